@@ -1,0 +1,8 @@
+// Package policies is what the documents mean: the IR in gray's own words, the
+// compiler that makes it, precedence and conflicts, consistent hashing.
+//
+// It is the second step of the straight line, between the documents of package
+// schema and the native resources that each sink lowers the IR to. It is pure:
+// no YAML, no protobuf, no vendor type, no I/O and no clock. Equal documents
+// and equal numbers (IDs) give an equal IR, whatever was compiled before.
+package policies

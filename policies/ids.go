@@ -1,0 +1,90 @@
+package policies
+
+import (
+	"hash/fnv"
+	"maps"
+)
+
+// Space is a range of numbers on a switch that names are given numbers from.
+type Space uint8
+
+// The spaces of a switch and how many numbers each has (0 is never given).
+const (
+	SpaceVIP     Space = iota + 1 // one a gateway, 8 bits; its hash profile has the same number
+	SpacePool                     // one a version of a gateway, 8 bits
+	SpaceBackend                  // one a backend of a version, 12 bits: as many as the table holds
+)
+
+// size is the first number past the space.
+func (s Space) size() uint32 {
+	if s == SpaceBackend {
+		return 4096
+	}
+	return 256
+}
+
+// idKey is a name on one switch.
+type idKey struct {
+	Switch string
+	Space  Space
+	Key    string
+}
+
+// IDs is which number each name has on each switch. A number stays with its
+// name for as long as the name is there, over commits and restarts, and is not
+// given to another name in the commit that frees it: so no entry ever changes
+// its meaning under live traffic. It is part of a compilation's input, like
+// the progress of a rollout.
+type IDs struct {
+	byName map[idKey]uint32
+	slots  map[slot]string
+}
+
+type slot struct {
+	Switch string
+	Space  Space
+	ID     uint32
+}
+
+// NewIDs returns an empty table.
+func NewIDs() *IDs {
+	return &IDs{byName: map[idKey]uint32{}, slots: map[slot]string{}}
+}
+
+// Clone returns an independent copy.
+func (ids *IDs) Clone() *IDs {
+	return &IDs{byName: maps.Clone(ids.byName), slots: maps.Clone(ids.slots)}
+}
+
+func (ids *IDs) get(switchName string, space Space, key string) uint32 {
+	return ids.byName[idKey{switchName, space, key}]
+}
+
+// Assign gives the name a number, the one it has or the first free one from
+// where its hash points; false where the space is full.
+func (ids *IDs) Assign(switchName string, space Space, key string) bool {
+	k := idKey{switchName, space, key}
+	if ids.byName[k] != 0 {
+		return true
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(key))
+	n := space.size() - 1
+	for i := range n {
+		s := slot{switchName, space, (h.Sum32()+i)%n + 1}
+		if _, used := ids.slots[s]; !used {
+			ids.slots[s] = key
+			ids.byName[k] = s.ID
+			return true
+		}
+	}
+	return false
+}
+
+func (ids *IDs) release(switchName string, space Space, key string) {
+	k := idKey{switchName, space, key}
+	if id := ids.byName[k]; id != 0 {
+		delete(ids.byName, k)
+		delete(ids.slots, slot{switchName, space, id})
+	}
+}

@@ -1,0 +1,238 @@
+package policies
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Name names one unit of the IR: what is compiled, lowered and diffed on its
+// own. Kind and Name are those of a document; Part is empty for the document
+// itself and otherwise names one small part of what the policies make of it:
+//
+//	{Service vpc-api ""}                 -> *Service
+//	{Service vpc-api "account/50002001"} -> *AccountRoute
+//	{Gateway vpc-gw ""}                  -> *Gateway
+//	{Gateway vpc-gw "vni/1001"}          -> *Cell, the rules of one VNI
+//	{Gateway vpc-gw "vni/*"}             -> *Cell, the rules that name no VNI
+//	{Switch gw-a ""}                     -> *Switch
+//	{Node host-1 ""}                     -> *Node
+type Name struct{ Kind, Name, Part string }
+
+// String gives "Kind/name" or "Kind/name/part".
+func (n Name) String() string {
+	s := n.Kind + "/" + n.Name
+	if n.Part != "" {
+		s += "/" + n.Part
+	}
+	return s
+}
+
+// IR says what a commit means. It is a view of the compiler's state: valid
+// until the next Compile, and read-only.
+type IR struct {
+	units map[Name]any
+	ids   *IDs
+}
+
+// NewIR returns an empty IR over a table of numbers; Put fills it.
+func NewIR(ids *IDs) *IR { return &IR{units: map[Name]any{}, ids: ids} }
+
+// Put sets the unit of a name (see Name for its type); a nil unit removes it.
+func (ir *IR) Put(n Name, unit any) {
+	if unit == nil {
+		delete(ir.units, n)
+		return
+	}
+	ir.units[n] = unit
+}
+
+// Get returns the unit of that name (see Name for its type), or nil where the
+// commit holds none.
+func (ir *IR) Get(n Name) any { return ir.units[n] }
+
+// Len is the number of units.
+func (ir *IR) Len() int { return len(ir.units) }
+
+// Service returns the service of that name, or nil.
+func (ir *IR) Service(name string) *Service {
+	s, _ := ir.units[Name{Kind: schema.KindService, Name: name}].(*Service)
+	return s
+}
+
+// Gateway returns the gateway of that name, or nil.
+func (ir *IR) Gateway(name string) *Gateway {
+	g, _ := ir.units[Name{Kind: schema.KindGateway, Name: name}].(*Gateway)
+	return g
+}
+
+// Switch returns the switch of that name, or nil.
+func (ir *IR) Switch(name string) *Switch {
+	s, _ := ir.units[Name{Kind: schema.KindSwitch, Name: name}].(*Switch)
+	return s
+}
+
+// ID is the number that stands for a name on a switch; it never is zero for a
+// name that the IR holds. Key is the gateway's name for SpaceVIP, "gateway/version"
+// for SpacePool, "gateway/version/backend" for SpaceBackend.
+func (ir *IR) ID(switchName string, space Space, key string) uint32 {
+	return ir.ids.get(switchName, space, key)
+}
+
+// Service is a cluster behind Envoy and its versions.
+type Service struct {
+	Name     string
+	Origin   schema.Position
+	Hosts    []string // sorted, lower case, without port
+	Protocol string   // what the endpoints speak: "http", "http2" or "grpc"
+	RouteBy  RouteBy
+	Default  string           // the version of accounts that no policy names
+	Versions []ServiceVersion // sorted by name
+	Timeout  time.Duration    // of a whole request; 0: none
+	Retries  int
+}
+
+// RouteBy says where a request carries its account: the value of Key in the
+// cookie-encoded header Header (lower case).
+type RouteBy struct{ Header, Key string }
+
+// ServiceVersion is one version of a service and where it runs.
+type ServiceVersion struct {
+	Name      string
+	Origin    schema.Position
+	Endpoints []Endpoint // sorted by address and port
+}
+
+// Endpoint is an address that serves a version.
+type Endpoint struct {
+	Address netip.Addr
+	Port    uint16
+	Weight  uint32 // at least 1
+}
+
+// AccountRoute sends the requests of one account for one service to a version.
+type AccountRoute struct {
+	Service, Account, Version string
+	Policy                    string
+	Origin                    schema.Position
+}
+
+// Node is a host with an Envoy sidecar.
+type Node struct {
+	Name      string
+	Origin    schema.Position
+	Address   netip.Addr
+	Bind      netip.Addr // where the proxy listens
+	Port      uint16
+	AdminPort uint16
+}
+
+// Switch is a P4Runtime target.
+type Switch struct {
+	Name     string
+	Origin   schema.Position
+	Address  string // host:port
+	DeviceID uint64
+	MAC      [6]byte // source of what the switch forwards
+	Role     string
+	Pipeline string // "v1model"
+	Push     string // "ifDifferent" or "never"
+	TLS      *TLS   // nil: plaintext
+	Insecure bool   // plaintext is allowed beyond loopback
+}
+
+// TLS names the files of a client's certificate, all below the daemon's
+// secrets folder.
+type TLS struct{ CA, Cert, Key string }
+
+// Gateway is a VIP and the servers behind it.
+type Gateway struct {
+	Name     string
+	Origin   schema.Position
+	VIPs     []netip.Addr // sorted
+	Switches []string     // sorted
+	Hash     Hash
+	Forward  string // "mac": rewrite the next hop only; "ip": rewrite the outer destination
+	Default  string
+	Pools    []Pool // one a version, sorted by version
+}
+
+// HasIPv6 tells whether one of the gateway's VIPs is an IPv6 address.
+func (g *Gateway) HasIPv6() bool {
+	for _, v := range g.VIPs {
+		if v.Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// Hash says which fields choose the bucket, and how the buckets are filled.
+type Hash struct {
+	VNI, Src, Dst, Protocol, SrcPort, DstPort bool
+	Algorithm                                 string // "maglev" or "rendezvous"
+	Buckets                                   int    // a power of two, 256 to 65536
+}
+
+// Pool is the servers of one version and how the hash buckets spread over them.
+type Pool struct {
+	Version  string
+	Origin   schema.Position
+	Backends []Backend // sorted by name
+	Buckets  []uint16  // bucket -> index into Backends; its length is Hash.Buckets
+}
+
+// Backend is one server behind a gateway.
+type Backend struct {
+	Name    string
+	Origin  schema.Position
+	Address netip.Addr
+	MAC     [6]byte
+	Ports   map[string]uint32 // by switch name; every switch of the gateway has one
+	Weight  int               // at least 1
+}
+
+// Cell is the rules of a gateway that share a VNI (or name none).
+type Cell struct {
+	Gateway string
+	Rules   []Rule // in canonical order: by table, then by key
+}
+
+// Table is the kind of table that a rule stands in. A packet takes the version
+// of the first table that knows it, in the order of the constants.
+type Table uint8
+
+// The tables of step 2 of the pipeline.
+const (
+	TableFlow  Table = iota + 1 // arbitrary fields, with priority
+	TableVMSrc                  // one inner source address of one VNI
+	TableVMDst                  // one inner destination address of one VNI
+	TableVPC                    // one whole VNI
+)
+
+// Rule sends what it matches to a version's pool.
+type Rule struct {
+	Table    Table
+	IPv6     bool   // which family's table; false for TableVPC, which has no family
+	Match    Match  // VM tables: VNI and Src or Dst as a full-length prefix; VPC: VNI alone
+	Priority int32  // TableFlow only: 1 to 2^24-1, larger wins; else 0
+	Version  string // never empty: a rule that keeps traffic at the default names the default
+	Policy   string // the policy that asks for it
+	Origin   schema.Position
+}
+
+// Match is a set of packets: a conjunction of fields.
+type Match struct {
+	AnyVNI           bool
+	VNI              uint32
+	Src, Dst         netip.Prefix // the zero Prefix: any
+	Protocol         int16        // 0 to 255, -1: any
+	SrcPort, DstPort PortRange
+}
+
+// PortRange is an inclusive range; 0 to 65535 is any port.
+type PortRange struct{ Lo, Hi uint16 }
+
+// Any tells whether the range holds every port.
+func (r PortRange) Any() bool { return r.Lo == 0 && r.Hi == 65535 }

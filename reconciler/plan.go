@@ -1,0 +1,100 @@
+package reconciler
+
+import (
+	"iter"
+	"slices"
+	"strings"
+)
+
+// Diff compares two states at the given keys and returns the changes that take
+// observed to desired, in the order in which they are applied. It is pure; a
+// key that comes twice counts once.
+func Diff(desired, observed State, keys iter.Seq[Key]) []Change {
+	var changes []Change
+	for k := range keys {
+		d, o := desired[k], observed[k]
+		if d == o || d != nil && o != nil && d.Body.Equal(o.Body) {
+			continue
+		}
+		changes = append(changes, Change{Old: o, New: d})
+	}
+	slices.SortFunc(changes, Change.Compare)
+	return slices.CompactFunc(changes, func(a, b Change) bool { return a.Key() == b.Key() })
+}
+
+// Union yields the keys of both states.
+func Union(a, b State) iter.Seq[Key] {
+	return func(yield func(Key) bool) {
+		for k := range a {
+			if !yield(k) {
+				return
+			}
+		}
+		for k := range b {
+			if _, both := a[k]; !both && !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// Plan is what has to change for a revision to be live, in order.
+type Plan struct {
+	Revision string
+	Changes  []Change
+}
+
+// Empty tells whether there is nothing to do.
+func (p *Plan) Empty() bool { return len(p.Changes) == 0 }
+
+// String is the plan's text: one line a change, in the order in which they are
+// applied, and nothing else; equal plans print equal bytes. It is what `gray
+// diff` prints and what the daemon logs as applied.
+func (p *Plan) String() string {
+	var b strings.Builder
+	for _, c := range p.Changes {
+		b.WriteString(c.String())
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// Counts is how many changes of each kind a plan holds.
+type Counts struct {
+	Create int `json:"create"`
+	Update int `json:"update"`
+	Delete int `json:"delete"`
+}
+
+// Counts counts the changes.
+func (p *Plan) Counts() Counts {
+	var n Counts
+	for _, c := range p.Changes {
+		switch c.Op() {
+		case Create:
+			n.Create++
+		case Update:
+			n.Update++
+		case Delete:
+			n.Delete++
+		}
+	}
+	return n
+}
+
+// stages cuts changes that are in order into runs of one Op and Rank, the
+// batches that one Apply gets.
+func stages(changes []Change) iter.Seq[[]Change] {
+	return func(yield func([]Change) bool) {
+		for len(changes) > 0 {
+			n := 1
+			for n < len(changes) && changes[n].Op() == changes[0].Op() && changes[n].Rank() == changes[0].Rank() {
+				n++
+			}
+			if !yield(changes[:n]) {
+				return
+			}
+			changes = changes[n:]
+		}
+	}
+}

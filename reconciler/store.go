@@ -1,0 +1,98 @@
+package reconciler
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// storeVersion is the layout of the file; a file of another one is refused.
+const storeVersion = "1"
+
+// Store is what has to outlive the daemon: the numbers of policies.IDs, the
+// last good commit, what the Envoys were last given. It is a bbolt file that one
+// process has open at a time.
+type Store struct{ db *bbolt.DB }
+
+// OpenStore opens the store that a --state value names ("file:/path"), and
+// makes the file and its folder where they are missing.
+func OpenStore(state string) (*Store, error) {
+	path, ok := strings.CutPrefix(state, "file:")
+	if !ok || path == "" {
+		return nil, fmt.Errorf("--state %q: want file:/path/to/state.db", state)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("--state %s: cannot make its folder: %w; name a file that this user can write", state, err)
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("--state %s: another process has it open; stop that daemon or name another file", state)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--state %s: %w", state, err)
+	}
+	s := &Store{db: db}
+	if err := s.checkVersion(); err != nil {
+		return nil, errors.Join(fmt.Errorf("--state %s: %w", state, err), db.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) checkVersion() error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte("meta"))
+		if err != nil {
+			return err
+		}
+		switch v := string(b.Get([]byte("version"))); v {
+		case storeVersion:
+			return nil
+		case "":
+			return b.Put([]byte("version"), []byte(storeVersion))
+		default:
+			return fmt.Errorf("the file has layout %q, this gray reads %q; use the gray that wrote it", v, storeVersion)
+		}
+	})
+}
+
+// Close releases the file.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Load calls f for every record of a bucket, sorted by key. The value is only
+// valid during the call.
+func (s *Store) Load(bucket string, f func(key string, value []byte) error) error {
+	return s.db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucket))
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, v []byte) error { return f(string(k), v) })
+	})
+}
+
+// Write puts and removes records of a bucket in one transaction, on disk when
+// it returns.
+func (s *Store) Write(bucket string, put map[string][]byte, remove []string) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte(bucket))
+		if err != nil {
+			return err
+		}
+		for _, k := range remove {
+			if err := b.Delete([]byte(k)); err != nil {
+				return err
+			}
+		}
+		for k, v := range put {
+			if err := b.Put([]byte(k), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
