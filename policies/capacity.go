@@ -1,0 +1,173 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// TableSizes is how many entries the tables of a switch hold, by the names of
+// the pipeline. The bucket table holds two generations of every pool.
+var TableSizes = map[string]int{
+	"vip_v4": 1024, "vip_v6": 1024,
+	"gray_flow_v4": 2048, "gray_flow_v6": 1024,
+	"gray_vm_src_v4": 65536, "gray_vm_dst_v4": 65536,
+	"gray_vm_src_v6": 16384, "gray_vm_dst_v6": 16384,
+	"gray_vpc": 16384, "hash_profile": 256, "pool": 256, "bucket": 524288, "backend": 4096,
+}
+
+// TableName is the pipeline's name of the table that a rule stands in.
+func (r *Rule) TableName() string {
+	name := map[Table]string{TableFlow: "gray_flow", TableVMSrc: "gray_vm_src", TableVMDst: "gray_vm_dst"}[r.Table]
+	switch {
+	case r.Table == TableVPC:
+		return "gray_vpc"
+	case r.IPv6:
+		return name + "_v6"
+	}
+	return name + "_v4"
+}
+
+// usage is how many rules of a gateway stand in each table.
+type usage struct {
+	cells map[Name]map[string]int
+	total map[string]int
+}
+
+// count notes how many rules a cell has.
+func (c *Compiler) count(n Name, cell *Cell) {
+	u := c.usage[n.Name]
+	if u == nil {
+		u = &usage{cells: map[Name]map[string]int{}, total: map[string]int{}}
+		c.usage[n.Name] = u
+	}
+	for table, k := range u.cells[n] {
+		u.total[table] -= k
+	}
+	delete(u.cells, n)
+	if cell == nil {
+		return
+	}
+	counts := map[string]int{}
+	for i := range cell.Rules {
+		counts[cell.Rules[i].TableName()]++
+	}
+	u.cells[n] = counts
+	for table, k := range counts {
+		u.total[table] += k
+	}
+}
+
+// overflows reports tables that would hold more than they can, at the document
+// that asks for most of it.
+func (c *Compiler) overflows() schema.Errors {
+	bySwitch := map[string][]*Gateway{}
+	for name := range c.usage {
+		if c.ir.Gateway(name) == nil {
+			delete(c.usage, name)
+		}
+	}
+	for name, s := range c.gateways() {
+		for _, sw := range s.Switches {
+			bySwitch[sw] = append(bySwitch[sw], c.ir.Gateway(name))
+		}
+	}
+	var errs schema.Errors
+	for sw, gateways := range bySwitch {
+		slices.SortFunc(gateways, func(a, b *Gateway) int { return cmp.Compare(a.Name, b.Name) })
+		for _, table := range slices.Sorted(maps.Keys(TableSizes)) {
+			sum, most := 0, gateways[0]
+			for _, g := range gateways {
+				n := c.demand(g, table)
+				sum += n
+				if n > c.demand(most, table) {
+					most = g
+				}
+			}
+			if sum > TableSizes[table] {
+				errs = append(errs, c.overflow(sw, table, sum, most))
+			}
+		}
+	}
+	return errs
+}
+
+// gateways yields the gateways of the IR by name.
+func (c *Compiler) gateways() map[string]*Gateway {
+	all := map[string]*Gateway{}
+	for k := range c.parts {
+		if k.Kind == schema.KindGateway && c.ir.Gateway(k.Name) != nil {
+			all[k.Name] = c.ir.Gateway(k.Name)
+		}
+	}
+	return all
+}
+
+// demand is how many entries of a table a gateway needs on each of its switches.
+func (c *Compiler) demand(g *Gateway, table string) int {
+	n := 0
+	switch table {
+	case "vip_v4", "vip_v6":
+		for _, v := range g.VIPs {
+			if v.Is6() == (table == "vip_v6") {
+				n++
+			}
+		}
+		return n
+	case "hash_profile":
+		return 1
+	case "pool":
+		return len(g.Pools)
+	case "bucket":
+		return 2 * len(g.Pools) * g.Hash.Buckets
+	case "backend":
+		for _, p := range g.Pools {
+			n += len(p.Backends)
+		}
+		return n
+	}
+	if u := c.usage[g.Name]; u != nil {
+		return u.total[table]
+	}
+	return 0
+}
+
+// overflow names the policy with most rules in the table, or for what no policy
+// makes the gateway.
+func (c *Compiler) overflow(sw, table string, sum int, most *Gateway) *schema.Error {
+	byPolicy := map[string]int{}
+	at := most.Origin
+	if u := c.usage[most.Name]; u != nil && u.total[table] > 0 {
+		origins := map[string]schema.Position{}
+		for n := range u.cells {
+			cell, _ := c.ir.Get(n).(*Cell)
+			if cell == nil {
+				continue
+			}
+			for i := range cell.Rules {
+				if r := &cell.Rules[i]; r.TableName() == table {
+					byPolicy[r.Policy]++
+					origins[r.Policy] = minPosition(origins[r.Policy], r.Origin)
+				}
+			}
+		}
+		names := slices.SortedFunc(maps.Keys(byPolicy), func(a, b string) int {
+			return cmp.Or(cmp.Compare(byPolicy[b], byPolicy[a]), cmp.Compare(a, b))
+		})
+		if len(names) > 0 {
+			at = origins[names[0]]
+		}
+	}
+	return &schema.Error{Position: at, Err: fmt.Errorf("table %s of switch %s would hold %d entries, its size is %d; match whole networks, or spread the gateways over more switches",
+		table, sw, sum, TableSizes[table])}
+}
+
+func minPosition(a, b schema.Position) schema.Position {
+	if a.Path == "" || b.Compare(a) < 0 {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,202 @@
+package policies
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// examine reads a document: its unit of the IR, its claims, what others see of
+// it, and what is wrong with it beside others.
+func (c *Compiler) examine(s *docState) {
+	unit := Name{Kind: s.doc.Kind, Name: s.doc.Name.Name}
+	switch spec := s.doc.Spec.(type) {
+	case *schema.SwitchSpec:
+		c.ir.Put(unit, c.swtch(s, spec))
+	case *schema.NetworkSpec:
+		c.network(s, spec)
+	case *schema.ServiceSpec:
+		c.ir.Put(unit, c.service(s, spec))
+	case *schema.GatewaySpec:
+		c.ir.Put(unit, c.gateway(s, spec))
+	case *schema.NodeSpec:
+		c.ir.Put(unit, c.node(s, spec))
+	case *schema.PolicySpec:
+		c.policy(s, spec)
+	}
+}
+
+func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
+	s.facade = "switch"
+	sw := &Switch{
+		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address, DeviceID: spec.DeviceID,
+		Role: spec.Role, Pipeline: spec.Pipeline, Push: spec.PushPipeline, Insecure: spec.Insecure,
+	}
+	if spec.TLS != nil {
+		sw.TLS = &TLS{CA: spec.TLS.CA, Cert: spec.TLS.Cert, Key: spec.TLS.Key}
+	}
+	// Locally administered, and different for different devices.
+	id := spec.DeviceID
+	sw.MAC = [6]byte{0x02, 0x67, byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)}
+	if spec.MAC != nil {
+		sw.MAC = *spec.MAC
+	}
+	return sw
+}
+
+func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
+	s.facade = fmt.Sprint(*spec.VNI, spec.Account, s.doc.Metadata.Labels)
+	c.own(s, "vni", fmt.Sprint(*spec.VNI))
+	if c.nets[spec.Account] == nil {
+		c.nets[spec.Account] = map[schema.Name]bool{}
+	}
+	c.nets[spec.Account][s.doc.Name] = true
+}
+
+func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
+	svc := &Service{
+		Name: s.doc.Name.Name, Origin: s.doc.Position, Hosts: slices.Sorted(slices.Values(spec.Hosts)),
+		Protocol: spec.Protocol, RouteBy: RouteBy{Header: "x-ucloud-routeby", Key: "account_id"},
+		Default: spec.Default, Retries: spec.Retries,
+	}
+	if spec.Timeout != nil {
+		svc.Timeout = time.Duration(*spec.Timeout)
+	}
+	var names []string
+	for _, v := range spec.Versions {
+		version := ServiceVersion{Name: v.Name, Origin: schema.Position{Path: s.doc.Path, Line: v.Line}}
+		for _, e := range v.Endpoints {
+			version.Endpoints = append(version.Endpoints, Endpoint{e.Address.Addr, uint16(e.Port), uint32(e.Weight)})
+		}
+		slices.SortFunc(version.Endpoints, func(a, b Endpoint) int {
+			return netip.AddrPortFrom(a.Address, a.Port).Compare(netip.AddrPortFrom(b.Address, b.Port))
+		})
+		svc.Versions = append(svc.Versions, version)
+		names = append(names, v.Name)
+	}
+	slices.SortFunc(svc.Versions, func(a, b ServiceVersion) int { return strings.Compare(a.Name, b.Name) })
+	for _, h := range svc.Hosts {
+		c.own(s, "host", h)
+	}
+	slices.Sort(names)
+	s.facade = fmt.Sprint(svc.Default, names, svc.Hosts)
+	return svc
+}
+
+func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
+	g := &Gateway{
+		Name: s.doc.Name.Name, Origin: s.doc.Position, Switches: slices.Sorted(slices.Values(spec.Switches)),
+		Hash: hashOf(spec.Hash), Forward: spec.Forward, Default: spec.Default,
+	}
+	for _, vip := range spec.VIPs {
+		g.VIPs = append(g.VIPs, vip.Addr)
+		c.own(s, "vip", vip.String())
+	}
+	slices.SortFunc(g.VIPs, netip.Addr.Compare)
+	for i, sw := range spec.Switches {
+		c.dependOn(s, schema.KindSwitch, sw)
+		c.exists(s, schema.KindSwitch, sw, fmt.Sprintf("spec.switches[%d]", i))
+	}
+	var names []string
+	for _, v := range spec.Versions {
+		names = append(names, v.Name)
+		g.Pools = append(g.Pools, poolOf(s.doc, g, v))
+	}
+	slices.Sort(names)
+	slices.SortFunc(g.Pools, func(a, b Pool) int { return strings.Compare(a.Version, b.Version) })
+	s.facade = fmt.Sprint(g.Default, names, g.Switches, g.HasIPv6())
+	for _, sw := range g.Switches {
+		s.ids = append(s.ids, idKey{sw, SpaceVIP, g.Name})
+		for _, p := range g.Pools {
+			s.ids = append(s.ids, idKey{sw, SpacePool, g.Name + "/" + p.Version})
+			for _, b := range p.Backends {
+				s.ids = append(s.ids, idKey{sw, SpaceBackend, g.Name + "/" + p.Version + "/" + b.Name})
+			}
+		}
+	}
+	for _, k := range s.ids {
+		if !c.ids.Assign(k.Switch, k.Space, k.Key) {
+			c.errorf(s, "spec.switches", "switch %q has no number left for %s; use fewer gateways, versions or backends on it", k.Switch, k.Key)
+			break
+		}
+	}
+	return g
+}
+
+func hashOf(h *schema.HashSpec) Hash {
+	has := func(f string) bool { return slices.Contains(h.Fields, f) }
+	return Hash{
+		VNI: has("vni"), Src: has("src"), Dst: has("dst"), Protocol: has("protocol"),
+		SrcPort: has("srcPort"), DstPort: has("dstPort"), Algorithm: h.Algorithm, Buckets: h.Buckets,
+	}
+}
+
+func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion) Pool {
+	p := Pool{Version: v.Name, Origin: schema.Position{Path: doc.Path, Line: v.Line}}
+	for _, b := range v.Backends {
+		backend := Backend{
+			Name: b.Name, Origin: schema.Position{Path: doc.Path, Line: b.Line}, Address: b.Address.Addr,
+			MAC: *b.MAC, Ports: map[string]uint32{}, Weight: b.Weight,
+		}
+		for _, sw := range g.Switches {
+			if b.Port != nil {
+				backend.Ports[sw] = uint32(*b.Port)
+			} else {
+				backend.Ports[sw] = uint32(b.Ports[sw])
+			}
+		}
+		p.Backends = append(p.Backends, backend)
+	}
+	slices.SortFunc(p.Backends, func(a, b Backend) int { return strings.Compare(a.Name, b.Name) })
+	p.Buckets = fillBuckets(g.Hash, p.Backends)
+	return p
+}
+
+func (c *Compiler) node(s *docState, spec *schema.NodeSpec) *Node {
+	for i, ns := range spec.Services {
+		field := fmt.Sprintf("spec.services[%d]", i)
+		c.dependOn(s, schema.KindService, ns.Name)
+		if doc := c.exists(s, schema.KindService, ns.Name, field+".name"); doc != nil {
+			c.hasVersion(s, doc, ns.Version, field+".version")
+		}
+	}
+	return &Node{
+		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address.Addr, Bind: spec.Proxy.Bind.Addr,
+		Port: uint16(spec.Proxy.Port), AdminPort: uint16(spec.Proxy.AdminPort),
+	}
+}
+
+// exists returns the document that a field refers to, or nil. It is an error
+// if there is none; one with errors of its own has had them reported.
+func (c *Compiler) exists(s *docState, kind, name, field string) *schema.Document {
+	ref := schema.Name{Kind: kind, Name: name}
+	doc := c.set.Get(ref)
+	if doc == nil && !c.set.Broken(ref) {
+		c.errorf(s, field, "there is no %s %q in the repository", kind, name)
+	}
+	return doc
+}
+
+// hasVersion reports if a Service or Gateway lacks a version.
+func (c *Compiler) hasVersion(s *docState, target *schema.Document, version, field string) bool {
+	var names []string
+	switch spec := target.Spec.(type) {
+	case *schema.ServiceSpec:
+		for _, v := range spec.Versions {
+			names = append(names, v.Name)
+		}
+	case *schema.GatewaySpec:
+		for _, v := range spec.Versions {
+			names = append(names, v.Name)
+		}
+	}
+	if slices.Contains(names, version) {
+		return true
+	}
+	c.errorf(s, field, "%s %s has no version %q; it has %s", target.Kind, target.Name.Name, version, strings.Join(names, ", "))
+	return false
+}

@@ -1,0 +1,103 @@
+package policies
+
+import "net/netip"
+
+// anyMatch holds every packet.
+var anyMatch = Match{AnyVNI: true, Protocol: -1, SrcPort: PortRange{0, 65535}, DstPort: PortRange{0, 65535}}
+
+// intersect returns the packets that both hold; false where there are none.
+func (m Match) intersect(o Match) (Match, bool) {
+	var ok1, ok2, ok3, ok4 bool
+	r := Match{AnyVNI: m.AnyVNI && o.AnyVNI, VNI: m.VNI, Protocol: m.Protocol}
+	switch {
+	case m.AnyVNI:
+		r.VNI = o.VNI
+	case !o.AnyVNI && m.VNI != o.VNI:
+		return r, false
+	}
+	if m.Protocol < 0 {
+		r.Protocol = o.Protocol
+	} else if o.Protocol >= 0 && m.Protocol != o.Protocol {
+		return r, false
+	}
+	r.Src, ok1 = intersectPrefix(m.Src, o.Src)
+	r.Dst, ok2 = intersectPrefix(m.Dst, o.Dst)
+	r.SrcPort, ok3 = m.SrcPort.intersect(o.SrcPort)
+	r.DstPort, ok4 = m.DstPort.intersect(o.DstPort)
+	return r, ok1 && ok2 && ok3 && ok4 && r.oneFamily()
+}
+
+// oneFamily tells whether source and destination can stand in one packet.
+func (m Match) oneFamily() bool {
+	return !m.Src.IsValid() || !m.Dst.IsValid() || m.Src.Addr().Is4() == m.Dst.Addr().Is4()
+}
+
+// covers tells whether m holds every packet of o.
+func (m Match) covers(o Match) bool {
+	return (m.AnyVNI || !o.AnyVNI && m.VNI == o.VNI) &&
+		(m.Protocol < 0 || m.Protocol == o.Protocol) &&
+		coversPrefix(m.Src, o.Src) && coversPrefix(m.Dst, o.Dst) &&
+		m.SrcPort.covers(o.SrcPort) && m.DstPort.covers(o.DstPort)
+}
+
+// overlaps tells whether some packet is in both.
+func (m Match) overlaps(o Match) bool {
+	_, some := m.intersect(o)
+	return some
+}
+
+// Contains tells whether a packet's lookup fields are in the set.
+func (m Match) Contains(vni uint32, src, dst netip.Addr, protocol uint8, ports [2]uint16) bool {
+	return (m.AnyVNI || m.VNI == vni) && (m.Protocol < 0 || uint8(m.Protocol) == protocol) &&
+		(!m.Src.IsValid() || m.Src.Contains(src)) && (!m.Dst.IsValid() || m.Dst.Contains(dst)) &&
+		m.SrcPort.Lo <= ports[0] && ports[0] <= m.SrcPort.Hi && m.DstPort.Lo <= ports[1] && ports[1] <= m.DstPort.Hi
+}
+
+func intersectPrefix(a, b netip.Prefix) (netip.Prefix, bool) {
+	switch {
+	case coversPrefix(a, b):
+		return b, true
+	case coversPrefix(b, a):
+		return a, true
+	}
+	return netip.Prefix{}, false
+}
+
+func coversPrefix(a, b netip.Prefix) bool {
+	return !a.IsValid() || b.IsValid() && a.Bits() <= b.Bits() && a.Contains(b.Addr())
+}
+
+func (r PortRange) intersect(o PortRange) (PortRange, bool) {
+	i := PortRange{max(r.Lo, o.Lo), min(r.Hi, o.Hi)}
+	return i, i.Lo <= i.Hi
+}
+
+func (r PortRange) covers(o PortRange) bool { return r.Lo <= o.Lo && o.Hi <= r.Hi }
+
+// table is the table that can hold a match most cheaply.
+func (m Match) table() Table {
+	if m.AnyVNI || m.Protocol >= 0 || !m.SrcPort.Any() || !m.DstPort.Any() {
+		return TableFlow
+	}
+	src, dst := m.Src.IsValid(), m.Dst.IsValid()
+	switch {
+	case !src && !dst:
+		return TableVPC
+	case src && !dst && m.Src.IsSingleIP():
+		return TableVMSrc
+	case dst && !src && m.Dst.IsSingleIP():
+		return TableVMDst
+	}
+	return TableFlow
+}
+
+// families lists the IP versions that a match is about.
+func (m Match) families() []bool { // true is IPv6
+	switch {
+	case m.Src.IsValid():
+		return []bool{m.Src.Addr().Is6()}
+	case m.Dst.IsValid():
+		return []bool{m.Dst.Addr().Is6()}
+	}
+	return []bool{false, true}
+}

@@ -1,0 +1,140 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// compilePart makes one part anew from the claims on it.
+func (c *Compiler) compilePart(n Name) {
+	delete(c.errs, n)
+	whole := schema.Name{Kind: n.Kind, Name: n.Name}
+	claims := c.claims[n]
+	var unit any
+	switch {
+	case n.Kind == schema.KindService && c.ir.Service(n.Name) != nil:
+		unit = c.accountRoute(n, claims)
+	case n.Kind == schema.KindGateway:
+		gw := c.ir.Gateway(n.Name)
+		var cell *Cell
+		if gw != nil && len(claims) > 0 {
+			cell = c.cell(n, gw, claims)
+		}
+		c.count(n, cell)
+		if cell != nil {
+			unit = cell
+		}
+	}
+	c.ir.Put(n, unit)
+	if len(claims) == 0 {
+		delete(c.parts[whole], n)
+		if len(c.parts[whole]) == 0 {
+			delete(c.parts, whole)
+		}
+	}
+}
+
+// group is the claims of one policy on a unit.
+type group struct {
+	doc              *schema.Document
+	spec             *schema.PolicySpec
+	line             int // of the first match
+	matches, exclude []Match
+}
+
+// groupClaims gathers claims by policy, in order of precedence: priority, then
+// name (which decides nothing but the order, as equal priorities may not
+// disagree).
+func groupClaims(claims []claim) []group {
+	byDoc := map[*schema.Document]int{}
+	var groups []group
+	for _, cl := range claims {
+		i, ok := byDoc[cl.doc]
+		if !ok {
+			i = len(groups)
+			byDoc[cl.doc] = i
+			groups = append(groups, group{doc: cl.doc, spec: cl.spec, line: cl.line})
+		}
+		g := &groups[i]
+		if cl.exclude {
+			g.exclude = append(g.exclude, cl.box)
+			continue
+		}
+		if len(g.matches) == 0 {
+			g.line = cl.line
+		}
+		g.matches = append(g.matches, cl.box)
+	}
+	slices.SortFunc(groups, func(a, b group) int {
+		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), strings.Compare(a.doc.Name.Name, b.doc.Name.Name))
+	})
+	return groups
+}
+
+func (g group) origin() schema.Position { return schema.Position{Path: g.doc.Path, Line: g.line} }
+
+// accountRoute decides about one account of one service; nil where it stays at
+// the default.
+func (c *Compiler) accountRoute(n Name, claims []claim) any {
+	account := strings.TrimPrefix(n.Part, accountPart)
+	groups := slices.DeleteFunc(groupClaims(claims), func(g group) bool { return len(g.exclude) > 0 || len(g.matches) == 0 })
+	for i := 1; i < len(groups); i++ {
+		if a, b := groups[i-1], groups[i]; a.spec.Priority == b.spec.Priority && a.spec.Version != b.spec.Version {
+			c.conflict(n, a, b, "account "+account)
+		}
+	}
+	if len(groups) == 0 || groups[0].spec.Version == c.ir.Service(n.Name).Default {
+		return nil
+	}
+	g := groups[0]
+	return &AccountRoute{Service: n.Name, Account: account, Version: g.spec.Version, Policy: g.doc.Name.Name, Origin: g.origin()}
+}
+
+// conflict reports that two policies of one priority want different versions
+// for the same. It is reported at the policy that comes later by place.
+func (c *Compiler) conflict(n Name, a, b group, what string) {
+	if b.doc.Compare(a.doc) < 0 {
+		a, b = b, a
+	}
+	err := b.doc.Errorf("spec.priority", "%d is also the priority of GrayPolicy %s (%s), and both match %s of %s %s with different versions, %s there and %s here; give one a higher priority",
+		b.spec.Priority, a.doc.Name.Name, a.origin(), what, n.Kind, n.Name, a.spec.Version, b.spec.Version)
+	pair := a.doc.Name.Name + " " + b.doc.Name.Name + " " + n.Kind + " " + n.Name
+	c.errs[n] = append(c.errs[n], unitError{pair, err})
+}
+
+// describe says in words what a match holds.
+func (m Match) describe() string {
+	var words []string
+	if !m.AnyVNI {
+		words = append(words, fmt.Sprintf("VNI %d", m.VNI))
+	}
+	if m.Src.IsValid() {
+		words = append(words, "source "+m.Src.String())
+	}
+	if m.Dst.IsValid() {
+		words = append(words, "destination "+m.Dst.String())
+	}
+	if m.Protocol >= 0 {
+		words = append(words, fmt.Sprintf("protocol %d", m.Protocol))
+	}
+	for _, p := range []struct {
+		name string
+		r    PortRange
+	}{{"source", m.SrcPort}, {"destination", m.DstPort}} {
+		switch {
+		case p.r.Any():
+		case p.r.Lo == p.r.Hi:
+			words = append(words, fmt.Sprintf("%s port %d", p.name, p.r.Lo))
+		default:
+			words = append(words, fmt.Sprintf("%s ports %d-%d", p.name, p.r.Lo, p.r.Hi))
+		}
+	}
+	if len(words) == 0 {
+		return "all traffic"
+	}
+	return strings.Join(words, ", ")
+}

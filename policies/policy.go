@@ -1,0 +1,237 @@
+package policies
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// The parts of a Service and a Gateway.
+const (
+	accountPart = "account/"
+	vniPart     = "vni/"
+	anyVNI      = vniPart + "*"
+)
+
+// policy reads a GrayPolicy: its claims on units of its targets.
+func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
+	for i, t := range spec.Targets {
+		field := fmt.Sprintf("spec.targets[%d].name", i)
+		c.dependOn(s, t.Kind, t.Name)
+		target := c.exists(s, t.Kind, t.Name, field)
+		if target == nil || !c.hasVersion(s, target, spec.Version, "spec.version") {
+			continue
+		}
+		for _, exclude := range []bool{false, true} {
+			entries, at := spec.Match, "spec.match"
+			if exclude {
+				entries, at = spec.Exclude, "spec.exclude"
+			}
+			for j := range entries {
+				entry := entryOf{s: s, spec: spec, m: &entries[j], field: fmt.Sprintf("%s[%d]", at, j), exclude: exclude}
+				if t.Kind == schema.KindService {
+					c.claimAccounts(entry, t.Name)
+				} else {
+					c.claimPackets(entry, t.Name)
+				}
+			}
+		}
+	}
+}
+
+// entryOf is one entry of a policy's match or exclude.
+type entryOf struct {
+	s       *docState
+	spec    *schema.PolicySpec
+	m       *schema.Match
+	field   string
+	exclude bool
+}
+
+// claim records what an entry says about a unit.
+func (c *Compiler) claim(e entryOf, unit Name, box Match) {
+	if !slices.Contains(e.s.units, unit) {
+		e.s.units = append(e.s.units, unit)
+	}
+	whole := schema.Name{Kind: unit.Kind, Name: unit.Name}
+	if c.parts[whole] == nil {
+		c.parts[whole] = map[Name]bool{}
+	}
+	c.parts[whole][unit] = true
+	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, line: e.m.Line, box: box})
+	c.touch(unit)
+}
+
+// claimAccounts claims the accounts of an entry on a Service. An entry that
+// also names packets is about Gateways only.
+func (c *Compiler) claimAccounts(e entryOf, service string) {
+	m := e.m
+	if m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil {
+		return
+	}
+	for _, a := range m.Accounts {
+		c.claim(e, Name{schema.KindService, service, accountPart + a}, Match{})
+	}
+}
+
+// claimPackets claims the packets of an entry on a Gateway.
+func (c *Compiler) claimPackets(e entryOf, gateway string) {
+	gw := c.ir.Gateway(gateway)
+	boxes := []Match{anyMatch}
+	if e.m.Accounts != nil {
+		boxes = intersectAll(boxes, c.accountBoxes(e))
+	}
+	if e.m.Networks != nil || e.m.NetworkSelector != nil {
+		boxes = intersectAll(boxes, c.networkBoxes(e))
+	}
+	if e.m.VMs != nil {
+		boxes = intersectAll(boxes, c.vmBoxes(e, gw))
+	}
+	if e.m.Flow != nil {
+		boxes = intersectAll(boxes, []Match{c.flowBox(e, gw)})
+	}
+	for _, b := range boxes {
+		part := anyVNI
+		if !b.AnyVNI {
+			part = fmt.Sprintf("%s%d", vniPart, b.VNI)
+		}
+		c.claim(e, Name{schema.KindGateway, gateway, part}, b)
+	}
+}
+
+func intersectAll(a, b []Match) []Match {
+	var all []Match
+	for _, x := range a {
+		for _, y := range b {
+			if z, some := x.intersect(y); some && !slices.Contains(all[max(0, len(all)-1):], z) {
+				all = append(all, z)
+			}
+		}
+	}
+	return all
+}
+
+func vniBox(vni schema.VNI) Match {
+	m := anyMatch
+	m.AnyVNI, m.VNI = false, uint32(vni)
+	return m
+}
+
+// accountBoxes is the networks of the accounts of an entry.
+func (c *Compiler) accountBoxes(e entryOf) []Match {
+	var boxes []Match
+	for i, a := range e.m.Accounts {
+		c.dependOn(e.s, depAccount, a)
+		found := false
+		for name := range c.nets[a] {
+			boxes = append(boxes, vniBox(*c.docs[name].doc.Spec.(*schema.NetworkSpec).VNI))
+			found = true
+		}
+		if !found {
+			at := e.s.doc.Errorf(fmt.Sprintf("%s.accounts[%d]", e.field, i), "no Network has the account %q, so that no Gateway moves any of its traffic", a)
+			c.warns[e.s.doc.Name] = append(c.warns[e.s.doc.Name], at)
+		}
+	}
+	slices.SortFunc(boxes, func(a, b Match) int { return int(a.VNI) - int(b.VNI) })
+	return slices.Compact(boxes)
+}
+
+// networkBoxes is the networks that an entry names or selects.
+func (c *Compiler) networkBoxes(e entryOf) []Match {
+	var boxes []Match
+	for i, name := range e.m.Networks {
+		if n := c.networkRef(e.s, name, fmt.Sprintf("%s.networks[%d]", e.field, i)); n != nil {
+			boxes = append(boxes, vniBox(*n.VNI))
+		}
+	}
+	if e.m.NetworkSelector != nil {
+		c.dependOn(e.s, depLabels, "")
+		for _, names := range c.nets {
+			for name := range names {
+				if doc := c.docs[name].doc; selects(e.m.NetworkSelector, doc.Metadata.Labels) {
+					boxes = append(boxes, vniBox(*doc.Spec.(*schema.NetworkSpec).VNI))
+				}
+			}
+		}
+	}
+	slices.SortFunc(boxes, func(a, b Match) int { return int(a.VNI) - int(b.VNI) })
+	return slices.Compact(boxes)
+}
+
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// networkRef returns the Network that a field refers to, or nil.
+func (c *Compiler) networkRef(s *docState, name, field string) *schema.NetworkSpec {
+	c.dependOn(s, schema.KindNetwork, name)
+	if doc := c.exists(s, schema.KindNetwork, name, field); doc != nil {
+		return doc.Spec.(*schema.NetworkSpec)
+	}
+	return nil
+}
+
+// vmBoxes is what comes from or goes to the VMs of an entry.
+func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
+	var boxes []Match
+	for i, vm := range e.m.VMs {
+		field := fmt.Sprintf("%s.vms[%d]", e.field, i)
+		n := c.networkRef(e.s, vm.Network, field+".network")
+		if n == nil {
+			continue
+		}
+		for j, a := range vm.Addresses {
+			if a.Is6() {
+				c.needIPv6(e.s, gw, fmt.Sprintf("%s.addresses[%d]", field, j), a.String())
+			}
+			src, dst := vniBox(*n.VNI), vniBox(*n.VNI)
+			src.Src = netip.PrefixFrom(a.Addr, a.BitLen())
+			dst.Dst = src.Src
+			boxes = append(boxes, src, dst)
+		}
+	}
+	return boxes
+}
+
+// flowBox is the packets of an entry's flow.
+func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
+	f, m := e.m.Flow, anyMatch
+	if f.VNI != nil {
+		m = vniBox(*f.VNI)
+	}
+	if f.Src != nil {
+		m.Src = f.Src.Prefix
+		if f.Src.Addr().Is6() {
+			c.needIPv6(e.s, gw, e.field+".flow.src", f.Src.String())
+		}
+	}
+	if f.Dst != nil {
+		m.Dst = f.Dst.Prefix
+		if f.Dst.Addr().Is6() {
+			c.needIPv6(e.s, gw, e.field+".flow.dst", f.Dst.String())
+		}
+	}
+	if f.Protocol != nil {
+		m.Protocol = int16(*f.Protocol)
+	}
+	if f.SrcPort != nil {
+		m.SrcPort = PortRange(*f.SrcPort)
+	}
+	if f.DstPort != nil {
+		m.DstPort = PortRange(*f.DstPort)
+	}
+	return m
+}
+
+func (c *Compiler) needIPv6(s *docState, gw *Gateway, field, value string) {
+	if !gw.HasIPv6() {
+		c.errorf(s, field, "%s is IPv6, and Gateway %s has no IPv6 VIP", value, gw.Name)
+	}
+}

@@ -1,0 +1,138 @@
+package schema
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+)
+
+// object is a JSON object under construction; encoding/json sorts its keys.
+type object = map[string]any
+
+// JSONSchema returns the JSON Schema (draft 2020-12) of one kind, or with an
+// empty kind that of any document, for editors: yaml-language-server reads it.
+func JSONSchema(kind string) ([]byte, error) {
+	kinds := Kinds()
+	if kind != "" {
+		if !slices.Contains(kinds, kind) {
+			return nil, fmt.Errorf("kind %q is not known; want %s", kind, orList(kinds))
+		}
+		kinds = []string{kind}
+	}
+	defs := object{}
+	var any []object
+	for _, k := range kinds {
+		defs[k] = documentSchema(k)
+		any = append(any, object{"$ref": "#/$defs/" + k})
+	}
+	root := object{
+		"$schema": "https://json-schema.org/draft/2020-12/schema",
+		"$id":     "https://" + APIVersion + "/schema.json",
+		"title":   "gray documents",
+		"$defs":   defs,
+		"oneOf":   any,
+	}
+	return json.MarshalIndent(root, "", "  ")
+}
+
+func documentSchema(kind string) object {
+	return object{
+		"type":                 "object",
+		"additionalProperties": false,
+		"required":             []string{"apiVersion", "kind", "metadata", "spec"},
+		"properties": object{
+			"apiVersion": object{"const": APIVersion},
+			"kind":       object{"const": kind},
+			"metadata":   typeSchema(reflect.TypeFor[Metadata](), rules{}),
+			"spec":       typeSchema(reflect.TypeOf(newSpec(kind)).Elem(), rules{}),
+		},
+	}
+}
+
+// scalarSchemas are the types that read their value from text.
+var scalarSchemas = map[reflect.Type]object{
+	reflect.TypeFor[VNI]():       {"type": "integer", "minimum": 0, "maximum": MaxVNI},
+	reflect.TypeFor[Addr]():      {"type": "string", "anyOf": []object{{"format": "ipv4"}, {"format": "ipv6"}}},
+	reflect.TypeFor[Prefix]():    {"type": "string", "pattern": `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`},
+	reflect.TypeFor[MAC]():       {"type": "string", "pattern": `^([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}$`},
+	reflect.TypeFor[Protocol]():  {"oneOf": []object{{"enum": []string{"tcp", "udp", "icmp"}}, {"type": "integer", "minimum": 0, "maximum": 255}}},
+	reflect.TypeFor[PortRange](): {"oneOf": []object{{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "pattern": `^[0-9]{1,5}(-[0-9]{1,5})?$`}}},
+	reflect.TypeFor[Duration]():  {"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$|^0$`},
+	reflect.TypeFor[Percent]():   {"type": "string", "pattern": `^[0-9]{1,3}%$`},
+	reflect.TypeFor[Batch]():     {"oneOf": []object{{"type": "integer", "minimum": 1}, {"type": "string", "pattern": `^[0-9]+%?$`}}},
+}
+
+// typeSchema is the schema of a Go type under a field's rules.
+func typeSchema(t reflect.Type, r rules) object {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if s, ok := scalarSchemas[t]; ok {
+		c := object{}
+		for k, v := range s {
+			c[k] = v
+		}
+		return c
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		return structSchema(t)
+	case reflect.Slice:
+		item := r
+		item.required = false
+		s := object{"type": "array", "items": typeSchema(t.Elem(), item)}
+		if r.required {
+			s["minItems"] = 1
+		}
+		return s
+	case reflect.Map:
+		return object{"type": "object", "additionalProperties": typeSchema(t.Elem(), r)}
+	case reflect.String:
+		return stringSchema(r)
+	case reflect.Bool:
+		return object{"type": "boolean"}
+	case reflect.Interface:
+		return object{}
+	}
+	low, high := r.bounds(t.Kind())
+	s := object{"type": "integer", "minimum": low, "maximum": high}
+	if r.def != "" {
+		s["default"] = *mustInt(r.def)
+	}
+	return s
+}
+
+func stringSchema(r rules) object {
+	s := object{"type": "string"}
+	if r.enum != nil {
+		s["enum"] = r.enum
+		if !r.required {
+			s["default"] = r.enum[0]
+		}
+	}
+	if r.label {
+		s["pattern"] = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+	}
+	if r.required {
+		s["minLength"] = 1
+	}
+	return s
+}
+
+func structSchema(t reflect.Type) object {
+	properties := object{}
+	required := []string{}
+	for _, f := range fieldsOf(t).list {
+		s := typeSchema(t.Field(f.index).Type, f.rules)
+		s["description"] = f.doc
+		if f.rules.unsupported {
+			s["description"] = f.doc + " (not supported yet)"
+		}
+		properties[f.name] = s
+		if f.rules.required {
+			required = append(required, f.name)
+		}
+	}
+	return object{"type": "object", "additionalProperties": false, "properties": properties, "required": required}
+}

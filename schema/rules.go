@@ -1,0 +1,167 @@
+package schema
+
+import (
+	"fmt"
+	"math"
+	"math/big"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// rules is what a field's gray tag says.
+type rules struct {
+	required, label, unsupported bool
+	min, max                     *int64
+	def                          string
+	enum                         []string
+}
+
+// parseRules reads a tag; a tag that cannot be read is a mistake in this
+// package and panics at first use.
+func parseRules(tag string) rules {
+	var r rules
+	for word := range strings.SplitSeq(tag, ",") {
+		key, val, _ := strings.Cut(word, "=")
+		switch key {
+		case "":
+		case "required":
+			r.required = true
+		case "label":
+			r.label = true
+		case "unsupported":
+			r.unsupported = true
+		case "min":
+			r.min = mustInt(val)
+		case "max":
+			r.max = mustInt(val)
+		case "default":
+			r.def = val
+		case "enum":
+			r.enum = strings.Split(val, "|")
+		default:
+			panic("schema: unknown rule " + word)
+		}
+	}
+	return r
+}
+
+func mustInt(s string) *int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		panic("schema: " + err.Error())
+	}
+	return &n
+}
+
+// bounds is the range of an integer field of a kind.
+func (r rules) bounds(kind reflect.Kind) (low, high *big.Int) {
+	low, high = big.NewInt(math.MinInt64), big.NewInt(math.MaxInt64)
+	switch kind {
+	case reflect.Uint64:
+		low, high = big.NewInt(0), new(big.Int).SetUint64(math.MaxUint64)
+	case reflect.Uint32:
+		low, high = big.NewInt(0), big.NewInt(math.MaxUint32)
+	}
+	if r.min != nil {
+		low = big.NewInt(*r.min)
+	}
+	if r.max != nil {
+		high = big.NewInt(*r.max)
+	}
+	return low, high
+}
+
+// setDefault fills an absent field: an explicit default, or the first word of
+// an enum.
+func (r rules) setDefault(v reflect.Value) {
+	switch {
+	case v.Kind() == reflect.Int && r.def != "":
+		v.SetInt(*mustInt(r.def))
+	case v.Kind() == reflect.String && r.enum != nil:
+		v.SetString(r.enum[0])
+	}
+}
+
+// structField is a field that documents may set.
+type structField struct {
+	name, doc string
+	index     int
+	rules     rules
+}
+
+// structFields is the fields of one struct type.
+type structFields struct {
+	list   []structField
+	byName map[string]structField
+}
+
+var fieldCache sync.Map // reflect.Type -> *structFields
+
+// fieldsOf returns the fields of a struct type of this package.
+func fieldsOf(t reflect.Type) *structFields {
+	if c, ok := fieldCache.Load(t); ok {
+		return c.(*structFields)
+	}
+	fields := &structFields{byName: map[string]structField{}}
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		name := sf.Tag.Get("json")
+		if name == "" || name == "-" {
+			continue
+		}
+		f := structField{name: name, doc: sf.Tag.Get("doc"), index: i, rules: parseRules(sf.Tag.Get("gray"))}
+		fields.list = append(fields.list, f)
+		fields.byName[name] = f
+	}
+	c, _ := fieldCache.LoadOrStore(t, fields)
+	return c.(*structFields)
+}
+
+// suggest names the field that a wrong key was probably meant to be.
+func (s *structFields) suggest(key string) string {
+	best, bestDistance := "", 3
+	for _, f := range s.list {
+		if d := distance(strings.ToLower(key), strings.ToLower(f.name)); d < bestDistance {
+			best, bestDistance = f.name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", best)
+}
+
+// distance is the Levenshtein distance, or a large number where the lengths
+// alone make it one.
+func distance(a, b string) int {
+	if len(a) > len(b)+3 || len(b) > len(a)+3 {
+		return math.MaxInt
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diag+1)
+		}
+	}
+	return row[len(b)]
+}
+
+var (
+	hashSpecType = reflect.TypeFor[HashSpec]()
+	proxyType    = reflect.TypeFor[Proxy]()
+)
+
+// fieldOf returns a field of the struct that p points to.
+func fieldOf(p any, index int) reflect.Value { return reflect.ValueOf(p).Elem().Field(index) }
