@@ -1,0 +1,312 @@
+package p4rt
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// The bodies of resources. Fields named label hold names for people; they are
+// not on the switch and take no part in Equal.
+
+// targetBody is a switch: how to reach it, and the pipeline it runs.
+type targetBody struct {
+	address  string
+	deviceID uint64
+	role     string
+	push     string
+	insecure bool
+	tls      policies.TLS // zero: plaintext
+	cookie   uint64       // of the pipeline; 0: none is loaded
+}
+
+func (b *targetBody) Equal(o reconciler.Body) bool {
+	t, ok := o.(*targetBody)
+	return ok && b.cookie == t.cookie
+}
+
+func (b *targetBody) String() string {
+	return fmt.Sprintf("%s device %d, pipeline gray/v1model cookie %#x", b.address, b.deviceID, b.cookie)
+}
+
+func (b *targetBody) Delta(old reconciler.Body) string {
+	was := "no pipeline"
+	if o, ok := old.(*targetBody); ok && o.cookie != 0 {
+		was = fmt.Sprintf("another pipeline with cookie %#x", o.cookie)
+	}
+	return fmt.Sprintf("%s device %d: %s -> gray/v1model cookie %#x; this empties its tables", b.address, b.deviceID, was, b.cookie)
+}
+
+// backendBody is a server: where its frames go.
+type backendBody struct {
+	id             uint16
+	dstMAC, srcMAC [6]byte
+	port           uint32
+	address        netip.Addr // of the outer destination; zero: the VIP stays
+	label          string
+}
+
+func (b *backendBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*backendBody)
+	return ok && b.id == x.id && b.dstMAC == x.dstMAC && b.srcMAC == x.srcMAC && b.port == x.port && b.address == x.address
+}
+
+func (b *backendBody) String() string {
+	s := fmt.Sprintf("port %d, mac %s from %s", b.port, net.HardwareAddr(b.dstMAC[:]), net.HardwareAddr(b.srcMAC[:]))
+	if b.address.IsValid() {
+		s += ", address " + b.address.String()
+	}
+	return withLabel(b.label, s)
+}
+
+func (b *backendBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+
+func withLabel(label, s string) string {
+	if label == "" {
+		return s
+	}
+	return label + ": " + s
+}
+
+func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
+
+// profileBody is which fields take part in a gateway's hash.
+type profileBody struct {
+	profile uint8
+	masks   [6]uint32 // vni, src, dst, protocol, src_port, dst_port
+	label   string
+}
+
+var fullMasks = [6]uint32{1<<24 - 1, 1<<32 - 1, 1<<32 - 1, 1<<8 - 1, 1<<16 - 1, 1<<16 - 1}
+
+func (b *profileBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*profileBody)
+	return ok && b.profile == x.profile && b.masks == x.masks
+}
+
+func (b *profileBody) String() string {
+	var fields []string
+	for i, name := range []string{"vni", "src", "dst", "protocol", "srcPort", "dstPort"} {
+		switch b.masks[i] {
+		case 0:
+		case fullMasks[i]:
+			fields = append(fields, name)
+		default:
+			fields = append(fields, fmt.Sprintf("%s&%#x", name, b.masks[i]))
+		}
+	}
+	return withLabel(b.label, "hash over "+strings.Join(fields, ", "))
+}
+
+func (b *profileBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+
+// vipBody is a VIP: its number, its default pool and its hash profile.
+type vipBody struct {
+	address            netip.Addr
+	vip, pool, profile uint8
+	label              string
+}
+
+func (b *vipBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*vipBody)
+	return ok && b.address == x.address && b.vip == x.vip && b.pool == x.pool && b.profile == x.profile
+}
+
+func (b *vipBody) String() string {
+	return withLabel(b.label, fmt.Sprintf("vip %d, default pool %d, profile %d", b.vip, b.pool, b.profile))
+}
+
+func (b *vipBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+
+// ruleBody is an entry of a rule table: what it matches and the pool it sends to.
+type ruleBody struct {
+	table    uint32
+	vip      uint8
+	pool     uint8
+	priority int32
+	match    policies.Match
+	label    string // the version
+}
+
+func (b *ruleBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*ruleBody)
+	return ok && b.table == x.table && b.vip == x.vip && b.pool == x.pool && b.priority == x.priority && b.match == x.match
+}
+
+func (b *ruleBody) String() string {
+	if b.label == "" {
+		return fmt.Sprintf("-> pool %d", b.pool)
+	}
+	return fmt.Sprintf("-> %s, pool %d", b.label, b.pool)
+}
+
+func (b *ruleBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+
+// name is the rule's key, derived from its match alone.
+func (b *ruleBody) name() string {
+	var s strings.Builder
+	if b.priority != 0 {
+		fmt.Fprintf(&s, "priority=%d ", b.priority)
+	}
+	fmt.Fprintf(&s, "vip=%d", b.vip)
+	if !b.match.AnyVNI {
+		fmt.Fprintf(&s, " vni=%d", b.match.VNI)
+	}
+	for _, p := range []struct {
+		name string
+		p    netip.Prefix
+	}{{"src", b.match.Src}, {"dst", b.match.Dst}} {
+		switch {
+		case !p.p.IsValid():
+		case b.priority == 0:
+			fmt.Fprintf(&s, " %s=%s", p.name, p.p.Addr())
+		default:
+			fmt.Fprintf(&s, " %s=%s", p.name, p.p)
+		}
+	}
+	if b.match.Protocol >= 0 {
+		fmt.Fprintf(&s, " protocol=%d", b.match.Protocol)
+	}
+	for _, p := range []struct {
+		name string
+		r    policies.PortRange
+	}{{"src_port", b.match.SrcPort}, {"dst_port", b.match.DstPort}} {
+		switch {
+		case p.r.Any():
+		case p.r.Lo == p.r.Hi:
+			fmt.Fprintf(&s, " %s=%d", p.name, p.r.Lo)
+		default:
+			fmt.Fprintf(&s, " %s=%d-%d", p.name, p.r.Lo, p.r.Hi)
+		}
+	}
+	return s.String()
+}
+
+// poolBody is a pool and its buckets. A bucket holds a backend's id plus one; 0
+// is a hole, which only what is read back can have.
+type poolBody struct {
+	pool       uint8
+	generation uint8 // that the pool entry points to
+	hasEntry   bool
+	mask       uint16
+	buckets    []uint32
+	stray      []bucketKey // bucket entries that belong to no live bucket
+	label      string
+	backends   map[uint16]string // names of backends for people
+}
+
+// bucketKey is the key of an entry of the bucket table.
+type bucketKey struct {
+	pool, generation uint8
+	hash             uint16
+}
+
+func (b *poolBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*poolBody)
+	return ok && b.pool == x.pool && b.hasEntry == x.hasEntry && b.mask == x.mask &&
+		len(b.stray) == 0 && len(x.stray) == 0 && slices.Equal(b.buckets, x.buckets)
+}
+
+func (b *poolBody) String() string {
+	shares := map[uint32]int{}
+	for _, v := range b.buckets {
+		shares[v]++
+	}
+	var words []string
+	for _, v := range slices.SortedFunc(maps.Keys(shares), cmp.Compare[uint32]) {
+		words = append(words, fmt.Sprintf("%s x%d", b.backendName(v), shares[v]))
+	}
+	s := fmt.Sprintf("%d buckets: %s", len(b.buckets), strings.Join(words, ", "))
+	if !b.hasEntry {
+		s += ", without its pool entry"
+	}
+	if len(b.stray) > 0 {
+		s += fmt.Sprintf(", %d stray bucket entries", len(b.stray))
+	}
+	return withLabel(b.label, s)
+}
+
+func (b *poolBody) backendName(v uint32) string {
+	if v == 0 {
+		return "empty"
+	}
+	if name := b.backends[uint16(v-1)]; name != "" {
+		return name
+	}
+	return fmt.Sprintf("backend %d", v-1)
+}
+
+// Delta counts the buckets that move, and names them where they are few.
+func (b *poolBody) Delta(old reconciler.Body) string {
+	const few = 4
+	o, ok := old.(*poolBody)
+	if !ok {
+		return fromTo(old, b)
+	}
+	var moved []string
+	n := 0
+	for i := range max(len(b.buckets), len(o.buckets)) {
+		was, is := at(o.buckets, i), at(b.buckets, i)
+		if was == is {
+			continue
+		}
+		if n++; n <= few {
+			moved = append(moved, fmt.Sprintf("%d %s -> %s", i, b.backendName(was), b.backendName(is)))
+		}
+	}
+	s := fmt.Sprintf("%d of %d buckets move", n, len(b.buckets))
+	if n > 0 && n <= few {
+		s += " (" + strings.Join(moved, ", ") + ")"
+	}
+	if !o.hasEntry || o.mask != b.mask {
+		s += ", its pool entry is set"
+	}
+	if len(o.stray) > 0 {
+		s += fmt.Sprintf(", %d stray bucket entries go", len(o.stray))
+	}
+	return withLabel(b.label, s)
+}
+
+func at(buckets []uint32, i int) uint32 {
+	if i < len(buckets) {
+		return buckets[i]
+	}
+	return 0
+}
+
+// rawBody is an entry that gray would never write; it is only ever deleted.
+type rawBody struct {
+	text  string
+	proto *p4v1.TableEntry
+}
+
+func (b *rawBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*rawBody)
+	return ok && b.text == x.text
+}
+
+func (b *rawBody) String() string                   { return b.text }
+func (b *rawBody) entry() *p4v1.TableEntry          { return b.proto }
+func (b *rawBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+
+// tableKinds is the kind of resource of each table, and the table of each kind.
+var (
+	tableKinds = map[uint32]string{}
+	kindTables = map[string]uint32{}
+)
+
+func init() {
+	for id, t := range pipeline.Index().Tables {
+		tableKinds[id], kindTables[t.Name] = t.Name, id
+	}
+}

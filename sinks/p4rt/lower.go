@@ -1,0 +1,138 @@
+package p4rt
+
+import (
+	"fmt"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// The ranks: what a resource refers to has a lower one.
+const (
+	rankTarget = iota
+	rankBackend
+	rankPool
+	rankVIP
+	rankRule
+)
+
+// TargetOf is the target that a switch is.
+func TargetOf(switchName string) string { return "p4rt/" + switchName }
+
+// Lower implements reconciler.Sink.
+func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
+	switch unit := ir.Get(n).(type) {
+	case *policies.Switch:
+		return []*reconciler.Resource{lowerSwitch(unit)}, nil
+	case *policies.Gateway:
+		var all []*reconciler.Resource
+		for _, sw := range unit.Switches {
+			all = append(all, lowerGateway(ir, unit, sw)...)
+		}
+		return all, nil
+	case *policies.Cell:
+		var all []*reconciler.Resource
+		gw := ir.Gateway(unit.Gateway)
+		for _, sw := range gw.Switches {
+			for i := range unit.Rules {
+				all = append(all, lowerRule(ir, gw, sw, &unit.Rules[i]))
+			}
+		}
+		return all, nil
+	}
+	return nil, nil
+}
+
+func lowerSwitch(sw *policies.Switch) *reconciler.Resource {
+	b := &targetBody{
+		address: sw.Address, deviceID: sw.DeviceID, role: sw.Role, push: sw.Push,
+		insecure: sw.Insecure, cookie: pipeline.Cookie(),
+	}
+	if sw.TLS != nil {
+		b.tls = *sw.TLS
+	}
+	return &reconciler.Resource{
+		Key:  reconciler.Key{Target: TargetOf(sw.Name), Kind: reconciler.KindTarget},
+		Rank: rankTarget, Body: b, Origin: sw.Origin,
+	}
+}
+
+// lowerGateway makes the backends, pools, hash profile and VIPs of a gateway on
+// one switch.
+func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconciler.Resource {
+	target := TargetOf(sw)
+	vip := uint8(ir.ID(sw, policies.SpaceVIP, gw.Name))
+	var all []*reconciler.Resource
+	add := func(kind, name string, rank int, origin schema.Position, body reconciler.Body, refs ...reconciler.Key) reconciler.Key {
+		k := reconciler.Key{Target: target, Kind: kind, Name: name}
+		all = append(all, &reconciler.Resource{Key: k, Rank: rank, Refs: refs, Body: body, Origin: origin})
+		return k
+	}
+	var mac [6]byte
+	if s := ir.Switch(sw); s != nil {
+		mac = s.MAC
+	}
+	var needs []reconciler.Key
+	for i := range gw.Pools {
+		p := &gw.Pools[i]
+		body := &poolBody{
+			pool: poolID(ir, sw, gw.Name, p.Version), hasEntry: true, mask: uint16(len(p.Buckets) - 1),
+			buckets: make([]uint32, len(p.Buckets)), label: gw.Name + "/" + p.Version, backends: map[uint16]string{},
+		}
+		ids := make([]uint16, len(p.Backends))
+		var refs []reconciler.Key
+		for j, b := range p.Backends {
+			ids[j] = uint16(ir.ID(sw, policies.SpaceBackend, gw.Name+"/"+p.Version+"/"+b.Name))
+			body.backends[ids[j]] = b.Name
+			to := &backendBody{id: ids[j], dstMAC: b.MAC, srcMAC: mac, port: b.Ports[sw], label: body.label + "/" + b.Name}
+			if gw.Forward == "ip" {
+				to.address = b.Address
+			}
+			refs = append(refs, add("backend", fmt.Sprintf("backend=%d", ids[j]), rankBackend, b.Origin, to))
+		}
+		for j, b := range p.Buckets {
+			body.buckets[j] = uint32(ids[b]) + 1
+		}
+		needs = append(needs, add("pool", fmt.Sprintf("pool=%d", body.pool), rankPool, p.Origin, body, refs...))
+	}
+	profile := &profileBody{profile: vip, masks: masksOf(gw.Hash), label: gw.Name}
+	needs = append(needs, add("hash_profile", fmt.Sprintf("profile=%d", vip), rankPool, gw.Origin, profile))
+	for _, a := range gw.VIPs {
+		kind := "vip_v4"
+		if a.Is6() {
+			kind = "vip_v6"
+		}
+		body := &vipBody{address: a, vip: vip, pool: poolID(ir, sw, gw.Name, gw.Default), profile: vip, label: gw.Name}
+		add(kind, "dst="+a.String(), rankVIP, gw.Origin, body, needs...)
+	}
+	return all
+}
+
+func poolID(ir *policies.IR, sw, gateway, version string) uint8 {
+	return uint8(ir.ID(sw, policies.SpacePool, gateway+"/"+version))
+}
+
+func masksOf(h policies.Hash) [6]uint32 {
+	var m [6]uint32
+	for i, on := range []bool{h.VNI, h.Src, h.Dst, h.Protocol, h.SrcPort, h.DstPort} {
+		if on {
+			m[i] = fullMasks[i]
+		}
+	}
+	return m
+}
+
+func lowerRule(ir *policies.IR, gw *policies.Gateway, sw string, r *policies.Rule) *reconciler.Resource {
+	body := &ruleBody{
+		table: kindTables[r.TableName()], vip: uint8(ir.ID(sw, policies.SpaceVIP, gw.Name)),
+		pool: poolID(ir, sw, gw.Name, r.Version), priority: r.Priority, match: r.Match, label: gw.Name + "/" + r.Version,
+	}
+	target := TargetOf(sw)
+	return &reconciler.Resource{
+		Key: reconciler.Key{Target: target, Kind: r.TableName(), Name: body.name()}, Rank: rankRule,
+		Refs: []reconciler.Key{{Target: target, Kind: "pool", Name: fmt.Sprintf("pool=%d", body.pool)}},
+		Body: body, Origin: r.Origin,
+	}
+}

@@ -1,0 +1,85 @@
+// Headers and metadata of the gray gateway, shared by its faces.
+#ifndef GRAY_HEADERS
+#define GRAY_HEADERS
+
+typedef bit<48> mac_t;
+typedef bit<8>  vip_t;      // one a gateway on this switch; 0 is none
+typedef bit<8>  pool_t;     // one a version of a gateway; 0 is none
+typedef bit<8>  profile_t;  // one a gateway
+typedef bit<16> backend_t;
+
+const bit<16> TYPE_IPV4 = 0x0800;
+const bit<16> TYPE_IPV6 = 0x86dd;
+const bit<16> TYPE_VLAN = 0x8100;
+const bit<8>  PROTO_TCP = 6;
+const bit<8>  PROTO_UDP = 17;
+const bit<16> PORT_VXLAN = 4789;
+
+header ethernet_h { mac_t dst; mac_t src; bit<16> type; }
+header vlan_h { bit<16> tci; bit<16> type; }
+header ipv4_h {
+  bit<4> version; bit<4> ihl; bit<8> tos; bit<16> len;
+  bit<16> id; bit<3> flags; bit<13> offset;
+  bit<8> ttl; bit<8> protocol; bit<16> checksum;
+  bit<32> src; bit<32> dst;
+}
+// Options have no meaning here, but they lie between the header and its ports.
+header ipv4_options_h { varbit<320> data; }
+header ipv6_h {
+  bit<4> version; bit<8> tc; bit<20> label;
+  bit<16> len; bit<8> next; bit<8> hops;
+  bit<128> src; bit<128> dst;
+}
+header udp_h { bit<16> src_port; bit<16> dst_port; bit<16> len; bit<16> checksum; }
+header ports_h { bit<16> src_port; bit<16> dst_port; }
+header vxlan_h { bit<8> flags; bit<24> reserved; bit<24> vni; bit<8> reserved2; }
+
+struct headers_t {
+  ethernet_h     ethernet;
+  vlan_h         vlan;
+  ipv4_h         ipv4;
+  ipv4_options_h ipv4_options;
+  ipv6_h         ipv6;
+  udp_h          udp;
+  ports_h        tcp;
+  vxlan_h        vxlan;
+  ethernet_h     inner_ethernet;
+  ipv4_h         inner_ipv4;
+  ipv4_options_h inner_ipv4_options;
+  ipv6_h         inner_ipv6;
+  ports_h        inner_l4;
+}
+
+struct metadata_t {
+  // Lookup fields: inner, or outer with VNI 0 where the packet is no VXLAN.
+  bit<1>    is_v6;
+  bit<24>   vni;
+  bit<32>   src4;
+  bit<32>   dst4;
+  bit<128>  src6;
+  bit<128>  dst6;
+  bit<8>    protocol;
+  bit<16>   src_port;
+  bit<16>   dst_port;
+  // What the tables say.
+  vip_t     vip;
+  profile_t profile;
+  pool_t    pool;
+  pool_t    pool_flow;
+  pool_t    pool_src;
+  pool_t    pool_dst;
+  pool_t    pool_vpc;
+  // The fields that take part in the hash, masked.
+  bit<24>   hash_vni;
+  bit<32>   hash_src;
+  bit<32>   hash_dst;
+  bit<8>    hash_protocol;
+  bit<16>   hash_src_port;
+  bit<16>   hash_dst_port;
+  bit<32>   hash;
+  bit<1>    generation;
+  bit<16>   bucket;
+  backend_t backend;
+}
+
+#endif

@@ -1,0 +1,34 @@
+package pipeline
+
+// The ids of the tables.
+const (
+	TableVIPv4       uint32 = 0x02000001
+	TableVIPv6       uint32 = 0x02000002
+	TableFlowV4      uint32 = 0x02000003
+	TableFlowV6      uint32 = 0x02000004
+	TableVMSrcV4     uint32 = 0x02000005
+	TableVMDstV4     uint32 = 0x02000006
+	TableVMSrcV6     uint32 = 0x02000007
+	TableVMDstV6     uint32 = 0x02000008
+	TableVPC         uint32 = 0x02000009
+	TableHashProfile uint32 = 0x0200000a
+	TableResolve     uint32 = 0x0200000b
+	TablePool        uint32 = 0x0200000c
+	TableBucket      uint32 = 0x0200000d
+	TableBackend     uint32 = 0x0200000e
+)
+
+// The ids of the actions that entries may have.
+const (
+	ActionSetVIP        uint32 = 0x01000001
+	ActionFlowPool      uint32 = 0x01000002
+	ActionSrcPool       uint32 = 0x01000003
+	ActionDstPool       uint32 = 0x01000004
+	ActionVPCPool       uint32 = 0x01000005
+	ActionSetMasks      uint32 = 0x01000006
+	ActionSetGeneration uint32 = 0x01000007
+	ActionSetBackend    uint32 = 0x01000008
+	ActionForwardMAC    uint32 = 0x01000009
+	ActionForwardIPv4   uint32 = 0x0100000a
+	ActionForwardIPv6   uint32 = 0x0100000b
+)

@@ -1,0 +1,173 @@
+package pipeline
+
+import (
+	"net/netip"
+
+	p4configv1 "github.com/p4lang/p4runtime/go/p4/config/v1"
+)
+
+// Info finds things in a P4Info.
+type Info struct {
+	Tables map[uint32]*Table
+	byName map[string]*Table
+}
+
+// Table is a table of a P4Info.
+type Table struct {
+	ID      uint32
+	Name    string
+	Fields  []Field // in order of id
+	Actions map[uint32]*Action
+	Size    int64
+	Const   bool   // its entries are part of the program
+	Counter uint32 // id of its direct counter, 0 where it has none
+	Ordered bool   // has ternary, range or optional fields, so entries have a priority
+}
+
+// Field is a match field.
+type Field struct {
+	ID    uint32
+	Name  string
+	Width int // bits
+	Kind  p4configv1.MatchField_MatchType
+}
+
+// Action is an action that a table refers to.
+type Action struct {
+	ID          uint32
+	Name        string
+	Params      []Param // in order of id
+	DefaultOnly bool
+}
+
+// Param is an action's parameter.
+type Param struct {
+	ID    uint32
+	Name  string
+	Width int // bits
+}
+
+// NewInfo indexes a P4Info.
+func NewInfo(p *p4configv1.P4Info) *Info {
+	actions := map[uint32]*Action{}
+	for _, a := range p.GetActions() {
+		action := &Action{ID: a.GetPreamble().GetId(), Name: a.GetPreamble().GetName()}
+		for _, q := range a.GetParams() {
+			action.Params = append(action.Params, Param{q.GetId(), q.GetName(), int(q.GetBitwidth())})
+		}
+		actions[action.ID] = action
+	}
+	direct := map[uint32]uint32{}
+	for _, c := range p.GetDirectCounters() {
+		direct[c.GetDirectTableId()] = c.GetPreamble().GetId()
+	}
+	info := &Info{Tables: map[uint32]*Table{}, byName: map[string]*Table{}}
+	for _, t := range p.GetTables() {
+		table := &Table{
+			ID: t.GetPreamble().GetId(), Name: t.GetPreamble().GetName(), Size: t.GetSize(),
+			Const: t.GetIsConstTable(), Actions: map[uint32]*Action{}, Counter: direct[t.GetPreamble().GetId()],
+		}
+		for _, f := range t.GetMatchFields() {
+			table.Fields = append(table.Fields, Field{f.GetId(), f.GetName(), int(f.GetBitwidth()), f.GetMatchType()})
+			switch f.GetMatchType() {
+			case p4configv1.MatchField_TERNARY, p4configv1.MatchField_RANGE, p4configv1.MatchField_OPTIONAL:
+				table.Ordered = true
+			}
+		}
+		for _, r := range t.GetActionRefs() {
+			if a := actions[r.GetId()]; a != nil {
+				ref := *a
+				ref.DefaultOnly = r.GetScope() == p4configv1.ActionRef_DEFAULT_ONLY
+				table.Actions[r.GetId()] = &ref
+			}
+		}
+		info.Tables[table.ID] = table
+		info.byName[table.Name] = table
+	}
+	return info
+}
+
+// Table returns the table of that name, or nil.
+func (i *Info) Table(name string) *Table { return i.byName[name] }
+
+// Field returns the match field with that id, or nil.
+func (t *Table) Field(id uint32) *Field {
+	for i := range t.Fields {
+		if t.Fields[i].ID == id {
+			return &t.Fields[i]
+		}
+	}
+	return nil
+}
+
+// Canonical returns the shortest form of a byte string: no leading zero bytes,
+// zero is one zero byte. It shares memory with b.
+func Canonical(b []byte) []byte {
+	for len(b) > 1 && b[0] == 0 {
+		b = b[1:]
+	}
+	if len(b) == 0 {
+		return []byte{0}
+	}
+	return b
+}
+
+// IsCanonical tells whether a byte string is in its shortest form.
+func IsCanonical(b []byte) bool { return len(b) == 1 || len(b) > 1 && b[0] != 0 }
+
+// Fits tells whether the value of a byte string fits into so many bits.
+func Fits(b []byte, width int) bool {
+	b = Canonical(b)
+	bits := len(b) * 8
+	for mask := byte(0x80); mask != 0 && b[0]&mask == 0; mask >>= 1 {
+		bits--
+	}
+	return bits <= width
+}
+
+// FromUint gives the canonical byte string of a number.
+func FromUint(v uint64) []byte {
+	b := []byte{byte(v >> 56), byte(v >> 48), byte(v >> 40), byte(v >> 32), byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
+	return Canonical(b)
+}
+
+// ToUint reads a byte string of up to 8 bytes; longer ones lose their head.
+func ToUint(b []byte) uint64 {
+	var v uint64
+	for _, x := range b {
+		v = v<<8 | uint64(x)
+	}
+	return v
+}
+
+// FromAddr gives the canonical byte string of an address.
+func FromAddr(a netip.Addr) []byte { return Canonical(a.AsSlice()) }
+
+// ToAddr reads an address of a family from a byte string; a string that is too
+// long gives the zero Addr.
+func ToAddr(b []byte, v6 bool) netip.Addr {
+	size := 4
+	if v6 {
+		size = 16
+	}
+	if len(b) > size {
+		return netip.Addr{}
+	}
+	full := make([]byte, size)
+	copy(full[size-len(b):], b)
+	a, _ := netip.AddrFromSlice(full)
+	return a
+}
+
+// PrefixMask gives the canonical mask of the first bits of an address.
+func PrefixMask(bits int, v6 bool) []byte {
+	size := 4
+	if v6 {
+		size = 16
+	}
+	m := make([]byte, size)
+	for i := range bits {
+		m[i/8] |= 0x80 >> (i % 8)
+	}
+	return Canonical(m)
+}

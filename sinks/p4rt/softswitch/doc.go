@@ -1,0 +1,11 @@
+// Package softswitch is `gray switch`, the software gateway: a strict
+// P4Runtime server and a packet path in Go that runs the gray pipeline. It is
+// what a laptop and the tests have in place of a Tofino: sinks/p4rt programs it
+// as it programs any other switch.
+//
+// The server refuses what the P4Runtime specification refuses, with the code
+// that the specification names, so that a client that passes here meets no
+// surprise elsewhere. Its tables come from whatever P4Info is pushed; packets
+// are forwarded only by the gray pipeline. All state is in memory: a restarted
+// switch is empty.
+package softswitch

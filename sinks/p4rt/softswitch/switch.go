@@ -1,0 +1,117 @@
+package softswitch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/grpc"
+
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// maxMessage bounds a P4Runtime message in either direction, in bytes.
+const maxMessage = 64 << 20
+
+// Switch is one software gateway.
+type Switch struct {
+	p4v1.UnimplementedP4RuntimeServer
+	deviceID uint64
+
+	mu     sync.RWMutex // guards the pipeline, the tables and the lookup structures
+	config *p4v1.ForwardingPipelineConfig
+	saved  *p4v1.ForwardingPipelineConfig
+	info   *pipeline.Info
+	tables map[uint32]*table
+	plane  *plane
+
+	controllers controllers
+	stats       stats
+	pushes      atomic.Uint64
+
+	portsMu sync.RWMutex
+	ports   map[uint32]port
+	closing sync.WaitGroup
+}
+
+// port is where frames leave.
+type port struct {
+	send  func(frame []byte)
+	close func() error
+}
+
+// New returns a switch without pipeline and without ports.
+func New(deviceID uint64) *Switch {
+	s := &Switch{deviceID: deviceID, ports: map[uint32]port{}}
+	s.controllers.roles = map[string]*role{}
+	s.controllers.device = deviceID
+	return s
+}
+
+// Register adds the P4Runtime service to a server. The server should be made
+// with ServerOptions, or large batches fail.
+func (s *Switch) Register(server *grpc.Server) { p4v1.RegisterP4RuntimeServer(server, s) }
+
+// ServerOptions are the message limits that a switch wants.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxHeaderListSize(16 << 20)}
+}
+
+// Attach makes a port whose frames go to a function. The frame is valid only
+// during the call, which must not block.
+func (s *Switch) Attach(number uint32, send func(frame []byte)) error {
+	return s.attach(number, port{send: send, close: func() error { return nil }})
+}
+
+func (s *Switch) attach(number uint32, p port) error {
+	s.portsMu.Lock()
+	defer s.portsMu.Unlock()
+	if _, taken := s.ports[number]; taken {
+		return fmt.Errorf("port %d is attached already; give each interface its own number", number)
+	}
+	s.ports[number] = p
+	return nil
+}
+
+// Inject lets a frame come in, rewrites it in place and sends it out of the port
+// that the pipeline says. It reports whether the frame was sent on.
+func (s *Switch) Inject(frame []byte) bool {
+	out, frame, ok := s.Process(frame)
+	if !ok {
+		return false
+	}
+	s.portsMu.RLock()
+	p, known := s.ports[out]
+	s.portsMu.RUnlock()
+	if !known {
+		s.stats.drop(dropNoPort)
+		return false
+	}
+	s.stats.forwarded.Add(1)
+	p.send(frame)
+	return true
+}
+
+// Close detaches all ports and waits for their readers.
+func (s *Switch) Close() error {
+	s.portsMu.Lock()
+	ports := slices.Collect(maps.Values(s.ports))
+	clear(s.ports)
+	s.portsMu.Unlock()
+	var errs []error
+	for _, p := range ports {
+		errs = append(errs, p.close())
+	}
+	s.closing.Wait()
+	return errors.Join(errs...)
+}
+
+// Capabilities says which version of P4Runtime is served.
+func (s *Switch) Capabilities(context.Context, *p4v1.CapabilitiesRequest) (*p4v1.CapabilitiesResponse, error) {
+	return &p4v1.CapabilitiesResponse{P4RuntimeApiVersion: "1.4.1"}, nil
+}
