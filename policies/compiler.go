@@ -138,8 +138,19 @@ func compareNames(a, b Name) int {
 	return strings.Compare(a.Kind+"\x00"+a.Name+"\x00"+a.Part, b.Kind+"\x00"+b.Name+"\x00"+b.Part)
 }
 
-// IDs returns a copy of the table of numbers, to be kept for the next compiler.
-func (c *Compiler) IDs() *IDs { return c.ids.Clone() }
+// IDs returns a copy of the table of numbers as the next commit will find it, to
+// be kept for the next compiler.
+func (c *Compiler) IDs() *IDs {
+	ids := c.ids.Clone()
+	for _, k := range c.freed {
+		ids.release(k.Switch, k.Space, k.Key)
+	}
+	return ids
+}
+
+// IDsChanged counts how often numbers were given or freed; while it stays, so
+// does what IDs returns.
+func (c *Compiler) IDsChanged() int { return c.ids.changes + len(c.freed) }
 
 // Warnings is what is odd and still allowed, sorted by place.
 func (c *Compiler) Warnings() schema.Errors {

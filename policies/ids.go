@@ -1,6 +1,8 @@
 package policies
 
 import (
+	"encoding/json"
+	"fmt"
 	"hash/fnv"
 	"maps"
 )
@@ -36,8 +38,9 @@ type idKey struct {
 // its meaning under live traffic. It is part of a compilation's input, like
 // the progress of a rollout.
 type IDs struct {
-	byName map[idKey]uint32
-	slots  map[slot]string
+	byName  map[idKey]uint32
+	slots   map[slot]string
+	changes int
 }
 
 type slot struct {
@@ -75,6 +78,7 @@ func (ids *IDs) Assign(switchName string, space Space, key string) bool {
 		if _, used := ids.slots[s]; !used {
 			ids.slots[s] = key
 			ids.byName[k] = s.ID
+			ids.changes++
 			return true
 		}
 	}
@@ -84,7 +88,44 @@ func (ids *IDs) Assign(switchName string, space Space, key string) bool {
 func (ids *IDs) release(switchName string, space Space, key string) {
 	k := idKey{switchName, space, key}
 	if id := ids.byName[k]; id != 0 {
+		ids.changes++
 		delete(ids.byName, k)
 		delete(ids.slots, slot{switchName, space, id})
 	}
+}
+
+// idRecord is one number in its stored form.
+type idRecord struct {
+	Switch string
+	Space  Space
+	Key    string
+	ID     uint32
+}
+
+// MarshalJSON gives the stored form, in no particular order.
+func (ids *IDs) MarshalJSON() ([]byte, error) {
+	records := make([]idRecord, 0, len(ids.byName))
+	for k, id := range ids.byName {
+		records = append(records, idRecord{k.Switch, k.Space, k.Key, id})
+	}
+	return json.Marshal(records)
+}
+
+// UnmarshalJSON reads the stored form. A table in which two names share a number
+// is refused.
+func (ids *IDs) UnmarshalJSON(b []byte) error {
+	var records []idRecord
+	if err := json.Unmarshal(b, &records); err != nil {
+		return err
+	}
+	*ids = *NewIDs()
+	for _, r := range records {
+		s := slot{r.Switch, r.Space, r.ID}
+		if other, taken := ids.slots[s]; taken || r.ID == 0 || r.ID >= r.Space.size() {
+			return fmt.Errorf("number %d of switch %s stands for both %q and %q, or is out of range", r.ID, r.Switch, other, r.Key)
+		}
+		ids.slots[s] = r.Key
+		ids.byName[idKey{r.Switch, r.Space, r.Key}] = r.ID
+	}
+	return nil
 }

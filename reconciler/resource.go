@@ -105,14 +105,15 @@ func (c Change) String() string {
 	return line
 }
 
-// Compare orders changes as they are applied: creates, updates, deletes; within
-// each by rank (downwards for deletes), then by key.
+// Compare orders changes as they are applied. Targets do not wait for each
+// other, so each has its own sequence: creates, updates, deletes; within each by
+// rank (downwards for deletes), then by key.
 func (c Change) Compare(d Change) int {
 	ranks := cmp.Compare(c.Rank(), d.Rank())
 	if c.Op() == Delete {
 		ranks = -ranks
 	}
-	return cmp.Or(cmp.Compare(c.turn(), d.turn()), ranks, c.Key().Compare(d.Key()))
+	return cmp.Or(strings.Compare(c.Key().Target, d.Key().Target), cmp.Compare(c.turn(), d.turn()), ranks, c.Key().Compare(d.Key()))
 }
 
 func (c Change) turn() int { return strings.IndexByte("+~-", byte(c.Op())) }

@@ -271,7 +271,6 @@ control GrayIngress(inout headers_t h, inout metadata_t m, inout standard_metada
       (0, _, _, _): take_src();
       (_, _, _, _): take_flow();
     }
-    size = 8;
   }
 
   @id(ID_SET_MASKS) @name(".set_masks")
