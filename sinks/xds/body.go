@@ -1,0 +1,205 @@
+package xds
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+)
+
+// Target is the sink's only target.
+const Target = "xds"
+
+// The kinds of resources.
+const (
+	kindCluster     = "Cluster"
+	kindEndpoints   = "Endpoints"
+	kindVirtualHost = "VirtualHost"
+	kindAccount     = "Account"
+	kindListener    = "Listener"
+)
+
+// rankOf orders the kinds: what a resource refers to has a lower rank.
+var rankOf = map[string]int{kindCluster: 1, kindEndpoints: 2, kindVirtualHost: 3, kindAccount: 4, kindListener: 5}
+
+// clusterBody is a version of a service as a cluster; its endpoints come by EDS.
+type clusterBody struct {
+	Protocol string `json:"protocol"`
+}
+
+// endpointsBody is where a version runs.
+type endpointsBody struct {
+	Endpoints []policies.Endpoint `json:"endpoints"`
+}
+
+// virtualHostBody is a service and what everybody gets whom no policy names.
+type virtualHostBody struct {
+	Hosts   []string      `json:"hosts"`
+	Default string        `json:"default"`
+	Timeout time.Duration `json:"timeout,omitempty"`
+	Retries int           `json:"retries,omitempty"`
+}
+
+// accountBody sends one account to a version. There are many of them, so the
+// name is the key's, "service/account", and shares its memory.
+type accountBody struct {
+	name    string
+	Version string `json:"version"`
+}
+
+// listenerBody is where a node's Envoy listens.
+type listenerBody struct {
+	Bind netip.Addr `json:"bind"`
+	Port uint16     `json:"port"`
+}
+
+// Equal implements reconciler.Body.
+func (b *clusterBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*clusterBody)
+	return ok && *b == *x
+}
+
+// String implements reconciler.Body.
+func (b *clusterBody) String() string { return "speaks " + b.Protocol }
+
+// Delta implements reconciler.Body.
+func (b *clusterBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+
+func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
+
+// Equal implements reconciler.Body.
+func (b *endpointsBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*endpointsBody)
+	return ok && slices.Equal(b.Endpoints, x.Endpoints)
+}
+
+// String implements reconciler.Body.
+func (b *endpointsBody) String() string {
+	if len(b.Endpoints) == 0 {
+		return "none"
+	}
+	words := make([]string, len(b.Endpoints))
+	for i, e := range b.Endpoints {
+		words[i] = endpointText(e)
+	}
+	return strings.Join(words, ", ")
+}
+
+func endpointText(e policies.Endpoint) string {
+	s := netip.AddrPortFrom(e.Address, e.Port).String()
+	if e.Weight != 1 {
+		s += fmt.Sprintf(" weight %d", e.Weight)
+	}
+	return s
+}
+
+// Delta implements reconciler.Body: the endpoints that come and go.
+func (b *endpointsBody) Delta(old reconciler.Body) string {
+	o, ok := old.(*endpointsBody)
+	if !ok {
+		return fromTo(old, b)
+	}
+	var words []string
+	for _, e := range b.Endpoints {
+		if !slices.Contains(o.Endpoints, e) {
+			words = append(words, "+"+endpointText(e))
+		}
+	}
+	for _, e := range o.Endpoints {
+		if !slices.Contains(b.Endpoints, e) {
+			words = append(words, "-"+endpointText(e))
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// Equal implements reconciler.Body.
+func (b *virtualHostBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*virtualHostBody)
+	return ok && b.Default == x.Default && b.sameForAccounts(x)
+}
+
+// sameForAccounts tells whether the two make equal shards of accounts.
+func (b *virtualHostBody) sameForAccounts(x *virtualHostBody) bool {
+	return slices.Equal(b.Hosts, x.Hosts) && b.Timeout == x.Timeout && b.Retries == x.Retries
+}
+
+// String implements reconciler.Body.
+func (b *virtualHostBody) String() string {
+	s := fmt.Sprintf("%s -> %s", strings.Join(b.Hosts, " "), b.Default)
+	if b.Timeout > 0 {
+		s += ", timeout " + b.Timeout.String()
+	}
+	if b.Retries > 0 {
+		s += fmt.Sprintf(", retries %d", b.Retries)
+	}
+	return s
+}
+
+// Delta implements reconciler.Body: the fields that change.
+func (b *virtualHostBody) Delta(old reconciler.Body) string {
+	o, ok := old.(*virtualHostBody)
+	if !ok {
+		return fromTo(old, b)
+	}
+	var words []string
+	if !slices.Equal(o.Hosts, b.Hosts) {
+		words = append(words, fmt.Sprintf("hosts %s -> %s", strings.Join(o.Hosts, " "), strings.Join(b.Hosts, " ")))
+	}
+	if o.Default != b.Default {
+		words = append(words, fmt.Sprintf("default %s -> %s", o.Default, b.Default))
+	}
+	if o.Timeout != b.Timeout {
+		words = append(words, fmt.Sprintf("timeout %s -> %s", o.Timeout, b.Timeout))
+	}
+	if o.Retries != b.Retries {
+		words = append(words, fmt.Sprintf("retries %d -> %d", o.Retries, b.Retries))
+	}
+	return strings.Join(words, ", ")
+}
+
+// Equal implements reconciler.Body.
+func (b *accountBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*accountBody)
+	return ok && *b == *x
+}
+
+// String implements reconciler.Body.
+func (b *accountBody) String() string { return b.who() + " -> " + b.Version }
+
+// Delta implements reconciler.Body.
+func (b *accountBody) Delta(old reconciler.Body) string {
+	if o, ok := old.(*accountBody); ok {
+		return b.who() + " " + o.Version + " -> " + b.Version
+	}
+	return fromTo(old, b)
+}
+
+// service and account are the two halves of the name.
+func (b *accountBody) split() (service, account string) {
+	service, account, _ = strings.Cut(b.name, "/")
+	return service, account
+}
+
+func (b *accountBody) who() string {
+	service, account := b.split()
+	return service + " account " + account
+}
+
+// Equal implements reconciler.Body.
+func (b *listenerBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*listenerBody)
+	return ok && *b == *x
+}
+
+// String implements reconciler.Body.
+func (b *listenerBody) String() string {
+	return "proxy on " + netip.AddrPortFrom(b.Bind, b.Port).String()
+}
+
+// Delta implements reconciler.Body.
+func (b *listenerBody) Delta(old reconciler.Body) string { return fromTo(old, b) }

@@ -1,0 +1,197 @@
+package xds
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/gray-release/gray/policies"
+)
+
+// The names that Envoys see. Envoy takes everything up to the last slash of a
+// virtual host's name for its RouteConfiguration, and drops it silently where
+// that is not ours: the part behind routesName must hold no slash.
+const (
+	routesName = "gray"
+	keyHeader  = "x-gray-key"
+	anchorName = routesName + "/@none"
+)
+
+// adsSource says that a resource comes by the stream that this one came by.
+func adsSource() *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+	}
+}
+
+// patientSource is an adsSource for what a listener cannot do without: it does
+// not open with half of its routes because gray took long.
+func patientSource() *corev3.ConfigSource {
+	s := adsSource()
+	s.InitialFetchTimeout = durationpb.New(0)
+	return s
+}
+
+// mustAny packs a message of this package; that can only fail for a mistake in
+// it.
+func mustAny(m proto.Message) *anypb.Any {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		panic("xds: " + err.Error())
+	}
+	return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: b}
+}
+
+func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
+	c := &clusterv3.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()},
+		ConnectTimeout:       durationpb.New(2 * time.Second),
+	}
+	if b.Protocol != "http" {
+		c.TypedExtensionProtocolOptions = http2Upstream(&corev3.Http2ProtocolOptions{})
+	}
+	return c
+}
+
+// http2Upstream makes a cluster speak HTTP/2.
+func http2Upstream(o *corev3.Http2ProtocolOptions) map[string]*anypb.Any {
+	return map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": mustAny(&upstreamsv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: o},
+			},
+		},
+	})}
+}
+
+func nativeEndpoints(name string, b *endpointsBody) *endpointv3.ClusterLoadAssignment {
+	a := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	if len(b.Endpoints) == 0 {
+		return a
+	}
+	locality := &endpointv3.LocalityLbEndpoints{
+		Locality:            &corev3.Locality{},
+		LoadBalancingWeight: wrapperspb.UInt32(1), // grpc-go leaves out localities without
+	}
+	for _, e := range b.Endpoints {
+		locality.LbEndpoints = append(locality.LbEndpoints, nativeEndpoint(e))
+	}
+	a.Endpoints = []*endpointv3.LocalityLbEndpoints{locality}
+	return a
+}
+
+func nativeEndpoint(e policies.Endpoint) *endpointv3.LbEndpoint {
+	return &endpointv3.LbEndpoint{
+		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+			Endpoint: &endpointv3.Endpoint{Address: socketAddress(e.Address.String(), e.Port)},
+		},
+		LoadBalancingWeight: wrapperspb.UInt32(e.Weight),
+	}
+}
+
+func socketAddress(address string, port uint16) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: address, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}
+}
+
+// nativeRoutes is the one RouteConfiguration: it has no virtual hosts of its own.
+// Its vhds field must stay as it is: Envoy opens a new subscription for another
+// one, and does not tell the server.
+func nativeRoutes() *routev3.RouteConfiguration {
+	return &routev3.RouteConfiguration{
+		Name:                   routesName,
+		VhostHeader:            keyHeader,
+		RequestHeadersToRemove: []string{keyHeader},
+		Vhds:                   &routev3.Vhds{ConfigSource: patientSource()},
+	}
+}
+
+// anchorHost is a virtual host that no request finds, as every key holds a
+// slash. Envoy takes an answer without any virtual host for none at all, and a
+// listener would never open where there is no service yet.
+func anchorHost() *routev3.VirtualHost {
+	return &routev3.VirtualHost{Name: anchorName, Domains: []string{"none"}}
+}
+
+func defaultHostName(service string) string { return routesName + "/" + service }
+
+// defaultHost is the virtual host of a service for everyone whom no policy names.
+func defaultHost(service string, b *virtualHostBody) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{Name: defaultHostName(service), Routes: []*routev3.Route{routeTo(service, b.Default, b)}}
+	for _, host := range b.Hosts {
+		h.Domains = append(h.Domains, host+"/*")
+	}
+	return h
+}
+
+// accountsHost is the virtual host of some accounts of a service that go to one
+// version; accounts are sorted.
+func accountsHost(k shardKey, accounts []string, b *virtualHostBody) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{
+		Name: k.name(), Routes: []*routev3.Route{routeTo(k.service, k.version, b)},
+		Domains: make([]string, 0, len(b.Hosts)*len(accounts)),
+	}
+	for _, host := range b.Hosts {
+		for _, a := range accounts {
+			h.Domains = append(h.Domains, accountDomain(host, a))
+		}
+	}
+	return h
+}
+
+// accountDomain is the key that account.lua makes for a request of an account.
+func accountDomain(host, account string) string { return host + "/a" + escapeAccount(account) }
+
+// escapeAccount writes an account so that two accounts never make domains that
+// are equal without case; account.lua does the same.
+func escapeAccount(a string) string {
+	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '-' }
+	n := 0
+	for n < len(a) && plain(a[n]) {
+		n++
+	}
+	if n == len(a) {
+		return a
+	}
+	var s strings.Builder
+	for i := range len(a) {
+		if plain(a[i]) {
+			s.WriteByte(a[i])
+		} else {
+			fmt.Fprintf(&s, "_%02x", a[i])
+		}
+	}
+	return s.String()
+}
+
+// routeTo sends every path to a version. Only requests that the upstream cannot
+// have begun to work on are tried again.
+func routeTo(service, version string, b *virtualHostBody) *routev3.Route {
+	action := &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version},
+		Timeout:          durationpb.New(b.Timeout),
+	}
+	if b.Retries > 0 {
+		action.RetryPolicy = &routev3.RetryPolicy{
+			RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(uint32(b.Retries)),
+		}
+	}
+	return &routev3.Route{
+		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Action: &routev3.Route_Route{Route: action},
+	}
+}

@@ -1,0 +1,324 @@
+package xds
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// chunk is about how many bytes of resources one response has while a client
+// loads.
+const chunk = 4 << 20
+
+// warmWait bounds how long listeners and routes wait for a client that does not
+// ask for the endpoints of its clusters.
+const warmWait = 5 * time.Second
+
+// work is what there is to send of one type.
+type work struct {
+	changed []item // since the stream's revision
+	pending []item // for another reason
+	held    []item // removals that have to wait
+}
+
+func (w *work) empty() bool { return len(w.changed)+len(w.pending) == 0 }
+
+// next makes the next response that may be sent, or nil: then it is asked again
+// after the wait, if that is not zero, or when the stream is woken. Clusters come
+// first, then their endpoints; listeners and routes when these are acknowledged;
+// clusters and endpoints are removed when no route can lead to them any more.
+func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, wait time.Duration, err error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.sink.mu.RLock()
+	defer st.sink.mu.RUnlock()
+	if st.node == "" {
+		return nil, 0, nil
+	}
+	if !st.sink.ready {
+		st.settle(st.sink.wire.revision)
+		return nil, 0, nil
+	}
+	var todo [wireTypes]work
+	for t := range wireTypes {
+		ts := &st.types[t]
+		if !ts.wanted || ts.out != nil {
+			continue
+		}
+		if ts.compared && ts.revision < st.sink.wire.tables[t].forgotten {
+			return nil, 0, status.Error(codes.Aborted, "too far behind; open a new stream")
+		}
+		todo[t] = st.collect(t)
+	}
+	for _, t := range []wireType{typeCluster, typeEndpoints} {
+		if st.sendable(t, &todo[t]) {
+			return st.respond(t, &todo[t]), 0, nil
+		}
+	}
+	blocked, wait := st.frontBlocked(now)
+	if !blocked {
+		for t := typeListener; t < wireTypes; t++ {
+			if st.sendable(t, &todo[t]) {
+				return st.respond(t, &todo[t]), 0, nil
+			}
+		}
+	}
+	for _, t := range []wireType{typeCluster, typeEndpoints} {
+		if held := todo[t].held; len(held) > 0 && !blocked {
+			if wait = st.frontWait(now); wait == 0 && st.frontIdle() {
+				return st.respond(t, &work{pending: held}), 0, nil
+			}
+		}
+	}
+	st.rest(&todo, blocked)
+	return nil, wait, nil
+}
+
+// frontWait is for how long a client that has just connected may not have asked
+// for its listeners and routes yet. Until then nobody knows where they lead.
+func (st *stream) frontWait(now time.Time) time.Duration {
+	for t := typeListener; t < wireTypes; t++ {
+		if !st.types[t].wanted {
+			return max(0, warmWait-now.Sub(st.since))
+		}
+	}
+	return 0
+}
+
+// sendable tells whether a type has a response to send.
+func (st *stream) sendable(t wireType, w *work) bool {
+	ts := &st.types[t]
+	return ts.wanted && ts.out == nil && (ts.owed || !w.empty())
+}
+
+// frontBlocked tells whether listeners and routes have to wait for clusters, and
+// for how long at the most.
+func (st *stream) frontBlocked(now time.Time) (blocked bool, wait time.Duration) {
+	if st.types[typeCluster].out != nil || st.types[typeEndpoints].out != nil {
+		return true, 0
+	}
+	if len(st.warming) > 0 {
+		if st.blocked.IsZero() {
+			st.blocked = now
+		}
+		if left := warmWait - now.Sub(st.blocked); left > 0 {
+			return true, left
+		}
+		clear(st.warming)
+	}
+	st.blocked = time.Time{}
+	return false, 0
+}
+
+// frontIdle tells whether the client's listeners and routes are as served: then
+// none of them can lead to what is not served any more. It is asked where there
+// is nothing to send.
+func (st *stream) frontIdle() bool {
+	for t := typeListener; t < wireTypes; t++ {
+		ts := &st.types[t]
+		if ts.out != nil || len(ts.refused) > 0 || len(ts.claimed) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// rest notes where the client stands when there is nothing to send.
+func (st *stream) rest(todo *[wireTypes]work, blocked bool) {
+	revision, settled := st.sink.wire.revision, !blocked
+	for t := range wireTypes {
+		ts := &st.types[t]
+		if ts.out != nil {
+			settled = false
+		}
+		if !ts.wanted || ts.out != nil || blocked && st.sendable(t, &todo[t]) {
+			continue
+		}
+		ts.revision = revision
+		ts.due = ts.due[:0]
+		for _, it := range todo[t].held {
+			ts.due = append(ts.due, it.name)
+		}
+	}
+	if settled {
+		st.settle(revision)
+	}
+}
+
+// collect finds what a client lacks of a type, and what it has too much.
+func (st *stream) collect(t wireType) work {
+	ts, table := &st.types[t], &st.sink.wire.tables[t]
+	if !ts.compared {
+		st.compare(t)
+	} else if len(ts.claimed) > 0 && !st.sink.partial {
+		st.releaseClaimed(t)
+	}
+	var w work
+	if len(ts.due)+len(ts.queue) == 0 && (table.tail == nil || table.tail.revision <= ts.revision) {
+		return w
+	}
+	seen := map[string]bool{}
+	table.since(ts.revision, func(e *entry) {
+		if st.subscribed(t, e.name) {
+			seen[e.name] = true
+			st.add(t, &w, &w.changed, e.name)
+		}
+	})
+	for len(ts.queue) > 0 {
+		st.addAll(t, &w, ts.queue[0], seen)
+		if !w.empty() {
+			break
+		}
+		ts.due = append(ts.due, ts.queue[0]...) // removals that have to wait
+		ts.queue = ts.queue[1:]
+	}
+	if len(ts.queue) == 0 {
+		st.addAll(t, &w, ts.due, seen)
+	}
+	for _, items := range [][]item{w.changed, w.pending, w.held} {
+		slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.name, b.name) })
+	}
+	return w
+}
+
+func (st *stream) addAll(t wireType, w *work, names []string, seen map[string]bool) {
+	ts := &st.types[t]
+	for _, name := range names {
+		if !seen[name] && (ts.all || ts.names[name]) {
+			seen[name] = true
+			st.add(t, w, &w.pending, name)
+		}
+	}
+}
+
+// add adds a name to the work, unless there is nothing to say about it.
+func (st *stream) add(t wireType, w *work, to *[]item, name string) {
+	ts := &st.types[t]
+	it := item{name: name}
+	if st.subscribed(t, name) {
+		it.packed = st.sink.wire.get(t, name)
+	}
+	version, claimed := ts.claimed[name]
+	switch {
+	case claimed && it.packed != nil && it.packed.version == version:
+	case it.packed != nil && ts.refused[name].version == it.packed.version:
+	case it.packed == nil && !t.front() && !ts.answers[name]:
+		w.held = append(w.held, it)
+	default:
+		*to = append(*to, it)
+	}
+}
+
+// compare sets what the client said it has against what is served, once. What
+// is not served stays claimed while the state may be the beginning of one.
+func (st *stream) compare(t wireType) {
+	ts, wire := &st.types[t], st.sink.wire
+	ts.compared, ts.revision = true, wire.revision
+	check := func(name string, p *packed) {
+		if p == nil || !st.subscribed(t, name) {
+			return
+		}
+		if version, has := ts.claimed[name]; !has || version != p.version {
+			ts.due = append(ts.due, name)
+		}
+		delete(ts.claimed, name)
+	}
+	if ts.all {
+		for name, e := range wire.tables[t].entries {
+			check(name, e.packed)
+		}
+	} else {
+		for name := range ts.names {
+			check(name, wire.get(t, name))
+		}
+	}
+	if !st.sink.partial {
+		st.releaseClaimed(t)
+	}
+}
+
+// releaseClaimed has removed what the client said it has and nobody knows. What
+// it refused meanwhile, perhaps because of that, is tried once more.
+func (st *stream) releaseClaimed(t wireType) {
+	ts := &st.types[t]
+	for name, version := range ts.claimed {
+		if p := st.sink.wire.get(t, name); p == nil || p.version != version {
+			ts.due = append(ts.due, name)
+		}
+	}
+	for name := range ts.refused {
+		ts.due = append(ts.due, name)
+	}
+	ts.claimed = nil
+	clear(ts.refused)
+}
+
+// respond makes a response and notes that it waits for its acknowledgement. A
+// client that loads is sent parts: whatever part of one state it has is sound.
+// The virtual hosts of one that had others before go out in one, as a domain may
+// move between any two of them.
+func (st *stream) respond(t wireType, w *work) *discoveryv3.DeltaDiscoveryResponse {
+	ts := &st.types[t]
+	st.nonce++
+	res := &discoveryv3.DeltaDiscoveryResponse{
+		TypeUrl: typePrefix + typeNames[t], Nonce: strconv.FormatUint(st.nonce, 10),
+		SystemVersionInfo: strconv.FormatUint(st.sink.wire.revision, 10),
+	}
+	items, size := slices.Concat(w.changed, w.pending), 0
+	may := ts.loading || t != typeVirtualHost
+	n := 0
+	for ; n < len(items) && (n <= len(w.changed) || !may || size < chunk); n++ {
+		it := items[n]
+		delete(ts.answers, it.name)
+		delete(ts.claimed, it.name)
+		if it.packed == nil {
+			res.RemovedResources = append(res.RemovedResources, it.name)
+			continue
+		}
+		size += len(it.packed.body.GetValue())
+		res.Resources = append(res.Resources, &discoveryv3.Resource{Name: it.name, Version: it.packed.version, Resource: it.packed.body})
+	}
+	ts.keep(items[n:], w.held)
+	ts.out, ts.owed, ts.revision = &sent{st.nonce, items[:n]}, false, st.sink.wire.revision
+	if t == typeCluster {
+		st.warmUp(items[:n])
+	}
+	return res
+}
+
+// keep notes what of the work is left for later. What was taken from the queue
+// leaves it; while there is one, due is not touched.
+func (ts *typeState) keep(left, held []item) {
+	if len(ts.queue) > 0 {
+		ts.queue = ts.queue[1:]
+	} else {
+		ts.due = nil
+		ts.loading = ts.loading && len(left) > 0
+	}
+	for _, it := range slices.Concat(left, held) {
+		ts.due = append(ts.due, it.name)
+	}
+}
+
+// warmUp notes which clusters need endpoints before requests are sent to them.
+// Envoy waits for those of a changed cluster too, without asking again.
+func (st *stream) warmUp(items []item) {
+	endpoints := &st.types[typeEndpoints]
+	for _, it := range items {
+		if it.packed == nil {
+			delete(st.warming, it.name)
+			continue
+		}
+		st.warming[it.name] = st.nonce
+		delete(endpoints.claimed, it.name)
+		if st.subscribed(typeEndpoints, it.name) {
+			endpoints.due = append(endpoints.due, it.name)
+			endpoints.answers[it.name] = true
+		}
+	}
+}

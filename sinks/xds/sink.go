@@ -1,0 +1,248 @@
+package xds
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+// bucket is the store's bucket for what is served.
+const bucket = "xds"
+
+// Config is what a Sink works with.
+type Config struct {
+	Store *reconciler.Store // nil: what is served does not outlive the process
+	Hints *reconciler.Hints // told when an Envoy refuses something, or takes it after all
+
+	// AckWait bounds how long an Apply waits for the Envoys; 0: 3 s. One that is
+	// slower is not waited for again until it has caught up.
+	AckWait time.Duration
+	// Grace is for a sink that started without a state: so long after the last
+	// Apply, what Envoys have and gray does not know is removed from them; 0: 10 s.
+	Grace time.Duration
+}
+
+// Sink implements reconciler.Sink for Envoys, and serves them.
+type Sink struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	cfg Config
+
+	applying sync.Mutex // one Apply at a time
+
+	mu      sync.RWMutex // guards what follows; a stream's lock is taken before it
+	state   reconciler.State
+	packer  *packer
+	wire    *wire
+	ready   bool // there is, or was, a state to serve
+	partial bool // the state may still be the beginning of one: nothing is removed
+	grace   *time.Timer
+
+	streamsMu sync.Mutex
+	streams   map[*stream]bool
+}
+
+// New returns a sink that serves what the store holds. Where it holds nothing,
+// no Envoy is answered before the first Apply: it keeps what it has.
+func New(cfg Config) (*Sink, error) {
+	if cfg.Hints == nil {
+		cfg.Hints = reconciler.NewHints()
+	}
+	if cfg.AckWait == 0 {
+		cfg.AckWait = 3 * time.Second
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 10 * time.Second
+	}
+	s := &Sink{cfg: cfg, state: reconciler.State{}, packer: newPacker(), wire: newWire(), streams: map[*stream]bool{}}
+	routes, err := pack(nativeRoutes())
+	if err != nil {
+		return nil, err
+	}
+	anchor, err := pack(anchorHost())
+	if err != nil {
+		return nil, err
+	}
+	s.wire.commit([]put{{typeRoutes, routesName, routes}, {typeVirtualHost, anchorName, anchor}})
+	if err := s.load(); err != nil {
+		return nil, fmt.Errorf("the --state file holds what cannot be served: %w; start with another --state file, the Envoys keep what they have until the first commit is applied", err)
+	}
+	s.ready = len(s.state) > 0
+	s.partial = !s.ready
+	return s, nil
+}
+
+// load takes the state from the store.
+func (s *Sink) load() error {
+	if s.cfg.Store == nil {
+		return nil
+	}
+	var changes []reconciler.Change
+	err := s.cfg.Store.Load(bucket, func(name string, value []byte) error {
+		kind, rest, _ := strings.Cut(name, " ")
+		r, err := Decode(key(kind, rest), value)
+		changes = append(changes, reconciler.Change{New: r})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	st := s.packer.stage(changes)
+	if err := st.failed.Or(); err != nil {
+		return err
+	}
+	s.packer.adopt(st)
+	s.wire.commit(st.puts)
+	for _, c := range changes {
+		s.state[c.New.Key] = c.New
+	}
+	return nil
+}
+
+// Observe implements reconciler.Sink: what is served, and as a *PartialError what
+// connected Envoys refuse of it.
+func (s *Sink) Observe(context.Context, string, *reconciler.Resource) (reconciler.State, error) {
+	s.mu.RLock()
+	state := maps.Clone(s.state)
+	s.mu.RUnlock()
+	return state, s.refused().Or()
+}
+
+// Apply implements reconciler.Sink: it serves the changes and waits, for a while,
+// until every Envoy that has followed so far has acknowledged or refused them.
+func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reconciler.Change) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	failed, before, now, err := s.serve(changes)
+	if err != nil {
+		return err
+	}
+	if now == before {
+		return failed.Or()
+	}
+	s.await(ctx, before, now)
+	if refused := s.refused(); refused != nil {
+		for _, c := range changes {
+			failed = failed.Add(c.Key(), refused.Keys[c.Key()])
+		}
+	}
+	return failed.Or()
+}
+
+// serve takes changes in and wakes the streams. It returns the wire's revisions
+// before and after.
+func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialError, before, now uint64, err error) {
+	// What changes starts from what is served, and not from what the caller has
+	// last seen. Only an Apply writes the state, so that it can be read here.
+	own := make([]reconciler.Change, len(changes))
+	for i, c := range changes {
+		own[i] = reconciler.Change{Old: s.state[c.Key()], New: c.New}
+	}
+	own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return c.Old == nil && c.New == nil })
+	st := s.packer.stage(own)
+	if st.failed != nil {
+		own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return st.failed.Keys[c.Key()] != nil })
+	}
+	if err := s.save(own); err != nil {
+		return nil, 0, 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before = s.wire.revision
+	s.packer.adopt(st)
+	s.wire.commit(st.puts)
+	for _, c := range own {
+		if c.New == nil {
+			delete(s.state, c.Old.Key)
+		} else {
+			s.state[c.New.Key] = c.New
+		}
+	}
+	s.ready = true
+	if s.partial {
+		s.restartGrace()
+	}
+	s.wakeAll()
+	return st.failed, before, s.wire.revision, nil
+}
+
+// save writes changes to the store before they are served: after a crash no
+// Envoy has more than the store knows.
+func (s *Sink) save(changes []reconciler.Change) error {
+	if s.cfg.Store == nil || len(changes) == 0 {
+		return nil
+	}
+	put, remove := map[string][]byte{}, []string(nil)
+	for _, c := range changes {
+		name := c.Key().Kind + " " + c.Key().Name
+		if c.New == nil {
+			remove = append(remove, name)
+			continue
+		}
+		b, err := Encode(c.New)
+		if err != nil {
+			return err
+		}
+		put[name] = b
+	}
+	if err := s.cfg.Store.Write(bucket, put, remove); err != nil {
+		return fmt.Errorf("cannot write the --state file: %w", err)
+	}
+	return nil
+}
+
+// restartGrace puts off the end of the time in which nothing is removed. The
+// caller holds the lock.
+func (s *Sink) restartGrace() {
+	if s.grace != nil {
+		s.grace.Stop()
+	}
+	s.grace = time.AfterFunc(s.cfg.Grace, func() {
+		s.mu.Lock()
+		s.partial = false
+		s.mu.Unlock()
+		s.wakeAll()
+	})
+}
+
+// await returns when all streams that had the revision before have the one of
+// now too, or when it takes too long.
+func (s *Sink) await(ctx context.Context, before, now uint64) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckWait)
+	defer cancel()
+	for _, st := range s.all() {
+		for {
+			settled, progress := st.standing()
+			if settled < before || settled >= now {
+				break
+			}
+			select {
+			case <-progress:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// all lists the streams.
+func (s *Sink) all() []*stream {
+	s.streamsMu.Lock()
+	defer s.streamsMu.Unlock()
+	return slices.Collect(maps.Keys(s.streams))
+}
+
+// wakeAll has every stream look for what it has to send.
+func (s *Sink) wakeAll() {
+	for _, st := range s.all() {
+		st.poke()
+	}
+}
