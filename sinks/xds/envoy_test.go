@@ -116,6 +116,9 @@ func TestEnvoyProtocols(t *testing.T) {
 	h.put(policies.Name{Kind: "Service", Name: "h2"}, &changed)
 	h.mustApply()
 	h.synced("host-1")
+	if n := e.stat("cluster_manager.warming_clusters"); n != 0 {
+		t.Errorf("%d clusters wait for endpoints that envoy was given before", n)
+	}
 	e.answers("one HTTP/1.1", "h2.internal")
 }
 

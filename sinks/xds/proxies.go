@@ -107,7 +107,8 @@ func (s *Sink) refused() *reconciler.PartialError {
 	return failed
 }
 
-// refusals calls f for every key of which a resource is refused.
+// refusals calls f for every key of which a resource is refused as it is served
+// now.
 func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -115,6 +116,9 @@ func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 	defer st.sink.mu.RUnlock()
 	for t := range wireTypes {
 		for name, r := range st.types[t].refused {
+			if p := st.sink.wire.get(t, name); p == nil || p.version != r.version {
+				continue // there is a newer one, which it may take
+			}
 			for _, k := range st.sink.keysOf(t, name, st.node, r.message) {
 				f(k, r.message)
 			}
