@@ -2,6 +2,8 @@ package xds
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"testing"
 
 	"github.com/gray-release/gray/reconciler"
@@ -53,7 +55,11 @@ func BenchmarkAddAccountClients(b *testing.B) {
 	h.mustApply()
 	for i := range 100 {
 		node := fmt.Sprintf("n%d", i)
-		newMirror(h, node, nil).converges(h.sink)
+		m := newMirror(h, node, nil)
+		m.converges(h.sink)
+		m.mu.Lock()
+		m.trusting = true
+		m.mu.Unlock()
 		h.synced(node)
 	}
 	body := &accountBody{"api/77", "v2"}
@@ -67,5 +73,37 @@ func BenchmarkAddAccountClients(b *testing.B) {
 		if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkEnvoyRequest sends requests of listed accounts through a real Envoy.
+func BenchmarkEnvoyRequest(b *testing.B) {
+	for _, accounts := range []int{10, 100_000} {
+		b.Run(fmt.Sprintf("accounts=%d", accounts), func(b *testing.B) {
+			h := newHost(b, Config{}, "")
+			h.service("api", backend(b, "one"), backend(b, "two"))
+			n := h.node("host-1", freePort(b))
+			for i := range accounts {
+				h.account("api", fmt.Sprint(50_000_000+i), "v2")
+			}
+			e := startEnvoy(h, n)
+			h.mustApply()
+			h.synced("host-1")
+			e.answers("two HTTP/1.1", "api.internal", "x-ucloud-routeby: account_id=50000003")
+			for i := 0; b.Loop(); i++ {
+				req, err := http.NewRequest(http.MethodGet, "http://"+e.proxy+"/", nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				req.Host = "api.internal"
+				req.Header.Set("x-ucloud-routeby", fmt.Sprintf("region=x; account_id=%d", 50_000_000+i%accounts))
+				res, err := http.DefaultClient.Do(req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, res.Body)
+				_ = res.Body.Close()
+			}
+		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
@@ -163,7 +164,7 @@ func TestEnvoyIncrement(t *testing.T) {
 // TestEnvoyRestart restarts the server below an Envoy.
 func TestEnvoyRestart(t *testing.T) {
 	store := newStore(t)
-	h := newHost(t, Config{Store: store}, "")
+	h := newHost(t, Config{Store: store, Grace: time.Millisecond}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
 	h.service("old", backend(t, "old"), "")
 	n := h.node("host-1", freePort(t))
@@ -174,6 +175,7 @@ func TestEnvoyRestart(t *testing.T) {
 	h.mustApply()
 	who := "x-ucloud-routeby: account_id=7"
 	e.answers("two HTTP/1.1", "vpc-api.internal", who)
+	h.whole()
 	h.server.Stop()
 
 	again := newHost(t, Config{Store: store}, h.addr)

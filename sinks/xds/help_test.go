@@ -225,6 +225,16 @@ func (h *host) mustApply() {
 	}
 }
 
+// whole waits until the sink knows, and has stored, that its state is whole.
+func (h *host) whole() {
+	h.t.Helper()
+	eventually(h.t, func() string { return "the state is never whole" }, func() bool {
+		found := false
+		_ = h.cfg.Store.Load(bucket, func(name string, _ []byte) error { found = found || name == whole; return nil })
+		return found
+	})
+}
+
 // asked tells whether a node's Envoy has asked for every type.
 func (h *host) asked(node string) bool {
 	return slices.ContainsFunc(h.sink.all(), func(st *stream) bool {

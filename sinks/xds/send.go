@@ -11,10 +11,6 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// chunk is about how many bytes of resources one response has while a client
-// loads.
-const chunk = 4 << 20
-
 // warmWait bounds how long listeners and routes wait for a client that does not
 // ask for the endpoints of its clusters.
 const warmWait = 5 * time.Second
@@ -272,7 +268,7 @@ func (st *stream) respond(t wireType, w *work) *discoveryv3.DeltaDiscoveryRespon
 	items, size := slices.Concat(w.changed, w.pending), 0
 	may := ts.loading || t != typeVirtualHost
 	n := 0
-	for ; n < len(items) && (n <= len(w.changed) || !may || size < chunk); n++ {
+	for ; n < len(items) && (n <= len(w.changed) || !may || size < st.sink.chunk); n++ {
 		it := items[n]
 		delete(ts.answers, it.name)
 		delete(ts.claimed, it.name)
@@ -317,8 +313,7 @@ func (st *stream) warmUp(items []item) {
 		st.warming[it.name] = st.nonce
 		delete(endpoints.claimed, it.name)
 		if st.subscribed(typeEndpoints, it.name) {
-			endpoints.due = append(endpoints.due, it.name)
-			endpoints.answers[it.name] = true
+			endpoints.owe(it.name)
 		}
 	}
 }

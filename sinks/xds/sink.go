@@ -14,8 +14,12 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// bucket is the store's bucket for what is served.
-const bucket = "xds"
+// bucket is the store's bucket for what is served: a record a resource, named
+// "kind name", and one that says that they are a whole state.
+const (
+	bucket = "xds"
+	whole  = "whole"
+)
 
 // Config is what a Sink works with.
 type Config struct {
@@ -25,7 +29,7 @@ type Config struct {
 	// AckWait bounds how long an Apply waits for the Envoys; 0: 3 s. One that is
 	// slower is not waited for again until it has caught up.
 	AckWait time.Duration
-	// Grace is for a sink that started without a state: so long after the last
+	// Grace is for a sink that starts without a whole state: so long after the last
 	// Apply, what Envoys have and gray does not know is removed from them; 0: 10 s.
 	Grace time.Duration
 }
@@ -33,7 +37,8 @@ type Config struct {
 // Sink implements reconciler.Sink for Envoys, and serves them.
 type Sink struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
-	cfg Config
+	cfg   Config
+	chunk int // about how many bytes of resources one response has while a client loads
 
 	applying sync.Mutex // one Apply at a time
 
@@ -42,7 +47,7 @@ type Sink struct {
 	packer  *packer
 	wire    *wire
 	ready   bool // there is, or was, a state to serve
-	partial bool // the state may still be the beginning of one: nothing is removed
+	partial bool // it may be the beginning of one: what it does not name stays
 	grace   *time.Timer
 
 	streamsMu sync.Mutex
@@ -61,7 +66,10 @@ func New(cfg Config) (*Sink, error) {
 	if cfg.Grace == 0 {
 		cfg.Grace = 10 * time.Second
 	}
-	s := &Sink{cfg: cfg, state: reconciler.State{}, packer: newPacker(), wire: newWire(), streams: map[*stream]bool{}}
+	s := &Sink{
+		cfg: cfg, chunk: 4 << 20, state: reconciler.State{}, packer: newPacker(), wire: newWire(),
+		partial: true, streams: map[*stream]bool{},
+	}
 	routes, err := pack(nativeRoutes())
 	if err != nil {
 		return nil, err
@@ -74,8 +82,9 @@ func New(cfg Config) (*Sink, error) {
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("the --state file holds what cannot be served: %w; start with another --state file, the Envoys keep what they have until the first commit is applied", err)
 	}
-	s.ready = len(s.state) > 0
-	s.partial = !s.ready
+	if s.ready && s.partial { // it was stopped before it knew its state to be whole
+		s.restartGrace()
+	}
 	return s, nil
 }
 
@@ -86,6 +95,10 @@ func (s *Sink) load() error {
 	}
 	var changes []reconciler.Change
 	err := s.cfg.Store.Load(bucket, func(name string, value []byte) error {
+		if name == whole {
+			s.ready, s.partial = true, false
+			return nil
+		}
 		kind, rest, _ := strings.Cut(name, " ")
 		r, err := Decode(key(kind, rest), value)
 		changes = append(changes, reconciler.Change{New: r})
@@ -103,6 +116,7 @@ func (s *Sink) load() error {
 	for _, c := range changes {
 		s.state[c.New.Key] = c.New
 	}
+	s.ready = s.ready || len(s.state) > 0
 	return nil
 }
 
@@ -209,6 +223,10 @@ func (s *Sink) restartGrace() {
 		s.partial = false
 		s.mu.Unlock()
 		s.wakeAll()
+		if s.cfg.Store != nil {
+			// Where this fails, a restarted sink is as careful as this one was.
+			_ = s.cfg.Store.Write(bucket, map[string][]byte{whole: nil}, nil)
+		}
 	})
 }
 

@@ -205,8 +205,7 @@ func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) 
 		ts.names[name] = true
 		delete(ts.refused, name)
 		if _, has := ts.claimed[name]; !has || ts.compared {
-			ts.due = append(ts.due, name)
-			ts.answers[name] = true
+			ts.owe(name)
 		}
 		if t == typeRoutes && st.types[typeVirtualHost].compared {
 			// Envoy asks for routes again after it has dropped them, and with them
@@ -227,6 +226,18 @@ func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) 
 		if t == typeEndpoints {
 			delete(st.warming, name)
 		}
+	}
+}
+
+// owe has a name sent, even if that is to say that there is no such resource.
+func (ts *typeState) owe(name string) {
+	if ts.answers[name] {
+		return
+	}
+	ts.answers[name] = true
+	if ts.due = append(ts.due, name); len(ts.due) > 2*maxNames { // of a client that asks on and on
+		slices.Sort(ts.due)
+		ts.due = slices.DeleteFunc(slices.Compact(ts.due), func(n string) bool { return !ts.all && !ts.names[n] })
 	}
 }
 
