@@ -179,7 +179,7 @@ func (b *accountBody) Delta(old reconciler.Body) string {
 	return fromTo(old, b)
 }
 
-// service and account are the two halves of the name.
+// split gives the two halves of the name.
 func (b *accountBody) split() (service, account string) {
 	service, account, _ = strings.Cut(b.name, "/")
 	return service, account
