@@ -172,9 +172,20 @@ func TestRefusal(t *testing.T) {
 	}
 	h.service("b", "", "") // something else changes
 	h.mustApply()
-	c.expect("Cluster +b/v1 +b/v2")
-	c.nothing()
+	_, res = c.recv()
+	if got := text(res); got != "Cluster +b/v1 +b/v2" {
+		t.Fatalf("got %q", got)
+	}
 	svc := *h.ir.Service("api")
+	for _, p := range []string{"http2", "http"} { // there, and back to what was refused
+		change := svc
+		change.Protocol = p
+		h.put(policies.Name{Kind: "Service", Name: "api"}, &change)
+		_ = h.apply() // tells the old refusal again
+	}
+	c.answer(res, "")
+	c.expect("Cluster +api/v2")
+	c.nothing()
 	svc.Protocol = "http2"
 	h.put(policies.Name{Kind: "Service", Name: "api"}, &svc)
 	h.mustApply()
@@ -189,6 +200,34 @@ func TestRefusal(t *testing.T) {
 	if got := hints.Take(); len(got) != 1 {
 		t.Errorf("hints %v after it was taken", got)
 	}
+}
+
+// TestRefusedRemoval does not insist on a removal.
+func TestRefusedRemoval(t *testing.T) {
+	h := one(t, Config{AckWait: time.Millisecond})
+	h.mustApply()
+	c := newClient(h, "host-1")
+	c.subscribe(typeCluster)
+	c.subscribe(typeListener)
+	c.subscribe(typeEndpoints, "api/v1", "api/v2")
+	c.subscribe(typeRoutes, routesName)
+	c.subscribe(typeVirtualHost)
+	c.expect("Cluster +api/v1 +api/v2")
+	c.expect("ClusterLoadAssignment +api/v1 +api/v2")
+	c.expect("Listener +host-1")
+	c.expect("RouteConfiguration +gray")
+	c.expect("VirtualHost +gray/@none +gray/api")
+	h.put(policies.Name{Kind: "Service", Name: "api"}, nil)
+	h.mustApply()
+	c.expect("VirtualHost -gray/api")
+	for _, want := range []string{"ClusterLoadAssignment -api/v1 -api/v2", "Cluster -api/v1 -api/v2"} {
+		got, res := c.recv()
+		if got != want && got != "Cluster -api/v1 -api/v2" && got != "ClusterLoadAssignment -api/v1 -api/v2" {
+			t.Fatalf("got %q", got)
+		}
+		c.answer(res, "no")
+	}
+	c.nothing()
 }
 
 // TestApplyTellsRefusals gives the refusal of a change back from its Apply.

@@ -299,22 +299,39 @@ func TestEnvoyRefuses(t *testing.T) {
 }
 
 // TestEnvoyListenerReturns removes a node's listener and makes it again: Envoy
-// drops its routes and virtual hosts with it, and must get them again.
+// drops its routes and virtual hosts with it, and must get them again, also from
+// a server that was restarted meanwhile.
 func TestEnvoyListenerReturns(t *testing.T) {
-	h := newHost(t, Config{}, "")
+	store := newStore(t)
+	h := newHost(t, Config{Store: store, Grace: time.Millisecond}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
 	n := h.node("host-1", freePort(t))
 	e := startEnvoy(h, n)
 	h.mustApply()
-	e.answers("one HTTP/1.1", "vpc-api.internal")
-	name := policies.Name{Kind: "Node", Name: "host-1"}
-	h.put(name, nil)
-	h.mustApply()
-	eventually(t, func() string { return "the listener stays" }, func() bool { return e.stat("listener_manager.total_listeners_active") == 0 })
-	eventually(t, func() string { return "the listener drains for ever" }, func() bool { return e.stat("listener_manager.total_listeners_draining") == 0 })
-	h.put(name, n)
-	h.mustApply()
-	e.answers("one HTTP/1.1", "vpc-api.internal")
+	h.whole()
+	for range 2 {
+		e.answers("one HTTP/1.1", "vpc-api.internal")
+		name := policies.Name{Kind: "Node", Name: "host-1"}
+		h.put(name, nil)
+		h.mustApply()
+		eventually(t, func() string { return "the listener stays" }, func() bool { return e.stat("listener_manager.total_listeners_active") == 0 })
+		eventually(t, func() string { return "the listener drains for ever" }, func() bool { return e.stat("listener_manager.total_listeners_draining") == 0 })
+		h.put(name, n)
+		h.mustApply()
+		e.answers("one HTTP/1.1", "vpc-api.internal")
+
+		h.put(name, nil)
+		h.mustApply()
+		eventually(t, func() string { return "the listener stays" }, func() bool { return e.stat("listener_manager.total_listeners_draining") == 0 })
+		h.server.Stop()
+		again := newHost(t, Config{Store: store}, h.addr)
+		again.ir, again.names = h.ir, h.names
+		eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
+		again.put(name, n)
+		again.mustApply()
+		e.answers("one HTTP/1.1", "vpc-api.internal")
+		h = again
+	}
 }
 
 // TestBootstrap has Envoy check the bootstrap.

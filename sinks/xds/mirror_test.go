@@ -73,7 +73,7 @@ func newMirror(h *host, node string, before *mirror) *mirror {
 		before.mu.Unlock()
 	}
 	for t := range wireTypes {
-		if t > typeCluster && t != typeListener && len(m.has[t]) == 0 {
+		if t == typeEndpoints && len(m.has[typeCluster]) == 0 || t > typeListener && len(m.has[t]) == 0 {
 			continue // asked for when something leads to it
 		}
 		req := request(t)
@@ -83,7 +83,10 @@ func newMirror(h *host, node string, before *mirror) *mirror {
 		if before != nil {
 			req.InitialResourceVersions = maps.Clone(m.has[t])
 		}
-		if t == typeEndpoints || t == typeRoutes {
+		switch t {
+		case typeEndpoints:
+			req.ResourceNamesSubscribe = slices.Sorted(maps.Keys(m.has[typeCluster]))
+		case typeRoutes:
 			req.ResourceNamesSubscribe = slices.Sorted(maps.Keys(m.has[t]))
 		}
 		m.send(req)
@@ -96,6 +99,15 @@ func (m *mirror) send(req *discoveryv3.DeltaDiscoveryRequest) {
 	m.sendMu.Lock()
 	defer m.sendMu.Unlock()
 	_ = m.stream.Send(req) // a stream that is broken shows in run
+}
+
+// leave ends the stream.
+func (m *mirror) leave() {
+	m.t.Helper()
+	m.sendMu.Lock()
+	_ = m.stream.CloseSend()
+	m.sendMu.Unlock()
+	eventually(m.t, func() string { return "it does not leave" }, func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.err != nil })
 }
 
 func (m *mirror) run() {
@@ -133,10 +145,18 @@ func (m *mirror) take(res *discoveryv3.DeltaDiscoveryResponse) {
 		_, had := m.has[t][name]
 		delete(m.has[t], name)
 		delete(m.routes, name)
-		if t == typeCluster && had {
+		switch {
+		case t == typeCluster && had:
 			req := request(typeEndpoints)
 			req.ResourceNamesUnsubscribe = []string{name}
 			delete(m.has[typeEndpoints], name)
+			follow = append(follow, req)
+		case t == typeListener && had:
+			req := request(typeRoutes)
+			req.ResourceNamesUnsubscribe = []string{routesName}
+			clear(m.has[typeRoutes])
+			clear(m.has[typeVirtualHost])
+			clear(m.routes)
 			follow = append(follow, req)
 		}
 	}
@@ -237,7 +257,7 @@ func (m *mirror) converges(s *Sink) {
 	}, func() bool {
 		has, _ := m.state()
 		want := served(s, m.node)
-		if len(want[typeListener]) == 0 {
+		if len(want[typeListener]) == 0 { // whatever comes has nowhere to go
 			want[typeRoutes], want[typeVirtualHost] = has[typeRoutes], has[typeVirtualHost]
 		}
 		return slices.EqualFunc(has[:], want[:], maps.Equal[map[string]string, map[string]string])

@@ -191,7 +191,7 @@ func TestRandom(t *testing.T) {
 			store := newStore(t)
 			h := newHost(t, Config{Store: store, AckWait: time.Duration(rnd.IntN(20)+1) * time.Millisecond, Grace: 5 * time.Millisecond}, "")
 			h.sink.chunk = 1 + rnd.IntN(400)
-			always, coming := newMirror(h, "n0", nil), newMirror(h, "n1", nil)
+			always, coming, away := newMirror(h, "n0", nil), newMirror(h, "n1", nil), false
 			for range 25 {
 				for range rnd.IntN(12) {
 					randomStep(h, rnd)
@@ -199,11 +199,17 @@ func TestRandom(t *testing.T) {
 				if err := h.apply().Or(); err != nil {
 					t.Fatal(err)
 				}
-				if rnd.IntN(4) == 0 {
-					_ = coming.stream.CloseSend()
-					eventually(t, func() string { return "it does not leave" }, func() bool { coming.mu.Lock(); defer coming.mu.Unlock(); return coming.err != nil })
-					coming = newMirror(h, "n1", coming)
+				switch {
+				case rnd.IntN(4) != 0:
+				case away:
+					coming, away = newMirror(h, "n1", coming), false
+				default:
+					coming.leave()
+					away = true
 				}
+			}
+			if away {
+				coming = newMirror(h, "n1", coming)
 			}
 			always.converges(h.sink)
 			coming.converges(h.sink)

@@ -46,7 +46,7 @@ func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, 
 		if !ts.wanted || ts.out != nil {
 			continue
 		}
-		if ts.compared && ts.revision < st.sink.wire.tables[t].forgotten {
+		if ts.revision > 0 && ts.revision < st.sink.wire.tables[t].forgotten {
 			return nil, 0, status.Error(codes.Aborted, "too far behind; open a new stream")
 		}
 		todo[t] = st.collect(t)
@@ -211,7 +211,7 @@ func (st *stream) add(t wireType, w *work, to *[]item, name string) {
 }
 
 // compare sets what the client said it has against what is served, once. What
-// is not served stays claimed while the state may be the beginning of one.
+// was never served stays claimed while the state may be the beginning of one.
 func (st *stream) compare(t wireType) {
 	ts, wire := &st.types[t], st.sink.wire
 	ts.compared, ts.revision = true, wire.revision
@@ -231,6 +231,11 @@ func (st *stream) compare(t wireType) {
 	} else {
 		for name := range ts.names {
 			check(name, wire.get(t, name))
+		}
+	}
+	for name := range ts.claimed {
+		if e := wire.tables[t].entries[name]; e != nil && e.packed == nil {
+			ts.due = append(ts.due, name)
 		}
 	}
 	if !st.sink.partial {
@@ -302,7 +307,8 @@ func (ts *typeState) keep(left, held []item) {
 }
 
 // warmUp notes which clusters need endpoints before requests are sent to them.
-// Envoy waits for those of a changed cluster too, without asking again.
+// Envoy waits for those of a changed cluster too, without asking again. Where
+// they are not served yet, the client keeps what it had until they are.
 func (st *stream) warmUp(items []item) {
 	endpoints := &st.types[typeEndpoints]
 	for _, it := range items {
@@ -312,7 +318,7 @@ func (st *stream) warmUp(items []item) {
 		}
 		st.warming[it.name] = st.nonce
 		delete(endpoints.claimed, it.name)
-		if st.subscribed(typeEndpoints, it.name) {
+		if st.subscribed(typeEndpoints, it.name) && st.sink.wire.get(typeEndpoints, it.name) != nil {
 			endpoints.owe(it.name)
 		}
 	}

@@ -22,15 +22,18 @@ type stream struct {
 	since time.Time
 	wake  chan struct{}
 
-	mu       sync.Mutex
-	node     string
-	version  string // of Envoy
-	nonce    uint64
-	types    [wireTypes]typeState
-	warming  map[string]uint64 // clusters whose endpoints have to follow, by the nonce that brought them
-	blocked  time.Time         // since when listeners and routes wait for warming clusters
-	settled  uint64            // the wire's revision up to which there is nothing left to do
-	ended    bool
+	mu      sync.Mutex
+	node    string
+	version string // of Envoy
+	nonce   uint64
+	types   [wireTypes]typeState
+	warming map[string]uint64 // clusters whose endpoints have to follow, by the nonce that brought them
+	blocked time.Time         // since when listeners and routes wait for warming clusters
+	settled uint64            // the wire's revision up to which there is nothing left to do
+	ended   bool
+	// noVirtualHosts: whatever the client will say, it has none
+	noVirtualHosts bool
+
 	progress chan struct{} // closed and replaced when settled grows
 	lastNACK *NACK
 }
@@ -130,6 +133,9 @@ func (st *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
 	}
 	if !ts.wanted {
 		ts.begin(t, req)
+		if t == typeVirtualHost && st.noVirtualHosts {
+			ts.claimed, ts.loading, ts.owed = nil, true, ts.all
+		}
 	}
 	st.subscribe(t, req)
 	if ts.out != nil && req.GetResponseNonce() == strconv.FormatUint(ts.out.nonce, 10) {
@@ -207,10 +213,8 @@ func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) 
 		if _, has := ts.claimed[name]; !has || ts.compared {
 			ts.owe(name)
 		}
-		if t == typeRoutes && st.types[typeVirtualHost].compared {
-			// Envoy asks for routes again after it has dropped them, and with them
-			// their virtual hosts. It asks for those without a word.
-			st.types[typeVirtualHost].reload()
+		if _, has := ts.claimed[name]; t == typeRoutes && (!has || ts.compared) {
+			st.dropVirtualHosts()
 		}
 	}
 	for _, name := range req.GetResourceNamesUnsubscribe() {
@@ -229,6 +233,16 @@ func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) 
 	}
 }
 
+// dropVirtualHosts notes that the client has no virtual hosts: it asks for routes
+// that it does not have. Envoy drops virtual hosts with their routes, but then
+// neither asks for them again nor stops saying that it has them.
+func (st *stream) dropVirtualHosts() {
+	vhosts := &st.types[typeVirtualHost]
+	if st.noVirtualHosts = !vhosts.wanted; vhosts.wanted {
+		vhosts.reload()
+	}
+}
+
 // owe has a name sent, even if that is to say that there is no such resource.
 func (ts *typeState) owe(name string) {
 	if ts.answers[name] {
@@ -241,10 +255,11 @@ func (ts *typeState) owe(name string) {
 	}
 }
 
-// reload has everything sent as if the client had nothing.
+// reload has everything sent, all in one response: the client has dropped what
+// it had, or may have.
 func (ts *typeState) reload() {
-	ts.claimed, ts.compared, ts.loading, ts.owed = nil, false, true, true
-	ts.due, ts.queue = nil, nil
+	ts.claimed, ts.compared, ts.loading, ts.owed = nil, true, false, true
+	ts.revision, ts.due, ts.queue = 0, nil, nil
 	clear(ts.refused)
 }
 
@@ -285,12 +300,16 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 			rest = append(rest, it)
 		}
 	}
-	if half := halfOf(t, rest); len(guilty) > 0 {
+	half := halfOf(t, rest)
+	switch {
+	case !slices.ContainsFunc(out.items, func(it item) bool { return it.packed != nil }):
+		guilty = out.items // removals alone: there is nothing to try again
+	case len(guilty) > 0:
 		ts.requeue(rest)
-	} else if half > 0 {
+	case half > 0:
 		ts.requeue(rest[:half])
 		ts.requeue(rest[half:])
-	} else {
+	default:
 		guilty = rest
 	}
 	var names []string

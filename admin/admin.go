@@ -1,0 +1,184 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
+)
+
+// maxUpload bounds the documents of a dry run, in bytes of JSON.
+const maxUpload = 512 << 20
+
+// Status is the daemon's answer to GET /v1/status.
+type Status struct {
+	*reconciler.Status
+	Proxies any `json:"proxies"`
+}
+
+// Diff is the daemon's answer to POST /v1/diff, and the JSON form of a plan.
+type Diff struct {
+	APIVersion string            `json:"apiVersion"`
+	Base       string            `json:"base"` // what is live, or a revision
+	Head       string            `json:"head"`
+	Counts     reconciler.Counts `json:"counts"`
+	Changes    []Change          `json:"changes"`
+	Warnings   []string          `json:"warnings"`
+	Text       string            `json:"text"` // the plan's text, as the daemon logs it
+}
+
+// Change is one change of a plan.
+type Change struct {
+	Op     string           `json:"op"` // create, update or delete
+	Target string           `json:"target"`
+	Kind   string           `json:"kind"`
+	Name   string           `json:"name"`
+	Old    string           `json:"old,omitempty"`
+	New    string           `json:"new,omitempty"`
+	Origin *schema.Position `json:"origin,omitempty"` // the document that causes it
+}
+
+// DiffVersion is the apiVersion of a Diff.
+const DiffVersion = "gray.dev/plan/v1"
+
+// NewDiff makes the JSON form of a plan.
+func NewDiff(base string, p *reconciler.Plan) *Diff {
+	d := &Diff{APIVersion: DiffVersion, Base: base, Head: p.Revision, Counts: p.Counts(), Changes: []Change{}, Warnings: []string{}, Text: p.String()}
+	ops := map[reconciler.Op]string{reconciler.Create: "create", reconciler.Update: "update", reconciler.Delete: "delete"}
+	for _, c := range p.Changes {
+		k := c.Key()
+		out := Change{Op: ops[c.Op()], Target: k.Target, Kind: k.Kind, Name: k.Name}
+		if c.Old != nil {
+			out.Old = c.Old.Body.String()
+		}
+		if c.New != nil {
+			out.New = c.New.Body.String()
+		}
+		if o := c.Origin(); o.Path != "" {
+			out.Origin = &o
+		}
+		d.Changes = append(d.Changes, out)
+	}
+	return d
+}
+
+// upload is a snapshot on its way to the daemon.
+type upload struct {
+	Revision string
+	Files    []file
+}
+
+type file struct {
+	Path string
+	Data []byte
+	Err  string `json:",omitempty"`
+}
+
+// Handler serves the API. Proxies tells about the Envoys.
+func Handler(r *reconciler.Reconciler, proxies func() any) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, req *http.Request) {
+		s, err := r.Status(req.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		reply(w, Status{s, proxies()})
+	})
+	mux.HandleFunc("POST /v1/diff", func(w http.ResponseWriter, req *http.Request) {
+		var u upload
+		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxUpload)).Decode(&u); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		p, err := r.DryRun(req.Context(), u.snapshot())
+		if invalid, ok := errors.AsType[schema.Errors](err); ok {
+			http.Error(w, invalid.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		reply(w, NewDiff("live", p))
+	})
+	return mux
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // a client that went away needs no answer
+}
+
+func (u *upload) snapshot() *schema.Snapshot {
+	var files []*schema.File
+	for _, f := range u.Files {
+		out := &schema.File{Path: f.Path, ID: f.Path, Data: f.Data}
+		if f.Err != "" {
+			out.Err = errors.New(f.Err)
+		}
+		files = append(files, out)
+	}
+	return &schema.Snapshot{Revision: u.Revision, Files: schema.NewFiles(files...)}
+}
+
+// Client talks to a daemon.
+type Client struct{ Address string }
+
+// Status asks how everything stands; the answer is the JSON too.
+func (c Client) Status(ctx context.Context) (*Status, []byte, error) {
+	b, err := c.do(ctx, http.MethodGet, "/v1/status", nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := new(Status)
+	return s, b, json.Unmarshal(b, s)
+}
+
+// Diff asks what adopting a snapshot would change.
+func (c Client) Diff(ctx context.Context, s *schema.Snapshot) (*Diff, error) {
+	u := upload{Revision: s.Revision}
+	for f := range s.Files.All() {
+		out := file{Path: f.Path, Data: f.Data}
+		if f.Err != nil {
+			out.Err = f.Err.Error()
+		}
+		u.Files = append(u.Files, out)
+	}
+	body, err := json.Marshal(u)
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.do(ctx, http.MethodPost, "/v1/diff", body)
+	if err != nil {
+		return nil, err
+	}
+	d := new(Diff)
+	return d, json.Unmarshal(b, d)
+}
+
+func (c Client) do(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.Address+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the daemon at %s: %w; start it, or give --admin-listen", c.Address, errors.Unwrap(err))
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxUpload))
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the daemon at %s: %s", c.Address, bytes.TrimSpace(b))
+	}
+	return b, err
+}
