@@ -72,6 +72,7 @@ func NewDiff(base string, p *reconciler.Plan) *Diff {
 // upload is a snapshot on its way to the daemon.
 type upload struct {
 	Revision string
+	Fresh    bool // read every target anew first
 	Files    []file
 }
 
@@ -97,6 +98,12 @@ func Handler(r *reconciler.Reconciler, proxies func() any) http.Handler {
 		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxUpload)).Decode(&u); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
+		}
+		if u.Fresh {
+			if err := r.ObserveAll(req.Context()); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
 		}
 		p, err := r.DryRun(req.Context(), u.snapshot())
 		if invalid, ok := errors.AsType[schema.Errors](err); ok {
@@ -142,9 +149,10 @@ func (c Client) Status(ctx context.Context) (*Status, []byte, error) {
 	return s, b, json.Unmarshal(b, s)
 }
 
-// Diff asks what adopting a snapshot would change.
-func (c Client) Diff(ctx context.Context, s *schema.Snapshot) (*Diff, error) {
-	u := upload{Revision: s.Revision}
+// Diff asks what adopting a snapshot would change in what is live; fresh has the
+// daemon read every target anew first.
+func (c Client) Diff(ctx context.Context, s *schema.Snapshot, fresh bool) (*Diff, error) {
+	u := upload{Revision: s.Revision, Fresh: fresh}
 	for f := range s.Files.All() {
 		out := file{Path: f.Path, Data: f.Data}
 		if f.Err != nil {

@@ -84,3 +84,12 @@ func (r *Reconciler) WaitSettled(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
+
+// ObserveAll has every target read anew and waits until that is done.
+func (r *Reconciler) ObserveAll(ctx context.Context) error {
+	err := r.inLoop(ctx, func() { r.lookAgain(slices.Collect(maps.Keys(r.targets))) })
+	if err != nil {
+		return err
+	}
+	return r.WaitSettled(ctx)
+}

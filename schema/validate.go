@@ -151,6 +151,9 @@ func (v *validator) gateway(g *GatewaySpec) {
 			f.rules.setDefault(fieldOf(g.Hash, f.index))
 		}
 	}
+	if g.Forward == "ip" {
+		v.errorf("spec.forward", "ip is not supported yet; use mac")
+	}
 	if bits.OnesCount(uint(g.Hash.Buckets)) != 1 {
 		v.errorf("spec.hash.buckets", "%d is not a power of two; want one from 256 to 65536", g.Hash.Buckets)
 	}
@@ -205,9 +208,6 @@ func (v *validator) backend(g *GatewaySpec, b *Backend, field string) {
 		if _, ok := b.Ports[sw]; b.Ports != nil && !ok {
 			v.errorf(field+".ports", "has no port for switch %q", sw)
 		}
-	}
-	if g.Forward == "ip" && !slices.ContainsFunc(g.VIPs, func(vip Addr) bool { return vip.Is4() == b.Address.Is4() }) {
-		v.errorf(field+".address", "%s is of another IP version than every VIP, and forward: ip rewrites the one to the other", b.Address)
 	}
 }
 

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt"
+	"github.com/gray-release/gray/sinks/xds"
+	"github.com/gray-release/gray/sources/dir"
+	"github.com/gray-release/gray/sources/git"
+)
+
+// daemonConfig is what a daemon runs with; the demo fills it too.
+type daemonConfig struct {
+	git              git.Config
+	source           string // git or dir
+	state            string
+	xdsListen, admin string
+	secrets          string
+	drift            time.Duration
+	maxDelete        int
+	confirm          string
+	once, insecure   bool
+	log              io.Writer
+	logFormat        string
+	ready            func() // called when the servers listen; may be nil
+}
+
+func daemonCommand() *cobra.Command {
+	var c daemonConfig
+	cmd := &cobra.Command{
+		Use: "daemon", Short: "Keep live state at what the repository says", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.log = cmd.ErrOrStderr()
+			return c.run(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.git.URL, "repo", "", "the repository: a path, file://, https:// or ssh:// URL")
+	f.StringVar(&c.source, "source", "git", "git, or dir for a plain folder")
+	f.StringVar(&c.git.Branch, "branch", "main", "the branch to follow")
+	f.StringVar(&c.git.Path, "path", ".", "the folder in the repository")
+	f.DurationVar(&c.git.Interval, "interval", time.Minute, "how often to look at the repository")
+	f.BoolVar(&c.git.FollowRewrites, "follow-rewrites", false, "follow a branch whose history was rewritten")
+	f.StringVar(&c.git.Auth.Username, "git-username", "", "user name for https")
+	f.StringVar(&c.git.Auth.PasswordFile, "git-password-file", "", "file with a password or token for https")
+	f.StringVar(&c.git.Auth.CAFile, "git-ca", "", "file with further authorities for https")
+	f.StringVar(&c.git.Auth.SSHKeyFile, "ssh-key", "", "file with the key for ssh")
+	f.StringVar(&c.git.Auth.SSHPassphrase, "ssh-passphrase-file", "", "file with the passphrase of the key")
+	f.StringVar(&c.git.Auth.KnownHosts, "known-hosts", "", "file with the host keys to trust")
+	f.StringVar(&c.state, "state", "file:/var/lib/gray/state.db", "where to keep what outlives the daemon")
+	f.StringVar(&c.xdsListen, "xds-listen", "127.0.0.1:18000", "where to serve Envoys")
+	f.StringVar(&c.admin, "admin-listen", "127.0.0.1:18001", "where to serve the admin API")
+	f.StringVar(&c.secrets, "secrets-dir", "/etc/gray", "where files that documents name must lie")
+	f.DurationVar(&c.drift, "drift-interval", 30*time.Second, "how often to read live state again")
+	f.IntVar(&c.maxDelete, "max-delete", 30, "per cent of a target's live resources that one plan may delete")
+	f.StringVar(&c.confirm, "confirm-delete", "", "the revision whose plans may delete more than --max-delete")
+	f.BoolVar(&c.once, "once", false, "reconcile once and end")
+	f.BoolVar(&c.insecure, "insecure", false, "serve plaintext beyond loopback")
+	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
+	return cmd
+}
+
+// run runs a daemon until ctx ends, or once.
+func (c *daemonConfig) run(ctx context.Context) (err error) {
+	if c.git.URL == "" {
+		return errors.New("no repository is named; give --repo")
+	}
+	store, err := reconciler.OpenStore(c.state)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	hints := reconciler.NewHints()
+	envoys, err := xds.New(xds.Config{Store: store, Hints: hints})
+	if err != nil {
+		return err
+	}
+	switches := p4rt.New(p4rt.Config{SecretsDir: c.secrets, Epoch: uint64(time.Now().Unix()), Hints: hints})
+	defer func() { err = errors.Join(err, switches.Close()) }()
+	source, closeSource, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeSource()) }()
+	r, err := reconciler.New(reconciler.Config{
+		Source: source, Sinks: []reconciler.Sink{envoys, switches}, Store: store, Hints: hints,
+		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make(chan error, 3)
+	wait, err := c.serve(ctx, r, envoys, errs)
+	if err != nil {
+		return err
+	}
+	defer wait()
+	defer cancel()
+	go func() { errs <- r.Run(ctx) }()
+	if c.ready != nil {
+		c.ready()
+	}
+	if c.once {
+		return reportOnce(ctx, r)
+	}
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (c *daemonConfig) logger() *slog.Logger {
+	if c.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(c.log, nil))
+	}
+	return slog.New(slog.NewTextHandler(c.log, nil))
+}
+
+// open opens the source; a local repository is watched, so that a commit is seen
+// at once.
+func (c *daemonConfig) open() (reconciler.Source, func() error, error) {
+	if c.source == "dir" {
+		s, err := dir.New(c.git.URL)
+		if err != nil {
+			return nil, nil, err
+		}
+		return s, s.Close, nil
+	}
+	if c.source != "git" {
+		return nil, nil, fmt.Errorf("--source %s is not known; want git or dir", c.source)
+	}
+	c.git.Insecure = c.insecure
+	stopWatch := func() error { return nil }
+	if paths := git.WatchPaths(c.git.URL); len(paths) > 0 {
+		w, err := dir.Watch(paths...)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.git.Hints, stopWatch = w.Changed(), w.Close
+	}
+	s, err := git.New(c.git)
+	if err != nil {
+		return nil, nil, errors.Join(err, stopWatch())
+	}
+	return s, func() error { return errors.Join(s.Close(), stopWatch()) }, nil
+}
+
+// serve starts the xDS and the admin server. The function that it returns waits
+// for both to end after ctx has.
+func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envoys *xds.Sink, errs chan<- error) (func(), error) {
+	xdsListener, err := listenPlain(c.xdsListen, c.insecure)
+	if err != nil {
+		return nil, err
+	}
+	adminListener, err := listenPlain(c.admin, false)
+	if err != nil {
+		return nil, errors.Join(err, xdsListener.Close())
+	}
+	server := grpc.NewServer(xds.ServerOptions()...)
+	envoys.Register(server)
+	web := &http.Server{
+		Handler:           admin.Handler(r, func() any { return envoys.Proxies() }),
+		ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan struct{}, 2)
+	go func() {
+		if err := serve(ctx, server, xdsListener); err != nil {
+			errs <- err
+		}
+		done <- struct{}{}
+	}()
+	go func() {
+		stop := context.AfterFunc(ctx, func() { _ = web.Close() })
+		defer stop()
+		if err := web.Serve(adminListener); !errors.Is(err, http.ErrServerClosed) {
+			errs <- err
+		}
+		done <- struct{}{}
+	}()
+	return func() { <-done; <-done }, nil
+}
+
+// reportOnce waits until all is done and tells how it went.
+func reportOnce(ctx context.Context, r *reconciler.Reconciler) error {
+	if err := r.WaitSettled(ctx); err != nil {
+		return err
+	}
+	s, err := r.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if c := s.Conditions[0]; c.Status != "True" {
+		for _, e := range s.Errors {
+			fmt.Fprintln(os.Stderr, e)
+		}
+		fmt.Fprintln(os.Stderr, c.Reason, c.Message)
+		return errNo
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sources/dir"
+	"github.com/gray-release/gray/sources/git"
+)
+
+// diffFlags are the flags of gray diff.
+type diffFlags struct {
+	base, head, output, admin string
+	live, exitCode            bool
+}
+
+func diffCommand() *cobra.Command {
+	var f diffFlags
+	cmd := &cobra.Command{
+		Use: "diff [PATH]", Short: "Show what would change", Args: cobra.MaximumNArgs(1),
+		Long: "Compare the working tree at PATH with the live state of the daemon, or two commits offline.",
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, pathArg(args)) },
+	}
+	cmd.Flags().StringVar(&f.base, "base", "", "compare with this revision instead of the live state")
+	cmd.Flags().StringVar(&f.head, "head", "", "the revision to look at; default: the working tree")
+	cmd.Flags().BoolVar(&f.live, "live", false, "read the switches directly, and the Envoys' state from the daemon")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or markdown")
+	cmd.Flags().BoolVar(&f.exitCode, "exit-code", true, "exit with 1 where there is a difference")
+	cmd.Flags().StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
+	return cmd
+}
+
+func (f *diffFlags) run(cmd *cobra.Command, path string) error {
+	switch f.output {
+	case "text", "json", "markdown":
+	default:
+		return fmt.Errorf("-o %s is not known; want text, json or markdown", f.output)
+	}
+	if f.base != "" && f.live {
+		return fmt.Errorf("--base is offline and --live is not; give one of the two")
+	}
+	d, err := f.compare(cmd.Context(), path)
+	if err != nil {
+		return err
+	}
+	if err := printDiff(cmd.OutOrStdout(), d, f.output); err != nil {
+		return err
+	}
+	if f.exitCode && len(d.Changes) > 0 {
+		return errNo
+	}
+	return nil
+}
+
+// headSnapshot is what is looked at: a revision or the working tree.
+func (f *diffFlags) headSnapshot(ctx context.Context, path string) (*schema.Snapshot, error) {
+	if f.head == "" {
+		s, err := dir.Read(ctx, path)
+		if err == nil {
+			s.Revision = "working tree"
+		}
+		return s, err
+	}
+	return readRevision(ctx, path, f.head)
+}
+
+func readRevision(ctx context.Context, path, revision string) (*schema.Snapshot, error) {
+	root, sub, err := git.FindRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := git.ReadRevision(ctx, root, revision, sub)
+	if err == nil {
+		s.Revision = revision
+	}
+	return s, err
+}
+
+func (f *diffFlags) compare(ctx context.Context, path string) (*admin.Diff, error) {
+	head, err := f.headSnapshot(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	sinks, err := pureSinks()
+	if err != nil {
+		return nil, err
+	}
+	if f.base != "" {
+		return compareOffline(ctx, sinks, path, f.base, head)
+	}
+	// Documents that are wrong need no daemon to say so.
+	c, err := reconciler.CompileSnapshot(sinks, head, policies.NewIDs())
+	if err != nil {
+		return nil, err
+	}
+	d, err := admin.Client{Address: f.admin}.Diff(ctx, head, f.live)
+	if err != nil {
+		return nil, err
+	}
+	d.Warnings = texts(c.Warnings)
+	return d, nil
+}
+
+func texts(errs schema.Errors) []string {
+	out := []string{}
+	for _, e := range errs {
+		out = append(out, e.Error())
+	}
+	return out
+}
+
+// compareOffline compares what two snapshots mean.
+func compareOffline(ctx context.Context, sinks []reconciler.Sink, path, baseRev string, head *schema.Snapshot) (*admin.Diff, error) {
+	base, err := readRevision(ctx, path, baseRev)
+	if err != nil {
+		return nil, err
+	}
+	was := &reconciler.Compiled{Desired: reconciler.State{}, IDs: policies.NewIDs()}
+	if base.Files.Len() > 0 {
+		if was, err = reconciler.CompileSnapshot(sinks, base, was.IDs); err != nil {
+			return nil, fmt.Errorf("the base %s is not valid:\n%w", baseRev, err)
+		}
+	}
+	is, err := reconciler.CompileSnapshot(sinks, head, was.IDs)
+	if err != nil {
+		return nil, err
+	}
+	plan := &reconciler.Plan{
+		Revision: head.Revision,
+		Changes:  reconciler.Diff(is.Desired, was.Desired, reconciler.Union(is.Desired, was.Desired)),
+	}
+	d := admin.NewDiff(baseRev, plan)
+	d.Warnings = texts(is.Warnings)
+	return d, nil
+}
+
+func printDiff(w io.Writer, d *admin.Diff, output string) error {
+	switch output {
+	case "json":
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(d)
+	case "markdown":
+		_, err := io.WriteString(w, markdown(d))
+		return err
+	}
+	if len(d.Changes) == 0 {
+		_, err := fmt.Fprintf(w, "nothing changes: %s and %s mean the same\n", d.Base, d.Head)
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%s%s\n", d.Text, summary(d))
+	return err
+}
+
+func summary(d *admin.Diff) string {
+	return fmt.Sprintf("%s -> %s: %d to create, %d to update, %d to delete", d.Base, d.Head, d.Counts.Create, d.Counts.Update, d.Counts.Delete)
+}
+
+// markdown is a pull request's comment: the sum first, then a table by document.
+func markdown(d *admin.Diff) string {
+	var b strings.Builder
+	if len(d.Changes) == 0 {
+		return fmt.Sprintf("### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
+	}
+	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes), summary(d))
+	for _, w := range d.Warnings {
+		fmt.Fprintf(&b, "\n> **Warning** %s\n", cell(w))
+	}
+	b.WriteString("\n| | target | resource | change | document |\n|---|---|---|---|---|\n")
+	for _, c := range d.Changes {
+		what := c.New
+		switch c.Op {
+		case "update":
+			what = c.Old + " → " + c.New
+		case "delete":
+			what = "~~" + c.Old + "~~"
+		}
+		origin := ""
+		if c.Origin != nil {
+			origin = "`" + c.Origin.String() + "`"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s `%s` | %s | %s |\n", c.Op, c.Target, c.Kind, cell(c.Name), cell(what), origin)
+	}
+	return b.String()
+}
+
+// cell makes a text safe within a table: a document must not be able to write
+// Markdown into somebody's review.
+func cell(s string) string {
+	return strings.NewReplacer("|", "\\|", "\n", " ", "`", "'", "<", "&lt;", "[", "\\[").Replace(s)
+}

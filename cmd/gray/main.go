@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// The exit codes.
+const (
+	exitFine = 0
+	exitNo   = 1 // the answer is no: a difference, an invalid document
+	exitFail = 2 // gray could not do it
+)
+
+// errNo is an answer that is no and has been printed already.
+var errNo = errors.New("no")
+
+func main() { os.Exit(run()) }
+
+// run runs the command line and returns the exit code.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := newRoot().ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return exitFine
+	case errors.Is(err, errNo):
+		return exitNo
+	}
+	if invalid, ok := errors.AsType[schema.Errors](err); ok {
+		fmt.Fprintln(os.Stderr, invalid)
+		return exitNo
+	}
+	fmt.Fprintln(os.Stderr, "gray:", err)
+	return exitFail
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use: "gray", Short: "GitOps for gray release in a virtual network",
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd) },
+	}
+	root.AddCommand(validateCommand(), diffCommand(), daemonCommand(), statusCommand(), renderCommand(),
+		switchCommand(), demoCommand(), schemaCommand(), versionCommand())
+	return root
+}
+
+// fromEnvironment gives every flag that is not on the command line the value of
+// GRAY_<FLAG>, if there is one.
+func fromEnvironment(cmd *cobra.Command) error {
+	var errs []error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		name := "GRAY_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if value, ok := os.LookupEnv(name); ok && !f.Changed {
+			if err := cmd.Flags().Set(f.Name, value); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// pathArg is the optional PATH of a verb.
+func pathArg(args []string) string {
+	if len(args) == 0 {
+		return "."
+	}
+	return args[0]
+}
