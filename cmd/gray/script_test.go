@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/gray-release/gray/testdata"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"gray": main})
+}
+
+// TestScripts drives the real command line; every script starts in a copy of the
+// quickstart under Git.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("GIT_CONFIG_GLOBAL", os.DevNull)
+			for _, who := range []string{"AUTHOR", "COMMITTER"} {
+				env.Setenv("GIT_"+who+"_NAME", "test")
+				env.Setenv("GIT_"+who+"_EMAIL", "test@example.com")
+			}
+			return os.CopyFS(filepath.Join(env.WorkDir, "repo"), must(testdata.Quickstart))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"blob": blob},
+	})
+}
+
+// must takes the folder quickstart out of the embedded files.
+func must(embedded fs.FS) fs.FS {
+	sub, err := fs.Sub(embedded, "quickstart")
+	if err != nil {
+		panic(err)
+	}
+	return sub
+}
+
+// blob writes a file that a txtar cannot hold: blob FILE KIND.
+func blob(ts *testscript.TestScript, _ bool, args []string) {
+	content := map[string]string{
+		"nul":   "apiVersion: gray.dev/v1alpha1\nkind: \x00Node\n",
+		"latin": "apiVersion: gray.dev/v1alpha1\n# caf\xe9\n",
+		"large": strings.Repeat("# padding padding padding padding\n", 2<<20/34),
+		"bomb":  bomb(),
+		"flows": flows(2049),
+	}[args[1]]
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(content), 0o644))
+}
+
+// bomb is a document of nine levels of aliases, a thousand million strings if
+// they were written out.
+func bomb() string {
+	var b strings.Builder
+	b.WriteString("apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: bomb}\nspec:\n  version: v2\n  targets: [{kind: Service, name: vpc-api}]\n  match:\n  - accounts: &a0 [x, x, x, x, x, x, x, x, x, x]\n")
+	for i := range 9 {
+		fmt.Fprintf(&b, "  - accounts: &a%d [%s]\n", i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+	}
+	return b.String()
+}
+
+// flows is a policy of n flows that cannot be merged.
+func flows(n int) string {
+	var b strings.Builder
+	b.WriteString("apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: many}\nspec:\n  version: v2\n  targets: [{kind: Gateway, name: vpc-gw}]\n  match:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "  - flow: {vni: %d, src: 10.0.0.0/24, dstPort: 443}\n", 5000+i)
+	}
+	return b.String()
+}
