@@ -13,7 +13,12 @@ import (
 	"github.com/gray-release/gray/testdata"
 )
 
+// TestMain makes the test binary the real gray: for scripts, and for tests that
+// start a daemon of their own.
 func TestMain(m *testing.M) {
+	if os.Getenv("GRAY_TEST_RUN_MAIN") != "" {
+		os.Exit(run())
+	}
 	testscript.Main(m, map[string]func(){"gray": main})
 }
 
