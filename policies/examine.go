@@ -39,6 +39,9 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 	if spec.TLS != nil {
 		sw.TLS = &TLS{CA: spec.TLS.CA, Cert: spec.TLS.Cert, Key: spec.TLS.Key}
 	}
+	if spec.BGP != nil {
+		sw.BGP = bgpOf(spec.BGP)
+	}
 	// Locally administered, and different for different devices.
 	id := spec.DeviceID
 	sw.MAC = [6]byte{0x02, 0x67, byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)}
@@ -46,6 +49,19 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 		sw.MAC = *spec.MAC
 	}
 	return sw
+}
+
+func bgpOf(b *schema.BGPSpec) *BGP {
+	out := &BGP{ASN: b.ASN, RouterID: b.RouterID.Addr, NextHop: b.NextHop.Addr}
+	for _, n := range b.Neighbors {
+		out.Neighbors = append(out.Neighbors, BGPNeighbor{n.Address.Addr, n.ASN, n.PasswordFile})
+	}
+	slices.SortFunc(out.Neighbors, func(a, b BGPNeighbor) int { return a.Address.Compare(b.Address) })
+	for _, c := range b.Communities {
+		out.Communities = append(out.Communities, uint32(c))
+	}
+	slices.Sort(out.Communities)
+	return out
 }
 
 func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {

@@ -140,6 +140,23 @@ type Switch struct {
 	Push     string // "ifDifferent" or "never"
 	TLS      *TLS   // nil: plaintext
 	Insecure bool   // plaintext is allowed beyond loopback
+	BGP      *BGP   // nil: the VIPs are announced by something else
+}
+
+// BGP is how the VIPs of a switch are announced.
+type BGP struct {
+	ASN         uint32
+	RouterID    netip.Addr // IPv4
+	NextHop     netip.Addr
+	Neighbors   []BGPNeighbor // sorted by address
+	Communities []uint32      // sorted; the AS number in the upper half
+}
+
+// BGPNeighbor is a BGP peer.
+type BGPNeighbor struct {
+	Address      netip.Addr
+	ASN          uint32
+	PasswordFile string // below the daemon's secrets folder; empty: no MD5
 }
 
 // TLS names the files of a client's certificate, all below the daemon's
@@ -168,6 +185,22 @@ func (g *Gateway) HasIPv6() bool {
 	return false
 }
 
+// Alive tells whether some server of the default version is healthy. Without one
+// the gateway's VIPs are not to attract traffic.
+func (g *Gateway) Alive() bool {
+	for i := range g.Pools {
+		if g.Pools[i].Version != g.Default {
+			continue
+		}
+		for _, b := range g.Pools[i].Backends {
+			if !b.Down {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Hash says which fields choose the bucket, and how the buckets are filled.
 type Hash struct {
 	VNI, Src, Dst, Protocol, SrcPort, DstPort bool
@@ -191,6 +224,7 @@ type Backend struct {
 	MAC     [6]byte
 	Ports   map[string]uint32 // by switch name; every switch of the gateway has one
 	Weight  int               // at least 1
+	Down    bool              // its health check fails
 }
 
 // Cell is the rules of a gateway that share a VNI (or name none).

@@ -59,6 +59,7 @@ var scalarSchemas = map[reflect.Type]object{
 	reflect.TypeFor[Protocol]():  {"oneOf": []object{{"enum": []string{"tcp", "udp", "icmp"}}, {"type": "integer", "minimum": 0, "maximum": 255}}},
 	reflect.TypeFor[PortRange](): {"oneOf": []object{{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "pattern": `^[0-9]{1,5}(-[0-9]{1,5})?$`}}},
 	reflect.TypeFor[Duration]():  {"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$|^0$`},
+	reflect.TypeFor[Community](): {"type": "string", "pattern": `^[0-9]{1,5}:[0-9]{1,5}$`},
 	reflect.TypeFor[Percent]():   {"type": "string", "pattern": `^[0-9]{1,3}%$`},
 	reflect.TypeFor[Batch]():     {"oneOf": []object{{"type": "integer", "minimum": 1}, {"type": "string", "pattern": `^[0-9]+%?$`}}},
 }

@@ -275,7 +275,7 @@ type BGPSpec struct {
 	RouterID    Addr          `json:"routerID" gray:"required" doc:"the BGP identifier, an IPv4 address"`
 	NextHop     Addr          `json:"nextHop" gray:"required" doc:"the next hop of the announced VIPs"`
 	Neighbors   []BGPNeighbor `json:"neighbors" gray:"required" doc:"whom to announce to"`
-	Communities []string      `json:"communities" doc:"communities on the announced VIPs, as asn:value"`
+	Communities []Community   `json:"communities" doc:"communities on the announced VIPs, as asn:value"`
 }
 
 // BGPNeighbor is a BGP peer.

@@ -185,3 +185,18 @@ func (b *Batch) UnmarshalText(text []byte) error {
 	*b = Batch{int(n), false}
 	return nil
 }
+
+// Community is a BGP community (RFC 1997): the AS number in the upper half.
+type Community uint32
+
+// UnmarshalText reads "64512:100".
+func (c *Community) UnmarshalText(text []byte) error {
+	as, value, ok := strings.Cut(string(text), ":")
+	a, errA := strconv.ParseUint(as, 10, 16)
+	v, errV := strconv.ParseUint(value, 10, 16)
+	if !ok || errA != nil || errV != nil {
+		return fmt.Errorf("%q is not a community; want asn:value, each 0 to 65535", text)
+	}
+	*c = Community(a<<16 | v)
+	return nil
+}
