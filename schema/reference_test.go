@@ -72,7 +72,7 @@ func referenceFields(b *strings.Builder, t reflect.Type, at string) {
 		}
 		if f.rules.def != "" {
 			words = append(words, "default "+f.rules.def)
-		} else if f.rules.enum != nil && !f.rules.required {
+		} else if f.rules.enum != nil && !f.rules.required && t.Field(f.index).Type.Kind() == reflect.String {
 			words = append(words, "default "+f.rules.enum[0])
 		}
 		if f.rules.unsupported {
