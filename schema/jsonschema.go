@@ -40,9 +40,9 @@ func documentSchema(kind string) object {
 	return object{
 		"type":                 "object",
 		"additionalProperties": false,
-		"required":             []string{"apiVersion", "kind", "metadata", "spec"},
+		"required":             []string{"kind", "metadata", "spec"},
 		"properties": object{
-			"apiVersion": object{"const": APIVersion},
+			"apiVersion": object{"const": APIVersion, "default": APIVersion},
 			"kind":       object{"const": kind},
 			"metadata":   typeSchema(reflect.TypeFor[Metadata](), rules{}),
 			"spec":       typeSchema(reflect.TypeOf(newSpec(kind)).Elem(), rules{}),
@@ -80,15 +80,21 @@ func typeSchema(t reflect.Type, r rules) object {
 	case reflect.Struct:
 		return structSchema(t)
 	case reflect.Slice:
-		item := r
-		item.required = false
-		s := object{"type": "array", "items": typeSchema(t.Elem(), item)}
-		if r.required {
+		each := r
+		each.required = false
+		items := typeSchema(t.Elem(), each)
+		delete(items, "default")
+		s := object{"type": "array", "items": items}
+		if r.required || r.nonempty {
 			s["minItems"] = 1
 		}
 		return s
 	case reflect.Map:
-		return object{"type": "object", "additionalProperties": typeSchema(t.Elem(), r)}
+		s := object{"type": "object", "additionalProperties": typeSchema(t.Elem(), r)}
+		if r.required || r.nonempty {
+			s["minProperties"] = 1
+		}
+		return s
 	case reflect.String:
 		return stringSchema(r)
 	case reflect.Bool:
@@ -106,6 +112,9 @@ func typeSchema(t reflect.Type, r rules) object {
 
 func stringSchema(r rules) object {
 	s := object{"type": "string"}
+	if r.def != "" {
+		s["default"] = r.def
+	}
 	if r.enum != nil {
 		s["enum"] = r.enum
 		if !r.required {

@@ -16,12 +16,14 @@ type Position struct {
 	Line int    `json:"line,omitempty"`
 }
 
-// String gives "path:line", the form that editors and terminals can follow.
+// String gives "path:line", the form that editors and terminals can follow. A
+// path is shown as one line whatever it is made of.
 func (p Position) String() string {
+	const most = 4096
 	if p.Line == 0 {
-		return p.Path
+		return plain(p.Path, most)
 	}
-	return fmt.Sprintf("%s:%d", p.Path, p.Line)
+	return fmt.Sprintf("%s:%d", plain(p.Path, most), p.Line)
 }
 
 // Compare orders positions by path, then by line.
