@@ -333,7 +333,7 @@ func (d *decoder) slice(node *yaml.Node, v reflect.Value, field string, rules ru
 		switch {
 		case d.exhausted():
 			return
-		case isNull(item):
+		case isNull(item) && v.Type().Elem().Kind() != reflect.Interface:
 			d.visit(item, name)
 			d.errorf(item, name, "is empty; fill it in or remove it")
 		default:

@@ -129,10 +129,10 @@ func yamlRoot(c chunk) (*yaml.Node, *lineError) {
 		return nil, nil
 	}
 	if err == nil {
-		err = dec.Decode(&more)
-		if err == nil {
-			return nil, &lineError{c.line + more.Line - 1, errors.New("a second document begins without a line ---; add one")}
-		}
+		err = dec.Decode(&more) // what follows, which must be nothing
+	}
+	if err == nil {
+		return nil, &lineError{c.line + more.Line - 1, errNoSeparator}
 	}
 	if !errors.Is(err, io.EOF) {
 		line, err := errYAML(err)
@@ -143,6 +143,8 @@ func yamlRoot(c chunk) (*yaml.Node, *lineError) {
 	}
 	return node.Content[0], nil
 }
+
+var errNoSeparator = errors.New("not YAML: a document begins without a line ---; add one")
 
 // parserErrors are the errors that the YAML library gives with a line that
 // counts from 0, unlike those of its scanner.
@@ -162,6 +164,9 @@ func errYAML(err error) (int, error) {
 	}
 	if slices.Contains(parserErrors, msg) {
 		line++
+	}
+	if msg == "did not find expected <document start>" {
+		return max(line, 1), errNoSeparator
 	}
 	return max(line, 1), errors.New("not YAML: " + msg)
 }

@@ -98,7 +98,7 @@ func (v *validator) policy(p *PolicySpec) {
 // match checks one entry; an entry that no target can act on is an error.
 func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 	gateway := m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil
-	if !gateway && m.Accounts == nil {
+	if !gateway && m.Accounts == nil && m.Headers == nil && m.Percent == nil {
 		v.errorf(field, "is empty and would match everything; name accounts, networks, vms or a flow")
 		return
 	}
@@ -133,15 +133,34 @@ func (v *validator) flow(f *Flow, field string) {
 	}
 }
 
-// uniqueNames reports names that come twice in a list.
-func (v *validator) uniqueNames(field string, n int, name func(int) string) {
-	names := make([]string, n)
-	for i := range names {
-		names[i] = name(i)
+func namesOf[T any](list []T, name func(T) string) []string {
+	names := make([]string, len(list))
+	for i, item := range list {
+		names[i] = name(item)
 	}
+	return names
+}
+
+// uniqueNames reports names that come twice in a list.
+func (v *validator) uniqueNames(field string, names []string) {
 	for i, name := range twice(names) {
 		v.errorf(fmt.Sprintf("%s[%d].name", field, i), "%q stands here twice; give each its own name", name)
 	}
+}
+
+// versions checks that versions have names of their own, and the default one of
+// them.
+func (v *validator) versions(byDefault string, names []string) {
+	v.uniqueNames("spec.versions", names)
+	if len(names) == 0 || slices.Contains(names, byDefault) {
+		return
+	}
+	for i := range names {
+		if v.wrong(fmt.Sprintf("spec.versions[%d].name", i)) {
+			return // it may be the one
+		}
+	}
+	v.errorf("spec.default", "there is no version %q in versions", clip(byDefault))
 }
 
 func (v *validator) service(s *ServiceSpec) {
@@ -153,10 +172,7 @@ func (v *validator) service(s *ServiceSpec) {
 	for i, h := range twice(s.Hosts) {
 		v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q stands here twice; remove one", h)
 	}
-	v.uniqueNames("spec.versions", len(s.Versions), func(i int) string { return s.Versions[i].Name })
-	if !v.wrong("spec.versions") && !slices.ContainsFunc(s.Versions, func(x ServiceVersion) bool { return x.Name == s.Default }) {
-		v.errorf("spec.default", "there is no version %q in versions", clip(s.Default))
-	}
+	v.versions(s.Default, namesOf(s.Versions, func(ver ServiceVersion) string { return ver.Name }))
 	for i, ver := range s.Versions {
 		addresses := make([]netip.AddrPort, len(ver.Endpoints))
 		for j, e := range ver.Endpoints {
@@ -211,14 +227,11 @@ func (v *validator) gateway(g *GatewaySpec) {
 	for i, sw := range twice(g.Switches) {
 		v.errorf(fmt.Sprintf("spec.switches[%d]", i), "%q stands here twice; remove one", sw)
 	}
-	v.uniqueNames("spec.versions", len(g.Versions), func(i int) string { return g.Versions[i].Name })
-	if !v.wrong("spec.versions") && !slices.ContainsFunc(g.Versions, func(x GatewayVersion) bool { return x.Name == g.Default }) {
-		v.errorf("spec.default", "there is no version %q in versions", g.Default)
-	}
+	v.versions(g.Default, namesOf(g.Versions, func(ver GatewayVersion) string { return ver.Name }))
 	switches := slices.Compact(slices.Sorted(slices.Values(g.Switches)))
 	for i, ver := range g.Versions {
 		at := fmt.Sprintf("spec.versions[%d].backends", i)
-		v.uniqueNames(at, len(ver.Backends), func(j int) string { return ver.Backends[j].Name })
+		v.uniqueNames(at, namesOf(ver.Backends, func(b Backend) string { return b.Name }))
 		for j := range ver.Backends {
 			v.backend(&ver.Backends[j], fmt.Sprintf("%s[%d]", at, j), switches)
 		}
@@ -307,5 +320,5 @@ func (v *validator) node(n *NodeSpec) {
 	if n.Proxy.Port == n.Proxy.AdminPort {
 		v.errorf("spec.proxy.adminPort", "%d is the proxy's port too; give it another", n.Proxy.AdminPort)
 	}
-	v.uniqueNames("spec.services", len(n.Services), func(i int) string { return n.Services[i].Name })
+	v.uniqueNames("spec.services", namesOf(n.Services, func(s NodeService) string { return s.Name }))
 }
