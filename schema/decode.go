@@ -151,6 +151,10 @@ func (d *decoder) text(node *yaml.Node, v reflect.Value, field string) {
 		d.errorf(node, field, "want a single value, got %s", describe(node))
 		return
 	}
+	if tag == "!!str" && scalarSchemas[v.Type()]["type"] == "integer" {
+		d.errorf(node, field, "want a whole number, got %s", describe(node))
+		return
+	}
 	if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(node.Value)); err != nil {
 		d.errorf(node, field, "%w", err)
 	}

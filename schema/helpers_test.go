@@ -50,13 +50,13 @@ var byValue = cmp.Options{cmpopts.EquateComparable(Addr{}, Prefix{}, netip.Addr{
 
 // supported lets the fields that nothing acts on yet be read for one test, so
 // that reading them is tested before they are acted on.
-func supported(t *testing.T) {
+func supported(t testing.TB) {
 	for _, k := range Kinds() {
 		lift(t, reflect.TypeOf(newSpec(k)))
 	}
 }
 
-func lift(t *testing.T, typ reflect.Type) {
+func lift(t testing.TB, typ reflect.Type) {
 	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice || typ.Kind() == reflect.Map {
 		typ = typ.Elem()
 	}

@@ -21,6 +21,7 @@ const (
 // ignoreList is the patterns of an IgnoreFile, as git reads them. Libraries for
 // it let a pattern that takes a folder back take back all that is in it, which
 // breaks the idiom "*", "!*/", "!*.yaml"; hence our own, on top of path.Match.
+// Unlike git, "?" and classes match one character, not one byte of it.
 type ignoreList []ignorePattern
 
 type ignorePattern struct {

@@ -161,7 +161,12 @@ func (s *Set) insert(d *Document) {
 }
 
 func (s *Set) remove(d *Document) {
-	same := slices.DeleteFunc(s.byName[d.Name], func(x *Document) bool { return x == d })
+	same := s.byName[d.Name]
+	i, _ := slices.BinarySearchFunc(same, d, (*Document).Compare)
+	for same[i] != d {
+		i++ // the one that takes its place stands there already
+	}
+	same = slices.Delete(same, i, i+1)
 	s.byName[d.Name] = same
 	if len(same) < 2 {
 		delete(s.twice, d.Name)
