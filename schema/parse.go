@@ -135,7 +135,7 @@ func yamlRoot(c chunk) (*yaml.Node, *lineError) {
 		return nil, &lineError{c.line + more.Line - 1, errNoSeparator}
 	}
 	if !errors.Is(err, io.EOF) {
-		line, err := errYAML(err)
+		line, err := errYAML(err, c.text)
 		return nil, &lineError{c.line + line - 1, err}
 	}
 	if len(node.Content) == 0 || isNull(node.Content[0]) {
@@ -156,7 +156,7 @@ var parserErrors = []string{
 
 // errYAML turns an error of the YAML library into its line within the text,
 // from 1, and the error without line.
-func errYAML(err error) (int, error) {
+func errYAML(err error, text []byte) (int, error) {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	var line int
 	if _, scanErr := fmt.Sscanf(msg, "line %d:", &line); scanErr == nil {
@@ -165,10 +165,12 @@ func errYAML(err error) (int, error) {
 	if slices.Contains(parserErrors, msg) {
 		line++
 	}
+	// The library sees the end of the text on a line of its own.
+	line = max(min(line, bytes.Count(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))+1), 1)
 	if msg == "did not find expected <document start>" {
-		return max(line, 1), errNoSeparator
+		return line, errNoSeparator
 	}
-	return max(line, 1), errors.New("not YAML: " + msg)
+	return line, errors.New("not YAML: " + msg)
 }
 
 // envelope decodes apiVersion, kind, metadata and spec; false where the

@@ -68,7 +68,7 @@ func NewFiles(files ...*File) Files {
 }
 
 // With returns a copy in which the files of put are added or replaced and the
-// paths of remove are gone. The receiver does not change.
+// paths of remove are gone; a path in both is put. The receiver does not change.
 func (f Files) With(put []*File, remove []string) Files {
 	next := Files{shards: new([shardCount][]*File), count: f.count}
 	if f.shards != nil {
