@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -88,7 +87,6 @@ func TestCut(t *testing.T) {
 		"tag":        "kind: !" + strings.Repeat("x", 1000) + " Node",
 	} {
 		t.Run(name, func(t *testing.T) {
-			started := time.Now()
 			got := problems(first(Parse(snapshot("a.yaml", text))))
 			if got == "" {
 				t.Fatal("nothing is wrong")
@@ -97,9 +95,6 @@ func TestCut(t *testing.T) {
 				if len(line) > 1000 {
 					t.Errorf("an error of %d bytes: %.200s", len(line), line)
 				}
-			}
-			if d := time.Since(started); d > 5*time.Second {
-				t.Errorf("took %v", d)
 			}
 		})
 	}
@@ -114,21 +109,21 @@ func TestManyErrors(t *testing.T) {
 		// Duplicate addresses are found after decoding, unknown fields while at it.
 		gateway := "kind: Gateway\nmetadata: {name: n}\nspec:\n  switches: [a]\n  default: v\n  versions: [{name: v, backends: [{name: b, address: 10.0.0.1, mac: '02:00:00:00:00:01', port: 1}]}]\n  vips:\n"
 		for kind, text := range map[string]string{
-			KindNode:    "kind: Node\nmetadata: {name: n}\nspec:\n  address: 10.0.0.1\n" + repeat(30_000, func(i int) string { return fmt.Sprintf("  f%d: 1\n", i) }),
-			KindGateway: gateway + "  - 10.0.0.1\n" + strings.Repeat("  - 10.0.0.1\n", 30_000),
-			KindSwitch:  "kind: Switch\nmetadata: {name: n}\nspec:\n  address: localhost:1\n" + strings.Repeat("  1: x\n", 30_000),
+			KindNode:    "kind: Node\nmetadata: {name: n}\nspec:\n  address: 10.0.0.1\n" + repeat(10_000, func(i int) string { return fmt.Sprintf("  f%d: 1\n", i) }),
+			KindGateway: gateway + "  - 10.0.0.1\n" + strings.Repeat("  - 10.0.0.1\n", 10_000),
+			KindSwitch:  "kind: Switch\nmetadata: {name: n}\nspec:\n  address: localhost:1\n" + strings.Repeat("  1: x\n", 10_000),
 		} {
-			started := time.Now()
+			before := allocs()
 			set, err := Parse(snapshot("a.yaml", text))
 			errs, _ := errors.AsType[Errors](err)
-			if len(errs) != maxFileErrors+1 || errs[maxFileErrors].Error() != "and 29900 more errors" {
+			if len(errs) != maxFileErrors+1 || errs[maxFileErrors].Error() != "and 9900 more errors" {
 				t.Fatalf("%s: %d errors, the last: %v", kind, len(errs), errs[len(errs)-1])
 			}
 			if !set.Broken(Name{kind, "n"}) {
 				t.Errorf("the %s is not known to be broken", kind)
 			}
-			if d := time.Since(started); d > 10*time.Second {
-				t.Errorf("%s: took %v", kind, d)
+			if mib := (allocs() - before) >> 20; mib > 100 {
+				t.Errorf("%s: allocated %d MiB", kind, mib)
 			}
 		}
 	})
@@ -171,7 +166,9 @@ func repeat(n int, f func(int) string) string {
 
 // TestSortErrors holds that lists that were cut can be joined and cut again.
 func TestSortErrors(t *testing.T) {
-	e := func(path string, line int, field string) *Error { return newError(Position{path, line}, field, "is wrong") }
+	e := func(path string, line int, field string) *Error {
+		return newError(Position{path, line}, field, "is wrong")
+	}
 	got := Errors{{more: 3, Err: errors.New("")}, e("b", 1, "x"), e("a", 2, "y"), {more: 4, Err: errors.New("")}, e("a", 10, "x"), e("a", 2, "x"), e("b", 1, "x"), e("a", 0, "")}.Sort()
 	want := "a: is wrong\na:2: x: is wrong\na:2: y: is wrong\na:10: x: is wrong\nb:1: x: is wrong\nand 7 more errors"
 	if diff := cmp.Diff(want, got.Error()); diff != "" {

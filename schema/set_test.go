@@ -119,16 +119,16 @@ func TestUnchangedStays(t *testing.T) {
 	}
 }
 
-// TestManyDoubles holds that many documents of one name cost no more than their
-// number.
+// TestManyDoubles holds that many documents of one name are told of within
+// bounds, and that they can go.
 func TestManyDoubles(t *testing.T) {
 	var list []*File
-	for i := range 30_000 {
+	for i := range 10_000 {
 		list = append(list, file(fmt.Sprintf("%05d.yaml", i), node))
 	}
 	set, _ := Parse(&Snapshot{Files: NewFiles(list...)})
 	errs := set.Err().(Errors)
-	if got := errs[len(errs)-1].Error(); len(errs) != MaxErrors+1 || got != "and 28999 more errors" {
+	if got := errs[len(errs)-1].Error(); len(errs) != MaxErrors+1 || got != "and 8999 more errors" {
 		t.Errorf("%d errors, the last: %s", len(errs), got)
 	}
 	if got := errs[0].Error(); got != `00001.yaml:2: metadata.name: there is a Node "n" already, at 00000.yaml:1; give each its own name` {
