@@ -268,18 +268,18 @@ func TestOddTrees(t *testing.T) {
 		})
 	}
 	// Five trees that each hold the next one a thousand times: 10^15 files.
-	tree := r.git("rev-parse", "HEAD^{tree}")
+	kind, object := "100644 blob", blob
 	for range 5 {
 		var list strings.Builder
 		for i := range 1000 {
-			fmt.Fprintf(&list, "040000 tree %s\td%03d\n", tree, i)
+			fmt.Fprintf(&list, "%s %s\tx%03d\n", kind, object, i)
 		}
 		p := filepath.Join(t.TempDir(), "list")
 		if err := os.WriteFile(p, []byte(list.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		tree = r.git("-c", "alias.mk=!git mktree <"+p, "mk")
+		kind, object = "040000 tree", r.git("-c", "alias.mk=!git mktree <"+p, "mk")
 	}
-	r.git("update-ref", "refs/heads/bomb", r.git("commit-tree", "-m", "bomb", tree))
+	r.git("update-ref", "refs/heads/bomb", r.git("commit-tree", "-m", "bomb", object))
 	wantError(t, follow(t, r.dir, Config{Branch: "bomb"}), "more than 500000 files")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -162,9 +163,9 @@ func TestKinds(t *testing.T) {
 func TestBounds(t *testing.T) {
 	r := newRepo(t)
 	yaml, csv := strings.Repeat("x", schema.MaxYAML), strings.Repeat("y", schema.MaxCSV)
-	r.commit("ok.yaml", yaml, "ok.csv", csv, "large.yaml", yaml+"x", "large.csv", csv+"y", "no.bin", csv+"no")
+	r.commit("ok.yaml", yaml, "ok.csv", yaml+yaml, "large.yaml", yaml+"x", "large.csv", csv+"y", "no.bin", csv+"no")
 	want := []string{
-		"ok.yaml", yaml, "ok.csv", csv,
+		"ok.yaml", yaml, "ok.csv", yaml + yaml,
 		"large.yaml", "error: the file has 1048577 bytes, the most is 1048576; split it",
 		"large.csv", "error: the file has 16777217 bytes, the most is 16777216; split it",
 	}
@@ -172,6 +173,27 @@ func TestBounds(t *testing.T) {
 	wantFiles(t, fetch(t, s), want...)
 	r.git("gc", "--quiet")
 	wantFiles(t, fetch(t, follow(t, r.dir, Config{})), want...)
+	// What is refused is not read, wherever Git keeps it.
+	huge := filepath.Join(r.dir, "huge.csv")
+	if err := errors.Join(os.WriteFile(huge, nil, 0o644), os.Truncate(huge, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		r.commit("large.yaml", "small")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if got := fetch(t, s).Files.Get("huge.csv"); got.Err == nil || got.Data != nil {
+			t.Errorf("%d bytes, error %v", len(got.Data), got.Err)
+		}
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
+			t.Errorf("%d bytes were allocated", used)
+		}
+		r.git("rm", "--quiet", "--cached", "huge.csv")
+		r.git("commit", "--quiet", "--message=x")
+		fetch(t, s)
+		r.git("repack", "-a", "-d", "--quiet")
+	}
 	r.commit("large.yaml", "small")
 	if got := fetch(t, s).Files.Get("large.yaml"); got.Err != nil || string(got.Data) != "small" {
 		t.Errorf("got %q %v", got.Data, got.Err)

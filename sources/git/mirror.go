@@ -9,11 +9,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/format/pktline"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
@@ -121,10 +121,11 @@ func (m *mirror) fetch(ctx context.Context, depth int) (plumbing.Hash, error) {
 	if err != nil {
 		return plumbing.ZeroHash, err
 	}
-	var once sync.Once
-	end := func() { once.Do(func() { _ = session.Close() }) }
-	defer end()
+	defer session.Close()
 	refs, err := session.AdvertisedReferencesContext(ctx)
+	if errors.Is(err, pktline.ErrInvalidPktLen) {
+		err = fmt.Errorf("it does not answer as a Git server does: %w; is the URL right?", err)
+	}
 	if err != nil && !errors.Is(err, transport.ErrEmptyRemoteRepository) {
 		return plumbing.ZeroHash, err
 	}
