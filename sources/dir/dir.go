@@ -135,7 +135,7 @@ func (w *walker) look(p string, entry fs.DirEntry) (known, error) {
 	}
 	info, err := w.root.Lstat(filepath.FromSlash(at))
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && at != p:
+	case at != p && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)):
 		return known{}, sources.ErrDangling
 	case err != nil:
 		return known{}, unreadable(err)

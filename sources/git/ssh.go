@@ -82,6 +82,9 @@ func (s *sshSession) start(path string) error {
 	if s.out, err = session.StdoutPipe(); err != nil {
 		return err
 	}
+	if strings.HasPrefix(path, "/~") {
+		path = path[1:] // ssh://HOST/~/PATH counts from the home folder, as with Git
+	}
 	return session.Start("git-upload-pack " + quote(path))
 }
 

@@ -162,6 +162,13 @@ func TestSSH(t *testing.T) {
 	wantError(t, follow(t, base+"/none; touch "+t.TempDir(), Config{Auth: auth}), "does not appear to be a git repository")
 	wantError(t, follow(t, "ssh://eve@127.0.0.1:"+port+r.dir, Config{Auth: auth}), "unable to authenticate")
 
+	for len(server.ran) > 0 {
+		<-server.ran
+	}
+	wantError(t, follow(t, base+"/~/no'ne", Config{Auth: auth}), "does not appear to be a git repository")
+	if ran := <-server.ran; ran != `git-upload-pack '~/no'\''ne'` {
+		t.Errorf("ran %s", ran)
+	}
 	// The key is replaced while the source lives.
 	turned := secret(t, otherText)
 	s = follow(t, base+r.dir, Config{Auth: Auth{SSHKeyFile: turned, KnownHosts: hosts}})
