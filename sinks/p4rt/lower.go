@@ -2,6 +2,7 @@ package p4rt
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
@@ -124,10 +125,36 @@ func masksOf(h policies.Hash) [6]uint32 {
 	return m
 }
 
+// rankOf is the rank of what stands in a table.
+func rankOf(table uint32) int {
+	switch table {
+	case pipeline.TableBackend:
+		return rankBackend
+	case pipeline.TableHashProfile, pipeline.TablePool, pipeline.TableBucket:
+		return rankPool
+	case pipeline.TableVIPv4, pipeline.TableVIPv6:
+		return rankVIP
+	}
+	return rankRule
+}
+
+// canonical is a match as it is read back from a table of one family.
+func canonical(m policies.Match) policies.Match {
+	if m.AnyVNI {
+		m.VNI = 0
+	}
+	for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
+		if p.Bits() <= 0 { // any address of the family
+			*p = netip.Prefix{}
+		}
+	}
+	return m
+}
+
 func lowerRule(ir *policies.IR, gw *policies.Gateway, sw string, r *policies.Rule) *reconciler.Resource {
 	body := &ruleBody{
 		table: kindTables[r.TableName()], vip: uint8(ir.ID(sw, policies.SpaceVIP, gw.Name)),
-		pool: poolID(ir, sw, gw.Name, r.Version), priority: r.Priority, match: r.Match, label: gw.Name + "/" + r.Version,
+		pool: poolID(ir, sw, gw.Name, r.Version), priority: r.Priority, match: canonical(r.Match), label: gw.Name + "/" + r.Version,
 	}
 	target := TargetOf(sw)
 	return &reconciler.Resource{

@@ -140,13 +140,14 @@ func (s *Switch) Process(frame []byte) (uint32, []byte, bool) {
 		s.stats.drop(reason)
 		return 0, nil, false
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.plane == nil || !s.plane.gray {
+	p := s.plane.Load()
+	if p == nil || !p.gray {
 		s.stats.drop(dropNoPipeline)
 		return 0, nil, false
 	}
-	b, reason, ok := s.plane.choose(frame, &l)
+	p.mu.RLock()
+	b, reason, ok := p.choose(frame, &l)
+	p.mu.RUnlock()
 	if !ok {
 		s.stats.drop(reason)
 		return 0, nil, false
@@ -232,7 +233,11 @@ func (l *lookup) hash(m masks) uint32 {
 	b[11] = l.protocol & m.protocol
 	binary.BigEndian.PutUint16(b[12:], l.srcPort&m.srcPort)
 	binary.BigEndian.PutUint16(b[14:], l.dstPort&m.dstPort)
-	return crc32.ChecksumIEEE(b[:])
+	crc := ^uint32(0)
+	for _, x := range b { // ChecksumIEEE would have b on the heap
+		crc = crc32.IEEETable[byte(crc)^x] ^ crc>>8
+	}
+	return ^crc
 }
 
 // fold makes 32 bits of an address.
@@ -248,11 +253,15 @@ func fold(a *[16]byte, v6 bool) uint32 {
 func rewrite(b []byte, l *lookup, to *backendData) {
 	copy(b[0:6], to.dstMAC[:])
 	copy(b[6:12], to.srcMAC[:])
-	if to.address.IsValid() && to.address.Is6() == l.outer6 {
-		if l.outer6 {
-			copy(b[l.outer+24:l.outer+40], to.address.AsSlice())
-		} else {
-			copy(b[l.outer+16:l.outer+20], to.address.AsSlice())
+	if to.address.IsValid() {
+		switch {
+		case to.address.Is6() != l.outer6: // there is no such header to write to
+		case l.outer6:
+			a := to.address.As16()
+			copy(b[l.outer+24:l.outer+40], a[:])
+		default:
+			a := to.address.As4()
+			copy(b[l.outer+16:l.outer+20], a[:])
 		}
 		if l.udp != 0 {
 			b[l.udp+6], b[l.udp+7] = 0, 0

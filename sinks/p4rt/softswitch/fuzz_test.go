@@ -1,0 +1,47 @@
+package softswitch
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+)
+
+// FuzzProcess gives the gateway any bytes. It never panics, counts what it drops
+// once, and what it sends differs from what came in by the next hop and the outer
+// checksum alone.
+func FuzzProcess(f *testing.F) {
+	for _, p := range packets() {
+		f.Add(p.frame)
+		f.Add(p.frame[:len(p.frame)-p.rest])
+	}
+	s := New(device)
+	if err := s.load(gateway()...); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		before := total(s.Stats().Dropped)
+		port, out, ok := s.Process(bytes.Clone(frame))
+		if dropped := total(s.Stats().Dropped) - before; ok == (dropped != 0) || dropped > 1 {
+			t.Fatalf("sent %t, %d drops counted", ok, dropped)
+		}
+		if !ok {
+			return
+		}
+		if port < 1 || port > 5 || len(out) != len(frame) {
+			t.Fatalf("port %d, %d bytes of %d", port, len(out), len(frame))
+		}
+		at := 14
+		if binary.BigEndian.Uint16(frame[12:]) == typeVLAN {
+			at = 18
+		}
+		if frame[at]>>4 == 4 {
+			if h := out[at : at+int(out[at]&15)*4]; rfc1071(h) != 0 && rfc1071(h) != 0xffff {
+				t.Fatalf("the checksum of %x is wrong", h)
+			}
+			copy(out[at+10:at+12], frame[at+10:])
+		}
+		if !bytes.Equal(out[12:], frame[12:]) || out[5] != byte(port) || out[6] != 11 {
+			t.Fatalf("came in %x\nwent out %x", frame, out)
+		}
+	})
+}
