@@ -167,6 +167,10 @@ func checkWorld(t *testing.T, c *Compiler, ir *IR, docs string) {
 					if got != want {
 						t.Fatalf("vni %d, %s -> %s port %d: the tables say %s, the documents %s\n%s\n%s", vni, s, d, port, got, want, docs, dumpRules(ir))
 					}
+					packet := Packet{VIP: netip.MustParseAddr("203.0.113.10"), VNI: vni, Src: src, Dst: dst, Protocol: 6, SrcPort: 1000, DstPort: port}
+					if trace := ir.TracePacket("sw", packet); trace.Pool != got {
+						t.Fatalf("%s: the trace says %s, the tables %s\n%+v\n%s", packet, trace.Pool, got, trace.Steps, dumpRules(ir))
+					}
 				}
 			}
 		}

@@ -1,7 +1,10 @@
 package policies
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gray-release/gray/schema"
@@ -32,15 +35,24 @@ func (n Name) String() string {
 // IR says what a commit means. It is a view of the compiler's state: valid
 // until the next Compile, and read-only.
 type IR struct {
-	units map[Name]any
-	ids   *IDs
+	units    map[Name]any
+	gateways map[string]*Gateway
+	ids      *IDs
 }
 
 // NewIR returns an empty IR over a table of numbers; Put fills it.
-func NewIR(ids *IDs) *IR { return &IR{units: map[Name]any{}, ids: ids} }
+func NewIR(ids *IDs) *IR {
+	return &IR{units: map[Name]any{}, gateways: map[string]*Gateway{}, ids: ids}
+}
 
 // Put sets the unit of a name (see Name for its type); a nil unit removes it.
 func (ir *IR) Put(n Name, unit any) {
+	if n.Kind == schema.KindGateway && n.Part == "" {
+		delete(ir.gateways, n.Name)
+		if gw, ok := unit.(*Gateway); ok {
+			ir.gateways[n.Name] = gw
+		}
+	}
 	if unit == nil {
 		delete(ir.units, n)
 		return
@@ -62,9 +74,11 @@ func (ir *IR) Service(name string) *Service {
 }
 
 // Gateway returns the gateway of that name, or nil.
-func (ir *IR) Gateway(name string) *Gateway {
-	g, _ := ir.units[Name{Kind: schema.KindGateway, Name: name}].(*Gateway)
-	return g
+func (ir *IR) Gateway(name string) *Gateway { return ir.gateways[name] }
+
+// Gateways returns all gateways, sorted by name.
+func (ir *IR) Gateways() []*Gateway {
+	return slices.SortedFunc(maps.Values(ir.gateways), func(a, b *Gateway) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Switch returns the switch of that name, or nil.
