@@ -186,7 +186,8 @@ type Gateway struct {
 	Hash     Hash
 	Forward  string // "mac": rewrite the next hop only; "ip": rewrite the outer destination
 	Default  string
-	Pools    []Pool // one a version, sorted by version
+	Pools    []Pool       // one a version, sorted by version
+	Health   *HealthCheck // nil: the servers are not checked
 }
 
 // HasIPv6 tells whether one of the gateway's VIPs is an IPv6 address.
@@ -199,8 +200,9 @@ func (g *Gateway) HasIPv6() bool {
 	return false
 }
 
-// Alive tells whether some server of the default version is healthy. Without one
-// the gateway's VIPs are not to attract traffic.
+// Alive tells whether some server of the default version is up; one that has
+// buckets only because half of them always stay does not count. Without one the
+// gateway's VIPs are not to attract traffic.
 func (g *Gateway) Alive() bool {
 	for i := range g.Pools {
 		if g.Pools[i].Version != g.Default {
@@ -228,6 +230,7 @@ type Pool struct {
 	Origin   schema.Position
 	Backends []Backend // sorted by name
 	Buckets  []uint16  // bucket -> index into Backends; its length is Hash.Buckets
+	Kept     int       // how many have buckets although they are down, as half of them always stay
 }
 
 // Backend is one server behind a gateway.
@@ -239,6 +242,48 @@ type Backend struct {
 	Ports   map[string]uint32 // by switch name; every switch of the gateway has one
 	Weight  int               // at least 1
 	Down    bool              // its health check fails
+}
+
+// HealthCheck is how the servers of a gateway are checked: one of ICMP, TCP and
+// HTTP.
+type HealthCheck struct {
+	ICMP     bool
+	TCP      uint16 // the port to connect to; 0: not TCP
+	HTTP     *HTTPCheck
+	Interval time.Duration // from one check of a server to the next
+	Timeout  time.Duration // of one check; at most Interval
+	Rise     int           // passes in a row that bring a server back, at least 1
+	Fall     int           // failures in a row that take it out, at least 1
+}
+
+// HTTPCheck gets http://server:port/path; any status below 400 passes.
+type HTTPCheck struct {
+	Port uint16
+	Path string // begins with "/"
+}
+
+// Check is one server that is to be checked.
+type Check struct {
+	Gateway string
+	Server  string // "version/backend", as Compiler.SetDown takes it
+	Address netip.Addr
+	How     HealthCheck
+}
+
+// Checks lists all servers that are to be checked, sorted by gateway and server.
+func (ir *IR) Checks() []Check {
+	var all []Check
+	for _, g := range ir.Gateways() {
+		if g.Health == nil {
+			continue
+		}
+		for _, p := range g.Pools {
+			for _, b := range p.Backends {
+				all = append(all, Check{g.Name, p.Version + "/" + b.Name, b.Address, *g.Health})
+			}
+		}
+	}
+	return all
 }
 
 // Cell is the rules of a gateway that share a VNI (or name none).
