@@ -108,9 +108,9 @@ func (c *Compiler) demand(g *Gateway, table string) int {
 	case "hash_profile":
 		return 1
 	case "pool":
-		return len(g.Pools)
+		return len(g.Pools) + len(c.blends[g.Name])
 	case "bucket":
-		return 2 * len(g.Pools) * g.Hash.Buckets
+		return 2 * (len(g.Pools) + len(c.blends[g.Name])) * g.Hash.Buckets
 	case "backend":
 		for _, p := range g.Pools {
 			n += len(p.Backends)
@@ -149,8 +149,23 @@ func (c *Compiler) overflow(sw, table string, sum int, most *Gateway) *schema.Er
 			at = origins[names[0]]
 		}
 	}
-	return &schema.Error{Position: at, Err: fmt.Errorf("table %s of switch %s would hold %d entries, its size is %d; match whole networks, or spread the gateways over more switches",
-		table, sw, sum, TableSizes[table])}
+	remedy := "match whole networks"
+	switch table {
+	case "pool", "bucket":
+		remedy = "use fewer versions, percentages or buckets"
+		if blends := c.blends[most.Name]; len(blends) > len(most.Pools) {
+			at = schema.Position{}
+			for n := range blends {
+				at = minPosition(at, c.ir.Get(n).(*Blend).Origin)
+			}
+		}
+	case "backend":
+		remedy = "use fewer backends"
+	case "vip_v4", "vip_v6", "hash_profile":
+		remedy = "use fewer VIPs"
+	}
+	return &schema.Error{Position: at, Err: fmt.Errorf("table %s of switch %s would hold %d entries, its size is %d; %s, or spread the gateways over more switches",
+		table, sw, sum, TableSizes[table], remedy)}
 }
 
 func minPosition(a, b schema.Position) schema.Position {

@@ -106,7 +106,8 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 	g := &Gateway{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Switches: slices.Sorted(slices.Values(spec.Switches)),
-		Hash: hashOf(spec.Hash), Forward: spec.Forward, Default: spec.Default, Health: healthOf(spec.HealthCheck),
+		Hash: hashOf(spec.Hash), Forward: spec.Forward, Health: healthOf(spec.HealthCheck),
+		Default: spec.Default, DefaultPool: spec.Default, DefaultOrigin: s.doc.Position,
 	}
 	down := c.down[g.Name]
 	if g.Health == nil {
@@ -136,12 +137,6 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 			for _, b := range p.Backends {
 				s.ids = append(s.ids, idKey{sw, SpaceBackend, g.Name + "/" + p.Version + "/" + b.Name})
 			}
-		}
-	}
-	for _, k := range s.ids {
-		if !c.ids.Assign(k.Switch, k.Space, k.Key) {
-			c.errorf(s, "spec.switches", "switch %q has no number left for %s; use fewer gateways, versions or backends on it", k.Switch, k.Key)
-			break
 		}
 	}
 	return g

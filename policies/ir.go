@@ -19,6 +19,7 @@ import (
 //	{Gateway vpc-gw ""}                  -> *Gateway
 //	{Gateway vpc-gw "vni/1001"}          -> *Cell, the rules of one VNI
 //	{Gateway vpc-gw "vni/*"}             -> *Cell, the rules that name no VNI
+//	{Gateway vpc-gw "pool/v2=5%,v1"}     -> *Blend, a pool that versions share
 //	{Switch gw-a ""}                     -> *Switch
 //	{Node host-1 ""}                     -> *Node
 type Name struct{ Kind, Name, Part string }
@@ -88,8 +89,9 @@ func (ir *IR) Switch(name string) *Switch {
 }
 
 // ID is the number that stands for a name on a switch; it never is zero for a
-// name that the IR holds. Key is the gateway's name for SpaceVIP, "gateway/version"
-// for SpacePool, "gateway/version/backend" for SpaceBackend.
+// name that the IR holds. Key is the gateway's name for SpaceVIP, "gateway/pool"
+// for SpacePool (a version or the name of a Blend), "gateway/version/backend" for
+// SpaceBackend.
 func (ir *IR) ID(switchName string, space Space, key string) uint32 {
 	return ir.ids.get(switchName, space, key)
 }
@@ -188,6 +190,12 @@ type Gateway struct {
 	Default  string
 	Pools    []Pool       // one a version, sorted by version
 	Health   *HealthCheck // nil: the servers are not checked
+
+	// What the VIPs point to: Default, or what policies make of the packets of
+	// which they say nothing else.
+	DefaultPool   string // a version, or a Blend by name
+	DefaultPolicy string // the policy that decides it; empty where none does
+	DefaultOrigin schema.Position
 }
 
 // HasIPv6 tells whether one of the gateway's VIPs is an IPv6 address.
@@ -200,21 +208,24 @@ func (g *Gateway) HasIPv6() bool {
 	return false
 }
 
-// Alive tells whether some server of the default version is up; one that has
+// Alive tells whether some server of the default pool is up; one that has
 // buckets only because half of them always stay does not count. Without one the
 // gateway's VIPs are not to attract traffic.
 func (g *Gateway) Alive() bool {
-	for i := range g.Pools {
-		if g.Pools[i].Version != g.Default {
-			continue
-		}
-		for _, b := range g.Pools[i].Backends {
+	for _, s := range sharesOf(g.DefaultPool) {
+		for _, b := range g.Pool(s.Version).Backends {
 			if !b.Down {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// Pool returns the pool of a version that the gateway has.
+func (g *Gateway) Pool(version string) *Pool {
+	i := slices.IndexFunc(g.Pools, func(p Pool) bool { return p.Version == version })
+	return &g.Pools[i]
 }
 
 // Hash says which fields choose the bucket, and how the buckets are filled.
@@ -304,14 +315,20 @@ const (
 	TableVPC                    // one whole VNI
 )
 
-// Rule sends what it matches to a version's pool.
+// Blend returns the blend of that name of a gateway, or nil.
+func (ir *IR) Blend(gateway, name string) *Blend {
+	b, _ := ir.units[Name{schema.KindGateway, gateway, poolPart + name}].(*Blend)
+	return b
+}
+
+// Rule sends what it matches to a pool.
 type Rule struct {
 	Table    Table
 	IPv6     bool   // which family's table; false for TableVPC, which has no family
 	Match    Match  // VM tables: VNI and Src or Dst as a full-length prefix; VPC: VNI alone
 	Priority int32  // TableFlow only: 1 to 2^24-1, larger wins; else 0
-	Version  string // never empty: a rule that keeps traffic at the default names the default
-	Policy   string // the policy that asks for it
+	Pool     string // a version, or a Blend by name; a rule that keeps traffic at the default names that
+	Policy   string // the policy that asks for it; of a blend, the first one
 	Origin   schema.Position
 }
 

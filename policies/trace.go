@@ -50,7 +50,7 @@ func (ir *IR) TracePacket(switchName string, p Packet) *Trace {
 	if gw == nil {
 		return t
 	}
-	t.Pool = gw.Default
+	t.Pool = gw.DefaultPool
 	for table := TableFlow; table <= TableVPC; table++ {
 		ir.traceTable(t, gw, table, p)
 	}
@@ -82,7 +82,8 @@ func (ir *IR) traceVIP(t *Trace, p Packet) *Gateway {
 			break
 		}
 		t.Gateway = gw.Name
-		t.step(table, p.VIP.String(), fmt.Sprintf("%s, default pool %s", gw.Name, gw.Default), gw.Origin)
+		t.step(table, p.VIP.String(), fmt.Sprintf("%s, default pool %s", gw.Name, gw.DefaultPool), gw.DefaultOrigin)
+		t.Steps[0].Policy = gw.DefaultPolicy
 		return gw
 	}
 	if t.Dropped == "" {
@@ -107,10 +108,10 @@ func (ir *IR) traceTable(t *Trace, gw *Gateway, table Table, p Packet) {
 		entry = fmt.Sprintf("priority %d: %s", r.Priority, entry)
 	}
 	t.Steps = append(t.Steps, Step{
-		Table: name, Entry: entry, Says: "pool " + r.Version, Policy: r.Policy, Origin: r.Origin, Wins: !decided,
+		Table: name, Entry: entry, Says: "pool " + r.Pool, Policy: r.Policy, Origin: r.Origin, Wins: !decided,
 	})
 	if !decided {
-		t.Pool = r.Version
+		t.Pool = r.Pool
 	}
 }
 
@@ -176,17 +177,23 @@ func (c *Cell) flow(p Packet) *Rule {
 
 // traceBackend goes from the pool by the hash to a server.
 func (ir *IR) traceBackend(t *Trace, gw *Gateway) {
-	i := slices.IndexFunc(gw.Pools, func(p Pool) bool { return p.Version == t.Pool })
-	pool := &gw.Pools[i]
-	t.Bucket = int(t.Hash) & (len(pool.Buckets) - 1)
-	b := &pool.Backends[pool.Buckets[t.Bucket]]
-	t.Version, t.Backend, t.Port, t.MAC = pool.Version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
+	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
+	version, index, origin := t.Pool, uint16(0), schema.Position{}
+	if blend := ir.Blend(gw.Name, t.Pool); blend != nil {
+		slot := blend.Buckets[t.Bucket]
+		version, index, origin = gw.Pools[slot.Pool].Version, slot.Backend, blend.Origin
+	} else {
+		pool := gw.Pool(version)
+		index, origin = pool.Buckets[t.Bucket], pool.Origin
+	}
+	b := &gw.Pool(version).Backends[index]
+	t.Version, t.Backend, t.Port, t.MAC = version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
 	says := fmt.Sprintf("port %d, next hop %s", t.Port, t.MAC)
 	if gw.Forward == "ip" {
 		t.Address = b.Address
 		says += fmt.Sprintf(", outer destination %s", t.Address)
 	}
-	t.step("pool", t.Pool, fmt.Sprintf("bucket %d of %d", t.Bucket, len(pool.Buckets)), pool.Origin)
-	t.step("bucket", fmt.Sprintf("pool %s, bucket %d", t.Pool, t.Bucket), fmt.Sprintf("backend %s of %s", b.Name, t.Version), pool.Origin)
+	t.step("pool", t.Pool, fmt.Sprintf("bucket %d of %d", t.Bucket, gw.Hash.Buckets), origin)
+	t.step("bucket", fmt.Sprintf("pool %s, bucket %d", t.Pool, t.Bucket), fmt.Sprintf("backend %s of %s", b.Name, t.Version), origin)
 	t.step("backend", fmt.Sprintf("%s of %s", b.Name, t.Version), says, b.Origin)
 }

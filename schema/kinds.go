@@ -63,7 +63,7 @@ type Match struct {
 	NetworkSelector map[string]string `json:"networkSelector" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100,unsupported" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
 }
 
 // HeaderMatch is a test of one request header.

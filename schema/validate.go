@@ -60,9 +60,12 @@ func (v *validator) policy(p *PolicySpec) {
 // match checks one entry; an entry that no target can act on is an error.
 func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 	gateway := m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil
-	if !gateway && m.Accounts == nil {
-		v.errorf(field, "is empty and would match everything; name accounts, networks, vms or a flow")
+	if !gateway && m.Accounts == nil && m.Percent == nil {
+		v.errorf(field, "is empty and would match everything; name accounts, networks, vms, a flow or percent: 100")
 		return
+	}
+	if m.Percent != nil {
+		v.percent(field, kinds)
 	}
 	if gateway && !kinds[KindGateway] {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")

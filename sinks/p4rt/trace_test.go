@@ -83,7 +83,25 @@ spec:
   match:
   - networks: [n1]
   - flow: {src: 10.0.0.0/24, protocol: udp}
-  - flow: {vni: 0, srcPort: 0-1000}
+  - {flow: {vni: 0, srcPort: 0-1000}, percent: 40}
+---
+apiVersion: gray.dev/v1alpha1
+kind: GrayPolicy
+metadata: {name: canary}
+spec:
+  targets: [{kind: Gateway, name: gw}]
+  version: v2
+  priority: 50
+  match: [{percent: 30}]
+---
+apiVersion: gray.dev/v1alpha1
+kind: GrayPolicy
+metadata: {name: first}
+spec:
+  targets: [{kind: Gateway, name: gw}]
+  version: v3
+  priority: 300
+  match: [{networks: [n1], percent: 10}]
 `
 
 // TestTraceSaysWhatTheSwitchDoes programs a software gateway through the sink
@@ -108,7 +126,7 @@ func TestTraceSaysWhatTheSwitchDoes(t *testing.T) {
 	program(t, ir, units)
 
 	r := rand.New(rand.NewPCG(1, 2))
-	ports := map[uint32]int{}
+	ports, pools := map[uint32]int{}, map[string]int{}
 	dropped := 0
 	for range 5000 {
 		p := randomPacket(r)
@@ -123,12 +141,13 @@ func TestTraceSaysWhatTheSwitchDoes(t *testing.T) {
 			continue
 		}
 		ports[port]++
+		pools[want.Pool]++
 		if port != want.Port || net.HardwareAddr(out[:6]).String() != want.MAC {
 			t.Fatalf("%s: leaves by %d to %s, the trace says %d to %s: %+v", p, port, net.HardwareAddr(out[:6]), want.Port, want.MAC, want.Steps)
 		}
 	}
-	if len(ports) != 7 || dropped == 0 {
-		t.Errorf("the packets left by %v and %d were dropped; some way was never tried", ports, dropped)
+	if len(ports) != 7 || dropped == 0 || len(pools) != 6 {
+		t.Errorf("the packets went to %v, left by %v and %d were dropped; some way was never tried", pools, ports, dropped)
 	}
 }
 

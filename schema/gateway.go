@@ -49,3 +49,13 @@ func (v *validator) gatewayHealth(h *HealthCheck) {
 		v.errorf("spec.healthCheck.timeout", "%s is longer than the interval, %s", h.Timeout, h.Interval)
 	}
 }
+
+// percent checks an entry that names a share.
+func (v *validator) percent(field string, kinds map[string]bool) {
+	if strings.HasPrefix(field, "spec.exclude") {
+		v.errorf(field+".percent", "a share cannot be excluded; give the match a smaller percent")
+	}
+	if kinds[KindService] {
+		v.errorf(field+".percent", "not supported yet for a Service; make a policy whose targets are Gateways alone")
+	}
+}
