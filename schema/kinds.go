@@ -65,7 +65,7 @@ type Match struct {
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100,unsupported" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
 }
 
 // HeaderMatch is a test of one request header.
@@ -223,7 +223,7 @@ type GatewaySpec struct {
 	Forward     string           `json:"forward" gray:"enum=mac|ip" doc:"mac: rewrite the next hop only, servers own the VIP; ip: rewrite the outer destination"`
 	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
 	Versions    []GatewayVersion `json:"versions" gray:"required" doc:"the versions and their servers"`
-	HealthCheck *HealthCheck     `json:"healthCheck" gray:"unsupported" doc:"how servers are checked"`
+	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how servers are checked; absent: they are not"`
 }
 
 // HashSpec is how flows spread over the servers.

@@ -99,8 +99,11 @@ func (v *validator) policy(p *PolicySpec) {
 func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 	gateway := m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil
 	if !gateway && m.Accounts == nil && m.Headers == nil && m.Percent == nil {
-		v.errorf(field, "is empty and would match everything; name accounts, networks, vms or a flow")
+		v.errorf(field, "is empty and would match everything; name accounts, networks, vms, a flow or percent: 100")
 		return
+	}
+	if m.Percent != nil {
+		v.percent(field, kinds)
 	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
@@ -206,6 +209,9 @@ func (v *validator) gateway(g *GatewaySpec) {
 	}
 	if g.Forward == "ip" {
 		v.errorf("spec.forward", "ip is not supported yet; use mac")
+	}
+	if g.HealthCheck != nil {
+		v.gatewayHealth(g.HealthCheck)
 	}
 	if bits.OnesCount(uint(g.Hash.Buckets)) != 1 {
 		v.errorf("spec.hash.buckets", "%d is not a power of two; want one from 256 to 65536", g.Hash.Buckets)

@@ -111,7 +111,7 @@ func damage(t *testing.T, s *Sink, r *sinktest.Rig) []*p4v1.Update {
 // VNI that is too large.
 func refusedRule(ir *policies.IR) (policies.Name, reconciler.Key) {
 	n := policies.Name{Kind: schema.KindGateway, Name: "vpc-gw", Part: "vni/16777216"}
-	rule := policies.Rule{Table: policies.TableVPC, Match: vniOnly(1 << 24), Version: "v2", Origin: schema.Position{Path: "x.yaml", Line: 1}}
+	rule := policies.Rule{Table: policies.TableVPC, Match: vniOnly(1 << 24), Pool: "v2", Origin: schema.Position{Path: "x.yaml", Line: 1}}
 	good := rule
 	good.Match = vniOnly(1<<24 - 1)
 	ir.Put(n, &policies.Cell{Gateway: "vpc-gw", Rules: []policies.Rule{good, rule}})
