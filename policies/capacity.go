@@ -70,14 +70,13 @@ func (c *Compiler) overflows() schema.Errors {
 			delete(c.usage, name)
 		}
 	}
-	for name, s := range c.gateways() {
-		for _, sw := range s.Switches {
-			bySwitch[sw] = append(bySwitch[sw], c.ir.Gateway(name))
+	for _, g := range c.ir.Gateways() {
+		for _, sw := range g.Switches {
+			bySwitch[sw] = append(bySwitch[sw], g)
 		}
 	}
 	var errs schema.Errors
 	for sw, gateways := range bySwitch {
-		slices.SortFunc(gateways, func(a, b *Gateway) int { return cmp.Compare(a.Name, b.Name) })
 		for _, table := range slices.Sorted(maps.Keys(TableSizes)) {
 			sum, most := 0, gateways[0]
 			for _, g := range gateways {
@@ -93,17 +92,6 @@ func (c *Compiler) overflows() schema.Errors {
 		}
 	}
 	return errs
-}
-
-// gateways yields the gateways of the IR by name.
-func (c *Compiler) gateways() map[string]*Gateway {
-	all := map[string]*Gateway{}
-	for k := range c.parts {
-		if k.Kind == schema.KindGateway && c.ir.Gateway(k.Name) != nil {
-			all[k.Name] = c.ir.Gateway(k.Name)
-		}
-	}
-	return all
 }
 
 // demand is how many entries of a table a gateway needs on each of its switches.

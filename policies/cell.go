@@ -52,7 +52,7 @@ func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
 	}
 	items = dropHidden(items)
 	if !wild {
-		items = narrowWild(items, claims[0].box.VNI)
+		items = dropHidden(narrowWild(items, claims[0].box.VNI)) // a copy may hide what follows
 		items = dropIdle(items, gw.Default)
 	}
 	lift(items)
@@ -152,28 +152,25 @@ func dropHidden(items []item) []item {
 }
 
 // narrowWild copies items that name no VNI into the cell where an item of the
-// cell with the same priority follows and disagrees: the cell's half of the
-// band lies above theirs.
+// cell with the same priority follows and disagrees: the cell's half of the band
+// lies above theirs. It works upwards, as a copy is an item of the cell in turn.
 func narrowWild(items []item, vni uint32) []item {
-	box := vniBox(schema.VNI(vni))
-	for changed := true; changed; {
-		changed = false
-		for i := range items {
-			it := &items[i]
-			if !it.box.AnyVNI {
-				continue
-			}
-			for j := i + 1; j < len(items) && items[j].priority == it.priority; j++ {
-				if o := &items[j]; !o.box.AnyVNI && o.version != it.version && o.box.overlaps(it.box) {
-					it.box, _ = it.box.intersect(box)
-					it.table = it.box.table()
-					changed = true
-					break
-				}
-			}
+	var done []item // in reverse
+	for _, it := range slices.Backward(items) {
+		disagrees := false
+		for j := len(done) - 1; it.box.AnyVNI && !disagrees && j >= 0 && done[j].priority == it.priority; j-- {
+			o := &done[j]
+			disagrees = !o.box.AnyVNI && o.version != it.version && o.box.overlaps(it.box)
+		}
+		done = append(done, it)
+		if disagrees {
+			it.box, _ = it.box.intersect(vniBox(schema.VNI(vni)))
+			it.table = it.box.table()
+			done = append(done, it)
 		}
 	}
-	return items
+	slices.Reverse(done)
+	return done
 }
 
 // dropIdle leaves out items that keep packets at the default which would go

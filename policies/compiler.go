@@ -28,6 +28,8 @@ type Compiler struct {
 	warns   map[schema.Name]schema.Errors
 	errs    map[Name][]unitError
 	nets    map[string]map[schema.Name]bool // the Networks by account
+	down    map[string]map[string]bool      // the servers that fail their checks, by gateway
+	again   map[schema.Name]bool            // documents to read again in the next call
 	dirty   map[Name]bool                   // units to make anew in this call
 	pending map[Name]bool                   // units made anew since the last call without errors
 	freed   []idKey                         // numbers to give back at the next call
@@ -81,6 +83,7 @@ func NewCompiler(ids *IDs) *Compiler {
 		owners: map[uniqueKey][]schema.Name{}, clashes: map[uniqueKey]bool{},
 		claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{}, usage: map[string]*usage{},
 		docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, nets: map[string]map[schema.Name]bool{},
+		down: map[string]map[string]bool{}, again: map[schema.Name]bool{},
 		dirty: map[Name]bool{}, pending: map[Name]bool{},
 	}
 }
@@ -95,7 +98,8 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name,
 		c.ids.release(k.Switch, k.Space, k.Key)
 	}
 	c.freed = nil
-	again := map[schema.Name]bool{}
+	again := c.again
+	c.again = map[schema.Name]bool{}
 	for _, name := range changed {
 		again[name] = true
 	}
@@ -121,6 +125,25 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name,
 	units := slices.SortedFunc(maps.Keys(c.pending), compareNames)
 	clear(c.pending)
 	return c.ir, units, nil
+}
+
+// SetDown says which servers of a gateway fail their checks, as "version/backend";
+// it stands until it is said anew. Names that the gateway does not have mean
+// nothing. The next Compile, for which no document need have changed, acts on it.
+func (c *Compiler) SetDown(gateway string, down []string) {
+	now := map[string]bool{}
+	for _, name := range down {
+		now[name] = true
+	}
+	if maps.Equal(now, c.down[gateway]) {
+		return
+	}
+	if c.down[gateway] = now; len(now) == 0 {
+		delete(c.down, gateway)
+	}
+	if doc := (schema.Name{Kind: schema.KindGateway, Name: gateway}); c.docs[doc] != nil {
+		c.again[doc] = true
+	}
 }
 
 func sortedOf(names map[schema.Name]bool, kinds []string) []schema.Name {

@@ -119,7 +119,7 @@ func (m Match) describe() string {
 		words = append(words, "destination "+m.Dst.String())
 	}
 	if m.Protocol >= 0 {
-		words = append(words, fmt.Sprintf("protocol %d", m.Protocol))
+		words = append(words, protocolName(m.Protocol))
 	}
 	for _, p := range []struct {
 		name string

@@ -221,7 +221,7 @@ type GatewaySpec struct {
 	Forward     string           `json:"forward" gray:"enum=mac|ip" doc:"mac: rewrite the next hop only, servers own the VIP; ip: rewrite the outer destination"`
 	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
 	Versions    []GatewayVersion `json:"versions" gray:"required" doc:"the versions and their servers"`
-	HealthCheck *HealthCheck     `json:"healthCheck" gray:"unsupported" doc:"how servers are checked"`
+	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how servers are checked; absent: they are not"`
 }
 
 // HashSpec is how flows spread over the servers.

@@ -148,6 +148,9 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String gives the notation that is read.
+func (d Duration) String() string { return time.Duration(d).String() }
+
 // Percent is a share, 0 to 100.
 type Percent int
 

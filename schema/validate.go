@@ -154,6 +154,9 @@ func (v *validator) gateway(g *GatewaySpec) {
 	if g.Forward == "ip" {
 		v.errorf("spec.forward", "ip is not supported yet; use mac")
 	}
+	if g.HealthCheck != nil {
+		v.gatewayHealth(g.HealthCheck)
+	}
 	if bits.OnesCount(uint(g.Hash.Buckets)) != 1 {
 		v.errorf("spec.hash.buckets", "%d is not a power of two; want one from 256 to 65536", g.Hash.Buckets)
 	}
