@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/gray-release/gray/policies"
 )
 
 // storeVersion is the layout of the file; a file of another one is refused.
@@ -95,4 +98,18 @@ func (s *Store) Write(bucket string, put map[string][]byte, remove []string) err
 		}
 		return nil
 	})
+}
+
+// bucketSwitches is the bucket of the switches that gray wrote to, by name.
+const bucketSwitches = "switches"
+
+// switches are those that an earlier process wrote to and did not clean.
+func (s *Store) switches() ([]*policies.Switch, error) {
+	var all []*policies.Switch
+	err := s.Load(bucketSwitches, func(_ string, v []byte) error {
+		sw := new(policies.Switch)
+		all = append(all, sw)
+		return json.Unmarshal(v, sw)
+	})
+	return all, err
 }
