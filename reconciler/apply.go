@@ -11,6 +11,7 @@ import (
 // the changes of one target in their order.
 type gate struct {
 	self    *Key         // of the target itself, where that is not as it has to be
+	last    Key          // some change that is not made
 	missing map[Key]bool // not created
 	inUse   map[Key]Key  // referred to by what is still there, and by what
 }
@@ -18,6 +19,7 @@ type gate struct {
 // shut notes that a change is not made.
 func (g *gate) shut(c Change) {
 	k := c.Key()
+	g.last = k
 	if g.missing == nil {
 		g.missing, g.inUse = map[Key]bool{}, map[Key]Key{}
 	}
@@ -39,6 +41,9 @@ func (g *gate) blocks(c Change) (Key, bool) {
 		return *g.self, true
 	}
 	if c.Op() == Delete {
+		if c.Key().Kind == KindTarget && g.last != (Key{}) {
+			return g.last, true // while anything is left to be done there
+		}
 		user, used := g.inUse[c.Key()]
 		return user, used
 	}

@@ -1,7 +1,6 @@
 package reconciler
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -12,11 +11,8 @@ import (
 
 // adopt makes a snapshot the desired state if all of it is good; else the last
 // good one stays. Numbers are on disk before anything that uses them is desired.
-func (r *Reconciler) adopt(ctx context.Context, f fetched) {
+func (r *Reconciler) adopt(f fetched) {
 	r.fetching = false
-	if r.again {
-		r.fetch(ctx)
-	}
 	now := time.Now()
 	news := f.err != nil && (r.fetchErr == nil || r.fetchErr.Error() != f.err.Error())
 	if r.fetchErr = f.err; f.err != nil {

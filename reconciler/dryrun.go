@@ -151,7 +151,7 @@ func (r *Reconciler) ObserveAll(ctx context.Context) error {
 		r.lookAgain(slices.Collect(maps.Keys(r.targets)))
 		for _, t := range r.targets {
 			due[t] = t.reads + 1
-			if t.running && t.flying == nil {
+			if t.reading {
 				due[t]++ // the read that is under way may have looked already
 			}
 		}

@@ -44,15 +44,19 @@ type place struct {
 	refuse   map[Key]error // keys that it does not take
 	trouble  map[Key]error // keys that an Observe reports as being in trouble
 	down     error         // the error of every call
+	broken   error         // the error of every Apply, which makes half of the batch
+	loses    map[Key]bool  // keys that it says it takes and then does not have
 	room     int           // how many resources it holds; 0: any number
 	gate     chan struct{} // an Apply waits for it where there is one
+	foreign  bool          // somebody else changed it since it was last read
+	lost     bool          // it lost something since then
 	observed int           // Observes so far
 	applied  int           // Applies so far
 }
 
 func newWorld(t testing.TB) *world { return &world{t: t, places: map[string]*place{}} }
 
-// at returns a place; f changes it under the lock.
+// at has f look at a place, or change it.
 func (w *world) at(target string, f func(*place)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -62,7 +66,7 @@ func (w *world) at(target string, f func(*place)) {
 func (w *world) place(target string) *place {
 	p := w.places[target]
 	if p == nil {
-		p = &place{live: State{}, refuse: map[Key]error{}, trouble: map[Key]error{}}
+		p = &place{live: State{}, refuse: map[Key]error{}, trouble: map[Key]error{}, loses: map[Key]bool{}}
 		w.places[target] = p
 	}
 	return p
@@ -102,6 +106,7 @@ func (s fake) Observe(_ context.Context, target string, _ *Resource) (State, err
 	if p.down != nil {
 		return nil, p.down
 	}
+	p.foreign, p.lost = false, false
 	state := State{}
 	for k, r := range p.live {
 		state[k] = &Resource{Key: k, Rank: r.Rank, Refs: r.Refs, Body: r.Body}
@@ -132,7 +137,10 @@ func (s fake) Apply(ctx context.Context, _ *Resource, changes []Change) error {
 		return p.down
 	}
 	var partial *PartialError
-	for _, c := range changes {
+	for i, c := range changes {
+		if p.broken != nil && i >= len(changes)/2 {
+			return p.broken
+		}
 		if c.Op() != changes[0].Op() || c.Rank() != changes[0].Rank() || c.Key().Target != changes[0].Key().Target {
 			s.t.Errorf("one batch holds %s and %s", changes[0], c)
 		}
@@ -141,20 +149,21 @@ func (s fake) Apply(ctx context.Context, _ *Resource, changes []Change) error {
 	return partial.Or()
 }
 
-// apply makes one change if the rules of the place allow it.
+// apply makes one change if the rules of the place allow it. What breaks them is
+// the test's failure, unless the caller could not know better.
 func (s fake) apply(p *place, c Change) error {
 	k := c.Key()
 	if err := p.refuse[k]; err != nil {
 		return err
 	}
 	if have := p.live[k]; (have == nil) != (c.Old == nil) || have != nil && !have.Body.Equal(c.Old.Body) {
-		s.t.Errorf("%s: it is not what is live", c)
+		return s.broken(p.foreign || p.lost, "%s: it is not what is live", c)
 	}
 	if c.New == nil {
 		for _, other := range s.places {
 			for _, r := range other.live {
 				if slices.Contains(r.Refs, k) {
-					s.t.Errorf("%s: %s still refers to it", c, r.Key)
+					return s.broken(p.foreign || other.foreign, "%s: %s still refers to it", c, r.Key)
 				}
 			}
 		}
@@ -162,8 +171,8 @@ func (s fake) apply(p *place, c Change) error {
 		return nil
 	}
 	for _, ref := range c.New.Refs {
-		if s.place(ref.Target).live[ref] == nil {
-			s.t.Errorf("%s: it refers to %s, which is not live", c, ref)
+		if to := s.place(ref.Target); to.live[ref] == nil {
+			return s.broken(to.foreign || to == p && p.lost, "%s: it refers to %s, which is not live", c, ref)
 		}
 	}
 	if p.room > 0 && c.Old == nil && len(p.live) >= p.room {
@@ -172,10 +181,22 @@ func (s fake) apply(p *place, c Change) error {
 	if k.Kind == KindTarget {
 		clear(p.live) // a new pipeline empties the tables
 	} else if self := p.live[Key{Target: k.Target, Kind: KindTarget}]; self == nil && s.needsSelf(k.Target) {
-		return errors.New("no pipeline is loaded")
+		return s.broken(p.foreign || p.lost, "%s: no pipeline is loaded", c)
 	}
-	p.live[k] = c.New
+	if p.live[k] = c.New; p.loses[k] {
+		delete(p.live, k)
+		p.lost = true
+	}
 	return nil
+}
+
+// broken is what a strict server answers to a change that breaks a rule.
+func (s fake) broken(excused bool, format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	if !excused {
+		s.t.Error(err)
+	}
+	return err
 }
 
 // needsSelf tells whether a target takes nothing before it is set up.

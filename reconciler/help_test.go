@@ -86,6 +86,13 @@ func (m *memory) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	return s, err
 }
 
+// asked counts the Fetches.
+func (m *memory) asked() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fetches
+}
+
 // rig is a running reconciler in a world, in a synctest bubble: quiet returns
 // when nothing can happen before time goes on.
 type rig struct {

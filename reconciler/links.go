@@ -1,6 +1,10 @@
 package reconciler
 
-import "slices"
+import (
+	"iter"
+	"maps"
+	"slices"
+)
 
 // References to other targets. What refers to a key of another target is created
 // or updated only once that key is live there and read back, and goes before that
@@ -15,9 +19,27 @@ func (r *Reconciler) touch(t *target, k Key) {
 	}
 	r.relink(t, k)
 	r.look(t, k)
-	for user := range r.links[k] {
-		if other := r.targets[user.Target]; other != nil {
-			r.look(other, user)
+	users := maps.Keys(r.links[k])
+	if k.Kind == KindTarget {
+		users = r.usersOf(t.name)
+	}
+	for user := range users {
+		r.look(r.targets[user.Target], user)
+	}
+}
+
+// usersOf yields what refers to anything at a target from elsewhere.
+func (r *Reconciler) usersOf(target string) iter.Seq[Key] {
+	return func(yield func(Key) bool) {
+		for k, users := range r.links {
+			if k.Target != target {
+				continue
+			}
+			for user := range users {
+				if !yield(user) {
+					return
+				}
+			}
 		}
 	}
 }
@@ -39,11 +61,11 @@ func (r *Reconciler) look(t *target, k Key) {
 	r.charge(t, k)
 }
 
-// relink records which keys of other targets a key refers to, as it is to be and
-// as it is, and has those targets see whether they can go on.
+// relink records which keys of other targets a key refers to, as it is to be, as
+// it is and as it is being made, and has those targets see whether they can go on.
 func (r *Reconciler) relink(t *target, k Key) {
 	var now []Key
-	for _, res := range [...]*Resource{t.desired[k], t.observed[k]} {
+	for _, res := range [...]*Resource{t.desired[k], t.observed[k], t.flying[k]} {
 		if res == nil {
 			continue
 		}
@@ -84,18 +106,18 @@ func (r *Reconciler) poke(name string) {
 }
 
 // supported tells whether a resource that is live may stay: what it refers to at
-// other targets is to be there, and is not known to be gone. A target that cannot
-// be read supports what it did.
+// other targets is to be there, and is neither known to be gone nor about to go
+// with its target's pipeline. A target that cannot be read supports what it did.
 func (r *Reconciler) supported(res *Resource) bool {
 	if res == nil {
 		return true
 	}
 	for _, ref := range r.refs[res.Key] {
-		if !slices.Contains(res.Refs, ref) {
+		if !refersTo(res, ref) {
 			continue
 		}
 		t := r.targets[ref.Target]
-		if t == nil || t.desired[ref] == nil || t.observed != nil && t.observed[ref] == nil {
+		if t == nil || t.desired[ref] == nil || t.observed != nil && t.observed[ref] == nil || t.resets() {
 			return false
 		}
 	}
@@ -104,25 +126,43 @@ func (r *Reconciler) supported(res *Resource) bool {
 
 // waitsFor tells which key of another target a change has to wait for.
 func (r *Reconciler) waitsFor(c Change) (Key, bool) {
+	k := c.Key()
+	if k.Kind == KindTarget && c.Op() == Update {
+		for user := range r.usersOf(k.Target) {
+			if t := r.targets[user.Target]; t.observed[user] != nil || t.flying[user] != nil {
+				return user, true
+			}
+		}
+	}
 	if c.New == nil {
-		for user := range r.links[c.Key()] {
-			t := r.targets[user.Target]
-			if t != nil && (t.changing(user) || t.observed[user] != nil && slices.Contains(t.observed[user].Refs, c.Key())) {
+		for user := range r.links[k] {
+			if t := r.targets[user.Target]; refersTo(t.observed[user], k) || refersTo(t.flying[user], k) {
 				return user, true
 			}
 		}
 		return Key{}, false
 	}
-	for _, ref := range r.refs[c.Key()] {
-		if slices.Contains(c.New.Refs, ref) && !r.proved(ref) {
+	for _, ref := range r.refs[k] {
+		if refersTo(c.New, ref) && !r.proved(ref) {
 			return ref, true
 		}
 	}
 	return Key{}, false
 }
 
-// proved tells whether a key is live as it is to be, and was read back.
+func refersTo(res *Resource, k Key) bool { return res != nil && slices.Contains(res.Refs, k) }
+
+// proved tells whether a key is live as it is to be, and was read back, with its
+// target as it is to be. What a job changes right now is neither.
 func (r *Reconciler) proved(k Key) bool {
 	t := r.targets[k.Target]
-	return t != nil && t.observed[k] != nil && !t.dirty[k] && !t.unproved[k] && !t.changing(k)
+	if t == nil || t.observed[k] == nil || t.dirty[k] || t.resets() {
+		return false
+	}
+	for _, k := range [...]Key{k, {Target: k.Target, Kind: KindTarget}} {
+		if _, changing := t.flying[k]; changing || t.unproved[k] {
+			return false
+		}
+	}
+	return true
 }

@@ -57,7 +57,6 @@ type Reconciler struct {
 	former   []*policies.Switch // switches of the last process, until the first good commit
 
 	fetching bool
-	again    bool // a hint came during a Fetch
 	refetch  backoff
 	fetched  chan fetched
 	finished chan result
@@ -114,10 +113,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
-		case <-r.cfg.Source.Changed():
+		case <-r.changed():
 			r.fetch(ctx)
 		case f := <-r.fetched:
-			r.adopt(ctx, f)
+			r.adopt(f)
 		case <-r.cfg.Hints.Woken():
 			r.lookAgain(r.cfg.Hints.Take())
 		case res := <-r.finished:
@@ -245,6 +244,8 @@ func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Ch
 			}
 		case tr != nil && tr.reads == t.reads:
 			unsure = true
+		case c.turn() == 0: // it may take all else with it, so that is read anew first
+			return []Change{c}, false, next
 		default:
 			able = append(able, c)
 			continue
@@ -296,15 +297,8 @@ func (r *Reconciler) drop(t *target) {
 		r.touch(t, k)
 	}
 	delete(r.targets, t.name)
-	for k, users := range r.links {
-		if k.Target != t.name {
-			continue
-		}
-		for user := range users {
-			if other := r.targets[user.Target]; other != nil {
-				r.look(other, user)
-			}
-		}
+	for user := range r.usersOf(t.name) {
+		r.look(r.targets[user.Target], user)
 	}
 	r.forget(t)
 }
@@ -319,13 +313,18 @@ func (r *Reconciler) lookAgain(names []string) {
 	}
 }
 
+// changed is the source's hints. While a fetch runs, which may have looked too
+// early, a hint waits.
+func (r *Reconciler) changed() <-chan struct{} {
+	if r.fetching {
+		return nil
+	}
+	return r.cfg.Source.Changed()
+}
+
 // fetch asks the source, one request at a time.
 func (r *Reconciler) fetch(ctx context.Context) {
-	if r.fetching {
-		r.again = true
-		return
-	}
-	r.fetching, r.again = true, false
+	r.fetching = true
 	r.jobs.Go(func() {
 		s, err := r.cfg.Source.Fetch(ctx)
 		select {

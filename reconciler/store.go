@@ -17,9 +17,9 @@ import (
 // storeVersion is the layout of the file; a file of another one is refused.
 const storeVersion = "1"
 
-// Store is what has to outlive the daemon: the numbers of policies.IDs, the
-// last good commit, what the Envoys were last given. It is a bbolt file that one
-// process has open at a time.
+// Store is what has to outlive the daemon: the numbers of policies.IDs, how to
+// reach the switches, what the Envoys were last given. It is a bbolt file that
+// one process has open at a time.
 type Store struct{ db *bbolt.DB }
 
 // OpenStore opens the store that a --state value names ("file:/path"), and
@@ -37,7 +37,7 @@ func OpenStore(state string) (*Store, error) {
 		return nil, fmt.Errorf("--state %s: another process has it open; stop that daemon or name another file", state)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--state %s: %w", state, err)
+		return nil, fmt.Errorf("--state %s: %w; name a file that gray can write, or move this one away, which gives the numbers on the switches anew", state, err)
 	}
 	s := &Store{db: db}
 	if err := s.checkVersion(); err != nil {

@@ -58,9 +58,9 @@ type target struct {
 	dirty    map[Key]bool        // where the two differ, or may
 	troubles map[Key]*trouble    // what failed, or is said to be in trouble
 	waiting  map[Key]Key         // changes that wait, and for which key
-	unproved map[Key]bool        // keys that others refer to, applied and not read back yet
+	unproved map[Key]bool        // applied and not read back yet; the target itself and what others refer to
 	charged  map[Key]schema.Name // the document at which a key counts as not live
-	flying   []Change            // what an Apply changes right now
+	flying   map[Key]*Resource   // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
 	later    map[Key]bool        // keys to look at again when the job has ended
 	err      error               // why the target as a whole is not worked on
 	reason   string              // the reason of err, in CamelCase
@@ -68,6 +68,7 @@ type target struct {
 	retry    backoff             // after err
 	stale    bool                // read it before anything else
 	running  bool                // a job is under way
+	reading  bool                // it is a read
 	poked    bool                // something happened; see whether there is work
 	next     time.Time           // when to see again without having been poked
 	reads    int                 // finished ones, also those that failed
@@ -123,6 +124,13 @@ func (t *target) differs(k Key) bool {
 	return t.observed == nil || d != o && (d == nil || o == nil || !d.Body.Equal(o.Body))
 }
 
+// resets tells whether the target itself is to become another one, which takes
+// what is on it: another pipeline is to be loaded.
+func (t *target) resets() bool {
+	self := Key{Target: t.name, Kind: KindTarget}
+	return t.desired[self] != nil && t.observed[self] != nil && t.differs(self)
+}
+
 // idle tells whether a target has no work that it will go on with by itself.
 func (t *target) idle() bool {
 	if t.running || t.poked || t.stale || t.observed == nil || t.err != nil {
@@ -137,11 +145,6 @@ func (t *target) over(now time.Time) bool {
 		return false
 	}
 	return t.observed != nil && len(t.observed) == 0 || t.err != nil && t.stalled.on && now.Sub(t.stalled.since) >= giveUp
-}
-
-// changing tells whether an Apply changes a key right now.
-func (t *target) changing(k Key) bool {
-	return slices.ContainsFunc(t.flying, func(c Change) bool { return c.Key() == k })
 }
 
 // origin is the document that a key comes from.
@@ -183,11 +186,15 @@ type result struct {
 
 // start runs a job beside the loop.
 func (r *Reconciler) start(ctx context.Context, t *target, changes []Change) {
-	t.running = true
-	if changes == nil {
+	t.running, t.reading = true, changes == nil
+	if t.reading {
 		t.stale = false
+	} else {
+		t.flying = make(map[Key]*Resource, len(changes))
 	}
-	t.flying = changes
+	for _, c := range changes {
+		t.flying[c.Key()] = c.New
+	}
 	sink, self, last, j := t.sink, t.self, t.observed, job{r.revision, changes}
 	r.jobs.Go(func() {
 		res := result{target: t, job: j}
@@ -227,7 +234,7 @@ func merge(last, now State) []Key {
 // finish takes a job's result into the state.
 func (r *Reconciler) finish(res result) {
 	t, now := res.target, time.Now()
-	t.running, t.poked, t.flying = false, true, nil
+	t.running, t.reading, t.poked = false, false, true
 	if res.job.changes == nil {
 		r.finishRead(t, res, now)
 	} else {
@@ -246,23 +253,30 @@ func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
 		r.fail(t, "Unreachable", res.err, now)
 		return
 	}
-	first := t.observed == nil
-	t.observed, t.readAt = res.observed, now
-	unproved := t.unproved
-	t.unproved = map[Key]bool{}
+	first, last, unproved, flying := t.observed == nil, t.observed, t.unproved, t.flying
+	t.observed, t.readAt, t.unproved, t.flying = res.observed, now, map[Key]bool{}, nil
+	for k := range flying {
+		r.touch(t, k)
+	}
+	reset := unproved[Key{Target: t.name, Kind: KindTarget}] // which took what was there
 	for _, k := range res.changed {
 		was := t.dirty[k]
 		r.touch(t, k)
-		if !first && !was && t.differs(k) {
+		if !first && !reset && !was && t.differs(k) {
 			found := Change{Old: t.desired[k], New: t.observed[k]}
 			r.cfg.Log.Warn("drift", "target", t.name, "found", found.String())
 		}
 	}
+	lost := map[Key]error{}
 	for k := range unproved {
+		if o := t.observed[k]; o == nil || !o.Body.Equal(last[k].Body) {
+			lost[k] = errors.New("it was taken without an error, and is not there when it is read back")
+		}
 		r.touch(t, k)
 	}
-	if first {
-		for k := range t.desired {
+	r.failed(t, lost, now)
+	if first { // until now all keys might have differed
+		for k := range t.dirty {
 			r.touch(t, k)
 		}
 	}
@@ -281,31 +295,26 @@ func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
 }
 
 func (r *Reconciler) finishApply(t *target, res result, now time.Time) {
+	if res.err == nil {
+		t.flying = nil
+	}
 	for _, c := range res.done {
 		k := c.Key()
 		delete(t.troubles, k)
 		if c.New == nil {
 			delete(t.observed, k)
-		} else {
-			t.observed[k] = c.New
+			continue
 		}
-		if c.New != nil && len(r.links[k]) > 0 {
+		t.observed[k] = c.New
+		if k.Kind == KindTarget || len(r.links[k]) > 0 { // a new pipeline may have taken entries with it
 			t.unproved[k], t.stale = true, true
-		}
-		if k.Kind == KindTarget {
-			t.stale = true // a new pipeline may have taken entries with it
 		}
 	}
 	if len(res.done) > 0 {
 		plan := Plan{Revision: res.job.revision, Changes: res.done}
 		r.cfg.Log.Info("applied", "target", t.name, "revision", plan.Revision, "changes", len(res.done), "plan", plan.String())
 	}
-	r.trouble(t, "not applied, will try again", res.failed, now)
-	for k := range res.failed {
-		tr := t.troubles[k]
-		tr.reads = t.reads
-		tr.retry.failed(now)
-	}
+	r.failed(t, res.failed, now)
 	for _, c := range res.job.changes {
 		r.touch(t, c.Key())
 	}
@@ -314,6 +323,16 @@ func (r *Reconciler) finishApply(t *target, res result, now time.Time) {
 		return
 	}
 	t.err, t.retry = nil, backoff{}
+}
+
+// failed records changes that failed, to be tried again.
+func (r *Reconciler) failed(t *target, errs map[Key]error, now time.Time) {
+	r.trouble(t, "not applied, will try again", errs, now)
+	for k := range errs {
+		tr := t.troubles[k]
+		tr.reads = t.reads
+		tr.retry.failed(now)
+	}
 }
 
 // mostLogged bounds how many keys of one result are logged.
