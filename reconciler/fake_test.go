@@ -223,7 +223,7 @@ func switches(w *world) fake {
 					r, t := &unit.Rules[i], "mem/"+sw
 					all = append(all, &Resource{
 						Key: Key{t, "rule", fmt.Sprintf("%s/%d", unit.Gateway, r.Match.VNI)}, Rank: rankRule, Origin: r.Origin,
-						Refs: []Key{{t, "pool", unit.Gateway + "/" + r.Version}}, Body: text("-> " + r.Version),
+						Refs: []Key{{t, "pool", unit.Gateway + "/" + r.Pool}}, Body: text("-> " + r.Pool),
 					})
 				}
 			}
