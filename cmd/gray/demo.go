@@ -95,30 +95,44 @@ func (d *demo) stay(ctx context.Context) {
 	<-ctx.Done()
 }
 
-// findEnvoy finds an Envoy that knows vhost_header.
+// findEnvoy finds the first Envoy on the PATH that is new enough, or the one that
+// GRAY_ENVOY names.
 func findEnvoy(ctx context.Context) (string, error) {
-	name := os.Getenv("GRAY_ENVOY")
-	if name == "" {
-		name = "envoy"
+	if path := os.Getenv("GRAY_ENVOY"); path != "" {
+		return path, checkEnvoy(ctx, path)
 	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", errors.New("there is no envoy on the PATH; run make demo, which installs one, or set GRAY_ENVOY")
+	var last error
+	for _, folder := range filepath.SplitList(os.Getenv("PATH")) {
+		path, err := exec.LookPath(filepath.Join(folder, "envoy"))
+		if err != nil {
+			continue
+		}
+		if last = checkEnvoy(ctx, path); last == nil {
+			return path, nil
+		}
 	}
+	if last != nil {
+		return "", fmt.Errorf("%w; run make demo, which installs one, or set GRAY_ENVOY", last)
+	}
+	return "", errors.New("there is no envoy on the PATH; run make demo, which installs one, or set GRAY_ENVOY")
+}
+
+// checkEnvoy tells whether an Envoy knows vhost_header.
+func checkEnvoy(ctx context.Context, path string) error {
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
-		return "", fmt.Errorf("%s --version: %w", path, err)
+		return fmt.Errorf("%s --version: %w", path, err)
 	}
 	for part := range strings.SplitSeq(string(out), "/") {
 		var major, minor, patch int
 		if n, _ := fmt.Sscanf(part, "%d.%d.%d", &major, &minor, &patch); n == 3 {
-			if major > 1 || minor >= 37 {
-				return path, nil
+			if major > 1 || major == 1 && minor >= 37 {
+				return nil
 			}
-			return "", fmt.Errorf("%s is Envoy %s; gray needs 1.37 or later", path, part)
+			return fmt.Errorf("%s is Envoy %s, and gray needs 1.37 or later", path, part)
 		}
 	}
-	return "", fmt.Errorf("%s does not tell its version", path)
+	return fmt.Errorf("%s does not tell its version", path)
 }
 
 // start brings everything up. The function that it returns waits for all of it

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,9 +163,8 @@ func (p packetSpec) frame() []byte {
 	udp := make([]byte, 8)
 	binary.BigEndian.PutUint16(udp[0:], 49152)
 	binary.BigEndian.PutUint16(udp[2:], 4789)
-	payload := append(vxlan, inner...)
-	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(payload)))
-	return append(ethernet(), ipv4(17, "192.0.2.101", "203.0.113.10", append(udp, payload...))...)
+	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)+len(vxlan)+len(inner)))
+	return append(ethernet(), ipv4(17, "192.0.2.101", "203.0.113.10", slices.Concat(udp, vxlan, inner))...)
 }
 
 func ethernet() []byte {

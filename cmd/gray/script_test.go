@@ -19,6 +19,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv("GRAY_TEST_RUN_MAIN") != "" {
 		os.Exit(run())
 	}
+	if mode := os.Getenv("GRAY_TEST_STREAM"); mode != "" {
+		if err := streamMain(mode, os.Getenv("GRAY_TEST_ADDRESS")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	testscript.Main(m, map[string]func(){"gray": main})
 }
 

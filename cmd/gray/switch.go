@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,9 +22,9 @@ func switchCommand() *cobra.Command {
 	var insecure bool
 	cmd := &cobra.Command{
 		Use: "switch", Short: "Run the software gateway", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			sw := softswitch.New(device)
-			defer sw.Close()
+			defer func() { err = errors.Join(err, sw.Close()) }()
 			for _, i := range interfaces {
 				number, name, ok := strings.Cut(i, "@")
 				port, err := strconv.ParseUint(number, 10, 9)

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -272,7 +273,7 @@ func TestEnvoyRefuses(t *testing.T) {
 		t.Errorf("hints %v after a NACK", got)
 	}
 	state, err := h.sink.Observe(t.Context(), Target, nil)
-	if partial, ok := err.(*reconciler.PartialError); !ok || partial.Keys[k] == nil || state[k] == nil {
+	if partial, ok := errors.AsType[*reconciler.PartialError](err); !ok || partial.Keys[k] == nil || state[k] == nil {
 		t.Errorf("observed %v with %v", state[k], err)
 	}
 	p := h.sink.Proxies()[0]

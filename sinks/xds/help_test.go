@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -139,7 +140,7 @@ func (h *host) put(n policies.Name, unit any) {
 }
 
 // service describes a service with versions v1 and v2; endpoints are addresses.
-func (h *host) service(name string, v1, v2 string) *policies.Service {
+func (h *host) service(name, v1, v2 string) *policies.Service {
 	svc := &policies.Service{
 		Name: name, Origin: schema.Position{Path: name + ".yaml", Line: 1}, Hosts: []string{name + ".internal"}, Protocol: "http",
 		RouteBy: policies.RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}, Default: "v1",
@@ -209,7 +210,11 @@ func applyState(t testing.TB, s *Sink, desired reconciler.State) *reconciler.Par
 			n++
 		}
 		if err := s.Apply(t.Context(), nil, changes[:n]); err != nil {
-			for k, e := range err.(*reconciler.PartialError).Keys {
+			partial, ok := errors.AsType[*reconciler.PartialError](err)
+			if !ok {
+				t.Fatal(err)
+			}
+			for k, e := range partial.Keys {
 				failed = failed.Add(k, e)
 			}
 		}

@@ -41,7 +41,9 @@ type Switch struct {
 
 // port is where frames leave.
 type port struct {
-	send  func(frame []byte)
+	// send tells whether the frame went out. offload is what the interface that
+	// the frame came in by said about it, nil where there is nothing to say.
+	send  func(offload, frame []byte) bool
 	close func() error
 }
 
@@ -65,7 +67,10 @@ func ServerOptions() []grpc.ServerOption {
 // Attach makes a port whose frames go to a function. The frame is valid only
 // during the call, which must not block.
 func (s *Switch) Attach(number uint32, send func(frame []byte)) error {
-	return s.attach(number, port{send: send, close: func() error { return nil }})
+	return s.attach(number, port{
+		send:  func(_, frame []byte) bool { send(frame); return true },
+		close: func() error { return nil },
+	})
 }
 
 func (s *Switch) attach(number uint32, p port) error {
@@ -80,7 +85,9 @@ func (s *Switch) attach(number uint32, p port) error {
 
 // Inject lets a frame come in, rewrites it in place and sends it out of the port
 // that the pipeline says. It reports whether the frame was sent on.
-func (s *Switch) Inject(frame []byte) bool {
+func (s *Switch) Inject(frame []byte) bool { return s.inject(nil, frame) }
+
+func (s *Switch) inject(offload, frame []byte) bool {
 	out, frame, ok := s.Process(frame)
 	if !ok {
 		return false
@@ -88,12 +95,11 @@ func (s *Switch) Inject(frame []byte) bool {
 	s.portsMu.RLock()
 	p, known := s.ports[out]
 	s.portsMu.RUnlock()
-	if !known {
+	if !known || !p.send(offload, frame) {
 		s.stats.drop(dropNoPort)
 		return false
 	}
 	s.stats.forwarded.Add(1)
-	p.send(frame)
 	return true
 }
 
