@@ -49,12 +49,12 @@ var loopback = func() func() netip.Addr {
 	return func() netip.Addr { return netip.AddrFrom4([4]byte{127, a, b, byte(n.Add(1))}) }
 }()
 
-// process runs a program until the test ends.
-func process(t *testing.T, name string, args ...string) {
+// process runs a program until the test ends and returns what it prints.
+func process(t *testing.T, name string, args ...string) *lockedBuffer {
 	t.Helper()
 	cmd := exec.Command(name, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out := &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,9 +62,10 @@ func process(t *testing.T, name string, args ...string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", name, out.String())
+			t.Logf("%s said:\n%s", name, out)
 		}
 	})
+	return out
 }
 
 // ask runs a program and returns what it prints.

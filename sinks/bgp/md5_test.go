@@ -1,63 +1,66 @@
 package bgp
 
 import (
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/gray-release/gray/reconciler"
 )
 
 func TestMD5(t *testing.T) {
-	forRouters(t, func(t *testing.T, r router, c routerConfig) {
-		dir := t.TempDir()
-		file := filepath.Join(dir, "bgp")
-		write := func(text string) {
-			t.Helper()
-			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c.password = "right-and-secret"
-		r.start(t, c)
-		rig := newRig(t, dir)
-		body := self(c.peer, c.address)
-		body.neighbors[0].passwordFile = "bgp"
-		rig.want(body, vip("203.0.113.10/32"))
-
-		write("wrong-and-secret\n")
-		rig.settle()
-		until(t, "the wrong password shows", func() bool {
-			return strings.Contains(rig.neighbor(c.address).LastError, "same MD5 password")
-		})
-		if len(r.routes(t)) != 0 {
-			t.Error("a session with the wrong password brought routes")
-		}
-
-		write("right-and-secret\n")
-		if plan := rig.plan(); len(plan) != 1 || plan[0].Op() != reconciler.Update {
-			t.Fatalf("another password in the file makes the plan %v, want one update", plan)
-		}
-		rig.settle()
-		until(t, "the right password does", func() bool { return len(r.routes(t)) == 1 })
-		since := rig.neighbor(c.address).Since
-
-		// A file that is gone for a moment ends no session.
-		if err := os.Remove(file); err != nil {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "bgp")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		state, err := rig.Observe(t.Context(), target, nil)
-		if err == nil || !strings.Contains(err.Error(), "bgp") || len(state) != 2 {
-			t.Errorf("without its file the speaker shows %v and error %v, want all of it and the file's name", state, err)
-		}
-		if n := rig.neighbor(c.address); n.State != stateEstablished || !n.Since.Equal(since) {
-			t.Errorf("without its file the session is %s since %s", n.State, n.Since)
-		}
-		if strings.Contains(rig.log.String(), "and-secret") {
-			t.Errorf("the log holds a password:\n%s", rig.log)
-		}
+	}
+	routers := startRouters(t, func(c *routerConfig) { c.password = "right-and-secret" })
+	rig := newRig(t, dir)
+	body := self(routers.speaker, routers.addresses()...)
+	for i := range body.neighbors {
+		body.neighbors[i].passwordFile = "bgp"
+	}
+	rig.want(body, vip("203.0.113.10/32"))
+
+	write("wrong-and-secret\n")
+	rig.settle()
+	routers.until("the wrong password shows", func(_ router, at netip.Addr) bool {
+		return strings.Contains(rig.neighbor(at).LastError, "same MD5 password")
 	})
+	routers.have("nothing by the wrong password", map[string]route{})
+
+	write("right-and-secret\n")
+	if plan := rig.plan(); len(plan) != 1 || plan[0].Op() != reconciler.Update {
+		t.Fatalf("another password in the file makes the plan %v, want one update", plan)
+	}
+	rig.settle()
+	routers.have("the VIP by the right password", map[string]route{"203.0.113.10/32": {nextHop: "192.0.2.1"}})
+	before := rig.Neighbors()
+
+	// A file that is gone for a moment ends no session.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	state, err := rig.Observe(t.Context(), target, nil)
+	if err == nil || !strings.Contains(err.Error(), "bgp cannot be read") || len(state) != 2 {
+		t.Errorf("without its file the speaker shows %v and error %v, want all of it and the file's name", state, err)
+	}
+	if now := rig.Neighbors(); !cmp.Equal(before, now, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })) {
+		t.Errorf("without the file the sessions are %v, before they were %v", now, before)
+	}
+	for _, text := range []string{rig.log.String(), fmt.Sprintf("%+v %#[1]v", rig.speaker(target).passwords)} {
+		if strings.Contains(text, "and-secret") {
+			t.Errorf("a password shows in:\n%s", text)
+		}
+	}
 }
 
 func TestPasswordFiles(t *testing.T) {

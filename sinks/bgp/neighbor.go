@@ -69,7 +69,6 @@ func (sp *speaker) addNeighbor(n neighbor) error {
 		return nil
 	}
 	sp.board.enter(n, stateIdle)
-	families := []*api.AfiSafi{family(api.Family_AFI_IP), family(api.Family_AFI_IP6)}
 	transport := &api.Transport{RemotePort: packet.BGP_PORT}
 	if sp.body.local.IsValid() {
 		transport.LocalAddress = sp.body.local.String()
@@ -81,7 +80,7 @@ func (sp *speaker) addNeighbor(n neighbor) error {
 		Timers:       &api.Timers{Config: &api.TimersConfig{HoldTime: holdTime, KeepaliveInterval: holdTime / 3, ConnectRetry: connectRetry}},
 		Transport:    transport,
 		EbgpMultihop: &api.EbgpMultihop{Enabled: true, MultihopTtl: hops},
-		AfiSafis:     families,
+		AfiSafis:     []*api.AfiSafi{sp.family(api.Family_AFI_IP), sp.family(api.Family_AFI_IP6)},
 		GracefulRestart: &api.GracefulRestart{
 			Enabled: true, RestartTime: uint32(restartTime.Seconds()), DeferralTime: deferral,
 			NotificationEnabled: true, LocalRestarting: true,
@@ -93,12 +92,12 @@ func (sp *speaker) addNeighbor(n neighbor) error {
 	return nil
 }
 
-func family(afi api.Family_Afi) *api.AfiSafi {
+func (sp *speaker) family(afi api.Family_Afi) *api.AfiSafi {
 	f := &api.Family{Afi: afi, Safi: api.Family_SAFI_UNICAST}
 	return &api.AfiSafi{
 		Config:            &api.AfiSafiConfig{Family: f, Enabled: true},
 		MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
-		PrefixLimits:      &api.PrefixLimit{Family: f, MaxPrefixes: maxReceived},
+		PrefixLimits:      &api.PrefixLimit{Family: f, MaxPrefixes: sp.cfg.limit},
 	}
 }
 

@@ -69,6 +69,7 @@ func (sp *speaker) announce(b *pathBody) error {
 	if err != nil {
 		return err
 	}
+	defer reading()()
 	_, err = sp.server.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{p}})
 	return err
 }
@@ -83,6 +84,7 @@ func (sp *speaker) withdraw(b *pathBody, touched map[packet.Family]bool) error {
 		return err
 	}
 	touched[p.Family] = true
+	defer reading()()
 	return sp.server.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{p}})
 }
 
@@ -119,6 +121,7 @@ func wirePath(b *pathBody) (*apiutil.Path, error) {
 
 // paths reads what the speaker announces, by prefix.
 func (sp *speaker) paths() (map[netip.Prefix]*pathBody, error) {
+	defer reading()()
 	all := map[netip.Prefix]*pathBody{}
 	for _, f := range families {
 		req := apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: f}
@@ -156,6 +159,7 @@ type session struct {
 
 // sessions reads the sessions, by neighbor; what is advertised only on request.
 func (sp *speaker) sessions(advertised bool) (map[netip.Addr]session, error) {
+	defer reading()()
 	all := map[netip.Addr]session{}
 	err := sp.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: advertised}, func(p *api.Peer) {
 		address, err := netip.ParseAddr(p.GetConf().GetNeighborAddress())

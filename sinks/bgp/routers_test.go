@@ -3,12 +3,16 @@ package bgp
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // router is a BGP router of another make, as a process of its own.
@@ -34,16 +38,46 @@ type route struct {
 	stale       bool // it is kept for a neighbor that restarts
 }
 
-// forRouters runs a test with each make of router; it listens at an address and
-// expects the speaker at another.
-func forRouters(t *testing.T, test func(t *testing.T, r router, c routerConfig)) {
+// bothRouters is FRR and BIRD, which expect a speaker at one address.
+type bothRouters struct {
+	t       *testing.T
+	speaker netip.Addr
+	frr     *frr
+	bird    *bird
+	at      map[router]netip.Addr
+}
+
+// startRouters runs both in AS 64500, with what set changes.
+func startRouters(t *testing.T, set ...func(*routerConfig)) *bothRouters {
 	needRouters(t)
-	for _, r := range []router{&frr{}, &bird{}} {
-		t.Run(r.name(), func(t *testing.T) {
-			t.Parallel()
-			test(t, r, routerConfig{address: loopback(), peer: loopback(), asn: 64500, peerASN: 64512})
-		})
+	b := &bothRouters{t: t, speaker: loopback(), frr: &frr{}, bird: &bird{}}
+	b.at = map[router]netip.Addr{b.frr: loopback(), b.bird: loopback()}
+	for r, address := range b.at {
+		c := routerConfig{address: address, peer: b.speaker, asn: 64500, peerASN: 64512}
+		for _, f := range set {
+			f(&c)
+		}
+		r.start(t, c)
 	}
+	return b
+}
+
+func (b *bothRouters) addresses() []netip.Addr {
+	return slices.SortedFunc(maps.Values(b.at), netip.Addr.Compare)
+}
+
+// until waits until something holds of each of them.
+func (b *bothRouters) until(what string, holds func(r router, at netip.Addr) bool) {
+	b.t.Helper()
+	for r, at := range b.at {
+		until(b.t, r.name()+": "+what, func() bool { return holds(r, at) })
+	}
+}
+
+// have waits until both have exactly these routes.
+func (b *bothRouters) have(what string, want map[string]route) {
+	b.t.Helper()
+	b.until(what, func(r router, _ netip.Addr) bool { return cmp.Equal(want, r.routes(b.t), cmp.AllowUnexported(route{})) })
 }
 
 const frrDaemon = "/usr/lib/frr/bgpd"
@@ -130,7 +164,10 @@ func (f *frr) add(t *testing.T, all map[string]route, prefix, text string) {
 }
 
 // bird is BIRD 2.
-type bird struct{ socket string }
+type bird struct {
+	socket string
+	log    *lockedBuffer
+}
 
 func (*bird) name() string { return "BIRD" }
 
@@ -138,12 +175,13 @@ func (b *bird) start(t *testing.T, c routerConfig) {
 	t.Helper()
 	dir := t.TempDir()
 	b.socket = filepath.Join(dir, "ctl")
-	password, static := "", ""
+	var static strings.Builder
+	password := ""
 	if c.password != "" {
 		password = fmt.Sprintf("password %q;", c.password)
 	}
 	for _, p := range c.announces {
-		static += fmt.Sprintf("\troute %s blackhole;\n", p)
+		fmt.Fprintf(&static, "\troute %s blackhole;\n", p)
 	}
 	conf := fmt.Sprintf(`log stderr all;
 router id %s;
@@ -157,16 +195,17 @@ protocol bgp gray {
 	multihop;
 	strict bind yes;
 	passive yes;
+	debug { states, routes };
 	%[6]s
 	ipv4 { import all; export where proto = "own"; };
 	ipv6 { import all; export none; };
 }
-`, c.address, static, c.asn, c.peer, c.peerASN, password)
+`, c.address, static.String(), c.asn, c.peer, c.peerASN, password)
 	file := filepath.Join(dir, "bird.conf")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	process(t, "bird", "-f", "-c", file, "-s", b.socket, "-P", filepath.Join(dir, "pid"))
+	b.log = process(t, "bird", "-f", "-c", file, "-s", b.socket, "-P", filepath.Join(dir, "pid"))
 	until(t, "bird answers", func() bool { _, err := b.show(t, "status"); return err == nil })
 }
 

@@ -17,6 +17,8 @@ import (
 type Config struct {
 	SecretsDir string       // where the password files of Switch documents must lie
 	Log        *slog.Logger // nil: nothing is logged
+
+	limit uint32 // maxReceived, where no test says otherwise
 }
 
 // Sink implements reconciler.Sink for the speakers of switches. None of them
@@ -26,6 +28,7 @@ type Sink struct {
 
 	mu       sync.Mutex
 	speakers map[string]*speaker // by target
+	closed   bool
 }
 
 // New returns a sink without speakers; Apply starts them.
@@ -33,6 +36,7 @@ func New(cfg Config) *Sink {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	cfg.limit = maxReceived
 	return &Sink{cfg: cfg, speakers: map[string]*speaker{}}
 }
 
@@ -41,6 +45,7 @@ func New(cfg Config) *Sink {
 func (s *Sink) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	var errs []error
 	for t, sp := range s.speakers {
 		errs = append(errs, sp.stop(keepRoutes))
@@ -112,9 +117,20 @@ func (s *Sink) applyTarget(target string, c reconciler.Change) error {
 		if err := sp.start(want); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		s.speakers[target] = sp
-		s.mu.Unlock()
+		if err := s.enter(target, sp); err != nil {
+			return errors.Join(err, sp.stop(keepRoutes))
+		}
 	}
 	return sp.configure(want)
+}
+
+// enter takes a new speaker in, unless all are ending.
+func (s *Sink) enter(target string, sp *speaker) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("the daemon is ending")
+	}
+	s.speakers[target] = sp
+	return nil
 }

@@ -47,6 +47,16 @@ type speaker struct {
 	patience  *time.Timer           // opens them all the same
 }
 
+// options guards two variables of GoBGP that all speakers of a process share. Each
+// start writes them, always to the same, and whoever looks at routes reads them.
+var options sync.RWMutex
+
+// reading takes part of the options and returns the function that gives it back.
+func reading() func() {
+	options.RLock()
+	return options.RUnlock
+}
+
 func newSpeaker(target string, cfg Config) *speaker {
 	return &speaker{
 		target: target, cfg: cfg, board: newBoard(target, cfg.Log),
@@ -69,9 +79,11 @@ func (sp *speaker) startLocked(b *targetBody) error {
 	log := slog.New(&listener{board: sp.board, log: sp.cfg.Log.With("target", sp.target).Handler()})
 	srv := server.NewBgpServer(server.LoggerOption(log, nil))
 	go srv.Serve()
+	options.Lock()
 	err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
 		Asn: b.asn, RouterId: b.routerID.String(), ListenPort: -1,
 	}})
+	options.Unlock()
 	if err == nil {
 		err = learnNothing(ctx, srv)
 	}
@@ -263,7 +275,7 @@ func (sp *speaker) peerEvent(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time
 	s := e.Peer.State
 	reason := downReason(s.DisconnectMessage)
 	if s.AdminState == api.PeerState_ADMIN_STATE_PFX_CT {
-		reason = fmt.Sprintf("the neighbor announces more than %d prefixes, and gray needs none; filter them there; the session stays shut until the daemon restarts", maxReceived)
+		reason = fmt.Sprintf("the neighbor announces more than %d prefixes, and gray needs none; filter them there; the session stays shut until the daemon restarts", sp.cfg.limit)
 	}
 	fell := sp.board.move(s.NeighborAddress, stateName(s.SessionState), reason)
 	if fell && s.AdminState == api.PeerState_ADMIN_STATE_UP {
