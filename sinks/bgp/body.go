@@ -102,7 +102,7 @@ func (b *pathBody) Equal(o reconciler.Body) bool {
 func (b *pathBody) String() string {
 	s := "next hop " + b.nextHop.String()
 	if b.held() {
-		s = "held back, no server of the default version is healthy"
+		s = "held back, none of its servers is healthy"
 	}
 	for i, c := range b.communities {
 		if i == 0 {

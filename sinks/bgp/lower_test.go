@@ -96,7 +96,7 @@ func TestLowerWithoutAHealthyServer(t *testing.T) {
 		ASN: 64512, NextHop: netip.MustParseAddr("192.0.2.1"), Communities: []uint32{1},
 	}})
 	gw := &policies.Gateway{
-		Name: "vpc-gw", VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.10")}, Switches: []string{"gw-a"}, Default: "v1",
+		Name: "vpc-gw", VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.10")}, Switches: []string{"gw-a"}, Default: "v1", DefaultPool: "v1",
 		Pools: []policies.Pool{
 			{Version: "v1", Backends: []policies.Backend{{Name: "a", Down: true}, {Name: "b"}}},
 			{Version: "v2", Backends: []policies.Backend{{Name: "c"}}},
@@ -115,7 +115,7 @@ func TestLowerWithoutAHealthyServer(t *testing.T) {
 	up := lower()
 	gw.Pools[0].Backends[1].Down = true
 	down := lower()
-	if want := "vpc-gw: next hop 192.0.2.1, communities 0:1 -> vpc-gw: held back, no server of the default version is healthy"; down.Delta(up) != want {
+	if want := "vpc-gw: next hop 192.0.2.1, communities 0:1 -> vpc-gw: held back, none of its servers is healthy"; down.Delta(up) != want {
 		t.Errorf("the change reads %q, want %q", down.Delta(up), want)
 	}
 	if up.Equal(down) || !down.Equal(lower()) {

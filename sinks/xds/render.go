@@ -5,10 +5,39 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"sigs.k8s.io/yaml"
 
 	"github.com/gray-release/gray/reconciler"
 )
+
+// YAML is what Native gives, one YAML document a message, each with its type.
+func YAML(resources []*reconciler.Resource) (string, error) {
+	messages, err := Native(resources)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, m := range messages {
+		typed, err := anypb.New(m)
+		if err != nil {
+			return "", err
+		}
+		json, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(typed)
+		if err != nil {
+			return "", err
+		}
+		text, err := yaml.JSONToYAML(json)
+		if err != nil {
+			return "", err
+		}
+		b.WriteString("---\n")
+		b.Write(text)
+	}
+	return b.String(), nil
+}
 
 // Native gives what Envoys are sent for resources of this sink: the messages by
 // type, in the order in which they are sent, and by name. A *PartialError names

@@ -34,15 +34,15 @@ func (s *Switch) AttachInterface(number uint32, name string) error {
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	p := port{close: file.Close, send: func(offload, frame []byte) bool {
+	p := port{close: file.Close, send: func(offload, frame []byte) error {
 		if offload == nil {
 			offload = make([]byte, vnetHeader)
 		}
-		var sent int
+		invert(offload, frame)
 		var sendErr error
 		// A queue that is full drops, as a wire would; nothing waits.
-		err := raw.Control(func(fd uintptr) { sent, sendErr = unix.Writev(int(fd), [][]byte{offload, frame}) })
-		return err == nil && sendErr == nil && sent == len(offload)+len(frame)
+		err := raw.Control(func(fd uintptr) { _, sendErr = unix.Writev(int(fd), [][]byte{offload, frame}) })
+		return errors.Join(err, sendErr)
 	}}
 	if err := s.attach(number, p); err != nil {
 		return errors.Join(err, file.Close())
@@ -53,6 +53,7 @@ func (s *Switch) AttachInterface(number uint32, name string) error {
 			offload, frame, err := r.next()
 			switch {
 			case err == nil:
+				invert(offload, frame)
 				s.inject(offload, frame)
 			case !errors.Is(err, unix.ENETDOWN): // closed, or the interface is gone
 				return
@@ -118,17 +119,34 @@ func vlanOf(oob []byte) (tpid, tci uint16, tagged bool) {
 		if m.Header.Level != unix.SOL_PACKET || m.Header.Type != unix.PACKET_AUXDATA || len(m.Data) < auxdataSize {
 			continue
 		}
-		if binary.NativeEndian.Uint32(m.Data)&unix.TP_STATUS_VLAN_VALID == 0 {
+		status := binary.NativeEndian.Uint32(m.Data)
+		if status&unix.TP_STATUS_VLAN_VALID == 0 {
 			return 0, 0, false
 		}
-		return binary.NativeEndian.Uint16(m.Data[18:]), binary.NativeEndian.Uint16(m.Data[16:]), true
+		tpid = typeVLAN
+		if status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
+			tpid = binary.NativeEndian.Uint16(m.Data[18:])
+		}
+		return tpid, binary.NativeEndian.Uint16(m.Data[16:]), true
 	}
 	return 0, 0, false
 }
 
+// invert turns a checksum that is left to do, which holds the plain sum of the
+// pseudo header, into the form of one that is done, and back: then a new address
+// changes both in the same way.
+func invert(offload, frame []byte) {
+	at := int(binary.NativeEndian.Uint16(offload[6:])) + int(binary.NativeEndian.Uint16(offload[8:]))
+	if offload[0]&needsChecksum != 0 && at+2 <= len(frame) {
+		frame[at], frame[at+1] = ^frame[at], ^frame[at+1]
+	}
+}
+
+// needsChecksum is the flag of a virtio_net_hdr that says so.
+const needsChecksum = 1
+
 // shift moves the places in a virtio_net_hdr by what was put in before them.
 func shift(offload []byte, by uint16) {
-	const needsChecksum = 1
 	for _, at := range []int{2, 6} { // hdr_len, csum_start
 		if v := binary.NativeEndian.Uint16(offload[at:]); v != 0 && (at == 2 || offload[0]&needsChecksum != 0) {
 			binary.NativeEndian.PutUint16(offload[at:], v+by)
@@ -138,7 +156,9 @@ func shift(offload []byte, by uint16) {
 
 // openPacket opens a raw socket on an interface.
 func openPacket(ifi *net.Interface) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
+	// Without a protocol the socket gets nothing before it is bound, when it would
+	// get the frames of all interfaces.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a raw socket: %w; it needs CAP_NET_RAW", err)
 	}
@@ -148,9 +168,9 @@ func openPacket(ifi *net.Interface) (*os.File, error) {
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1),
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20),
-		unix.Bind(fd, address),
 		unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &member),
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+		unix.Bind(fd, address),
 	)
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
