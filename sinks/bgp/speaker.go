@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -261,7 +262,10 @@ func (sp *speaker) observe() (reconciler.State, error) {
 	}
 	for p, b := range paths {
 		k := pathKey(sp.target, p)
-		state[k] = &reconciler.Resource{Key: k, Rank: rankPath, Body: b}
+		state[k] = &reconciler.Resource{
+			Key: k, Rank: rankPath, Body: b,
+			Refs: []reconciler.Key{entryOf(strings.TrimPrefix(sp.target, "bgp/"), p.Addr())},
+		}
 	}
 	return state, trouble.Or()
 }
