@@ -16,6 +16,7 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/bgp"
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
@@ -92,13 +93,15 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	}
 	switches := p4rt.New(p4rt.Config{SecretsDir: c.secrets, Epoch: uint64(time.Now().Unix()), Hints: hints})
 	defer func() { err = errors.Join(err, switches.Close()) }()
+	speakers := bgp.New(bgp.Config{SecretsDir: c.secrets, Log: c.logger()})
+	defer func() { err = errors.Join(err, speakers.Close()) }()
 	source, closeSource, err := c.open()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
 	r, err := reconciler.New(reconciler.Config{
-		Source: source, Sinks: []reconciler.Sink{envoys, switches}, Store: store, Hints: hints,
+		Source: source, Sinks: []reconciler.Sink{envoys, switches, speakers}, Store: store, Hints: hints,
 		Always: map[string]reconciler.Sink{xds.Target: envoys},
 		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
@@ -108,7 +111,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make(chan error, 3)
-	wait, err := c.serve(ctx, r, envoys, errs)
+	wait, err := c.serve(ctx, r, envoys, speakers, errs)
 	if err != nil {
 		return err
 	}
@@ -167,7 +170,7 @@ func (c *daemonConfig) open() (reconciler.Source, func() error, error) {
 
 // serve starts the xDS and the admin server. The function that it returns waits
 // for both to end after ctx has.
-func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envoys *xds.Sink, errs chan<- error) (func(), error) {
+func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envoys *xds.Sink, speakers *bgp.Sink, errs chan<- error) (func(), error) {
 	xdsListener, err := listenPlain(c.xdsListen, c.insecure)
 	if err != nil {
 		return nil, err
@@ -179,7 +182,7 @@ func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envo
 	server := grpc.NewServer(xds.ServerOptions()...)
 	envoys.Register(server)
 	web := &http.Server{
-		Handler:           admin.Handler(r, func() any { return envoys.Proxies() }),
+		Handler:           admin.Handler(r, func() any { return envoys.Proxies() }, func() any { return speakers.Neighbors() }),
 		ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	done := make(chan struct{}, 2)
