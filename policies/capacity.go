@@ -70,14 +70,13 @@ func (c *Compiler) overflows() schema.Errors {
 			delete(c.usage, name)
 		}
 	}
-	for name, s := range c.gateways() {
-		for _, sw := range s.Switches {
-			bySwitch[sw] = append(bySwitch[sw], c.ir.Gateway(name))
+	for _, g := range c.ir.Gateways() {
+		for _, sw := range g.Switches {
+			bySwitch[sw] = append(bySwitch[sw], g)
 		}
 	}
 	var errs schema.Errors
 	for sw, gateways := range bySwitch {
-		slices.SortFunc(gateways, func(a, b *Gateway) int { return cmp.Compare(a.Name, b.Name) })
 		for _, table := range slices.Sorted(maps.Keys(TableSizes)) {
 			sum, most := 0, gateways[0]
 			for _, g := range gateways {
@@ -95,17 +94,6 @@ func (c *Compiler) overflows() schema.Errors {
 	return errs
 }
 
-// gateways yields the gateways of the IR by name.
-func (c *Compiler) gateways() map[string]*Gateway {
-	all := map[string]*Gateway{}
-	for k := range c.parts {
-		if k.Kind == schema.KindGateway && c.ir.Gateway(k.Name) != nil {
-			all[k.Name] = c.ir.Gateway(k.Name)
-		}
-	}
-	return all
-}
-
 // demand is how many entries of a table a gateway needs on each of its switches.
 func (c *Compiler) demand(g *Gateway, table string) int {
 	n := 0
@@ -120,9 +108,9 @@ func (c *Compiler) demand(g *Gateway, table string) int {
 	case "hash_profile":
 		return 1
 	case "pool":
-		return len(g.Pools)
+		return len(g.Pools) + len(c.blends[g.Name])
 	case "bucket":
-		return 2 * len(g.Pools) * g.Hash.Buckets
+		return 2 * (len(g.Pools) + len(c.blends[g.Name])) * g.Hash.Buckets
 	case "backend":
 		for _, p := range g.Pools {
 			n += len(p.Backends)
@@ -161,8 +149,23 @@ func (c *Compiler) overflow(sw, table string, sum int, most *Gateway) *schema.Er
 			at = origins[names[0]]
 		}
 	}
-	return &schema.Error{Position: at, Err: fmt.Errorf("table %s of switch %s would hold %d entries, its size is %d; match whole networks, or spread the gateways over more switches",
-		table, sw, sum, TableSizes[table])}
+	remedy := "match whole networks"
+	switch table {
+	case "pool", "bucket":
+		remedy = "use fewer versions, percentages or buckets"
+		if blends := c.blends[most.Name]; len(blends) > len(most.Pools) {
+			at = schema.Position{}
+			for n := range blends {
+				at = minPosition(at, c.ir.Get(n).(*Blend).Origin)
+			}
+		}
+	case "backend":
+		remedy = "use fewer backends"
+	case "vip_v4", "vip_v6", "hash_profile":
+		remedy = "use fewer VIPs"
+	}
+	return &schema.Error{Position: at, Err: fmt.Errorf("table %s of switch %s would hold %d entries, its size is %d; %s, or spread the gateways over more switches",
+		table, sw, sum, TableSizes[table], remedy)}
 }
 
 func minPosition(a, b schema.Position) schema.Position {

@@ -17,26 +17,14 @@ const (
 	halfBand  = bandWidth / 2
 )
 
-// maxItems bounds the rules of one cell before they are placed.
-const maxItems = 500_000
-
-// item is one entry of a list in which the first match decides.
-type item struct {
-	box      Match
-	version  string
-	priority int // of the policy whose band it stands in
-	group    *group
-	table    Table
-	sub      int32 // its place within the band, for flow rules
-}
-
 // cell makes the rules of one VNI, or of the packets of any VNI.
 //
 // The meaning is a list in which the first match decides; the switch instead
 // asks the flow table, then source VM, destination VM and VPC. An item stands
-// in the cheapest table that holds it, unless a later item of another version
+// in the cheapest table that holds it, unless a later item of another pool
 // stands in a table that is asked before and would win: then it becomes a flow
-// rule.
+// rule. The item that holds every packet is no rule: it is what the gateway's
+// VIPs point to.
 func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
 	wild := n.Part == anyVNI
 	all := claims
@@ -45,147 +33,62 @@ func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
 	}
 	groups := groupClaims(all)
 	c.cellConflicts(n, groups)
-	items := expand(groups, 0, anyMatch, gw.Default, nil)
-	if len(items) > maxItems {
-		c.tooMany(n, gw, len(items), "rules before they are placed", maxItems)
-		return nil
+	x := expansion{groups: groups, base: gw.Default}
+	x.list(0, anyMatch, nil, nil)
+	if x.over {
+		c.tooMany(n, gw, "makes more entries than can be sorted out")
+		return &Cell{}
 	}
-	items = dropHidden(items)
+	items := slices.DeleteFunc(x.items, func(it item) bool { return it.box == anyMatch })
 	if !wild {
-		items = narrowWild(items, claims[0].box.VNI)
-		items = dropIdle(items, gw.Default)
+		items = dropHidden(narrowWild(items, claims[0].box.VNI)) // a copy may hide what follows
+		items = dropIdle(items, gw.DefaultPool)
 	}
 	lift(items)
 	if over := rank(items, wild); over {
-		c.tooMany(n, gw, halfBand, "overlapping flow rules of one priority", halfBand-1)
-		return nil
+		c.tooMany(n, gw, fmt.Sprintf("makes more than %d flow rules of one priority that overlap", halfBand-1))
+		return &Cell{}
 	}
 	return &Cell{Gateway: gw.Name, Rules: rulesOf(items, wild)}
 }
 
-func (c *Compiler) tooMany(n Name, gw *Gateway, count int, what string, most int) {
-	err := &schema.Error{Position: gw.Origin, Err: fmt.Errorf("its policies make %d %s for %s, the most is %d; match whole networks or fewer flows", count, what, n.Part, most)}
+func (c *Compiler) tooMany(n Name, gw *Gateway, what string) {
+	err := &schema.Error{Position: gw.Origin, Err: fmt.Errorf("what its policies say about %s %s; match whole networks or fewer flows", n.Part, what)}
 	c.errs[n] = append(c.errs[n], unitError{n.String(), err})
 }
 
-// expand lists what the policies from number k on say about a region, in the
-// order in which the first match decides. What a policy excludes is decided by
-// those below it, above its own matches.
-func expand(groups []group, k int, region Match, standard string, band *group) []item {
-	var items []item
-	for i := k; i < len(groups); i++ {
-		g := &groups[i]
-		top := band
-		if top == nil {
-			top = g
-		}
-		for _, e := range g.exclude {
-			x, some := region.intersect(e)
-			if !some {
-				continue
-			}
-			for _, m := range g.matches {
-				if y, some := x.intersect(m); some && len(items) <= maxItems {
-					items = append(items, expand(groups, i+1, y, standard, top)...)
-					items = append(items, item{box: y, version: standard, priority: top.spec.Priority, group: g, table: y.table()})
-				}
-			}
-		}
-		for _, m := range g.matches {
-			if y, some := region.intersect(m); some && len(items) <= maxItems {
-				items = append(items, item{box: y, version: g.spec.Version, priority: top.spec.Priority, group: g, table: y.table()})
-			}
-		}
-	}
-	return items
-}
-
-// cellConflicts reports policies of one priority that want different versions
-// for the same packets.
-func (c *Compiler) cellConflicts(n Name, groups []group) {
-	for i := range groups {
-		for j := i + 1; j < len(groups) && groups[j].spec.Priority == groups[i].spec.Priority; j++ {
-			a, b := groups[i], groups[j]
-			if a.spec.Version == b.spec.Version {
-				continue
-			}
-			if both, some := meet(a, b); some && (n.Part == anyVNI || !both.AnyVNI) {
-				c.conflict(n, a, b, both.describe())
-			}
-		}
-	}
-}
-
-// meet finds packets that two policies match and neither excludes.
-func meet(a, b group) (Match, bool) {
-	for _, x := range a.matches {
-		for _, y := range b.matches {
-			both, some := x.intersect(y)
-			if some && !slices.ContainsFunc(a.exclude, func(e Match) bool { return e.covers(both) }) &&
-				!slices.ContainsFunc(b.exclude, func(e Match) bool { return e.covers(both) }) {
-				return both, true
-			}
-		}
-	}
-	return Match{}, false
-}
-
-// isVM tells whether an item is one address of a VPC; there can be very many of
-// those, and they are looked up rather than compared.
-func (it *item) isVM() bool { return it.table == TableVMSrc || it.table == TableVMDst }
-
-// dropHidden leaves out items that an earlier one covers.
-func dropHidden(items []item) []item {
-	var kept, broad []item
-	seen := map[Match]bool{}
-	for _, it := range items {
-		if seen[it.box] || slices.ContainsFunc(broad, func(b item) bool { return b.box.covers(it.box) }) {
-			continue
-		}
-		seen[it.box] = true
-		kept = append(kept, it)
-		if !it.isVM() {
-			broad = append(broad, it)
-		}
-	}
-	return kept
-}
-
 // narrowWild copies items that name no VNI into the cell where an item of the
-// cell with the same priority follows and disagrees: the cell's half of the
-// band lies above theirs.
+// cell with the same priority follows and disagrees: the cell's half of the band
+// lies above theirs. It works upwards, as a copy is an item of the cell in turn.
 func narrowWild(items []item, vni uint32) []item {
-	box := vniBox(schema.VNI(vni))
-	for changed := true; changed; {
-		changed = false
-		for i := range items {
-			it := &items[i]
-			if !it.box.AnyVNI {
-				continue
-			}
-			for j := i + 1; j < len(items) && items[j].priority == it.priority; j++ {
-				if o := &items[j]; !o.box.AnyVNI && o.version != it.version && o.box.overlaps(it.box) {
-					it.box, _ = it.box.intersect(box)
-					it.table = it.box.table()
-					changed = true
-					break
-				}
-			}
+	var done []item // in reverse
+	for _, it := range slices.Backward(items) {
+		disagrees := false
+		for j := len(done) - 1; it.box.AnyVNI && !disagrees && j >= 0 && done[j].priority == it.priority; j-- {
+			o := &done[j]
+			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.overlaps(it.box)
+		}
+		done = append(done, it)
+		if disagrees {
+			it.box, _ = it.box.intersect(vniBox(schema.VNI(vni)))
+			it.table = it.box.table()
+			done = append(done, it)
 		}
 	}
-	return items
+	slices.Reverse(done)
+	return done
 }
 
 // dropIdle leaves out items that keep packets at the default which would go
 // there anyway. It works upwards, as an item may be all that one above it is for.
 func dropIdle(items []item, standard string) []item {
-	if !slices.ContainsFunc(items, func(it item) bool { return it.version == standard && !it.box.AnyVNI }) {
+	if !slices.ContainsFunc(items, func(it item) bool { return it.pool == standard && !it.box.AnyVNI }) {
 		return items
 	}
 	var kept []item
 	for _, it := range slices.Backward(items) {
-		idle := it.version == standard && !it.box.AnyVNI &&
-			!slices.ContainsFunc(kept, func(o item) bool { return o.version != standard && o.box.overlaps(it.box) })
+		idle := it.pool == standard && !it.box.AnyVNI &&
+			!slices.ContainsFunc(kept, func(o item) bool { return o.pool != standard && o.box.overlaps(it.box) })
 		if !idle {
 			kept = append(kept, it)
 		}
@@ -195,7 +98,7 @@ func dropIdle(items []item, standard string) []item {
 }
 
 // lift makes flow rules of items that would lose against a later item of
-// another version in a table that is asked before theirs. A lifted item is
+// another pool in a table that is asked before theirs. A lifted item is
 // asked before others in turn, so it goes on until nothing changes.
 func lift(items []item) {
 	for changed := true; changed; {
@@ -211,7 +114,7 @@ func lift(items []item) {
 			if it.table == TableFlow {
 				flows = append(flows, it)
 			} else if it.isVM() {
-				later[it.table][it.version] = true
+				later[it.table][it.pool] = true
 			}
 		}
 	}
@@ -221,8 +124,8 @@ func lift(items []item) {
 // destination of one VPC always meet in some packet.
 func losesToVMs(it *item, later map[Table]map[string]bool) bool {
 	for t := TableVMSrc; t < it.table; t++ {
-		for version := range later[t] {
-			if version != it.version {
+		for pool := range later[t] {
+			if pool != it.pool {
 				return true
 			}
 		}
@@ -231,7 +134,7 @@ func losesToVMs(it *item, later map[Table]map[string]bool) bool {
 }
 
 func losesToFlow(it *item, flows []*item) bool {
-	return slices.ContainsFunc(flows, func(f *item) bool { return f.version != it.version && f.box.overlaps(it.box) })
+	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.overlaps(it.box) })
 }
 
 // rank gives every flow rule its place within its band, above all rules that it
@@ -265,8 +168,8 @@ func rulesOf(items []item, wild bool) []Rule {
 			continue
 		}
 		r := Rule{
-			Table: it.table, Match: it.box, Version: it.version,
-			Policy: it.group.doc.Name.Name, Origin: it.group.origin(),
+			Table: it.table, Match: it.box, Pool: it.pool,
+			Policy: it.group.doc.Name.Name, Origin: it.position(),
 		}
 		families := []bool{false}
 		switch it.table {

@@ -28,9 +28,20 @@ type Compiler struct {
 	warns   map[schema.Name]schema.Errors
 	errs    map[Name][]unitError
 	nets    map[string]map[schema.Name]bool // the Networks by account
+	down    map[string]map[string]bool      // the servers that fail their checks, by gateway
+	again   map[schema.Name]bool            // documents to read again in the next call
 	dirty   map[Name]bool                   // units to make anew in this call
 	pending map[Name]bool                   // units made anew since the last call without errors
-	freed   []idKey                         // numbers to give back at the next call
+
+	// Blends: who points to which.
+	uses        map[Name]map[string]schema.Position // by unit: the pools
+	users       map[Name]map[Name]schema.Position   // by blend: the units
+	blends      map[string]map[Name]bool            // by gateway
+	blendIDs    map[Name][]idKey                    // by blend
+	dirtyBlends map[Name]bool                       // blends to look at; true: to make anew
+	defaults    map[string]bool                     // gateways whose default pool is to be looked at
+
+	num numbering
 }
 
 // docState is what a document contributed, so that it can be taken back.
@@ -69,6 +80,7 @@ type claim struct {
 	exclude bool
 	line    int
 	box     Match // on a Gateway
+	percent int   // on a Gateway: of the buckets, 1 to 100
 }
 
 // NewCompiler returns a compiler of an empty repository. The table of numbers
@@ -81,7 +93,11 @@ func NewCompiler(ids *IDs) *Compiler {
 		owners: map[uniqueKey][]schema.Name{}, clashes: map[uniqueKey]bool{},
 		claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{}, usage: map[string]*usage{},
 		docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, nets: map[string]map[schema.Name]bool{},
+		down: map[string]map[string]bool{}, again: map[schema.Name]bool{},
 		dirty: map[Name]bool{}, pending: map[Name]bool{},
+		uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{}, blends: map[string]map[Name]bool{},
+		blendIDs: map[Name][]idKey{}, dirtyBlends: map[Name]bool{}, defaults: map[string]bool{},
+		num: newNumbering(),
 	}
 }
 
@@ -91,11 +107,8 @@ func NewCompiler(ids *IDs) *Compiler {
 // those of the set too; the IR then is not to be used.
 func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name, error) {
 	c.set = set
-	for _, k := range c.freed {
-		c.ids.release(k.Switch, k.Space, k.Key)
-	}
-	c.freed = nil
-	again := map[schema.Name]bool{}
+	again := c.again
+	c.again = map[schema.Name]bool{}
 	for _, name := range changed {
 		again[name] = true
 	}
@@ -110,17 +123,45 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name,
 			c.document(name, again)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.defaults)) {
+		c.setDefault(name)
+	}
+	clear(c.defaults)
 	for _, name := range slices.SortedFunc(maps.Keys(c.dirty), compareNames) {
 		c.compilePart(name)
-		c.pending[name] = true
 	}
 	clear(c.dirty)
+	for _, name := range slices.SortedFunc(maps.Keys(c.dirtyBlends), compareNames) {
+		c.compileBlend(name, c.dirtyBlends[name])
+	}
+	clear(c.dirtyBlends)
+	c.number()
 	if err := c.err(); err != nil {
 		return c.ir, nil, err
 	}
 	units := slices.SortedFunc(maps.Keys(c.pending), compareNames)
 	clear(c.pending)
+	c.settleIDs()
 	return c.ir, units, nil
+}
+
+// SetDown says which servers of a gateway fail their checks, as "version/backend";
+// it stands until it is said anew. Names that the gateway does not have mean
+// nothing. The next Compile, for which no document need have changed, acts on it.
+func (c *Compiler) SetDown(gateway string, down []string) {
+	now := map[string]bool{}
+	for _, name := range down {
+		now[name] = true
+	}
+	if maps.Equal(now, c.down[gateway]) {
+		return
+	}
+	if c.down[gateway] = now; len(now) == 0 {
+		delete(c.down, gateway)
+	}
+	if doc := (schema.Name{Kind: schema.KindGateway, Name: gateway}); c.docs[doc] != nil {
+		c.again[doc] = true
+	}
 }
 
 func sortedOf(names map[schema.Name]bool, kinds []string) []schema.Name {
@@ -138,19 +179,12 @@ func compareNames(a, b Name) int {
 	return strings.Compare(a.Kind+"\x00"+a.Name+"\x00"+a.Part, b.Kind+"\x00"+b.Name+"\x00"+b.Part)
 }
 
-// IDs returns a copy of the table of numbers as the next commit will find it, to
-// be kept for the next compiler.
-func (c *Compiler) IDs() *IDs {
-	ids := c.ids.Clone()
-	for _, k := range c.freed {
-		ids.release(k.Switch, k.Space, k.Key)
-	}
-	return ids
-}
+// IDs returns a copy of the table of numbers, to be kept for the next compiler.
+func (c *Compiler) IDs() *IDs { return c.ids.Clone() }
 
 // IDsChanged counts how often numbers were given or freed; while it stays, so
 // does what IDs returns.
-func (c *Compiler) IDsChanged() int { return c.ids.changes + len(c.freed) }
+func (c *Compiler) IDsChanged() int { return c.ids.changes }
 
 // Warnings is what is odd and still allowed, sorted by place.
 func (c *Compiler) Warnings() schema.Errors {
@@ -210,9 +244,11 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 	if name.Kind != schema.KindPolicy && name.Kind != schema.KindNetwork {
 		c.pending[Name{Kind: name.Kind, Name: name.Name}] = true
 	}
-	for _, k := range old.ids {
-		if !slices.Contains(now.ids, k) {
-			c.freed = append(c.freed, k)
+	if name.Kind == schema.KindGateway {
+		c.wantIDs(Name{Kind: name.Kind, Name: name.Name}, old.ids, now.ids)
+		c.defaults[name.Name] = true
+		for blend := range c.blends[name.Name] {
+			c.dirtyBlends[blend] = true
 		}
 	}
 	if old.facade == now.facade {
@@ -220,6 +256,7 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 	}
 	for part := range c.parts[name] {
 		c.dirty[part] = true
+		c.pending[part] = true // sinks look at the whole as well
 	}
 	for _, d := range append(seenAs(old), seenAs(now)...) {
 		for user := range c.deps[d] {
@@ -269,6 +306,7 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 func (c *Compiler) touch(u Name) {
 	c.dirty[u] = true
 	if u.Part == anyVNI {
+		c.defaults[u.Name] = true
 		for part := range c.parts[schema.Name{Kind: u.Kind, Name: u.Name}] {
 			c.dirty[part] = true
 		}

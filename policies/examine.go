@@ -106,7 +106,12 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 	g := &Gateway{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Switches: slices.Sorted(slices.Values(spec.Switches)),
-		Hash: hashOf(spec.Hash), Forward: spec.Forward, Default: spec.Default,
+		Hash: hashOf(spec.Hash), Forward: spec.Forward, Health: healthOf(spec.HealthCheck),
+		Default: spec.Default, DefaultPool: spec.Default, DefaultOrigin: s.doc.Position,
+	}
+	down := c.down[g.Name]
+	if g.Health == nil {
+		down = nil
 	}
 	for _, vip := range spec.VIPs {
 		g.VIPs = append(g.VIPs, vip.Addr)
@@ -120,7 +125,7 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 	var names []string
 	for _, v := range spec.Versions {
 		names = append(names, v.Name)
-		g.Pools = append(g.Pools, poolOf(s.doc, g, v))
+		g.Pools = append(g.Pools, poolOf(s.doc, g, v, down))
 	}
 	slices.Sort(names)
 	slices.SortFunc(g.Pools, func(a, b Pool) int { return strings.Compare(a.Version, b.Version) })
@@ -134,12 +139,6 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 			}
 		}
 	}
-	for _, k := range s.ids {
-		if !c.ids.Assign(k.Switch, k.Space, k.Key) {
-			c.errorf(s, "spec.switches", "switch %q has no number left for %s; use fewer gateways, versions or backends on it", k.Switch, k.Key)
-			break
-		}
-	}
 	return g
 }
 
@@ -151,12 +150,30 @@ func hashOf(h *schema.HashSpec) Hash {
 	}
 }
 
-func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion) Pool {
+func healthOf(h *schema.HealthCheck) *HealthCheck {
+	if h == nil {
+		return nil
+	}
+	out := &HealthCheck{
+		ICMP: h.ICMP != nil, Interval: time.Duration(h.Interval), Timeout: time.Duration(h.Timeout), Rise: h.Rise, Fall: h.Fall,
+	}
+	if h.TCP != nil {
+		out.TCP = uint16(h.TCP.Port)
+	}
+	if h.HTTP != nil {
+		out.HTTP = &HTTPCheck{Port: uint16(h.HTTP.Port), Path: h.HTTP.Path}
+	}
+	return out
+}
+
+// poolOf makes the pool of a version; down names the servers that fail their
+// checks.
+func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion, down map[string]bool) Pool {
 	p := Pool{Version: v.Name, Origin: schema.Position{Path: doc.Path, Line: v.Line}}
 	for _, b := range v.Backends {
 		backend := Backend{
 			Name: b.Name, Origin: schema.Position{Path: doc.Path, Line: b.Line}, Address: b.Address.Addr,
-			MAC: *b.MAC, Ports: map[string]uint32{}, Weight: b.Weight,
+			MAC: *b.MAC, Ports: map[string]uint32{}, Weight: b.Weight, Down: down[v.Name+"/"+b.Name],
 		}
 		for _, sw := range g.Switches {
 			if b.Port != nil {
@@ -168,7 +185,8 @@ func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion) Pool {
 		p.Backends = append(p.Backends, backend)
 	}
 	slices.SortFunc(p.Backends, func(a, b Backend) int { return strings.Compare(a.Name, b.Name) })
-	p.Buckets = fillBuckets(g.Hash, p.Backends)
+	member, kept := members(p.Backends)
+	p.Buckets, p.Kept = fillBuckets(g.Hash, p.Backends, member), kept
 	return p
 }
 

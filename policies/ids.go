@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"slices"
+
+	"github.com/gray-release/gray/schema"
 )
 
 // Space is a range of numbers on a switch that names are given numbers from.
@@ -13,7 +16,7 @@ type Space uint8
 // The spaces of a switch and how many numbers each has (0 is never given).
 const (
 	SpaceVIP     Space = iota + 1 // one a gateway, 8 bits; its hash profile has the same number
-	SpacePool                     // one a version of a gateway, 8 bits
+	SpacePool                     // one a version and one a blend of a gateway, 8 bits
 	SpaceBackend                  // one a backend of a version, 12 bits: as many as the table holds
 )
 
@@ -128,4 +131,92 @@ func (ids *IDs) UnmarshalJSON(b []byte) error {
 		ids.byName[idKey{r.Switch, r.Space, r.Key}] = r.ID
 	}
 	return nil
+}
+
+// numbering is what a compiler knows about the numbers that it gives.
+type numbering struct {
+	wanted  map[Name][]idKey // names of gateways and blends that may have none yet
+	named   map[idKey]bool   // names that the documents have
+	fresh   map[idKey]bool   // those that no good commit had
+	freed   map[idKey]bool   // those that have gone since the last good commit
+	settled bool             // a commit was good
+}
+
+func newNumbering() numbering {
+	return numbering{wanted: map[Name][]idKey{}, named: map[idKey]bool{}, fresh: map[idKey]bool{}, freed: map[idKey]bool{}}
+}
+
+// wantIDs notes that the names of a unit have gone from was to now. The number
+// of a name that goes stays its own until a commit without it is good.
+func (c *Compiler) wantIDs(n Name, was, now []idKey) {
+	stays := map[idKey]bool{}
+	for _, k := range now {
+		stays[k] = true
+	}
+	for _, k := range was {
+		switch {
+		case stays[k]:
+			continue
+		case c.num.fresh[k]:
+			c.ids.release(k.Switch, k.Space, k.Key)
+			delete(c.num.fresh, k)
+		default:
+			c.num.freed[k] = true
+		}
+		delete(c.num.named, k)
+	}
+	delete(c.errs, n)
+	if c.num.wanted[n] = now; now == nil {
+		delete(c.num.wanted, n)
+	}
+}
+
+// number gives numbers to all names that want one. A name that finds none left
+// is tried again at every commit.
+func (c *Compiler) number() {
+	for _, n := range slices.SortedFunc(maps.Keys(c.num.wanted), compareNames) {
+		delete(c.errs, n)
+		i := slices.IndexFunc(c.num.wanted[n], func(k idKey) bool { return !c.assign(k) })
+		if i < 0 {
+			delete(c.num.wanted, n)
+			continue
+		}
+		k, at := c.num.wanted[n][i], c.ir.Gateway(n.Name).Origin
+		if b, ok := c.ir.Get(n).(*Blend); ok {
+			at = b.Origin
+		}
+		err := &schema.Error{Position: at, Err: fmt.Errorf("switch %q has no number left for %s; use fewer gateways, versions, percentages or backends on it", k.Switch, k.Key)}
+		c.errs[n] = []unitError{{n.String(), err}}
+	}
+}
+
+func (c *Compiler) assign(k idKey) bool {
+	delete(c.num.freed, k)
+	if c.ids.byName[k] == 0 {
+		if !c.ids.Assign(k.Switch, k.Space, k.Key) {
+			return false
+		}
+		c.num.fresh[k] = true
+	}
+	c.num.named[k] = true
+	return true
+}
+
+// settleIDs is called when a commit is good: what is gone with it gives its
+// numbers back, for the next commit to give away. So does what an earlier
+// process has left and no document claims.
+func (c *Compiler) settleIDs() {
+	if !c.num.settled {
+		for k := range c.ids.byName {
+			if !c.num.named[k] {
+				c.num.freed[k] = true
+			}
+		}
+		c.num.settled = true
+	}
+	for k := range c.num.freed {
+		c.ids.release(k.Switch, k.Space, k.Key)
+	}
+	clear(c.num.freed)
+	clear(c.num.fresh)
 }

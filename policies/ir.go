@@ -1,7 +1,10 @@
 package policies
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gray-release/gray/schema"
@@ -16,6 +19,7 @@ import (
 //	{Gateway vpc-gw ""}                  -> *Gateway
 //	{Gateway vpc-gw "vni/1001"}          -> *Cell, the rules of one VNI
 //	{Gateway vpc-gw "vni/*"}             -> *Cell, the rules that name no VNI
+//	{Gateway vpc-gw "pool/v2=5%,v1"}     -> *Blend, a pool that versions share
 //	{Switch gw-a ""}                     -> *Switch
 //	{Node host-1 ""}                     -> *Node
 type Name struct{ Kind, Name, Part string }
@@ -32,15 +36,24 @@ func (n Name) String() string {
 // IR says what a commit means. It is a view of the compiler's state: valid
 // until the next Compile, and read-only.
 type IR struct {
-	units map[Name]any
-	ids   *IDs
+	units    map[Name]any
+	gateways map[string]*Gateway
+	ids      *IDs
 }
 
 // NewIR returns an empty IR over a table of numbers; Put fills it.
-func NewIR(ids *IDs) *IR { return &IR{units: map[Name]any{}, ids: ids} }
+func NewIR(ids *IDs) *IR {
+	return &IR{units: map[Name]any{}, gateways: map[string]*Gateway{}, ids: ids}
+}
 
 // Put sets the unit of a name (see Name for its type); a nil unit removes it.
 func (ir *IR) Put(n Name, unit any) {
+	if n.Kind == schema.KindGateway && n.Part == "" {
+		delete(ir.gateways, n.Name)
+		if gw, ok := unit.(*Gateway); ok {
+			ir.gateways[n.Name] = gw
+		}
+	}
 	if unit == nil {
 		delete(ir.units, n)
 		return
@@ -62,9 +75,11 @@ func (ir *IR) Service(name string) *Service {
 }
 
 // Gateway returns the gateway of that name, or nil.
-func (ir *IR) Gateway(name string) *Gateway {
-	g, _ := ir.units[Name{Kind: schema.KindGateway, Name: name}].(*Gateway)
-	return g
+func (ir *IR) Gateway(name string) *Gateway { return ir.gateways[name] }
+
+// Gateways returns all gateways, sorted by name.
+func (ir *IR) Gateways() []*Gateway {
+	return slices.SortedFunc(maps.Values(ir.gateways), func(a, b *Gateway) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Switch returns the switch of that name, or nil.
@@ -74,8 +89,9 @@ func (ir *IR) Switch(name string) *Switch {
 }
 
 // ID is the number that stands for a name on a switch; it never is zero for a
-// name that the IR holds. Key is the gateway's name for SpaceVIP, "gateway/version"
-// for SpacePool, "gateway/version/backend" for SpaceBackend.
+// name that the IR holds. Key is the gateway's name for SpaceVIP, "gateway/pool"
+// for SpacePool (a version or the name of a Blend), "gateway/version/backend" for
+// SpaceBackend.
 func (ir *IR) ID(switchName string, space Space, key string) uint32 {
 	return ir.ids.get(switchName, space, key)
 }
@@ -172,7 +188,14 @@ type Gateway struct {
 	Hash     Hash
 	Forward  string // "mac": rewrite the next hop only; "ip": rewrite the outer destination
 	Default  string
-	Pools    []Pool // one a version, sorted by version
+	Pools    []Pool       // one a version, sorted by version
+	Health   *HealthCheck // nil: the servers are not checked
+
+	// What the VIPs point to: Default, or what policies make of the packets of
+	// which they say nothing else.
+	DefaultPool   string // a version, or a Blend by name
+	DefaultPolicy string // the policy that decides it; empty where none does
+	DefaultOrigin schema.Position
 }
 
 // HasIPv6 tells whether one of the gateway's VIPs is an IPv6 address.
@@ -185,20 +208,24 @@ func (g *Gateway) HasIPv6() bool {
 	return false
 }
 
-// Alive tells whether some server of the default version is healthy. Without one
-// the gateway's VIPs are not to attract traffic.
+// Alive tells whether some server of the default pool is up; one that has
+// buckets only because half of them always stay does not count. Without one the
+// gateway's VIPs are not to attract traffic.
 func (g *Gateway) Alive() bool {
-	for i := range g.Pools {
-		if g.Pools[i].Version != g.Default {
-			continue
-		}
-		for _, b := range g.Pools[i].Backends {
+	for _, s := range sharesOf(g.DefaultPool) {
+		for _, b := range g.Pool(s.Version).Backends {
 			if !b.Down {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// Pool returns the pool of a version that the gateway has.
+func (g *Gateway) Pool(version string) *Pool {
+	i := slices.IndexFunc(g.Pools, func(p Pool) bool { return p.Version == version })
+	return &g.Pools[i]
 }
 
 // Hash says which fields choose the bucket, and how the buckets are filled.
@@ -214,6 +241,7 @@ type Pool struct {
 	Origin   schema.Position
 	Backends []Backend // sorted by name
 	Buckets  []uint16  // bucket -> index into Backends; its length is Hash.Buckets
+	Kept     int       // how many have buckets although they are down, as half of them always stay
 }
 
 // Backend is one server behind a gateway.
@@ -225,6 +253,48 @@ type Backend struct {
 	Ports   map[string]uint32 // by switch name; every switch of the gateway has one
 	Weight  int               // at least 1
 	Down    bool              // its health check fails
+}
+
+// HealthCheck is how the servers of a gateway are checked: one of ICMP, TCP and
+// HTTP.
+type HealthCheck struct {
+	ICMP     bool
+	TCP      uint16 // the port to connect to; 0: not TCP
+	HTTP     *HTTPCheck
+	Interval time.Duration // from one check of a server to the next
+	Timeout  time.Duration // of one check; at most Interval
+	Rise     int           // passes in a row that bring a server back, at least 1
+	Fall     int           // failures in a row that take it out, at least 1
+}
+
+// HTTPCheck gets http://server:port/path; any status below 400 passes.
+type HTTPCheck struct {
+	Port uint16
+	Path string // begins with "/"
+}
+
+// Check is one server that is to be checked.
+type Check struct {
+	Gateway string
+	Server  string // "version/backend", as Compiler.SetDown takes it
+	Address netip.Addr
+	How     HealthCheck
+}
+
+// Checks lists all servers that are to be checked, sorted by gateway and server.
+func (ir *IR) Checks() []Check {
+	var all []Check
+	for _, g := range ir.Gateways() {
+		if g.Health == nil {
+			continue
+		}
+		for _, p := range g.Pools {
+			for _, b := range p.Backends {
+				all = append(all, Check{g.Name, p.Version + "/" + b.Name, b.Address, *g.Health})
+			}
+		}
+	}
+	return all
 }
 
 // Cell is the rules of a gateway that share a VNI (or name none).
@@ -245,14 +315,20 @@ const (
 	TableVPC                    // one whole VNI
 )
 
-// Rule sends what it matches to a version's pool.
+// Blend returns the blend of that name of a gateway, or nil.
+func (ir *IR) Blend(gateway, name string) *Blend {
+	b, _ := ir.units[Name{schema.KindGateway, gateway, poolPart + name}].(*Blend)
+	return b
+}
+
+// Rule sends what it matches to a pool.
 type Rule struct {
 	Table    Table
 	IPv6     bool   // which family's table; false for TableVPC, which has no family
 	Match    Match  // VM tables: VNI and Src or Dst as a full-length prefix; VPC: VNI alone
 	Priority int32  // TableFlow only: 1 to 2^24-1, larger wins; else 0
-	Version  string // never empty: a rule that keeps traffic at the default names the default
-	Policy   string // the policy that asks for it
+	Pool     string // a version, or a Blend by name; a rule that keeps traffic at the default names that
+	Policy   string // the policy that asks for it; of a blend, the first one
 	Origin   schema.Position
 }
 

@@ -20,14 +20,22 @@ func (c *Compiler) compilePart(n Name) {
 		unit = c.accountRoute(n, claims)
 	case n.Kind == schema.KindGateway:
 		gw := c.ir.Gateway(n.Name)
-		var cell *Cell
+		cell := &Cell{}
 		if gw != nil && len(claims) > 0 {
 			cell = c.cell(n, gw, claims)
 		}
-		c.count(n, cell)
-		if cell != nil {
+		if len(cell.Rules) > 0 {
 			unit = cell
 		}
+		if was, _ := c.ir.Get(n).(*Cell); was != nil && slices.Equal(was.Rules, cell.Rules) {
+			unit = was
+			break
+		}
+		c.count(n, cell)
+		c.use(n, rulesUse(cell.Rules))
+	}
+	if unit != c.ir.Get(n) {
+		c.pending[n] = true
 	}
 	c.ir.Put(n, unit)
 	if len(claims) == 0 {
@@ -42,8 +50,15 @@ func (c *Compiler) compilePart(n Name) {
 type group struct {
 	doc              *schema.Document
 	spec             *schema.PolicySpec
-	line             int // of the first match
-	matches, exclude []Match
+	line             int     // of the first match
+	matches, exclude []entry // the matches with larger shares first
+}
+
+// entry is one of the sets of packets that a policy's match or exclude names.
+type entry struct {
+	box     Match
+	percent int // the share of the buckets that it is about, 1 to 100
+	line    int
 }
 
 // groupClaims gathers claims by policy, in order of precedence: priority, then
@@ -61,13 +76,16 @@ func groupClaims(claims []claim) []group {
 		}
 		g := &groups[i]
 		if cl.exclude {
-			g.exclude = append(g.exclude, cl.box)
+			g.exclude = append(g.exclude, entry{cl.box, 100, cl.line})
 			continue
 		}
 		if len(g.matches) == 0 {
 			g.line = cl.line
 		}
-		g.matches = append(g.matches, cl.box)
+		g.matches = append(g.matches, entry{cl.box, cl.percent, cl.line})
+	}
+	for i := range groups {
+		slices.SortStableFunc(groups[i].matches, func(a, b entry) int { return cmp.Compare(b.percent, a.percent) })
 	}
 	slices.SortFunc(groups, func(a, b group) int {
 		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), strings.Compare(a.doc.Name.Name, b.doc.Name.Name))
@@ -119,7 +137,7 @@ func (m Match) describe() string {
 		words = append(words, "destination "+m.Dst.String())
 	}
 	if m.Protocol >= 0 {
-		words = append(words, fmt.Sprintf("protocol %d", m.Protocol))
+		words = append(words, protocolName(m.Protocol))
 	}
 	for _, p := range []struct {
 		name string

@@ -50,6 +50,14 @@ type entryOf struct {
 	exclude bool
 }
 
+// percent is the share of the buckets that the entry is about.
+func (e entryOf) percent() int {
+	if e.m.Percent == nil {
+		return 100
+	}
+	return *e.m.Percent
+}
+
 // claim records what an entry says about a unit.
 func (c *Compiler) claim(e entryOf, unit Name, box Match) {
 	if !slices.Contains(e.s.units, unit) {
@@ -60,7 +68,7 @@ func (c *Compiler) claim(e entryOf, unit Name, box Match) {
 		c.parts[whole] = map[Name]bool{}
 	}
 	c.parts[whole][unit] = true
-	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, line: e.m.Line, box: box})
+	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, line: e.m.Line, box: box, percent: e.percent()})
 	c.touch(unit)
 }
 
@@ -91,6 +99,9 @@ func (c *Compiler) claimPackets(e entryOf, gateway string) {
 	}
 	if e.m.Flow != nil {
 		boxes = intersectAll(boxes, []Match{c.flowBox(e, gw)})
+	}
+	if e.percent() == 0 {
+		return // it takes nothing
 	}
 	for _, b := range boxes {
 		part := anyVNI

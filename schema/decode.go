@@ -2,13 +2,14 @@ package schema
 
 import (
 	"encoding"
-	"errors"
 	"fmt"
+	"iter"
 	"math/big"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -17,19 +18,36 @@ import (
 // expanded, so that a few lines of aliases cannot grow without end.
 const maxNodes = 200_000
 
+// maxDepth bounds how deep values of no fixed type nest; aliases can make them
+// endless.
+const maxDepth = 32
+
 // decoder fills typed values from YAML nodes. It goes on after an error, so
 // that one run reports all of them.
 type decoder struct {
 	path  string // of the file
 	line  int    // of the document's first line; node lines count from 1 within it
 	nodes int    // visited so far
-	errs  Errors
+	depth int
+	list  *errorList // of the file
+	first int        // how many errors the file had before this document
 }
 
 func (d *decoder) errorf(node *yaml.Node, field, format string, args ...any) {
-	pos := Position{d.path, d.line + node.Line - 1}
-	d.errs = append(d.errs, &Error{Position: pos, Field: field, Err: fmt.Errorf(format, args...)})
+	d.list.errorf(Position{d.path, d.line + node.Line - 1}, field, format, args...)
 }
+
+// visit counts a node; false where there are too many to go on.
+func (d *decoder) visit(node *yaml.Node, field string) bool {
+	if d.nodes == maxNodes {
+		d.errorf(node, field, "the document expands to more than %d values; write out its aliases or split it", maxNodes)
+	}
+	d.nodes++
+	return !d.exhausted()
+}
+
+// exhausted tells whether the document was given up.
+func (d *decoder) exhausted() bool { return d.nodes > maxNodes }
 
 // textUnmarshaler is implemented by the scalar types of this package.
 var textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
@@ -37,12 +55,15 @@ var textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 // value decodes a node into v, which is addressable.
 func (d *decoder) value(node *yaml.Node, v reflect.Value, field string, rules rules) {
 	node = resolve(node)
-	if d.nodes++; d.nodes > maxNodes {
-		if d.nodes == maxNodes+1 {
-			d.errorf(node, field, "the document expands to more than %d values; write out its aliases or split it", maxNodes)
-		}
+	if !d.visit(node, field) || !d.untagged(node, field) {
 		return
 	}
+	if d.depth == maxDepth {
+		d.errorf(node, field, "is nested more than %d deep; make it flatter", maxDepth)
+		return
+	}
+	d.depth++
+	defer func() { d.depth-- }()
 	if v.Kind() == reflect.Pointer {
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
@@ -66,15 +87,29 @@ func (d *decoder) value(node *yaml.Node, v reflect.Value, field string, rules ru
 		}
 	case reflect.Bool:
 		if d.scalar(node, field, "!!bool", "true or false") {
-			v.SetBool(node.Value == "true" || node.Value == "True" || node.Value == "TRUE")
+			v.SetBool(strings.EqualFold(node.Value, "true"))
 		}
 	case reflect.Interface:
 		d.free(node, v, field)
 	default:
-		if d.scalar(node, field, "!!int", "a whole number") {
-			d.integer(node, v, field, rules)
-		}
+		d.integer(node, v, field, rules)
 	}
+}
+
+// untagged refuses tags, which would say what a value is against what it looks
+// like.
+func (d *decoder) untagged(node *yaml.Node, field string) bool {
+	if node.Style&yaml.TaggedStyle == 0 {
+		return true
+	}
+	d.errorf(node, field, "has the tag %s; remove it", clip(node.Tag))
+	return false
+}
+
+// isNull tells whether a node says nothing.
+func isNull(node *yaml.Node) bool {
+	node = resolve(node)
+	return node.Kind == yaml.ScalarNode && node.Style&yaml.TaggedStyle == 0 && node.ShortTag() == "!!null"
 }
 
 // scalar checks that a node is a scalar of a tag.
@@ -84,7 +119,7 @@ func (d *decoder) scalar(node *yaml.Node, field, tag, want string) bool {
 	}
 	hint := ""
 	if tag == "!!str" && node.Kind == yaml.ScalarNode {
-		hint = fmt.Sprintf("; write %q", node.Value)
+		hint = fmt.Sprintf("; write %q", clip(node.Value))
 	}
 	d.errorf(node, field, "want %s, got %s%s", want, describe(node), hint)
 	return false
@@ -109,15 +144,6 @@ func describe(node *yaml.Node) string {
 	return clip(node.Value)
 }
 
-// clip keeps a value that is quoted in an error short.
-func clip(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "..."
-}
-
 // text decodes a scalar by its own parser.
 func (d *decoder) text(node *yaml.Node, v reflect.Value, field string) {
 	tag := node.ShortTag()
@@ -125,17 +151,13 @@ func (d *decoder) text(node *yaml.Node, v reflect.Value, field string) {
 		d.errorf(node, field, "want a single value, got %s", describe(node))
 		return
 	}
+	if tag == "!!str" && scalarSchemas[v.Type()]["type"] == "integer" {
+		d.errorf(node, field, "want a whole number, got %s", describe(node))
+		return
+	}
 	if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(node.Value)); err != nil {
-		d.errorf(node, field, "%s", clipError(err))
+		d.errorf(node, field, "%w", err)
 	}
-}
-
-func clipError(err error) string {
-	s := err.Error()
-	if len(s) > 300 {
-		return strings.ToValidUTF8(s[:300], "") + "..."
-	}
-	return s
 }
 
 func (d *decoder) str(node *yaml.Node, v reflect.Value, field string, rules rules) {
@@ -146,7 +168,7 @@ func (d *decoder) str(node *yaml.Node, v reflect.Value, field string, rules rule
 		d.errorf(node, field, "%q is not known; want %s", clip(s), orList(rules.enum))
 	case rules.label && !isLabel(s):
 		d.errorf(node, field, "%q is not a name; want an RFC 1123 label: up to 63 of a-z, 0-9 and -, with a letter or digit at both ends", clip(s))
-	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
+	case strings.ContainsFunc(s, unicode.IsControl):
 		d.errorf(node, field, "holds a control character; remove it")
 	}
 }
@@ -168,65 +190,88 @@ func isLabel(s string) bool {
 	})
 }
 
+// integer decodes a whole number in decimal digits. Other notations are refused
+// because readers of YAML do not agree on them.
 func (d *decoder) integer(node *yaml.Node, v reflect.Value, field string, rules rules) {
-	n, ok := new(big.Int).SetString(strings.ReplaceAll(node.Value, "_", ""), 0)
-	if !ok {
+	digits := strings.TrimPrefix(node.Value, "-")
+	switch {
+	case node.Kind != yaml.ScalarNode || node.Style != 0 || strings.Trim(digits, "0123456789") != "" || digits == "":
 		d.errorf(node, field, "want a whole number, got %s", describe(node))
+		return
+	case digits[0] == '0' && len(digits) > 1:
+		d.errorf(node, field, "%s has a leading zero; remove it", clip(node.Value))
 		return
 	}
 	low, high := rules.bounds(v.Kind())
-	if n.Cmp(low) < 0 || n.Cmp(high) > 0 {
+	// So many digits are out of range however they go on.
+	n, _ := new(big.Int).SetString(node.Value[:min(len(node.Value), 24)], 10)
+	switch {
+	case n.Cmp(low) < 0 || n.Cmp(high) > 0:
 		d.errorf(node, field, "%s is out of range; want %s to %s", clip(node.Value), low, high)
-		return
-	}
-	if v.CanUint() {
+	case v.CanUint():
 		v.SetUint(n.Uint64())
-		return
+	default:
+		v.SetInt(n.Int64())
 	}
-	v.SetInt(n.Int64())
 }
 
 // structure decodes a mapping into a struct: every key must be a field, once.
 func (d *decoder) structure(node *yaml.Node, v reflect.Value, field string) {
-	if f := v.FieldByName("Line"); f.IsValid() {
-		f.SetInt(int64(d.line + node.Line - 1))
+	fields := fieldsOf(v.Type())
+	if fields.line >= 0 {
+		v.Field(fields.line).SetInt(int64(d.line + node.Line - 1))
 	}
 	if node.Kind != yaml.MappingNode {
 		d.errorf(node, field, "want a mapping, got %s", describe(node))
 		return
 	}
-	fields := fieldsOf(v.Type())
 	seen := map[string]bool{}
 	for key, val := range d.pairs(node, field) {
-		name := join(field, key.Value)
+		name := fieldName(field, key.Value)
 		f, known := fields.byName[key.Value]
 		if !known {
-			d.errorf(key, name, "unknown field%s", fields.suggest(key.Value))
+			d.errorf(key, name, "unknown field%v", suggestion{fields, key.Value})
 			continue
 		}
-		if resolve(val).ShortTag() == "!!null" {
-			continue // as absent
-		}
-		seen[key.Value] = true
-		before := len(d.errs)
-		if f.rules.unsupported && !isZeroNode(resolve(val)) {
-			d.errorf(key, name, "not supported yet; remove it")
-			continue
-		}
-		d.value(val, v.Field(f.index), name, f.rules)
-		if len(d.errs) == before && f.rules.required && isEmpty(v.Field(f.index)) {
-			d.errorf(key, name, "is empty; fill it in")
-		}
+		seen[key.Value] = d.field(key, val, v.Field(f.index), name, f.rules)
+	}
+	if d.exhausted() {
+		return
 	}
 	for _, f := range fields.list {
 		switch {
 		case seen[f.name]:
 		case f.rules.required:
-			d.errorf(node, join(field, f.name), "is missing")
+			d.errorf(node, fieldName(field, f.name), "is missing")
 		default:
 			f.rules.setDefault(v.Field(f.index))
 		}
 	}
+}
+
+// field decodes the value of a key; false where it says nothing and so counts
+// as absent.
+func (d *decoder) field(key, val *yaml.Node, v reflect.Value, name string, rules rules) bool {
+	before := d.list.count()
+	switch {
+	case isNull(val) && !rules.required:
+		return false
+	case isNull(val):
+		d.errorf(key, name, "is empty; fill it in")
+	case rules.unsupported && !isZeroNode(resolve(val)):
+		d.errorf(key, name, "not supported yet; remove it")
+	default:
+		d.value(val, v, name, rules)
+		if !isEmpty(v) || d.list.count() > before {
+			return true
+		}
+		if rules.required {
+			d.errorf(key, name, "is empty; fill it in")
+		} else if rules.nonempty {
+			d.errorf(key, name, "is empty; fill it in or remove it")
+		}
+	}
+	return true
 }
 
 // isEmpty tells whether a value that is there holds nothing.
@@ -248,18 +293,20 @@ func isZeroNode(node *yaml.Node) bool {
 
 // pairs yields a mapping's keys and values; a key that is no string or comes
 // twice is an error, and so are merge keys.
-func (d *decoder) pairs(node *yaml.Node, field string) func(yield func(k, v *yaml.Node) bool) {
+func (d *decoder) pairs(node *yaml.Node, field string) iter.Seq2[*yaml.Node, *yaml.Node] {
 	return func(yield func(k, v *yaml.Node) bool) {
 		seen := make(map[string]int, len(node.Content)/2)
-		for i := 0; i+1 < len(node.Content); i += 2 {
+		for i := 0; i+1 < len(node.Content) && d.visit(node.Content[i], field); i += 2 {
 			key := node.Content[i]
 			switch first, twice := seen[key.Value]; {
 			case key.Kind == yaml.ScalarNode && key.ShortTag() == "!!merge":
 				d.errorf(key, field, "merge keys (<<) are not read; write the fields out")
 			case key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str":
 				d.errorf(key, field, "want a string as key, got %s", describe(resolve(key)))
+			case strings.ContainsFunc(key.Value, unicode.IsControl):
+				d.errorf(key, field, "the key %q holds a control character; remove it", clip(key.Value))
 			case twice:
-				d.errorf(key, join(field, key.Value), "stands here twice, first at line %d", first)
+				d.errorf(key, fieldName(field, key.Value), "stands here twice, first at line %d", first)
 			default:
 				seen[key.Value] = d.line + key.Line - 1
 				if !yield(key, node.Content[i+1]) {
@@ -270,10 +317,9 @@ func (d *decoder) pairs(node *yaml.Node, field string) func(yield func(k, v *yam
 	}
 }
 
-func join(field, name string) string {
-	if len(name) > 80 {
-		name = clip(name)
-	}
+// fieldName is the name of a field within another, for an error.
+func fieldName(field, name string) string {
+	name = plain(name, 80)
 	if field == "" {
 		return name
 	}
@@ -288,11 +334,15 @@ func (d *decoder) slice(node *yaml.Node, v reflect.Value, field string, rules ru
 	v.Set(reflect.MakeSlice(v.Type(), len(node.Content), len(node.Content)))
 	for i, item := range node.Content {
 		name := field + "[" + strconv.Itoa(i) + "]"
-		if resolve(item).ShortTag() == "!!null" {
-			d.errorf(item, name, "is empty")
-			continue
+		switch {
+		case d.exhausted():
+			return
+		case isNull(item) && v.Type().Elem().Kind() != reflect.Interface:
+			d.visit(item, name)
+			d.errorf(item, name, "is empty; fill it in or remove it")
+		default:
+			d.value(item, v.Index(i), name, rules)
 		}
-		d.value(item, v.Index(i), name, rules)
 	}
 }
 
@@ -304,7 +354,7 @@ func (d *decoder) mapping(node *yaml.Node, v reflect.Value, field string, rules 
 	v.Set(reflect.MakeMapWithSize(v.Type(), len(node.Content)/2))
 	for key, val := range d.pairs(node, field) {
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.value(val, item, join(field, key.Value), rules)
+		d.value(val, item, fieldName(field, key.Value), rules)
 		v.SetMapIndex(reflect.ValueOf(key.Value), item)
 	}
 }
@@ -323,20 +373,9 @@ func (d *decoder) free(node *yaml.Node, v reflect.Value, field string) {
 	default:
 		var x any
 		if err := node.Decode(&x); err != nil {
-			d.errorf(node, field, "%s", clipError(err))
+			d.errorf(node, field, "%w", err)
 			return
 		}
 		v.Set(reflect.ValueOf(&x).Elem())
 	}
-}
-
-// errYAML turns a parser's message into one without its prefix and with the
-// line it names, 0 where it names none.
-func errYAML(err error) (int, error) {
-	msg := strings.TrimPrefix(err.Error(), "yaml: ")
-	var line int
-	if _, scanErr := fmt.Sscanf(msg, "line %d:", &line); scanErr == nil {
-		_, msg, _ = strings.Cut(msg, ": ")
-	}
-	return line, errors.New("not YAML: " + msg)
 }

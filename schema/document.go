@@ -3,9 +3,10 @@ package schema
 import (
 	"bytes"
 	"cmp"
-	"fmt"
-	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"weak"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -30,23 +31,47 @@ type Document struct {
 	// *NetworkSpec or *NodeSpec. It is read-only.
 	Spec  any
 	start int    // the line at which text begins
+	named int    // the line of metadata.name
 	text  []byte // its YAML; the lines of fields are looked up in it when an error needs them
+	root  weak.Pointer[yaml.Node]
+}
+
+// Compare orders documents by place.
+func (d *Document) Compare(e *Document) int { return d.Position.Compare(e.Position) }
+
+// roots guards the root of every document.
+var roots sync.Mutex
+
+// node returns the root of the document's YAML, or nil. It is parsed again when
+// an error asks for a line, and kept while one error follows another: a node is
+// many times the size of its text, so documents do not hold on to theirs.
+func (d *Document) node() *yaml.Node {
+	roots.Lock()
+	defer roots.Unlock()
+	if root := d.root.Value(); root != nil {
+		return root
+	}
+	var doc yaml.Node
+	if yaml.Unmarshal(d.text, &doc) != nil || len(doc.Content) != 1 {
+		return nil
+	}
+	d.root = weak.Make(doc.Content[0])
+	return doc.Content[0]
 }
 
 // At returns the place of a field such as "spec.match[2].flow.vni"; where the
 // field is absent, that of the nearest field around it.
 func (d *Document) At(field string) Position {
 	p := d.Position
-	var node yaml.Node
-	if yaml.Unmarshal(d.text, &node) == nil && len(node.Content) == 1 {
-		p.Line = d.start + lineOf(node.Content[0], field) - 1
+	if root := d.node(); root != nil {
+		p.Line = d.start + lineOf(root, field) - 1
 	}
 	return p
 }
 
-// Errorf makes an error at a field.
+// Errorf makes an error at a field. Its text is cut where it is very long.
 func (d *Document) Errorf(field, format string, args ...any) *Error {
-	return &Error{Position: d.At(field), Field: field, Err: fmt.Errorf(format, args...)}
+	return newError(d.At(field), field, format, args...)
 }
 
 // lineOf walks from a document's root to a field and returns the line of the
@@ -66,8 +91,8 @@ func lineOf(node *yaml.Node, field string) int {
 			}
 			line, node = node.Content[i].Line, node.Content[i+1]
 		case yaml.SequenceNode:
-			var n int
-			if _, err := fmt.Sscanf(step, "%d", &n); err != nil || n >= len(node.Content) {
+			n, err := strconv.Atoi(step)
+			if err != nil || n < 0 || n >= len(node.Content) {
 				return line
 			}
 			node = node.Content[n]
@@ -87,53 +112,6 @@ func resolve(node *yaml.Node) *yaml.Node {
 	return node
 }
 
-// Error is something wrong at a place in the repository.
-type Error struct {
-	Position
-	Field string // such as "spec.match[2].flow.vni"; empty where it is the whole file or document
-	Err   error
-}
-
-// Error gives "path:line: field: what is wrong".
-func (e *Error) Error() string {
-	if e.Field == "" {
-		return fmt.Sprintf("%s: %v", e.Position, e.Err)
-	}
-	return fmt.Sprintf("%s: %s: %v", e.Position, e.Field, e.Err)
-}
-
-// Unwrap returns what is wrong without its place.
-func (e *Error) Unwrap() error { return e.Err }
-
-// Errors is all that is wrong with a commit, sorted by place.
-type Errors []*Error
-
-// Error gives one line an error.
-func (es Errors) Error() string {
-	lines := make([]string, len(es))
-	for i, e := range es {
-		lines[i] = e.Error()
-	}
-	return strings.Join(lines, "\n")
-}
-
-// Unwrap returns the errors one by one.
-func (es Errors) Unwrap() []error {
-	errs := make([]error, len(es))
-	for i, e := range es {
-		errs[i] = e
-	}
-	return errs
-}
-
-// Sort sorts by place and text and drops what is said twice.
-func (es Errors) Sort() Errors {
-	es = slices.SortedFunc(slices.Values(es), func(a, b *Error) int {
-		return cmp.Or(a.Compare(b.Position), strings.Compare(a.Field, b.Field), strings.Compare(a.Err.Error(), b.Err.Error()))
-	})
-	return slices.CompactFunc(es, func(a, b *Error) bool { return a.Error() == b.Error() })
-}
-
 // chunk is the text of one document in a file.
 type chunk struct {
 	line int // of its first byte, from 1
@@ -141,21 +119,24 @@ type chunk struct {
 }
 
 // splitDocuments cuts a file at its "---" lines. In YAML such a line always
-// separates documents, inside a block scalar too.
+// separates documents, inside a block scalar too. What stands before the first
+// one, comments and directives, belongs to the document that it begins.
 func splitDocuments(data []byte) []chunk {
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	data = bytes.TrimPrefix(data, []byte(byteOrderMark))
 	var chunks []chunk
-	start, startLine, line := 0, 1, 0
+	start, startLine, line, prologue := 0, 1, 0, true
 	for pos := 0; pos < len(data); {
 		line++
 		end := len(data)
 		if n := bytes.IndexByte(data[pos:], '\n'); n >= 0 {
 			end = pos + n + 1
 		}
-		if isSeparator(data[pos:end]) && pos > start {
+		separator := isSeparator(data[pos:end])
+		if separator && !prologue {
 			chunks = append(chunks, chunk{startLine, data[start:pos]})
 			start, startLine = pos, line
 		}
+		prologue = prologue && !separator && isPrologue(data[pos:end])
 		pos = end
 	}
 	return append(chunks, chunk{startLine, data[start:]})
@@ -164,4 +145,11 @@ func splitDocuments(data []byte) []chunk {
 func isSeparator(line []byte) bool {
 	rest, ok := bytes.CutPrefix(line, []byte("---"))
 	return ok && (len(rest) == 0 || strings.IndexByte(" \t\r\n", rest[0]) >= 0)
+}
+
+// isPrologue tells whether a line may stand before a document begins: it is
+// blank, a comment or a directive.
+func isPrologue(line []byte) bool {
+	rest := bytes.TrimLeft(line, " \t\r\n")
+	return len(rest) == 0 || rest[0] == '#' || line[0] == '%'
 }

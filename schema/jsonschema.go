@@ -40,9 +40,9 @@ func documentSchema(kind string) object {
 	return object{
 		"type":                 "object",
 		"additionalProperties": false,
-		"required":             []string{"apiVersion", "kind", "metadata", "spec"},
+		"required":             []string{"kind", "metadata", "spec"},
 		"properties": object{
-			"apiVersion": object{"const": APIVersion},
+			"apiVersion": object{"const": APIVersion, "default": APIVersion},
 			"kind":       object{"const": kind},
 			"metadata":   typeSchema(reflect.TypeFor[Metadata](), rules{}),
 			"spec":       typeSchema(reflect.TypeOf(newSpec(kind)).Elem(), rules{}),
@@ -56,9 +56,9 @@ var scalarSchemas = map[reflect.Type]object{
 	reflect.TypeFor[Addr]():      {"type": "string", "anyOf": []object{{"format": "ipv4"}, {"format": "ipv6"}}},
 	reflect.TypeFor[Prefix]():    {"type": "string", "pattern": `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`},
 	reflect.TypeFor[MAC]():       {"type": "string", "pattern": `^([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}$`},
-	reflect.TypeFor[Protocol]():  {"oneOf": []object{{"enum": []string{"tcp", "udp", "icmp"}}, {"type": "integer", "minimum": 0, "maximum": 255}}},
+	reflect.TypeFor[Protocol]():  {"anyOf": []object{{"enum": []string{"tcp", "udp", "icmp"}}, {"type": "integer", "minimum": 0, "maximum": 255}, {"type": "string", "pattern": `^[0-9]{1,3}$`}}},
 	reflect.TypeFor[PortRange](): {"oneOf": []object{{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "pattern": `^[0-9]{1,5}(-[0-9]{1,5})?$`}}},
-	reflect.TypeFor[Duration]():  {"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$|^0$`},
+	reflect.TypeFor[Duration]():  {"anyOf": []object{{"type": "string", "pattern": `^\+?(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|[µμ]s|ms|s|m|h))+$|^[+-]?0+$`}, {"const": 0}}},
 	reflect.TypeFor[Community](): {"type": "string", "pattern": `^[0-9]{1,5}:[0-9]{1,5}$`},
 	reflect.TypeFor[Percent]():   {"type": "string", "pattern": `^[0-9]{1,3}%$`},
 	reflect.TypeFor[Batch]():     {"oneOf": []object{{"type": "integer", "minimum": 1}, {"type": "string", "pattern": `^[0-9]+%?$`}}},
@@ -80,15 +80,21 @@ func typeSchema(t reflect.Type, r rules) object {
 	case reflect.Struct:
 		return structSchema(t)
 	case reflect.Slice:
-		item := r
-		item.required = false
-		s := object{"type": "array", "items": typeSchema(t.Elem(), item)}
-		if r.required {
+		each := r
+		each.required = false
+		items := typeSchema(t.Elem(), each)
+		delete(items, "default")
+		s := object{"type": "array", "items": items}
+		if r.required || r.nonempty {
 			s["minItems"] = 1
 		}
 		return s
 	case reflect.Map:
-		return object{"type": "object", "additionalProperties": typeSchema(t.Elem(), r)}
+		s := object{"type": "object", "additionalProperties": typeSchema(t.Elem(), r)}
+		if r.required || r.nonempty {
+			s["minProperties"] = 1
+		}
+		return s
 	case reflect.String:
 		return stringSchema(r)
 	case reflect.Bool:
@@ -106,6 +112,9 @@ func typeSchema(t reflect.Type, r rules) object {
 
 func stringSchema(r rules) object {
 	s := object{"type": "string"}
+	if r.def != "" {
+		s["default"] = r.def
+	}
 	if r.enum != nil {
 		s["enum"] = r.enum
 		if !r.required {

@@ -25,7 +25,9 @@ func Kinds() []string {
 //
 //	json:"name"       the field's name in a document
 //	gray:"required"   must be there and not be empty
+//	gray:"nonempty"   a list or mapping that holds something where it is there
 //	gray:"min=1,max=9" the range of a number
+//	gray:"default=5"   what an absent number or string is
 //	gray:"enum=a|b"   the allowed strings; the first is the default unless it is required
 //	gray:"label"      an RFC 1123 label
 //	gray:"unsupported" read and refused: no part of gray acts on it yet
@@ -57,13 +59,13 @@ type TargetRef struct {
 // Match is a conjunction of what its fields say.
 type Match struct {
 	Line            int               `json:"-"`
-	Accounts        []string          `json:"accounts" doc:"Service: by the routing header; Gateway: every Network of that account"`
-	Headers         []HeaderMatch     `json:"headers" gray:"unsupported" doc:"Service only"`
-	Networks        []string          `json:"networks" doc:"Gateway only: whole VPCs by document name"`
-	NetworkSelector map[string]string `json:"networkSelector" doc:"Gateway only: whole VPCs by label"`
-	VMs             []VMMatch         `json:"vms" doc:"Gateway only: single VMs, as source or destination"`
+	Accounts        []string          `json:"accounts" gray:"nonempty" doc:"Service: by the routing header; Gateway: every Network of that account"`
+	Headers         []HeaderMatch     `json:"headers" gray:"nonempty,unsupported" doc:"Service only"`
+	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"Gateway only: whole VPCs by document name"`
+	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
+	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100,unsupported" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
 }
 
 // HeaderMatch is a test of one request header.
@@ -95,10 +97,10 @@ type Flow struct {
 
 // Rollout is how a policy moves its networks step by step.
 type Rollout struct {
-	NetworkSelector map[string]string `json:"networkSelector" doc:"the networks that move, by label"`
-	Networks        []string          `json:"networks" doc:"the networks that move, by document name"`
-	Order           []string          `json:"order" doc:"the order of the networks; by name where it is absent"`
-	Batches         []Batch           `json:"batches" doc:"VMs of the VPC at hand, cumulative: counts and percentages"`
+	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"the networks that move, by label"`
+	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"the networks that move, by document name"`
+	Order           []string          `json:"order" gray:"nonempty,label" doc:"the order of the networks; by name where it is absent"`
+	Batches         []Batch           `json:"batches" gray:"nonempty" doc:"VMs of the VPC at hand, cumulative: counts and percentages"`
 	Parallel        int               `json:"parallel" gray:"min=1,max=1000,default=1" doc:"VPCs that move at the same time"`
 	Bake            Duration          `json:"bake" doc:"least time between a batch that passed and the next"`
 	Approval        string            `json:"approval" gray:"enum=none|batch|network" doc:"wait for gray rollout promote or for through"`
@@ -216,17 +218,17 @@ type TCPCheck struct {
 // behind it.
 type GatewaySpec struct {
 	VIPs        []Addr           `json:"vips" gray:"required" doc:"the addresses that the switches attract"`
-	Switches    []string         `json:"switches" gray:"required" doc:"Switch documents by name"`
+	Switches    []string         `json:"switches" gray:"required,label" doc:"Switch documents by name"`
 	Hash        *HashSpec        `json:"hash" doc:"how flows spread over the servers"`
 	Forward     string           `json:"forward" gray:"enum=mac|ip" doc:"mac: rewrite the next hop only, servers own the VIP; ip: rewrite the outer destination"`
 	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
 	Versions    []GatewayVersion `json:"versions" gray:"required" doc:"the versions and their servers"`
-	HealthCheck *HealthCheck     `json:"healthCheck" gray:"unsupported" doc:"how servers are checked"`
+	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how servers are checked; absent: they are not"`
 }
 
 // HashSpec is how flows spread over the servers.
 type HashSpec struct {
-	Fields    []string `json:"fields" gray:"enum=vni|src|dst|protocol|srcPort|dstPort" doc:"any non-empty subset; absent: all"`
+	Fields    []string `json:"fields" gray:"nonempty,enum=vni|src|dst|protocol|srcPort|dstPort" doc:"any non-empty subset; absent: all"`
 	Algorithm string   `json:"algorithm" gray:"enum=maglev|rendezvous" doc:"maglev: best balance; rendezvous: strictly least movement"`
 	Buckets   int      `json:"buckets" gray:"min=256,max=65536,default=16384" doc:"a power of two, 256 to 65536"`
 }
@@ -252,10 +254,10 @@ type Backend struct {
 // SwitchSpec is the spec of a Switch: a P4Runtime target.
 type SwitchSpec struct {
 	Address      string   `json:"address" gray:"required" doc:"host:port of its P4Runtime server"`
-	DeviceID     uint64   `json:"deviceID" gray:"min=1" doc:"the P4Runtime device id"`
+	DeviceID     uint64   `json:"deviceID" gray:"min=1,default=1" doc:"the P4Runtime device id"`
 	MAC          *MAC     `json:"mac" doc:"source of what the switch forwards; absent: made from the device id"`
 	Role         string   `json:"role" doc:"P4Runtime role name; empty: full pipeline"`
-	Pipeline     string   `json:"pipeline" doc:"v1model, tna, or a folder in the repository"`
+	Pipeline     string   `json:"pipeline" gray:"default=v1model" doc:"v1model, tna, or a folder in the repository"`
 	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie"`
 	TLS          *TLS     `json:"tls" doc:"absent: plaintext, loopback only unless insecure"`
 	Insecure     bool     `json:"insecure" doc:"allow plaintext beyond loopback"`

@@ -2,9 +2,12 @@ package schema
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 
@@ -14,26 +17,26 @@ import (
 // MaxYAML is the largest YAML file that is read, in bytes.
 const MaxYAML = 1 << 20
 
+const byteOrderMark = "\ufeff"
+
 // parsed is what one file holds. A document that has errors of its own is in
 // broken if its name could be read, so that references to it do not dangle.
 type parsed struct {
-	docs   []*Document
+	docs   []*Document // by line
 	broken []Name
-	errs   Errors
+	errs   errorList
 }
 
 // parseFile reads every document of a YAML file. Documents of old that stand
 // at the same place with the same text are taken over.
 func parseFile(f *File, old []*Document) parsed {
-	if err := checkFile(f); err != nil {
-		return parsed{errs: Errors{err}}
+	if err := checkText(f, MaxYAML, "split it, or move routes to a routesFrom file"); err != nil {
+		return parsed{errs: errorList{errs: Errors{err}}}
 	}
 	var p parsed
 	for _, c := range splitDocuments(f.Data) {
-		i := slices.IndexFunc(old, func(d *Document) bool {
-			return d.start == c.line && bytes.Equal(d.text, c.text)
-		})
-		if i >= 0 {
+		i := sort.Search(len(old), func(i int) bool { return old[i].start >= c.line })
+		if i < len(old) && old[i].start == c.line && bytes.Equal(old[i].text, c.text) {
 			p.docs = append(p.docs, old[i])
 			continue
 		}
@@ -42,120 +45,194 @@ func parseFile(f *File, old []*Document) parsed {
 	return p
 }
 
-// checkFile refuses what is no YAML text at all.
-func checkFile(f *File) *Error {
-	at := Position{Path: f.Path, Line: 1}
+// checkText refuses a file that is too large or no text. It refuses too what
+// YAML counts as the end of a line and editors do not, so that lines are right.
+func checkText(f *File, limit int, remedy string) *Error {
+	line := 1
+	refuse := func(format string, args ...any) *Error {
+		return newError(Position{f.Path, line}, "", format, args...)
+	}
 	switch {
 	case f.Err != nil:
-		return &Error{Position: at, Err: f.Err}
-	case len(f.Data) > MaxYAML:
-		return &Error{Position: at, Err: fmt.Errorf("the file has %d bytes, the most is %d; split it, or move routes to a routesFrom file", len(f.Data), MaxYAML)}
+		return refuse("%w", f.Err)
+	case len(f.Data) > limit:
+		return refuse("the file has %d bytes, the most is %d; %s", len(f.Data), limit, remedy)
 	}
-	if i := bytes.IndexByte(f.Data, 0); i >= 0 {
-		at.Line += bytes.Count(f.Data[:i], []byte("\n"))
-		return &Error{Position: at, Err: fmt.Errorf("holds a NUL byte; want UTF-8 text")}
-	}
-	if !utf8.Valid(f.Data) {
-		for line := range bytes.Lines(f.Data) {
-			if !utf8.Valid(line) {
-				break
-			}
-			at.Line++
+	for rest := bytes.TrimPrefix(f.Data, []byte(byteOrderMark)); len(rest) > 0; {
+		r, size := utf8.DecodeRune(rest)
+		rest = rest[size:]
+		switch {
+		case r == '\n':
+			line++
+		case r == 0:
+			return refuse("holds a NUL byte; want UTF-8 text")
+		case r == utf8.RuneError && size == 1:
+			return refuse("is not UTF-8; save the file as UTF-8")
+		case r == '\r' && !bytes.HasPrefix(rest, []byte("\n")):
+			return refuse("holds a carriage return without a line feed; save the file with LF or CRLF line ends")
+		case !isText(r):
+			return refuse("holds the character %U; remove it", r)
 		}
-		return &Error{Position: at, Err: fmt.Errorf("is not UTF-8; save the file as UTF-8")}
 	}
 	return nil
 }
 
+// isText tells whether a character may stand in a file. Others are control
+// characters, line ends beyond LF and CRLF, byte order marks and no characters.
+func isText(r rune) bool {
+	switch r {
+	case '\t', '\r':
+		return true
+	case 0x2028, 0x2029, 0xfeff, 0xfffe, 0xffff:
+		return false
+	}
+	return r >= ' ' && r < 0x7f || r >= 0xa0
+}
+
 // parseDocument reads one document and appends it or what is wrong with it.
 func (p *parsed) parseDocument(path string, c chunk) {
-	root, err := yamlRoot(path, c)
+	root, err := yamlRoot(c)
 	if err != nil {
-		p.errs = append(p.errs, err)
+		p.errs.errorf(Position{path, err.line}, "", "%w", err.error)
 		return
 	}
 	if root == nil {
 		return
 	}
-	d := &decoder{path: path, line: c.line}
+	d := &decoder{path: path, line: c.line, list: &p.errs, first: p.errs.count()}
 	doc := &Document{Position: Position{path, c.line + root.Line - 1}, start: c.line, text: c.text}
-	spec := d.envelope(root, doc)
-	if len(d.errs) == 0 {
-		d.errs = validate(doc)
-	}
-	if len(d.errs) == 0 && spec {
-		p.docs = append(p.docs, doc)
+	if !d.envelope(root, doc) {
 		return
 	}
-	p.errs = append(p.errs, d.errs...)
-	if doc.Kind != "" && doc.Name.Name != "" {
+	doc.named = c.line + lineOf(root, "metadata.name") - 1
+	d.validate(doc, root)
+	switch {
+	case p.errs.count() == d.first:
+		p.docs = append(p.docs, doc)
+	case isLabel(doc.Name.Name):
 		p.broken = append(p.broken, doc.Name)
 	}
 }
 
+// lineError is an error at a line of a file.
+type lineError struct {
+	line int
+	error
+}
+
 // yamlRoot returns the root node of a document's text, nil where it is empty.
-func yamlRoot(path string, c chunk) (*yaml.Node, *Error) {
+func yamlRoot(c chunk) (*yaml.Node, *lineError) {
 	dec := yaml.NewDecoder(bytes.NewReader(c.text))
 	var node, more yaml.Node
-	if err := dec.Decode(&node); err != nil {
-		if len(bytes.TrimSpace(c.text)) == 0 || err.Error() == "EOF" {
-			return nil, nil
-		}
-		line, err := errYAML(err)
-		return nil, &Error{Position: Position{path, c.line + max(line, 1) - 1}, Err: err}
+	err := dec.Decode(&node)
+	if errors.Is(err, io.EOF) {
+		return nil, nil
 	}
-	if dec.Decode(&more) == nil {
-		return nil, &Error{Position: Position{path, c.line + more.Line - 1}, Err: fmt.Errorf("a second document begins without a line ---; add one")}
+	if err == nil {
+		err = dec.Decode(&more) // what follows, which must be nothing
 	}
-	if len(node.Content) == 0 || node.Content[0].ShortTag() == "!!null" {
+	if err == nil {
+		return nil, &lineError{c.line + more.Line - 1, errNoSeparator}
+	}
+	if !errors.Is(err, io.EOF) {
+		line, err := errYAML(err, c.text)
+		return nil, &lineError{c.line + line - 1, err}
+	}
+	if len(node.Content) == 0 || isNull(node.Content[0]) {
 		return nil, nil
 	}
 	return node.Content[0], nil
 }
 
-// envelope decodes apiVersion, kind, metadata and spec; false where the kind is
-// not known, which leaves no spec to look at.
+var errNoSeparator = errors.New("not YAML: a document begins without a line ---; add one")
+
+// parserErrors are the errors that the YAML library gives with a line that
+// counts from 0, unlike those of its scanner.
+var parserErrors = []string{
+	"did not find expected <document start>", "did not find expected node content", "did not find expected '-' indicator",
+	"did not find expected key", "did not find expected ',' or ']'", "did not find expected ',' or '}'",
+	"found undefined tag handle", "found duplicate %YAML directive", "found incompatible YAML document", "found duplicate %TAG directive",
+}
+
+// errYAML turns an error of the YAML library into its line within the text,
+// from 1, and the error without line.
+func errYAML(err error, text []byte) (int, error) {
+	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	var line int
+	if _, scanErr := fmt.Sscanf(msg, "line %d:", &line); scanErr == nil {
+		_, msg, _ = strings.Cut(msg, ": ")
+	}
+	if slices.Contains(parserErrors, msg) {
+		line++
+	}
+	// The library sees the end of the text on a line of its own.
+	line = max(min(line, bytes.Count(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))+1), 1)
+	if msg == "did not find expected <document start>" {
+		return line, errNoSeparator
+	}
+	return line, errors.New("not YAML: " + msg)
+}
+
+// envelope decodes apiVersion, kind, metadata and spec; false where the
+// document is not one of ours, which leaves nothing to look at.
 func (d *decoder) envelope(root *yaml.Node, doc *Document) bool {
 	if root.Kind != yaml.MappingNode {
-		d.errorf(root, "", "want a mapping with apiVersion, kind, metadata and spec, got %s", describe(root))
+		d.errorf(root, "", "want a mapping with kind, metadata and spec, got %s", describe(root))
 		return false
 	}
-	fields := map[string]*yaml.Node{}
-	for key, val := range d.pairs(root, "") {
-		fields[key.Value] = val
-		if !slices.Contains([]string{"apiVersion", "kind", "metadata", "spec"}, key.Value) {
-			d.errorf(key, key.Value, "unknown field; a document has apiVersion, kind, metadata and spec")
+	at, version := root, APIVersion
+	if i := indexOf(root, "apiVersion"); i >= 0 {
+		at = root.Content[i+1]
+		if !d.required(root, "apiVersion", reflect.ValueOf(&version)) {
+			return false
 		}
 	}
-	var version string
-	if d.required(root, fields["apiVersion"], &version, "apiVersion") && version != APIVersion {
-		d.errorf(fields["apiVersion"], "apiVersion", "%q is not read here; want %s, or list the file in .grayignore", clip(version), APIVersion)
+	if version != APIVersion {
+		d.errorf(at, "apiVersion", "%q is not read here; want %s, or list the file in %s", clip(version), APIVersion, IgnoreFile)
 		return false
 	}
-	if !d.required(root, fields["kind"], &doc.Kind, "kind") {
+	if indexOf(root, "kind") < 0 {
+		d.errorf(root, "kind", "is missing; a file that is not for gray belongs into %s", IgnoreFile)
+		return false
+	}
+	if !d.required(root, "kind", reflect.ValueOf(&doc.Kind)) {
 		return false
 	}
 	doc.Spec = newSpec(doc.Kind)
 	if doc.Spec == nil {
-		d.errorf(fields["kind"], "kind", "%q is not known; want %s", clip(doc.Kind), orList(Kinds()))
+		d.errorf(root.Content[indexOf(root, "kind")+1], "kind", "%q is not known; want %s", clip(doc.Kind), orList(Kinds()))
 		return false
 	}
-	if d.required(root, fields["metadata"], &doc.Metadata, "metadata") {
-		doc.Name.Name = doc.Metadata.Name
+	d.untagged(root, "")
+	for key := range d.pairs(root, "") {
+		if !slices.Contains([]string{"apiVersion", "kind", "metadata", "spec"}, key.Value) {
+			d.errorf(key, fieldName("", key.Value), "unknown field; a document has apiVersion, kind, metadata and spec")
+		}
 	}
-	return d.required(root, fields["spec"], doc.Spec, "spec")
+	d.required(root, "metadata", reflect.ValueOf(&doc.Metadata))
+	doc.Name.Name = doc.Metadata.Name
+	d.required(root, "spec", reflect.ValueOf(doc.Spec))
+	return true
 }
 
-// required decodes a field of the envelope that must be there into *into.
-func (d *decoder) required(root, node *yaml.Node, into any, field string) bool {
-	if node == nil || resolve(node).ShortTag() == "!!null" {
+// required decodes a field of the envelope that must be there into what a
+// pointer points to; false where it is wrong.
+func (d *decoder) required(root *yaml.Node, field string, into reflect.Value) bool {
+	before := d.list.count()
+	if i := indexOf(root, field); i < 0 {
 		d.errorf(root, field, "is missing")
-		return false
+	} else {
+		d.field(root.Content[i], root.Content[i+1], into.Elem(), field, rules{required: true})
 	}
-	before := len(d.errs)
-	d.value(node, reflect.ValueOf(into).Elem(), field, rules{required: true})
-	if s, ok := into.(*string); ok && *s == "" && len(d.errs) == before {
-		d.errorf(node, field, "is empty; fill it in")
+	return d.list.count() == before
+}
+
+// indexOf is the index of a key in a mapping's content, or -1.
+func indexOf(node *yaml.Node, key string) int {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		if node.Content[i].Value == key {
+			return i
+		}
 	}
-	return len(d.errs) == before || strings.HasPrefix(field, "spec")
+	return -1
 }

@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"fmt"
 	"math"
 	"math/big"
 	"reflect"
@@ -12,10 +11,11 @@ import (
 
 // rules is what a field's gray tag says.
 type rules struct {
-	required, label, unsupported bool
-	min, max                     *int64
-	def                          string
-	enum                         []string
+	required, nonempty, label, unsupported bool
+
+	min, max *int64
+	def      string
+	enum     []string
 }
 
 // parseRules reads a tag; a tag that cannot be read is a mistake in this
@@ -28,6 +28,8 @@ func parseRules(tag string) rules {
 		case "":
 		case "required":
 			r.required = true
+		case "nonempty":
+			r.nonempty = true
 		case "label":
 			r.label = true
 		case "unsupported":
@@ -79,6 +81,10 @@ func (r rules) setDefault(v reflect.Value) {
 	switch {
 	case v.Kind() == reflect.Int && r.def != "":
 		v.SetInt(*mustInt(r.def))
+	case v.Kind() == reflect.Uint64 && r.def != "":
+		v.SetUint(uint64(*mustInt(r.def)))
+	case v.Kind() == reflect.String && r.def != "":
+		v.SetString(r.def)
 	case v.Kind() == reflect.String && r.enum != nil:
 		v.SetString(r.enum[0])
 	}
@@ -95,6 +101,7 @@ type structField struct {
 type structFields struct {
 	list   []structField
 	byName map[string]structField
+	line   int // the index of the field Line, which notes where the value stands, or -1
 }
 
 var fieldCache sync.Map // reflect.Type -> *structFields
@@ -104,10 +111,13 @@ func fieldsOf(t reflect.Type) *structFields {
 	if c, ok := fieldCache.Load(t); ok {
 		return c.(*structFields)
 	}
-	fields := &structFields{byName: map[string]structField{}}
+	fields := &structFields{byName: map[string]structField{}, line: -1}
 	for i := range t.NumField() {
 		sf := t.Field(i)
 		name := sf.Tag.Get("json")
+		if sf.Name == "Line" {
+			fields.line = i
+		}
 		if name == "" || name == "-" {
 			continue
 		}
@@ -119,18 +129,25 @@ func fieldsOf(t reflect.Type) *structFields {
 	return c.(*structFields)
 }
 
-// suggest names the field that a wrong key was probably meant to be.
-func (s *structFields) suggest(key string) string {
-	best, bestDistance := "", 3
-	for _, f := range s.list {
-		if d := distance(strings.ToLower(key), strings.ToLower(f.name)); d < bestDistance {
+// suggestion names the field that a wrong key was probably meant to be. It is
+// made only where an error shows it.
+type suggestion struct {
+	fields *structFields
+	key    string
+}
+
+// String gives "; did you mean <field>?", or nothing.
+func (s suggestion) String() string {
+	best, bestDistance := "", min(3, len(s.key)/2+1)
+	for _, f := range s.fields.list {
+		if d := distance(strings.ToLower(s.key), strings.ToLower(f.name)); d < bestDistance {
 			best, bestDistance = f.name, d
 		}
 	}
 	if best == "" {
 		return ""
 	}
-	return fmt.Sprintf("; did you mean %s?", best)
+	return "; did you mean " + best + "?"
 }
 
 // distance is the Levenshtein distance, or a large number where the lengths

@@ -3,6 +3,7 @@ package schema
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strconv"
@@ -13,13 +14,26 @@ import (
 // MaxVNI is the largest VXLAN network identifier.
 const MaxVNI = 1<<24 - 1
 
+// decimal reads a number of at most high in decimal digits. A leading zero is
+// refused: some would take the number for an octal one.
+func decimal(s string, high uint64) (uint64, error) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	switch {
+	case err == nil && len(s) > 1 && s[0] == '0':
+		return 0, strconv.ErrSyntax
+	case err == nil && n > high:
+		return 0, strconv.ErrRange
+	}
+	return n, err
+}
+
 // VNI is a VXLAN network identifier.
 type VNI uint32
 
 // UnmarshalText reads a decimal number.
 func (v *VNI) UnmarshalText(text []byte) error {
-	n, err := strconv.ParseUint(string(text), 10, 64)
-	if errors.Is(err, strconv.ErrRange) || err == nil && n > MaxVNI {
+	n, err := decimal(string(text), MaxVNI)
+	if errors.Is(err, strconv.ErrRange) {
 		return fmt.Errorf("%s is above the largest VNI, %d", text, MaxVNI)
 	}
 	if err != nil {
@@ -73,10 +87,10 @@ func (p *Prefix) UnmarshalText(text []byte) error {
 // MAC is an Ethernet address.
 type MAC [6]byte
 
-// UnmarshalText reads six colon-separated octets.
+// UnmarshalText reads six octets, separated by colons or by dashes.
 func (m *MAC) UnmarshalText(text []byte) error {
 	hw, err := net.ParseMAC(string(text))
-	if err != nil || len(hw) != len(m) {
+	if err != nil || len(hw) != len(m) || len(text) != len("02:00:00:00:00:01") {
 		return fmt.Errorf("%q is not a MAC address; want six octets such as \"02:00:00:00:00:01\"", text)
 	}
 	if hw[0]&1 != 0 {
@@ -102,7 +116,7 @@ func (p *Protocol) UnmarshalText(text []byte) error {
 	case "icmp":
 		*p = 1
 	default:
-		n, err := strconv.ParseUint(s, 10, 8)
+		n, err := decimal(s, 255)
 		if err != nil {
 			return fmt.Errorf("%q is not a protocol; want tcp, udp, icmp or 0 to 255", s)
 		}
@@ -120,8 +134,8 @@ func (r *PortRange) UnmarshalText(text []byte) error {
 	if !isRange {
 		hi = lo
 	}
-	l, errLo := strconv.ParseUint(lo, 10, 16)
-	h, errHi := strconv.ParseUint(hi, 10, 16)
+	l, errLo := decimal(lo, 65535)
+	h, errHi := decimal(hi, 65535)
 	switch {
 	case errLo != nil || errHi != nil:
 		return fmt.Errorf("%q is not a port; want 0 to 65535, or a range such as 40000-40999", text)
@@ -148,14 +162,17 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String gives the notation that is read.
+func (d Duration) String() string { return time.Duration(d).String() }
+
 // Percent is a share, 0 to 100.
 type Percent int
 
 // UnmarshalText reads "5%".
 func (p *Percent) UnmarshalText(text []byte) error {
 	s, ok := strings.CutSuffix(string(text), "%")
-	n, err := strconv.ParseUint(s, 10, 7)
-	if !ok || err != nil || n > 100 {
+	n, err := decimal(s, 100)
+	if !ok || err != nil {
 		return fmt.Errorf("%q is not a percentage; want 0%% to 100%%", text)
 	}
 	*p = Percent(n)
@@ -175,10 +192,13 @@ func (b *Batch) UnmarshalText(text []byte) error {
 		if err := p.UnmarshalText(text); err != nil {
 			return err
 		}
+		if p == 0 {
+			return fmt.Errorf("%q is no step; want more than 0%%", text)
+		}
 		*b = Batch{int(p), true}
 		return nil
 	}
-	n, err := strconv.ParseUint(string(text), 10, 31)
+	n, err := decimal(string(text), math.MaxInt32)
 	if err != nil || n == 0 {
 		return fmt.Errorf("%q is not a batch; want a count from 1 or a percentage", text)
 	}
@@ -192,8 +212,8 @@ type Community uint32
 // UnmarshalText reads "64512:100".
 func (c *Community) UnmarshalText(text []byte) error {
 	as, value, ok := strings.Cut(string(text), ":")
-	a, errA := strconv.ParseUint(as, 10, 16)
-	v, errV := strconv.ParseUint(value, 10, 16)
+	a, errA := decimal(as, 65535)
+	v, errV := decimal(value, 65535)
 	if !ok || errA != nil || errV != nil {
 		return fmt.Errorf("%q is not a community; want asn:value, each 0 to 65535", text)
 	}

@@ -1,47 +1,39 @@
 package schema
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
-
-	ignore "github.com/sabhiram/go-gitignore"
 )
-
-// IgnoreFile lists, in gitignore syntax, files that gray does not read.
-const IgnoreFile = ".grayignore"
 
 // Set is the documents of a repository. It follows the repository from
 // snapshot to snapshot, at a cost that follows what changed; where it comes
 // from makes no difference to what it holds.
 type Set struct {
 	files   Files
-	ignored *ignore.GitIgnore
+	ignored ignoreList
 	byPath  map[string]parsed
-	byName  map[Name][]*Document // in order of place; the first one counts
-	broken  map[Name]int         // documents that are there but have errors of their own
-	routes  map[string]routeFile // the routesFrom files that are read, by path
-	users   map[string]map[Name]bool
-	errs    map[string]Errors // by path
-	twice   map[Name]bool     // names that several documents have
+	byName  map[Name][]*Document  // in order of place; the first one counts
+	broken  map[Name]int          // documents that are there but have errors of their own
+	routes  map[string]*routeFile // the routesFrom files that documents name, by path
+	errs    map[string]Errors     // by path
+	twice   map[Name]bool         // names that several documents have
 }
 
 // routeFile is a routesFrom file and what it holds.
 type routeFile struct {
-	file   *File
+	file   *File // nil: there is none
 	routes []Route
 	errs   Errors
+	users  map[*Document]*Error // who reads it, and what to say there if it is missing, once that was asked
 }
 
 // NewSet returns an empty set.
 func NewSet() *Set {
 	return &Set{
 		byPath: map[string]parsed{}, byName: map[Name][]*Document{}, broken: map[Name]int{},
-		routes: map[string]routeFile{}, users: map[string]map[Name]bool{},
-		errs: map[string]Errors{}, twice: map[Name]bool{},
+		routes: map[string]*routeFile{}, errs: map[string]Errors{}, twice: map[Name]bool{},
 	}
 }
 
@@ -54,66 +46,80 @@ func Parse(s *Snapshot) (*Set, error) {
 }
 
 // Update reads what differs from the last snapshot and returns the sorted names
-// of the documents that are new, changed or gone. What is wrong tells Err.
+// of the documents that are new, changed or gone, or whose routes are. What is
+// wrong tells Err.
 func (s *Set) Update(snap *Snapshot) []Name {
 	paths := snap.Files.Changed(s.files)
+	s.files = snap.Files
 	if slices.Contains(paths, IgnoreFile) {
-		s.readIgnore(snap.Files.Get(IgnoreFile))
-		paths = append(paths, slices.Collect(maps.Keys(s.byPath))...)
-		for f := range snap.Files.All() {
-			paths = append(paths, f.Path)
-		}
+		paths = append(paths, s.updateIgnored()...)
 		slices.Sort(paths)
 		paths = slices.Compact(paths)
 	}
-	s.files = snap.Files
 	touched := map[Name]bool{}
 	for _, p := range paths {
-		if isYAML(p) {
+		if isDocuments(p) {
 			s.updateFile(p, touched)
 		}
 	}
 	for _, p := range paths {
-		for name := range s.users[p] {
-			touched[name] = true
-		}
-	}
-	for name := range touched {
-		s.readRoutes(name)
+		s.updateRoutes(p, touched)
 	}
 	return slices.SortedFunc(maps.Keys(touched), Name.Compare)
 }
 
-func isYAML(p string) bool {
-	return strings.HasSuffix(p, ".yaml") || strings.HasSuffix(p, ".yml")
+// isDocuments tells whether a file holds documents by its path: it ends in .yaml
+// or .yml, and neither it nor a folder around it begins with a dot.
+func isDocuments(p string) bool {
+	return (strings.HasSuffix(p, ".yaml") || strings.HasSuffix(p, ".yml")) && p[0] != '.' && !strings.Contains(p, "/.")
 }
 
-func (s *Set) readIgnore(f *File) {
-	s.ignored = nil
-	if f != nil && f.Err == nil {
-		s.ignored = ignore.CompileIgnoreLines(strings.Split(string(f.Data), "\n")...)
+// updateIgnored reads the IgnoreFile anew and returns the files that are ignored
+// now and were not before, and the other way round.
+func (s *Set) updateIgnored() []string {
+	old := s.ignored
+	list, errs := parseIgnore(s.files.Get(IgnoreFile))
+	s.ignored = list
+	s.setErrs(IgnoreFile, errs)
+	var paths []string
+	for f := range s.files.All() {
+		if isDocuments(f.Path) && old.match(f.Path) != list.match(f.Path) {
+			paths = append(paths, f.Path)
+		}
+	}
+	return paths
+}
+
+func (s *Set) setErrs(p string, errs Errors) {
+	delete(s.errs, p)
+	if len(errs) > 0 {
+		s.errs[p] = errs
 	}
 }
 
 // updateFile reads one file anew and notes the names whose documents changed.
 func (s *Set) updateFile(p string, touched map[Name]bool) {
 	old := s.byPath[p]
-	var fresh parsed
-	file := s.files.Get(p)
-	if file != nil && (s.ignored == nil || !s.ignored.MatchesPath(p)) {
-		fresh = parseFile(file, old.docs)
+	var now parsed
+	if file := s.files.Get(p); file != nil && !s.ignored.match(p) {
+		now = parseFile(file, old.docs)
+	}
+	was, is := setOf(old.docs), setOf(now.docs)
+	for _, d := range now.docs {
+		if !was[d] {
+			s.insert(d)
+			touched[d.Name] = true
+		}
 	}
 	for _, d := range old.docs {
-		if !slices.Contains(fresh.docs, d) {
+		if !is[d] {
 			s.remove(d)
 			touched[d.Name] = true
 		}
 	}
-	for _, d := range fresh.docs {
-		if !slices.Contains(old.docs, d) {
-			s.insert(d)
-			touched[d.Name] = true
-		}
+	for _, n := range now.broken {
+		s.broken[n]++
+		touched[n] = true
 	}
 	for _, n := range old.broken {
 		if s.broken[n]--; s.broken[n] == 0 {
@@ -121,37 +127,46 @@ func (s *Set) updateFile(p string, touched map[Name]bool) {
 		}
 		touched[n] = true
 	}
-	for _, n := range fresh.broken {
-		s.broken[n]++
-		touched[n] = true
-	}
-	delete(s.errs, p)
-	if len(fresh.errs) > 0 {
-		s.errs[p] = fresh.errs
-	}
+	s.setErrs(p, now.errs.list())
+	now.errs = errorList{}
 	delete(s.byPath, p)
-	if file != nil {
-		s.byPath[p] = fresh
+	if len(now.docs)+len(now.broken) > 0 {
+		s.byPath[p] = now
 	}
+}
+
+func setOf(docs []*Document) map[*Document]bool {
+	set := make(map[*Document]bool, len(docs))
+	for _, d := range docs {
+		set[d] = true
+	}
+	return set
 }
 
 func (s *Set) insert(d *Document) {
 	same := s.byName[d.Name]
-	i, _ := slices.BinarySearchFunc(same, d, func(a, b *Document) int { return a.Compare(b) })
-	s.byName[d.Name] = slices.Insert(slices.Clone(same), i, d)
-	if len(same) > 0 {
+	i, _ := slices.BinarySearchFunc(same, d, (*Document).Compare)
+	same = slices.Insert(same, i, d)
+	s.byName[d.Name] = same
+	if len(same) > 1 {
 		s.twice[d.Name] = true
 	}
-	if f := routesFrom(d); f != "" {
-		if s.users[f] == nil {
-			s.users[f] = map[Name]bool{}
+	if p := routesFrom(d); p != "" {
+		if s.routes[p] == nil {
+			s.routes[p] = &routeFile{users: map[*Document]*Error{}}
+			s.routes[p].read(s.files.Get(p))
 		}
-		s.users[f][d.Name] = true
+		s.routes[p].users[d] = nil
 	}
 }
 
 func (s *Set) remove(d *Document) {
-	same := slices.DeleteFunc(slices.Clone(s.byName[d.Name]), func(x *Document) bool { return x == d })
+	same := s.byName[d.Name]
+	i, _ := slices.BinarySearchFunc(same, d, (*Document).Compare)
+	for same[i] != d {
+		i++ // the one that takes its place stands there already
+	}
+	same = slices.Delete(same, i, i+1)
 	s.byName[d.Name] = same
 	if len(same) < 2 {
 		delete(s.twice, d.Name)
@@ -159,17 +174,13 @@ func (s *Set) remove(d *Document) {
 	if len(same) == 0 {
 		delete(s.byName, d.Name)
 	}
-	if f := routesFrom(d); f != "" {
-		delete(s.users[f], d.Name)
-		if len(s.users[f]) == 0 {
-			delete(s.users, f)
-			delete(s.routes, f)
+	if p := routesFrom(d); p != "" {
+		delete(s.routes[p].users, d)
+		if len(s.routes[p].users) == 0 {
+			delete(s.routes, p)
 		}
 	}
 }
-
-// Compare orders documents by place.
-func (d *Document) Compare(e *Document) int { return d.Position.Compare(e.Position) }
 
 // routesFrom is the file that a Network reads its routes from, or "".
 func routesFrom(d *Document) string {
@@ -179,27 +190,25 @@ func routesFrom(d *Document) string {
 	return ""
 }
 
-// readRoutes reads the routesFrom file of a Network if it changed.
-func (s *Set) readRoutes(name Name) {
-	d := s.Get(name)
-	if d == nil || routesFrom(d) == "" {
+// updateRoutes reads a routesFrom file anew if documents name it.
+func (s *Set) updateRoutes(p string, touched map[Name]bool) {
+	r := s.routes[p]
+	if r == nil {
 		return
 	}
-	p := routesFrom(d)
-	file := s.files.Get(p)
-	if have, ok := s.routes[p]; ok && have.file == file {
-		return
+	if file := s.files.Get(p); file != r.file {
+		r.read(file)
 	}
-	r := routeFile{file: file}
-	switch {
-	case path.Ext(p) != ".csv":
-		r.errs = Errors{d.Errorf("spec.routesFrom", "%q does not end in .csv", clip(p))}
-	case file == nil:
-		r.errs = Errors{d.Errorf("spec.routesFrom", "there is no file %q in the repository", clip(p))}
-	default:
+	for d := range r.users {
+		touched[d.Name] = true
+	}
+}
+
+func (r *routeFile) read(file *File) {
+	r.file, r.routes, r.errs = file, nil, nil
+	if file != nil {
 		r.routes, r.errs = parseRoutes(file)
 	}
-	s.routes[p] = r
 }
 
 // Err is all that is wrong with the documents on their own, an Errors, or nil.
@@ -208,22 +217,47 @@ func (s *Set) Err() error {
 	for _, e := range s.errs {
 		errs = append(errs, e...)
 	}
-	for _, r := range s.routes {
+	for p, r := range s.routes {
 		errs = append(errs, r.errs...)
-	}
-	for name := range s.twice {
-		same := s.byName[name]
-		for _, d := range same[1:] {
-			errs = append(errs, d.Errorf("metadata.name", "there is a %s %q already, at %s; give each its own name", d.Kind, name.Name, same[0].Position))
+		if r.file == nil {
+			errs = append(errs, r.missing(p)...)
 		}
 	}
+	for name := range s.twice {
+		errs = append(errs, doubles(s.byName[name])...)
+	}
 	if len(errs) == 0 && len(s.byName) == 0 {
-		errs = Errors{{Position: Position{Path: "."}, Err: errors.New("holds no gray document; is this the right folder and branch?")}}
+		return Errors{newError(Position{Path: "."}, "", "holds no gray document; is this the right folder and branch?")}
 	}
 	if len(errs) == 0 {
 		return nil
 	}
 	return errs.Sort()
+}
+
+// missing says at every document that names the file that there is none.
+func (r *routeFile) missing(p string) Errors {
+	var errs Errors
+	for d, err := range r.users {
+		if err == nil {
+			err = d.Errorf("spec.routesFrom", "there is no file %q in the repository", clip(p))
+			r.users[d] = err
+		}
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+// doubles says at every document but the first of one name that there is
+// another. Those beyond the last error that can be shown are only counted.
+func doubles(same []*Document) Errors {
+	var errs Errors
+	rest := same[1:]
+	for _, d := range rest[:min(len(rest), MaxErrors)] {
+		errs = append(errs, newError(Position{d.Path, d.named}, "metadata.name",
+			"there is a %s %q already, at %s; give each its own name", d.Kind, d.Name.Name, same[0].Position))
+	}
+	return errs.and(len(rest) - len(errs))
 }
 
 // Get returns a document, or nil. Of several with one name it is the first by
@@ -247,7 +281,7 @@ func (s *Set) Routes(name string) []Route {
 	}
 	n := d.Spec.(*NetworkSpec)
 	if n.RoutesFrom != "" {
-		return s.routes[n.RoutesFrom].routes
+		return s.routes[n.RoutesFrom].routes // there since the document is
 	}
 	return n.Routes
 }

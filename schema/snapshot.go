@@ -16,12 +16,14 @@ type Position struct {
 	Line int    `json:"line,omitempty"`
 }
 
-// String gives "path:line", the form that editors and terminals can follow.
+// String gives "path:line", the form that editors and terminals can follow. A
+// path is shown as one line whatever it is made of.
 func (p Position) String() string {
+	const most = 4096
 	if p.Line == 0 {
-		return p.Path
+		return plain(p.Path, most)
 	}
-	return fmt.Sprintf("%s:%d", p.Path, p.Line)
+	return fmt.Sprintf("%s:%d", plain(p.Path, most), p.Line)
 }
 
 // Compare orders positions by path, then by line.
@@ -66,7 +68,7 @@ func NewFiles(files ...*File) Files {
 }
 
 // With returns a copy in which the files of put are added or replaced and the
-// paths of remove are gone. The receiver does not change.
+// paths of remove are gone; a path in both is put. The receiver does not change.
 func (f Files) With(put []*File, remove []string) Files {
 	next := Files{shards: new([shardCount][]*File), count: f.count}
 	if f.shards != nil {

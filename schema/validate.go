@@ -2,28 +2,54 @@ package schema
 
 import (
 	"fmt"
+	"io/fs"
+	"iter"
+	"maps"
 	"math/bits"
 	"net"
 	"net/netip"
 	"path"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
-// validator collects what is wrong within one document, beyond its types.
+// validator finds what is wrong within one document, beyond its types.
 type validator struct {
-	doc  *Document
-	errs Errors
+	*decoder
+	root    *yaml.Node
+	decoded Errors // what the decoder found
 }
 
+// errorf adds an error at a field, unless the decoder found one at that field,
+// in it or around it: then what we see there is not what the user wrote.
 func (v *validator) errorf(field, format string, args ...any) {
-	v.errs = append(v.errs, v.doc.Errorf(field, format, args...))
+	if !v.wrong(field) {
+		at := Position{v.path, v.line + lineOf(v.root, field) - 1}
+		v.list.errorf(at, field, format, args...)
+	}
+}
+
+// wrong tells whether the decoder found an error at a field, in it or around it.
+// Checks ask it about the other fields that they look at.
+func (v *validator) wrong(fields ...string) bool {
+	within := func(inner, outer string) bool {
+		rest, ok := strings.CutPrefix(inner, outer)
+		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	}
+	return slices.ContainsFunc(v.decoded, func(e *Error) bool {
+		return slices.ContainsFunc(fields, func(f string) bool { return within(e.Field, f) || within(f, e.Field) })
+	})
 }
 
 // validate checks a document on its own and fills defaults that depend on more
 // than one field.
-func validate(doc *Document) Errors {
-	v := &validator{doc: doc}
+func (d *decoder) validate(doc *Document, root *yaml.Node) {
+	if d.exhausted() || d.list.more > 0 {
+		return // not all was read, or not all that is wrong with it is known
+	}
+	v := &validator{decoder: d, root: root, decoded: d.list.errs[d.first:]}
 	switch spec := doc.Spec.(type) {
 	case *PolicySpec:
 		v.policy(spec)
@@ -38,16 +64,28 @@ func validate(doc *Document) Errors {
 	case *NodeSpec:
 		v.node(spec)
 	}
-	return v.errs
+}
+
+// twice yields the items of a list that stand in it before, with their index.
+func twice[T comparable](list []T) iter.Seq2[int, T] {
+	return func(yield func(int, T) bool) {
+		seen := make(map[T]bool, len(list))
+		for i, item := range list {
+			if seen[item] && !yield(i, item) {
+				return
+			}
+			seen[item] = true
+		}
+	}
 }
 
 func (v *validator) policy(p *PolicySpec) {
 	kinds := map[string]bool{}
-	for i, t := range p.Targets {
+	for _, t := range p.Targets {
 		kinds[t.Kind] = true
-		if slices.Index(p.Targets, t) < i {
-			v.errorf(fmt.Sprintf("spec.targets[%d]", i), "%s %s stands here twice; remove one", t.Kind, t.Name)
-		}
+	}
+	for i, t := range twice(p.Targets) {
+		v.errorf(fmt.Sprintf("spec.targets[%d]", i), "%s %s stands here twice; remove one", t.Kind, t.Name)
 	}
 	for i := range p.Match {
 		v.match(&p.Match[i], fmt.Sprintf("spec.match[%d]", i), kinds)
@@ -60,23 +98,24 @@ func (v *validator) policy(p *PolicySpec) {
 // match checks one entry; an entry that no target can act on is an error.
 func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 	gateway := m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil
-	if !gateway && m.Accounts == nil {
-		v.errorf(field, "is empty and would match everything; name accounts, networks, vms or a flow")
+	if !gateway && m.Accounts == nil && m.Headers == nil && m.Percent == nil {
+		v.errorf(field, "is empty and would match everything; name accounts, networks, vms, a flow or percent: 100")
 		return
 	}
-	if gateway && !kinds[KindGateway] {
+	if m.Percent != nil {
+		v.percent(field, kinds)
+	}
+	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
 	}
 	for i, a := range m.Accounts {
 		if a == "" || strings.TrimSpace(a) != a {
-			v.errorf(fmt.Sprintf("%s.accounts[%d]", field, i), "%q is empty or has spaces around it", a)
+			v.errorf(fmt.Sprintf("%s.accounts[%d]", field, i), "%q is empty or has spaces around it", clip(a))
 		}
 	}
 	for i, vm := range m.VMs {
-		for j, a := range vm.Addresses {
-			if slices.Index(vm.Addresses, a) < j {
-				v.errorf(fmt.Sprintf("%s.vms[%d].addresses[%d]", field, i, j), "%s stands here twice; remove one", a)
-			}
+		for j, a := range twice(vm.Addresses) {
+			v.errorf(fmt.Sprintf("%s.vms[%d].addresses[%d]", field, i, j), "%s stands here twice; remove one", a)
 		}
 	}
 	if m.Flow != nil {
@@ -88,7 +127,7 @@ func (v *validator) flow(f *Flow, field string) {
 	if *f == (Flow{}) {
 		v.errorf(field, "is empty and would match everything; name at least one field")
 	}
-	if f.Src != nil && f.Dst != nil && f.Src.Addr().Is4() != f.Dst.Addr().Is4() {
+	if f.Src != nil && f.Dst != nil && !v.wrong(field+".src") && f.Src.Addr().Is4() != f.Dst.Addr().Is4() {
 		v.errorf(field+".dst", "%s and src %s are of different IP versions", f.Dst, f.Src)
 	}
 	ports := f.SrcPort != nil || f.DstPort != nil
@@ -97,15 +136,34 @@ func (v *validator) flow(f *Flow, field string) {
 	}
 }
 
-// uniqueNames reports names that come twice in a list.
-func (v *validator) uniqueNames(field string, n int, name func(int) string) {
-	seen := map[string]bool{}
-	for i := range n {
-		if seen[name(i)] {
-			v.errorf(fmt.Sprintf("%s[%d].name", field, i), "%q stands here twice; give each its own name", name(i))
-		}
-		seen[name(i)] = true
+func namesOf[T any](list []T, name func(T) string) []string {
+	names := make([]string, len(list))
+	for i, item := range list {
+		names[i] = name(item)
 	}
+	return names
+}
+
+// uniqueNames reports names that come twice in a list.
+func (v *validator) uniqueNames(field string, names []string) {
+	for i, name := range twice(names) {
+		v.errorf(fmt.Sprintf("%s[%d].name", field, i), "%q stands here twice; give each its own name", name)
+	}
+}
+
+// versions checks that versions have names of their own, and the default one of
+// them.
+func (v *validator) versions(byDefault string, names []string) {
+	v.uniqueNames("spec.versions", names)
+	if len(names) == 0 || slices.Contains(names, byDefault) {
+		return
+	}
+	for i := range names {
+		if v.wrong(fmt.Sprintf("spec.versions[%d].name", i)) {
+			return // it may be the one
+		}
+	}
+	v.errorf("spec.default", "there is no version %q in versions", clip(byDefault))
 }
 
 func (v *validator) service(s *ServiceSpec) {
@@ -113,20 +171,18 @@ func (v *validator) service(s *ServiceSpec) {
 		if err := checkHost(h); err != nil {
 			v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%v", err)
 		}
-		if slices.Index(s.Hosts, h) < i {
-			v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q stands here twice; remove one", h)
-		}
 	}
-	v.uniqueNames("spec.versions", len(s.Versions), func(i int) string { return s.Versions[i].Name })
-	if !slices.ContainsFunc(s.Versions, func(x ServiceVersion) bool { return x.Name == s.Default }) {
-		v.errorf("spec.default", "there is no version %q in versions", s.Default)
+	for i, h := range twice(s.Hosts) {
+		v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q stands here twice; remove one", h)
 	}
+	v.versions(s.Default, namesOf(s.Versions, func(ver ServiceVersion) string { return ver.Name }))
 	for i, ver := range s.Versions {
+		addresses := make([]netip.AddrPort, len(ver.Endpoints))
 		for j, e := range ver.Endpoints {
-			if slices.ContainsFunc(ver.Endpoints[:j], func(x Endpoint) bool { return x.Address == e.Address && x.Port == e.Port }) {
-				v.errorf(fmt.Sprintf("spec.versions[%d].endpoints[%d]", i, j), "%s stands here twice; use weight for a larger share",
-					netip.AddrPortFrom(e.Address.Addr, uint16(e.Port)))
-			}
+			addresses[j] = netip.AddrPortFrom(e.Address.Addr, uint16(e.Port))
+		}
+		for j, a := range twice(addresses) {
+			v.errorf(fmt.Sprintf("spec.versions[%d].endpoints[%d]", i, j), "%s stands here twice; use weight for a larger share", a)
 		}
 	}
 }
@@ -134,11 +190,11 @@ func (v *validator) service(s *ServiceSpec) {
 // checkHost checks a Host value.
 func checkHost(h string) error {
 	if strings.HasPrefix(h, "*.") {
-		return fmt.Errorf("%q: hosts with a wildcard are not supported yet; list the hosts", h)
+		return fmt.Errorf("%q: hosts with a wildcard are not supported yet; list the hosts", clip(h))
 	}
 	for label := range strings.SplitSeq(h, ".") {
 		if !isLabel(label) {
-			return fmt.Errorf("%q is not a host; want lower-case labels with dots between them, without port", h)
+			return fmt.Errorf("%q is not a host; want lower-case labels with dots between them, without port", clip(h))
 		}
 	}
 	return nil
@@ -154,42 +210,42 @@ func (v *validator) gateway(g *GatewaySpec) {
 	if g.Forward == "ip" {
 		v.errorf("spec.forward", "ip is not supported yet; use mac")
 	}
+	if g.HealthCheck != nil {
+		v.gatewayHealth(g.HealthCheck)
+	}
 	if bits.OnesCount(uint(g.Hash.Buckets)) != 1 {
 		v.errorf("spec.hash.buckets", "%d is not a power of two; want one from 256 to 65536", g.Hash.Buckets)
 	}
 	if g.Hash.Fields == nil {
 		g.Hash.Fields = []string{"vni", "src", "dst", "protocol", "srcPort", "dstPort"}
 	}
-	if len(g.Hash.Fields) == 0 {
-		v.errorf("spec.hash.fields", "is empty; name at least one field, or leave it out for all")
+	for i, f := range twice(g.Hash.Fields) {
+		v.errorf(fmt.Sprintf("spec.hash.fields[%d]", i), "%s stands here twice; remove one", f)
+	}
+	for i, vip := range twice(g.VIPs) {
+		v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s stands here twice; remove one", vip)
 	}
 	for i, vip := range g.VIPs {
-		if slices.Index(g.VIPs, vip) < i {
-			v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s stands here twice; remove one", vip)
-		}
 		if vip.IsMulticast() || vip.IsUnspecified() || vip.IsLoopback() {
 			v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s cannot be announced as a VIP", vip)
 		}
 	}
-	for i, sw := range g.Switches {
-		if slices.Index(g.Switches, sw) < i {
-			v.errorf(fmt.Sprintf("spec.switches[%d]", i), "%q stands here twice; remove one", sw)
-		}
+	for i, sw := range twice(g.Switches) {
+		v.errorf(fmt.Sprintf("spec.switches[%d]", i), "%q stands here twice; remove one", sw)
 	}
-	v.uniqueNames("spec.versions", len(g.Versions), func(i int) string { return g.Versions[i].Name })
-	if !slices.ContainsFunc(g.Versions, func(x GatewayVersion) bool { return x.Name == g.Default }) {
-		v.errorf("spec.default", "there is no version %q in versions", g.Default)
-	}
+	v.versions(g.Default, namesOf(g.Versions, func(ver GatewayVersion) string { return ver.Name }))
+	switches := slices.Compact(slices.Sorted(slices.Values(g.Switches)))
 	for i, ver := range g.Versions {
 		at := fmt.Sprintf("spec.versions[%d].backends", i)
-		v.uniqueNames(at, len(ver.Backends), func(j int) string { return ver.Backends[j].Name })
+		v.uniqueNames(at, namesOf(ver.Backends, func(b Backend) string { return b.Name }))
 		for j := range ver.Backends {
-			v.backend(g, &ver.Backends[j], fmt.Sprintf("%s[%d]", at, j))
+			v.backend(&ver.Backends[j], fmt.Sprintf("%s[%d]", at, j), switches)
 		}
 	}
 }
 
-func (v *validator) backend(g *GatewaySpec, b *Backend, field string) {
+// backend checks a server; switches is the gateway's, sorted.
+func (v *validator) backend(b *Backend, field string, switches []string) {
 	if b.MAC == nil {
 		v.errorf(field+".mac", "is missing; the switch needs the MAC address of the next hop")
 	}
@@ -199,37 +255,35 @@ func (v *validator) backend(g *GatewaySpec, b *Backend, field string) {
 	if b.Port == nil && b.Ports == nil {
 		v.errorf(field+".port", "is missing; give port, or ports by switch")
 	}
-	for sw := range b.Ports {
-		if !slices.Contains(g.Switches, sw) {
-			v.errorf(field+".ports."+sw, "the gateway is not on a switch %q", sw)
+	if b.Ports == nil || v.wrong("spec.switches") {
+		return
+	}
+	for _, sw := range slices.Sorted(maps.Keys(b.Ports)) {
+		if _, ok := slices.BinarySearch(switches, sw); !ok {
+			v.errorf(fieldName(field+".ports", sw), "the gateway is not on a switch %q", clip(sw))
 		}
 	}
-	for _, sw := range g.Switches {
-		if _, ok := b.Ports[sw]; b.Ports != nil && !ok {
+	for _, sw := range switches {
+		if _, ok := b.Ports[sw]; !ok {
 			v.errorf(field+".ports", "has no port for switch %q", sw)
+			break // one is enough to say, and a search that ends there costs no more than ports has
 		}
 	}
 }
 
 func (v *validator) swtch(s *SwitchSpec) {
-	host, port, err := net.SplitHostPort(s.Address)
-	if err != nil || host == "" || port == "" {
-		v.errorf("spec.address", "%q is not host:port", s.Address)
-		return
-	}
-	if s.DeviceID == 0 {
-		s.DeviceID = 1
-	}
-	if s.Pipeline == "" {
-		s.Pipeline = "v1model"
-	}
 	if s.Pipeline != "v1model" {
-		v.errorf("spec.pipeline", "%q is not supported yet; want v1model", s.Pipeline)
+		v.errorf("spec.pipeline", "%q is not supported yet; want v1model", clip(s.Pipeline))
 	}
 	if s.TLS != nil && (s.TLS.Cert == "") != (s.TLS.Key == "") {
 		v.errorf("spec.tls", "cert and key go together; give both or none")
 	}
-	if s.TLS == nil && !s.Insecure && !isLoopbackHost(host) {
+	host, port, err := net.SplitHostPort(s.Address)
+	if n, portErr := decimal(port, 65535); err != nil || host == "" || portErr != nil || n == 0 {
+		v.errorf("spec.address", "%q is not host:port", clip(s.Address))
+		return
+	}
+	if s.TLS == nil && !s.Insecure && !v.wrong("spec.tls", "spec.insecure") && !isLoopbackHost(host) {
 		v.errorf("spec.address", "%s is not on loopback and would be spoken to in plaintext; give tls, or insecure: true", s.Address)
 	}
 }
@@ -243,13 +297,17 @@ func (v *validator) network(n *NetworkSpec) {
 	if n.Routes != nil && n.RoutesFrom != "" {
 		v.errorf("spec.routesFrom", "stands beside routes; give one of the two")
 	}
-	if n.RoutesFrom != "" && (path.IsAbs(n.RoutesFrom) || path.Clean(n.RoutesFrom) != n.RoutesFrom || strings.HasPrefix(n.RoutesFrom, "..")) {
-		v.errorf("spec.routesFrom", "%q is not a clean path within the repository", n.RoutesFrom)
+	switch {
+	case n.RoutesFrom == "":
+	case !fs.ValidPath(n.RoutesFrom):
+		v.errorf("spec.routesFrom", "%q is not a clean path within the repository", clip(n.RoutesFrom))
+	case path.Ext(n.RoutesFrom) != ".csv":
+		v.errorf("spec.routesFrom", "%q does not end in .csv", clip(n.RoutesFrom))
 	}
 	seen := make(map[Prefix]string, len(n.Routes))
 	for i, r := range n.Routes {
 		if other, twice := seen[r.Prefix]; twice {
-			v.errorf(fmt.Sprintf("spec.routes[%d].prefix", i), "%s is routed to %s already", r.Prefix, other)
+			v.errorf(fmt.Sprintf("spec.routes[%d].prefix", i), "%s is routed to %s already", r.Prefix, clip(other))
 		}
 		seen[r.Prefix] = r.VM
 	}
@@ -268,5 +326,5 @@ func (v *validator) node(n *NodeSpec) {
 	if n.Proxy.Port == n.Proxy.AdminPort {
 		v.errorf("spec.proxy.adminPort", "%d is the proxy's port too; give it another", n.Proxy.AdminPort)
 	}
-	v.uniqueNames("spec.services", len(n.Services), func(i int) string { return n.Services[i].Name })
+	v.uniqueNames("spec.services", namesOf(n.Services, func(s NodeService) string { return s.Name }))
 }

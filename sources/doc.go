@@ -1,10 +1,11 @@
 // Package sources holds what all sources of documents share: which files are
-// read, and how large they may be. The sources themselves, git and dir, turn a
-// repository or a folder into a schema.Snapshot, the first step of the straight
-// line; they know nothing of what documents mean.
+// read, how large they may be, and how symbolic links are followed. The sources
+// themselves, git and dir, turn a repository or a folder into a schema.Snapshot,
+// the first step of the straight line; they know nothing of what documents mean.
 package sources
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -14,6 +15,20 @@ import (
 
 // MaxFiles bounds the files of a snapshot.
 const MaxFiles = 500_000
+
+// MaxBytes bounds the content of all files of a snapshot together, in bytes:
+// it is held in memory.
+const MaxBytes = 1 << 30
+
+// ErrTooMany is why a snapshot with more than MaxFiles files is not read.
+var ErrTooMany = fmt.Errorf("more than %d files; give a folder with fewer by --path", MaxFiles)
+
+// ErrTooLarge is why a snapshot with more than MaxBytes bytes is not read.
+var ErrTooLarge = fmt.Errorf("files with more than %d bytes together; give a folder with fewer by --path", MaxBytes)
+
+// ErrNotRegular is why a folder, pipe or device with the name of a document is
+// not read.
+var ErrNotRegular = errors.New("is no regular file")
 
 // Wanted tells whether gray reads a file: YAML and CSV files that lie in no
 // dot-folder, and the .grayignore at the root.
@@ -44,6 +59,3 @@ func Refuse(p string, size int64) error {
 	}
 	return nil
 }
-
-// ErrLeaves is why a symbolic link out of the repository is not read.
-var ErrLeaves = fmt.Errorf("is a symbolic link that leaves the repository; put the file itself here")

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,4 +103,62 @@ func (l *lab) moveProxy() error {
 		return err
 	}
 	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, port)), 0o644)
+}
+
+// TestEnvoyIsLeftAlone holds that neither a commit that changes nothing nor a
+// restart of the daemon sends anything to an Envoy that is up to date. A commit
+// that does change something shows that the count would have told.
+func TestEnvoyIsLeftAlone(t *testing.T) {
+	envoy := testEnvoy(t)
+	l := newLab(t)
+	l.startDaemon()
+	stop, err := l.startEnvoy(t.Context(), envoy)
+	l.ok(err)
+	t.Cleanup(func() { _ = stop() })
+	l.live()
+	synced := func() {
+		t.Helper()
+		l.until("the Envoy is in step", func(s *admin.Status) bool {
+			list, _ := s.Proxies.([]any)
+			return len(list) == 1 && list[0].(map[string]any)["synced"] == true
+		})
+	}
+	synced()
+	before := l.updates()
+	if before == 0 {
+		t.Fatal("the Envoy counts no updates")
+	}
+	l.ok(os.WriteFile(filepath.Join(l.repo, "README.txt"), []byte("no document"), 0o644))
+	l.ok(l.commit(t.Context(), "no-op"))
+	l.live()
+	l.kill()
+	l.startDaemon()
+	l.live()
+	synced()
+	if now := l.updates(); now != before {
+		t.Errorf("a no-op commit and a restart made %d updates", now-before)
+	}
+	l.ok(l.copyFile("policies/early-adopter.yaml"))
+	l.ok(l.commit(t.Context(), "policy"))
+	l.live()
+	synced()
+	if now := l.updates(); now != before+1 {
+		t.Errorf("one account made %d updates, want 1", now-before)
+	}
+}
+
+// updates counts what the Envoy has ever taken, of any type.
+func (l *lab) updates() int {
+	l.t.Helper()
+	res, err := http.Get("http://" + l.address("15000") + "/stats?filter=update_success")
+	l.ok(err)
+	defer res.Body.Close()
+	sum := 0
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		_, number, _ := strings.Cut(lines.Text(), ": ")
+		n, err := strconv.Atoi(number)
+		l.ok(err)
+		sum += n
+	}
+	return sum
 }

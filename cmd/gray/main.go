@@ -52,7 +52,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd) },
 	}
-	root.AddCommand(validateCommand(), diffCommand(), daemonCommand(), statusCommand(), renderCommand(),
+	root.AddCommand(validateCommand(), diffCommand(), daemonCommand(), statusCommand(), traceCommand(), renderCommand(),
 		switchCommand(), demoCommand(), schemaCommand(), versionCommand())
 	return root
 }

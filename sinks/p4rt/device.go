@@ -6,21 +6,18 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 )
 
 // Limits of the connection to a switch.
@@ -29,7 +26,16 @@ const (
 	maxHeaderList = 16 << 20  // the errors of a batch travel in a header
 	retryFirst    = 500 * time.Millisecond
 	retryMost     = 30 * time.Second
+	maxVacancies  = 8 // how often nobody may be primary, one answer after the other
 )
+
+// alive finds out in half a minute that a switch is gone without a word. It is
+// left to TCP, as servers take the pings of HTTP/2 for abuse where they come more
+// often than every five minutes.
+var alive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+
+// errBackup is why a device is not primary as long as another controller is.
+var errBackup = errors.New("another controller is primary")
 
 // device is the connection to one switch. Its stream is kept up in the
 // background, as being primary lasts exactly as long as the stream.
@@ -42,7 +48,8 @@ type device struct {
 	done   chan struct{}
 
 	mu       sync.Mutex
-	id       *p4v1.Uint128 // of the stream that is open
+	id       election // of the stream that is open
+	held     election // the last one that made this the primary
 	primary  bool
 	standing error         // why not primary
 	changed  chan struct{} // closed and replaced when the standing changes
@@ -58,9 +65,15 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 	}
 	conn, err := grpc.NewClient(spec.address,
 		grpc.WithTransportCredentials(creds),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.WithMaxHeaderListSize(maxHeaderList),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)))
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return (&net.Dialer{KeepAliveConfig: alive}).DialContext(ctx, "tcp", address)
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost},
+			MinConnectTimeout: s.limits.lead,
+		}),
+		grpc.WithMaxHeaderListSize(uint32(s.limits.header)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(s.limits.receive)))
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %s: %w", spec.address, err)
 	}
@@ -145,99 +158,4 @@ func (s *Sink) secret(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not below --secrets-dir %s", path, s.cfg.SecretsDir)
 	}
 	return os.ReadFile(real)
-}
-
-// supervise keeps the stream up: arbitrate, listen, and when it ends do it again
-// with a higher election id.
-func (d *device) supervise(ctx context.Context, s *Sink) {
-	wait := retryFirst
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := d.listen(ctx, s)
-		d.stand(s, false, fmt.Errorf("the stream to %s ended: %w", d.spec.address, reason(err)))
-		if time.Since(began) > retryMost {
-			wait = retryFirst
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait + rand.N(wait/5)): // spread, so that many daemons do not come back at once
-		}
-		wait = min(2*wait, retryMost)
-	}
-}
-
-// listen opens a stream, arbitrates on it and follows its standing until it
-// ends.
-func (d *device) listen(ctx context.Context, s *Sink) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := d.client.StreamChannel(ctx)
-	if err != nil {
-		return err
-	}
-	id := &p4v1.Uint128{High: s.cfg.Epoch, Low: s.elections.Add(1)}
-	d.mu.Lock()
-	d.id = id
-	d.mu.Unlock()
-	a := &p4v1.MasterArbitrationUpdate{DeviceId: d.spec.deviceID, ElectionId: id}
-	if d.spec.role != "" {
-		a.Role = &p4v1.Role{Name: d.spec.role}
-	}
-	if err := stream.Send(&p4v1.StreamMessageRequest{Update: &p4v1.StreamMessageRequest_Arbitration{Arbitration: a}}); err != nil {
-		return err
-	}
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			return err
-		}
-		a := m.GetArbitration()
-		if a == nil {
-			continue
-		}
-		switch codes.Code(a.GetStatus().GetCode()) {
-		case codes.OK:
-			d.stand(s, true, nil)
-		default:
-			d.stand(s, false, fmt.Errorf("another controller is primary of %s, with election id %d/%d; stop it, or wait until it lets go",
-				d.target, a.GetElectionId().GetHigh(), a.GetElectionId().GetLow()))
-		}
-	}
-}
-
-// stand records whether this is the primary, and wakes the loop if that is new.
-func (d *device) stand(s *Sink, primary bool, standing error) {
-	d.mu.Lock()
-	news := d.primary != primary || primary
-	if d.primary != primary {
-		d.since = time.Now()
-	}
-	d.primary, d.standing = primary, standing
-	close(d.changed)
-	d.changed = make(chan struct{})
-	d.mu.Unlock()
-	if news {
-		s.cfg.Hints.Add(d.target)
-	}
-}
-
-// lead waits until this is the primary and returns the election id to write
-// with. It gives up at the end of ctx, or at once where another is primary.
-func (d *device) lead(ctx context.Context) (*p4v1.Uint128, error) {
-	for {
-		d.mu.Lock()
-		id, primary, standing, changed := d.id, d.primary, d.standing, d.changed
-		d.mu.Unlock()
-		if primary {
-			return id, nil
-		}
-		if standing != nil && strings.HasPrefix(standing.Error(), "another controller") {
-			return nil, standing
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, standing
-		}
-	}
 }

@@ -2,6 +2,8 @@ package p4rt
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
@@ -30,6 +32,13 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 		var all []*reconciler.Resource
 		for _, sw := range unit.Switches {
 			all = append(all, lowerGateway(ir, unit, sw)...)
+		}
+		return all, nil
+	case *policies.Blend:
+		var all []*reconciler.Resource
+		gw := ir.Gateway(unit.Gateway)
+		for _, sw := range gw.Switches {
+			all = append(all, lowerBlend(ir, gw, unit, sw))
 		}
 		return all, nil
 	case *policies.Cell:
@@ -77,48 +86,117 @@ func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconcile
 	var needs []reconciler.Key
 	for i := range gw.Pools {
 		p := &gw.Pools[i]
-		body := &poolBody{
-			pool: poolID(ir, sw, gw.Name, p.Version), hasEntry: true, mask: uint16(len(p.Buckets) - 1),
-			buckets: make([]uint32, len(p.Buckets)), label: gw.Name + "/" + p.Version, backends: map[uint16]string{},
-		}
-		ids := make([]uint16, len(p.Backends))
+		body := newPool(ir, gw, sw, p.Version)
+		ids := backendIDs(ir, gw, sw, p)
 		var refs []reconciler.Key
 		for j, b := range p.Backends {
-			ids[j] = uint16(ir.ID(sw, policies.SpaceBackend, gw.Name+"/"+p.Version+"/"+b.Name))
 			body.backends[ids[j]] = b.Name
 			to := &backendBody{id: ids[j], dstMAC: b.MAC, srcMAC: mac, port: b.Ports[sw], label: body.label + "/" + b.Name}
 			if gw.Forward == "ip" {
 				to.address = b.Address
 			}
-			refs = append(refs, add("backend", fmt.Sprintf("backend=%d", ids[j]), rankBackend, b.Origin, to))
+			refs = append(refs, add("backend", backendKey(ids[j]), rankBackend, b.Origin, to))
 		}
 		for j, b := range p.Buckets {
 			body.buckets[j] = uint32(ids[b]) + 1
 		}
-		needs = append(needs, add("pool", fmt.Sprintf("pool=%d", body.pool), rankPool, p.Origin, body, refs...))
+		needs = append(needs, add("pool", poolKey(body.pool), rankPool, p.Origin, body, refs...))
 	}
 	profile := &profileBody{profile: vip, masks: masksOf(gw.Hash), label: gw.Name}
 	needs = append(needs, add("hash_profile", fmt.Sprintf("profile=%d", vip), rankPool, gw.Origin, profile))
+	pool := poolID(ir, sw, gw.Name, gw.DefaultPool)
+	if blend := (reconciler.Key{Target: target, Kind: "pool", Name: poolKey(pool)}); !slices.Contains(needs, blend) {
+		needs = append(needs, blend)
+	}
 	for _, a := range gw.VIPs {
 		kind := "vip_v4"
 		if a.Is6() {
 			kind = "vip_v6"
 		}
-		body := &vipBody{address: a, vip: vip, pool: poolID(ir, sw, gw.Name, gw.Default), profile: vip, label: gw.Name}
-		add(kind, "dst="+a.String(), rankVIP, gw.Origin, body, needs...)
+		body := &vipBody{address: a, vip: vip, pool: pool, profile: vip, label: gw.Name + "/" + gw.DefaultPool}
+		add(kind, "dst="+a.String(), rankVIP, gw.DefaultOrigin, body, needs...)
 	}
 	return all
 }
 
-func poolID(ir *policies.IR, sw, gateway, version string) uint8 {
-	return uint8(ir.ID(sw, policies.SpacePool, gateway+"/"+version))
+// lowerBlend makes a pool on one switch whose buckets lead to the servers of
+// several versions.
+func lowerBlend(ir *policies.IR, gw *policies.Gateway, b *policies.Blend, sw string) *reconciler.Resource {
+	target := TargetOf(sw)
+	body := newPool(ir, gw, sw, b.Name)
+	ids := make([][]uint16, len(gw.Pools))
+	var refs []reconciler.Key
+	for i := range gw.Pools {
+		p := &gw.Pools[i]
+		if !slices.ContainsFunc(b.Shares, func(s policies.Share) bool { return s.Version == p.Version }) {
+			continue
+		}
+		ids[i] = backendIDs(ir, gw, sw, p)
+		for j, id := range ids[i] {
+			body.backends[id] = p.Version + "/" + p.Backends[j].Name
+			refs = append(refs, reconciler.Key{Target: target, Kind: "backend", Name: backendKey(id)})
+		}
+	}
+	for i, s := range b.Buckets {
+		body.buckets[i] = uint32(ids[s.Pool][s.Backend]) + 1
+	}
+	return &reconciler.Resource{
+		Key:  reconciler.Key{Target: target, Kind: "pool", Name: poolKey(body.pool)},
+		Rank: rankPool, Refs: refs, Body: body, Origin: b.Origin,
+	}
 }
 
+// newPool makes a pool of a gateway without its buckets.
+func newPool(ir *policies.IR, gw *policies.Gateway, sw, name string) *poolBody {
+	return &poolBody{
+		pool: poolID(ir, sw, gw.Name, name), hasEntry: true, mask: uint16(gw.Hash.Buckets - 1),
+		buckets: make([]uint32, gw.Hash.Buckets), label: gw.Name + "/" + name, backends: map[uint16]string{},
+	}
+}
+
+// poolID is the number of a version's pool or of a blend.
+func poolID(ir *policies.IR, sw, gateway, pool string) uint8 {
+	return uint8(ir.ID(sw, policies.SpacePool, gateway+"/"+pool))
+}
+
+// backendIDs is the numbers of the servers of a version, in their order.
+func backendIDs(ir *policies.IR, gw *policies.Gateway, sw string, p *policies.Pool) []uint16 {
+	ids := make([]uint16, len(p.Backends))
+	for i := range p.Backends {
+		ids[i] = uint16(ir.ID(sw, policies.SpaceBackend, gw.Name+"/"+p.Version+"/"+p.Backends[i].Name))
+	}
+	return ids
+}
+
+func poolKey(pool uint8) string        { return fmt.Sprintf("pool=%d", pool) }
+func backendKey(backend uint16) string { return fmt.Sprintf("backend=%d", backend) }
+
 func masksOf(h policies.Hash) [6]uint32 {
-	var m [6]uint32
-	for i, on := range []bool{h.VNI, h.Src, h.Dst, h.Protocol, h.SrcPort, h.DstPort} {
-		if on {
-			m[i] = fullMasks[i]
+	m := h.Masks()
+	return [6]uint32{m.VNI, m.Src, m.Dst, uint32(m.Protocol), uint32(m.SrcPort), uint32(m.DstPort)}
+}
+
+// rankOf is the rank of what stands in a table.
+func rankOf(table uint32) int {
+	switch table {
+	case pipeline.TableBackend:
+		return rankBackend
+	case pipeline.TableHashProfile, pipeline.TablePool, pipeline.TableBucket:
+		return rankPool
+	case pipeline.TableVIPv4, pipeline.TableVIPv6:
+		return rankVIP
+	}
+	return rankRule
+}
+
+// canonical is a match as it is read back from a table of one family.
+func canonical(m policies.Match) policies.Match {
+	if m.AnyVNI {
+		m.VNI = 0
+	}
+	for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
+		if p.Bits() <= 0 { // any address of the family
+			*p = netip.Prefix{}
 		}
 	}
 	return m
@@ -127,12 +205,12 @@ func masksOf(h policies.Hash) [6]uint32 {
 func lowerRule(ir *policies.IR, gw *policies.Gateway, sw string, r *policies.Rule) *reconciler.Resource {
 	body := &ruleBody{
 		table: kindTables[r.TableName()], vip: uint8(ir.ID(sw, policies.SpaceVIP, gw.Name)),
-		pool: poolID(ir, sw, gw.Name, r.Version), priority: r.Priority, match: r.Match, label: gw.Name + "/" + r.Version,
+		pool: poolID(ir, sw, gw.Name, r.Pool), priority: r.Priority, match: canonical(r.Match), label: gw.Name + "/" + r.Pool,
 	}
 	target := TargetOf(sw)
 	return &reconciler.Resource{
 		Key: reconciler.Key{Target: target, Kind: r.TableName(), Name: body.name()}, Rank: rankRule,
-		Refs: []reconciler.Key{{Target: target, Kind: "pool", Name: fmt.Sprintf("pool=%d", body.pool)}},
+		Refs: []reconciler.Key{{Target: target, Kind: "pool", Name: poolKey(body.pool)}},
 		Body: body, Origin: r.Origin,
 	}
 }

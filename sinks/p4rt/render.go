@@ -37,9 +37,9 @@ func Text(resources []*reconciler.Resource) (string, error) {
 			continue
 		}
 		fmt.Fprintf(&b, "# %s\n", c)
-		for _, phase := range updatesOf(c) {
-			for _, u := range phase {
-				text, err := prototext.MarshalOptions{Multiline: true, Indent: "  "}.Marshal(&p4v1.WriteRequest{Updates: []*p4v1.Update{u}})
+		for phase := range phases {
+			for u := range updatesOf([]reconciler.Change{c}, phase) {
+				text, err := prototext.MarshalOptions{Multiline: true, Indent: "  "}.Marshal(&p4v1.WriteRequest{Updates: []*p4v1.Update{u.proto}})
 				if err != nil {
 					return "", err
 				}

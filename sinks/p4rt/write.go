@@ -1,10 +1,13 @@
 package p4rt
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/grpc/codes"
@@ -21,212 +24,177 @@ const (
 	batchMost  = 8192
 )
 
-// update is one write and the resource that it is for.
-type update struct {
-	key   reconciler.Key
-	proto *p4v1.Update
-}
-
-// Apply implements reconciler.Sink. Writes go out in phases, each acknowledged
-// before the next, as a switch may reorder within a batch.
-func (s *Sink) Apply(ctx context.Context, self *reconciler.Resource, changes []reconciler.Change) error {
-	if s.cfg.ReadOnly {
-		return errors.New("this is a dry run and writes nothing")
-	}
-	d, err := s.device(self)
-	if err != nil {
-		return err
-	}
-	leadCtx, cancel := context.WithTimeout(ctx, leadTimeout)
-	id, err := d.lead(leadCtx)
-	cancel()
-	if err != nil {
-		return err
-	}
-	w := &writer{d: d, id: id, batch: batchFirst}
-	var phases [3][]update
-	for _, c := range changes {
-		if c.Key().Kind == reconciler.KindTarget {
-			w.failed = w.failed.Add(c.Key(), w.retarget(ctx, c))
-			continue
-		}
-		for i, us := range updatesOf(c) {
-			for _, u := range us {
-				phases[i] = append(phases[i], update{c.Key(), u})
-			}
-		}
-	}
-	for _, p := range phases {
-		if err := w.write(ctx, p); err != nil {
-			return err
-		}
-	}
-	return w.failed.Or()
-}
-
-// updatesOf is what a change writes, in up to three phases.
-func updatesOf(c reconciler.Change) [3][]*p4v1.Update {
-	var phases [3][]*p4v1.Update
-	add := func(phase int, t p4v1.Update_Type, e *p4v1.TableEntry) {
-		u := &p4v1.Update{Type: t, Entity: &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: e}}}
-		phases[phase] = append(phases[phase], u)
-	}
-	newPool, oldPool := poolOf(c.New), poolOf(c.Old)
-	switch {
-	case newPool != nil || oldPool != nil:
-		poolUpdates(oldPool, newPool, add)
-	case c.New == nil:
-		add(0, p4v1.Update_DELETE, entryOf(c.Old))
-	case c.Old == nil:
-		add(0, p4v1.Update_INSERT, entryOf(c.New))
-	default:
-		add(0, p4v1.Update_MODIFY, entryOf(c.New))
-	}
-	return phases
-}
-
-func poolOf(r *reconciler.Resource) *poolBody {
-	if r == nil {
-		return nil
-	}
-	p, _ := r.Body.(*poolBody)
-	return p
-}
-
-func entryOf(r *reconciler.Resource) *p4v1.TableEntry {
-	return r.Body.(entryBody).entry()
-}
-
-// poolUpdates writes the buckets that differ, then the pool's entry, then takes
-// away what is left over; a pool that goes loses its entry first.
-func poolUpdates(old, now *poolBody, add func(int, p4v1.Update_Type, *p4v1.TableEntry)) {
-	if old == nil {
-		old = &poolBody{}
-	}
-	if now == nil {
-		if old.hasEntry {
-			add(0, p4v1.Update_DELETE, old.entry())
-		}
-		now = &poolBody{pool: old.pool}
-	}
-	for i := range max(len(now.buckets), len(old.buckets)) {
-		k := bucketKey{cmp.Or(now.pool, old.pool), old.generation, uint16(i)}
-		was, is := at(old.buckets, i), at(now.buckets, i)
-		switch {
-		case was == is:
-		case is == 0:
-			add(2, p4v1.Update_DELETE, bucketEntry(k, uint16(was-1)))
-		case was == 0:
-			add(0, p4v1.Update_INSERT, bucketEntry(k, uint16(is-1)))
-		default:
-			add(0, p4v1.Update_MODIFY, bucketEntry(k, uint16(is-1)))
-		}
-	}
-	if now.hasEntry {
-		live := *now
-		live.generation = old.generation
-		switch {
-		case !old.hasEntry:
-			add(1, p4v1.Update_INSERT, live.entry())
-		case old.mask != now.mask:
-			add(1, p4v1.Update_MODIFY, live.entry())
-		}
-	}
-	for _, k := range old.stray {
-		if now.hasEntry && k.generation == old.generation && int(k.hash) < len(now.buckets) {
-			continue // it has become a live bucket, see mend
-		}
-		add(2, p4v1.Update_DELETE, bucketEntry(k, 0))
-	}
-}
-
-func compareBuckets(a, b bucketKey) int {
-	return cmp.Or(cmp.Compare(a.pool, b.pool), cmp.Compare(a.generation, b.generation), cmp.Compare(a.hash, b.hash))
-}
-
 // writer sends updates and keeps the errors by key.
 type writer struct {
 	d      *device
+	limits limits
 	id     *p4v1.Uint128
-	batch  int // updates in the next batch
+	batch  atomic.Int64 // updates in the next batch
+	most   int          // updates that the switch takes in one
 	failed *reconciler.PartialError
 }
 
-// write sends updates in batches that grow while all is well and shrink when one
-// is too much for the switch.
+func newWriter(d *device, l limits, id *p4v1.Uint128) *writer {
+	w := &writer{d: d, limits: l, id: id, most: batchMost}
+	w.batch.Store(batchFirst)
+	return w
+}
+
+// fail records the first error of a key; nil is ignored.
+func (w *writer) fail(k reconciler.Key, err error) {
+	if w.failed == nil || w.failed.Keys[k] == nil {
+		w.failed = w.failed.Add(k, err)
+	}
+}
+
+// without leaves out the changes that have failed.
+func (w *writer) without(changes []reconciler.Change) []reconciler.Change {
+	if w.failed == nil {
+		return changes
+	}
+	return slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool { return w.failed.Keys[c.Key()] != nil })
+}
+
+// run sends updates in batches. While one is on its way, the next is made.
+func (w *writer) run(ctx context.Context, updates iter.Seq[update]) error {
+	building, stop := context.WithCancel(ctx)
+	batches := make(chan []update)
+	var builder sync.WaitGroup
+	builder.Go(func() {
+		defer close(batches)
+		w.build(building, updates, batches)
+	})
+	defer builder.Wait()
+	defer stop()
+	for b := range batches {
+		if err := w.write(ctx, b); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// build cuts updates into batches, until ctx ends.
+func (w *writer) build(ctx context.Context, updates iter.Seq[update], batches chan<- []update) {
+	var batch []update
+	send := func() bool {
+		select {
+		case batches <- batch:
+			batch = nil
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	for u := range updates {
+		if batch == nil {
+			batch = make([]update, 0, w.batch.Load())
+		}
+		if batch = append(batch, u); len(batch) == cap(batch) && !send() {
+			return
+		}
+	}
+	if len(batch) > 0 {
+		send()
+	}
+}
+
+// write sends updates, in batches that grow while all is well and shrink when
+// one is too much for the switch.
 func (w *writer) write(ctx context.Context, updates []update) error {
 	for len(updates) > 0 {
-		n := min(w.batch, len(updates))
+		n := min(int(w.batch.Load()), len(updates))
+		began := time.Now()
 		errs, err := w.send(ctx, updates[:n])
 		switch code := status.Code(err); {
 		case err == nil:
-			w.batch = min(2*w.batch, batchMost)
-		case n > 1 && ctx.Err() == nil && (code == codes.ResourceExhausted || code == codes.DeadlineExceeded):
-			w.batch = n / 2
+			if time.Since(began) < w.limits.write/4 { // twice as much will not take too long
+				w.batch.Store(int64(min(2*n, w.most, batchMost)))
+			}
+		case n > 1 && ctx.Err() == nil && tooLarge(code):
+			w.most = n / 2
+			w.batch.Store(int64(w.most))
 			continue
 		default:
 			return fmt.Errorf("cannot write to %s: %w", w.d.spec.address, reason(err))
 		}
-		if err := w.mend(ctx, updates[:n], errs); err != nil {
-			return err
+		again, aborted := w.settle(updates[:n], errs)
+		if aborted { // each error costs a round, so the rounds are to be short
+			w.batch.Store(int64(max(n/2, 1)))
 		}
-		updates = updates[n:]
+		if updates = updates[n:]; len(again) > 0 {
+			updates = append(again, updates...)
+		}
 	}
 	return nil
 }
 
-// mend looks at what failed in a batch. Somebody else's entry, or a retry after
-// a lost answer, may have made an insert a modification, the other way round, or
-// a deletion superfluous; everything else is an error of its key.
-func (w *writer) mend(ctx context.Context, sent []update, errs []*p4v1.Error) error {
-	var again []update
+// tooLarge tells whether a batch may have failed for its size: the request is
+// larger than the server takes, or the errors than the client takes, which Go's
+// server reports as its own failure.
+func tooLarge(code codes.Code) bool {
+	return code == codes.ResourceExhausted || code == codes.Internal
+}
+
+// settle looks at what failed in a batch and returns what is to be sent again.
+// Somebody else's entry, or a retry after a lost answer, may have made an insert
+// a modification, the other way round, or a deletion superfluous. Some switches
+// stop at the first error and abort the rest. Everything else is an error of its
+// key.
+func (w *writer) settle(sent []update, errs []*p4v1.Error) (again []update, stopped bool) {
+	aborted := 0
 	for i, e := range errs {
-		t := sent[i].proto.GetType()
+		u := sent[i]
+		t := u.proto.GetType()
 		switch code := codes.Code(e.GetCanonicalCode()); {
 		case code == codes.OK:
 		case code == codes.NotFound && t == p4v1.Update_DELETE:
-		case code == codes.AlreadyExists && t == p4v1.Update_INSERT:
-			again = append(again, update{sent[i].key, &p4v1.Update{Type: p4v1.Update_MODIFY, Entity: sent[i].proto.GetEntity()}})
-		case code == codes.NotFound && t == p4v1.Update_MODIFY:
-			again = append(again, update{sent[i].key, &p4v1.Update{Type: p4v1.Update_INSERT, Entity: sent[i].proto.GetEntity()}})
+		case code == codes.Aborted:
+			aborted++
+			again = append(again, u)
+		case code == codes.AlreadyExists && t == p4v1.Update_INSERT && !u.again:
+			again = append(again, update{u.key, sameEntity(p4v1.Update_MODIFY, u.proto), true})
+		case code == codes.NotFound && t == p4v1.Update_MODIFY && !u.again:
+			again = append(again, update{u.key, sameEntity(p4v1.Update_INSERT, u.proto), true})
 		default:
-			w.failed = w.failed.Add(sent[i].key, fmt.Errorf("the switch refused it: %s: %s", code, e.GetMessage()))
+			w.fail(u.key, fmt.Errorf("the switch refused it: %s: %s", code, e.GetMessage()))
 		}
 	}
-	if len(again) == 0 {
-		return nil
-	}
-	errs, err := w.send(ctx, again)
-	if err != nil {
-		return fmt.Errorf("cannot write to %s: %w", w.d.spec.address, reason(err))
-	}
-	for i, e := range errs {
-		if code := codes.Code(e.GetCanonicalCode()); code != codes.OK {
-			w.failed = w.failed.Add(again[i].key, fmt.Errorf("the switch refused it: %s: %s", code, e.GetMessage()))
+	if aborted == len(sent) && aborted > 0 { // nothing else is in the way
+		for i, u := range sent {
+			w.fail(u.key, fmt.Errorf("the switch refused it: %s: %s", codes.Aborted, errs[i].GetMessage()))
 		}
+		return nil, true
 	}
-	return nil
+	return again, aborted > 0
+}
+
+func sameEntity(t p4v1.Update_Type, u *p4v1.Update) *p4v1.Update {
+	return &p4v1.Update{Type: t, Entity: u.GetEntity()}
 }
 
 // send makes one Write. It returns an error an update where the switch gave
 // them, or the error of the whole.
 func (w *writer) send(ctx context.Context, updates []update) ([]*p4v1.Error, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.limits.write)
 	defer cancel()
 	req := &p4v1.WriteRequest{
 		DeviceId: w.d.spec.deviceID, Role: w.d.spec.role, ElectionId: w.id,
 		Updates: make([]*p4v1.Update, len(updates)), Atomicity: p4v1.WriteRequest_CONTINUE_ON_ERROR,
 	}
-	for i, u := range updates {
-		req.Updates[i] = u.proto
+	for i := range updates {
+		req.Updates[i] = updates[i].proto
 	}
 	_, err := w.d.client.Write(ctx, req)
-	st, _ := status.FromError(err)
-	if err == nil || st.Code() != codes.Unknown || len(st.Proto().GetDetails()) != len(updates) {
+	if err == nil {
+		return nil, nil
+	}
+	details := status.Convert(err).Proto().GetDetails()
+	if status.Code(err) != codes.Unknown || len(details) != len(updates) {
 		return nil, err
 	}
 	errs := make([]*p4v1.Error, len(updates))
-	for i, d := range st.Proto().GetDetails() {
+	for i, d := range details {
 		errs[i] = new(p4v1.Error)
 		if err := d.UnmarshalTo(errs[i]); err != nil {
 			return nil, fmt.Errorf("the switch sent an error that cannot be read: %w", err)
@@ -235,12 +203,8 @@ func (w *writer) send(ctx context.Context, updates []update) ([]*p4v1.Error, err
 	return errs, nil
 }
 
-// retarget loads the pipeline where it is another, or empties a switch that is
-// no longer gray's by leaving its pipeline without entries.
-func (w *writer) retarget(ctx context.Context, c reconciler.Change) error {
-	if c.New == nil {
-		return nil
-	}
+// load loads the pipeline where the switch runs another.
+func (w *writer) load(ctx context.Context, c reconciler.Change) error {
 	want := c.New.Body.(*targetBody)
 	if want.push == "never" {
 		have := uint64(0)
@@ -249,7 +213,7 @@ func (w *writer) retarget(ctx context.Context, c reconciler.Change) error {
 		}
 		return fmt.Errorf("the switch runs the pipeline with cookie %#x, gray wants %#x; load it, or set pushPipeline: ifDifferent", have, want.cookie)
 	}
-	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.limits.push)
 	defer cancel()
 	_, err := w.d.client.SetForwardingPipelineConfig(ctx, &p4v1.SetForwardingPipelineConfigRequest{
 		DeviceId: w.d.spec.deviceID, Role: w.d.spec.role, ElectionId: w.id,
@@ -263,13 +227,4 @@ func (w *writer) retarget(ctx context.Context, c reconciler.Change) error {
 		return fmt.Errorf("cannot load the pipeline: %w", reason(err))
 	}
 	return nil
-}
-
-// reason takes a gRPC error's code and message without its frame.
-func reason(err error) error {
-	st, ok := status.FromError(err)
-	if err == nil || !ok {
-		return err
-	}
-	return fmt.Errorf("%s: %s", st.Code(), st.Message())
 }

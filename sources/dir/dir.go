@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/gray-release/gray/schema"
@@ -30,9 +32,8 @@ type Source struct {
 
 // known is how a file looked when it was read.
 type known struct {
-	size  int64
-	mtime time.Time
-	file  *schema.File
+	info fs.FileInfo
+	file *schema.File
 }
 
 // New returns a source that watches a folder.
@@ -41,7 +42,7 @@ func New(root string) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{root: root, watcher: w, known: map[string]known{}}, nil
+	return &Source{root: root, watcher: w}, nil
 }
 
 // Changed implements reconciler.Source.
@@ -52,11 +53,12 @@ func (s *Source) Close() error { return s.watcher.Close() }
 
 // Read reads a folder once.
 func Read(ctx context.Context, root string) (*schema.Snapshot, error) {
-	return (&Source{root: root, known: map[string]known{}}).Fetch(ctx)
+	return (&Source{root: root}).Fetch(ctx)
 }
 
-// Fetch implements reconciler.Source. Only files whose size or time changed
-// since the last Fetch are read.
+// Fetch implements reconciler.Source. Only files that look different than at the
+// last Fetch are read. What is wrong with one file is the error of that file; a
+// folder that cannot be read is an error of the whole.
 func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	root, err := os.OpenRoot(s.root)
 	if err != nil {
@@ -64,109 +66,145 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	}
 	defer root.Close()
 	started := time.Now()
-	now := make(map[string]known, len(s.known))
-	var put []*schema.File
-	err = fs.WalkDir(root.FS(), ".", func(p string, entry fs.DirEntry, err error) error {
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, fs.ErrNotExist):
-			return nil // gone while we looked
-		case err != nil:
-			return err
-		case entry.IsDir() && p != "." && entry.Name()[0] == '.':
-			return fs.SkipDir
-		case entry.IsDir() || !sources.Wanted(p):
-			return nil
-		case len(now) >= sources.MaxFiles:
-			return fmt.Errorf("the folder has more than %d files", sources.MaxFiles)
-		}
-		k, fresh := s.look(root, p, entry)
-		if k.file == nil {
-			return nil
-		}
-		now[p] = k
-		if fresh {
-			put = append(put, k.file)
-		}
-		return nil
-	})
-	if err != nil {
+	w := &walker{ctx: ctx, root: root, last: s, now: make(map[string]known, len(s.known))}
+	if err := fs.WalkDir(root.FS(), ".", w.visit); err != nil {
 		return nil, fmt.Errorf("cannot read the folder %s: %w", s.root, err)
 	}
 	var gone []string
 	for p := range s.known {
-		if _, there := now[p]; !there {
+		if _, there := w.now[p]; !there {
 			gone = append(gone, p)
 		}
 	}
-	s.files = s.files.With(put, gone)
-	s.known, s.scanned = now, started
+	s.files = s.files.With(w.put, gone)
+	s.known, s.scanned = w.now, started
 	return &schema.Snapshot{Revision: "dir@sha256:" + digest(s.files), Files: s.files}, nil
 }
 
-// look reads a file unless it looks as it did; false where it did.
-func (s *Source) look(root *os.Root, p string, entry fs.DirEntry) (known, bool) {
-	info, err := root.Stat(p)
-	if errors.Is(err, fs.ErrNotExist) && entry.Type()&fs.ModeSymlink == 0 {
-		return known{}, false
-	}
-	old, had := s.known[p]
-	if err == nil && had && old.size == info.Size() && old.mtime.Equal(info.ModTime()) && s.scanned.Sub(old.mtime) > racy {
-		return old, false
-	}
-	f := read(root, p, info, err)
-	k := known{file: f}
-	if err == nil {
-		k.size, k.mtime = info.Size(), info.ModTime()
-	}
-	if had && old.file.ID == f.ID {
-		k.file = old.file
-		return k, false
-	}
-	return k, true
+// walker looks at every file of a folder once.
+type walker struct {
+	ctx   context.Context
+	root  *os.Root
+	last  *Source
+	now   map[string]known
+	put   []*schema.File // what differs from the last time
+	bytes int64
 }
 
-// read makes a File of a path, with the reason where it cannot be read.
-func read(root *os.Root, p string, info fs.FileInfo, statErr error) *schema.File {
-	f := &schema.File{Path: p}
+func (w *walker) visit(p string, entry fs.DirEntry, err error) error {
 	switch {
-	case statErr != nil && errors.Is(statErr, fs.ErrNotExist):
-		f.Err = errors.New("is a symbolic link to nothing")
-	case statErr != nil:
-		f.Err = sources.ErrLeaves
-	case !info.Mode().IsRegular():
-		f.Err = errors.New("is no regular file")
-	default:
-		f.Err = sources.Refuse(p, info.Size())
+	case w.ctx.Err() != nil:
+		return w.ctx.Err()
+	case errors.Is(err, fs.ErrNotExist) && p != ".":
+		return nil // gone while we looked
+	case err != nil:
+		return err
+	case entry.IsDir() && p != "." && entry.Name()[0] == '.':
+		return fs.SkipDir
+	case entry.IsDir() || !sources.Wanted(p):
+		return nil
+	case len(w.now) >= sources.MaxFiles:
+		return sources.ErrTooMany
 	}
-	if f.Err == nil {
-		f.Data, f.Err = readAll(root, p)
+	k, err := w.look(p, entry)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	if f.Err == nil {
-		f.Err = sources.Refuse(p, int64(len(f.Data)))
+	if err != nil {
+		k.file = &schema.File{Path: p, ID: "error:" + err.Error(), Err: err}
 	}
-	if f.Err != nil {
-		f.Data = nil
-		f.ID = "error:" + f.Err.Error()
-		return f
+	if w.bytes += int64(len(k.file.Data)); w.bytes > sources.MaxBytes {
+		return sources.ErrTooLarge
 	}
-	sum := sha256.Sum256(f.Data)
-	f.ID = hex.EncodeToString(sum[:])
-	return f
+	w.now[p] = k
+	if old := w.last.known[p].file; old == nil || old.ID != k.file.ID {
+		w.put = append(w.put, k.file)
+	}
+	return nil
 }
 
-func readAll(root *os.Root, p string) ([]byte, error) {
-	file, err := root.Open(p)
+// look reads a file unless it looks as it did. fs.ErrNotExist tells that it went
+// away meanwhile; any other error is why it is not read.
+func (w *walker) look(p string, entry fs.DirEntry) (known, error) {
+	at := p
+	if entry.Type()&fs.ModeSymlink != 0 {
+		var err error
+		if at, err = sources.Resolve(p, w.readlink); err != nil {
+			return known{}, err
+		}
+	}
+	info, err := w.root.Lstat(filepath.FromSlash(at))
+	switch {
+	case at != p && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)):
+		return known{}, sources.ErrDangling
+	case err != nil:
+		return known{}, unreadable(err)
+	case !info.Mode().IsRegular():
+		return known{}, sources.ErrNotRegular
+	}
+	if old, had := w.last.known[p]; had && old.file.Err == nil && w.last.unchanged(old.info, info) {
+		return old, nil
+	}
+	return w.read(p, at)
+}
+
+// unchanged tells whether a file is as it was. A file that another was renamed
+// to may have the size and the time of the old one, but is not the same file.
+func (s *Source) unchanged(old, now fs.FileInfo) bool {
+	return old.Size() == now.Size() && old.ModTime().Equal(now.ModTime()) && os.SameFile(old, now) &&
+		s.scanned.Sub(old.ModTime()) > racy
+}
+
+func (w *walker) readlink(p string) (string, bool, error) {
+	info, err := w.root.Lstat(filepath.FromSlash(p))
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return "", false, nil // that nothing is there is seen at the end
+	}
+	target, err := w.root.Readlink(filepath.FromSlash(p))
 	if err != nil {
-		return nil, fmt.Errorf("cannot be read: %w", err)
+		return "", false, unreadable(err)
+	}
+	return filepath.ToSlash(target), true, nil
+}
+
+// read reads the file at a path that has no links.
+func (w *walker) read(p, at string) (known, error) {
+	// What is no regular file is never opened. Should it become a pipe just now,
+	// O_NONBLOCK keeps us from waiting for somebody to write into it.
+	file, err := w.root.OpenFile(filepath.FromSlash(at), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return known{}, unreadable(err)
 	}
 	defer file.Close()
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return known{}, unreadable(err)
+	case !info.Mode().IsRegular():
+		return known{}, sources.ErrNotRegular
+	}
+	if err := sources.Refuse(p, info.Size()); err != nil {
+		return known{}, err
+	}
 	data, err := io.ReadAll(io.LimitReader(file, schema.MaxCSV+1))
 	if err != nil {
-		return nil, fmt.Errorf("cannot be read: %w", err)
+		return known{}, unreadable(err)
 	}
-	return data, nil
+	if err := sources.Refuse(p, int64(len(data))); err != nil {
+		return known{}, err // it grew
+	}
+	sum := sha256.Sum256(data)
+	return known{info: info, file: &schema.File{Path: p, ID: hex.EncodeToString(sum[:]), Data: data}}, nil
+}
+
+// unreadable says why a file cannot be read, without the path: the error stands
+// at the file.
+func unreadable(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Errorf("cannot be read: %w", err)
 }
 
 // digest names the state of a folder.

@@ -1,69 +1,157 @@
 package dir
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
+)
+
+// A change is told when nothing more happened for quiet, so that a file that is
+// being saved or a tree that is being copied is not read half done; but never
+// later than patience. Every beat it is looked at whether a folder went away or
+// came back, which nobody else would tell.
+const (
+	quiet    = 50 * time.Millisecond
+	patience = time.Second
+	beat     = time.Second
+	// poll is how often a change is assumed where the system allows no more
+	// watches.
+	poll = 10 * time.Second
 )
 
 // Watcher tells when something below some folders changes.
 type Watcher struct {
 	notify  *fsnotify.Watcher
+	roots   map[string]fs.FileInfo // how the folder looked when it was watched; nil: it is not there
 	changed chan struct{}
 	done    chan struct{}
 }
 
 // Watch watches folders and all folders below them, also those that come later,
-// apart from dot-folders.
+// apart from dot-folders. A folder that goes away is watched again when it is
+// back.
 func Watch(roots ...string) (*Watcher, error) {
 	n, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch folders: %w", err)
 	}
-	w := &Watcher{notify: n, changed: make(chan struct{}, 1), done: make(chan struct{})}
+	w := &Watcher{notify: n, roots: map[string]fs.FileInfo{}, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	for _, r := range roots {
-		if err := w.add(r); err != nil {
-			return nil, fmt.Errorf("cannot watch %s: %w", r, err)
+		r = filepath.Clean(r)
+		info, err := os.Stat(r)
+		if err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s is no folder", r)
 		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot watch: %w", err), n.Close())
+		}
+		w.roots[r] = info
+	}
+	if err := w.watch(); err != nil {
+		return nil, errors.Join(err, n.Close())
 	}
 	go w.run()
 	return w, nil
 }
 
-// add watches a folder and what is below it.
-func (w *Watcher) add(root string) error {
-	return filepath.WalkDir(root, func(p string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil && p == root:
-			return err
-		case err != nil || !entry.IsDir():
-			return nil
-		case p != root && strings.HasPrefix(entry.Name(), "."):
-			return fs.SkipDir
+// seen looks at the folders and tells whether one went away, came, or is another.
+func (w *Watcher) seen() bool {
+	other := false
+	for r, old := range w.roots {
+		now, err := os.Stat(r)
+		if err != nil {
+			now = nil
 		}
-		return w.notify.Add(p)
-	})
+		if (old == nil) != (now == nil) || old != nil && !os.SameFile(old, now) {
+			other = true
+		}
+		w.roots[r] = now
+	}
+	return other
+}
+
+// watch makes what is watched what is there. All of it is looked at anew: after
+// a rename fsnotify knows a folder by its old name or not at all, so its events
+// do not tell which folders are new.
+func (w *Watcher) watch() error {
+	var found []string
+	there := map[string]bool{}
+	for r, info := range w.roots {
+		if info == nil {
+			continue
+		}
+		top := r + string(filepath.Separator) // so that a link is followed
+		_ = filepath.WalkDir(top, func(p string, entry fs.DirEntry, err error) error {
+			switch {
+			case err != nil || !entry.IsDir():
+				return nil // gone, or unreadable, which Fetch tells
+			case strings.HasPrefix(entry.Name(), ".") && p != top:
+				return fs.SkipDir
+			}
+			p = filepath.Clean(p)
+			found = append(found, p)
+			there[p] = true
+			return nil
+		})
+	}
+	for _, p := range w.notify.WatchList() {
+		if !there[p] {
+			_ = w.notify.Remove(p) // it may be gone by itself
+		}
+	}
+	for _, p := range found {
+		err := w.notify.Add(p)
+		switch {
+		case errors.Is(err, syscall.ENOSPC):
+			return fmt.Errorf("cannot watch %s: the system allows no more watches; raise fs.inotify.max_user_watches", p)
+		case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
+			return fmt.Errorf("cannot watch %s: %w", p, err)
+		}
+	}
+	return nil
 }
 
 func (w *Watcher) run() {
 	defer close(w.done)
+	pulse := time.NewTicker(beat)
+	defer pulse.Stop()
+	var settle, latest, again <-chan time.Time // nil: not waited for
 	for {
 		select {
-		case e, ok := <-w.notify.Events:
-			if !ok {
+		case _, open := <-w.notify.Events:
+			if !open {
 				return
 			}
-			if info, err := os.Lstat(e.Name); e.Op.Has(fsnotify.Create) && err == nil && info.IsDir() {
-				_ = w.add(e.Name) // one that is gone again needs no watch
+			settle = time.After(quiet)
+			if latest == nil {
+				latest = time.After(patience)
 			}
-		case _, ok := <-w.notify.Errors: // too many events at once: something changed
-			if !ok {
+			continue
+		case _, open := <-w.notify.Errors: // too many events at once: anything may have changed
+			if !open {
 				return
 			}
+		case <-pulse.C:
+			if !w.seen() {
+				continue
+			}
+		case <-settle:
+		case <-latest:
+		case <-again:
+		}
+		settle, latest, again = nil, nil, nil
+		// Folders are watched before the change is told, so that what happens
+		// between the two is not missed.
+		w.seen()
+		if w.watch() != nil {
+			again = time.After(poll)
 		}
 		select {
 		case w.changed <- struct{}{}:

@@ -1,19 +1,26 @@
 package git
 
 import (
+	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/netip"
+	"io"
 	"os"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
-	"github.com/go-git/go-git/v5/plumbing/transport/http"
-	"github.com/go-git/go-git/v5/plumbing/transport/ssh"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
+	"golang.org/x/crypto/ssh"
 )
 
+// maxSecret bounds the files with secrets, in bytes.
+const maxSecret = 1 << 20
+
 // Auth names the files with what a remote wants to see. Files, so that no secret
-// stands in a command line or an environment.
+// stands in a command line or an environment. They are read at every fetch, so
+// that a token can be replaced while the daemon runs.
 type Auth struct {
 	Username      string // for https with a password; with a token it is not needed
 	PasswordFile  string // a password or token
@@ -23,76 +30,138 @@ type Auth struct {
 	CAFile        string // further authorities for https
 }
 
-// method makes what go-git wants for a URL.
-func (a Auth) method(raw string) (transport.AuthMethod, error) {
-	e, err := transport.NewEndpoint(raw)
-	if err != nil {
-		return nil, err
-	}
+// connect begins a session with a remote. The secrets that it returns must not
+// be shown.
+func (a Auth) connect(ctx context.Context, e *transport.Endpoint) (transport.UploadPackSession, []string, error) {
 	if e.Protocol == "ssh" {
-		return a.ssh(e)
+		config, secrets, err := a.ssh(e)
+		if err != nil {
+			return nil, secrets, err
+		}
+		session, err := dialSSH(ctx, e, config)
+		return session, secrets, err
 	}
+	login, secrets, err := a.login(e)
+	if err != nil {
+		return nil, secrets, err
+	}
+	roots, err := a.roots()
+	if err != nil {
+		return nil, secrets, err
+	}
+	session, err := dialHTTP(e, login, roots)
+	return session, secrets, err
+}
+
+// check tells early what is wrong with the files.
+func (a Auth) check(e *transport.Endpoint) error {
+	if e.Protocol == "ssh" {
+		_, _, err := a.ssh(e)
+		return err
+	}
+	if _, _, err := a.login(e); err != nil {
+		return err
+	}
+	_, err := a.roots()
+	return err
+}
+
+// login is the user and password for https; nil for none.
+func (a Auth) login(e *transport.Endpoint) (*githttp.BasicAuth, []string, error) {
 	if a.PasswordFile == "" {
-		return nil, nil
+		if e.User == "" && e.Password == "" {
+			return nil, nil, nil
+		}
+		return &githttp.BasicAuth{Username: e.User, Password: e.Password}, nil, nil
 	}
 	password, err := readSecret(a.PasswordFile)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	user := a.Username
 	if user == "" {
+		user = e.User
+	}
+	if user == "" {
 		user = "git" // hosts that take a token ignore the name, but want one
 	}
-	return &http.BasicAuth{Username: user, Password: password}, nil
+	return &githttp.BasicAuth{Username: user, Password: password}, []string{password}, nil
 }
 
-func (a Auth) ssh(e *transport.Endpoint) (transport.AuthMethod, error) {
+// roots is the authorities for https; nil for those of the system.
+func (a Auth) roots() (*x509.CertPool, error) {
+	if a.CAFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(a.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the authorities of --git-ca: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate; --git-ca wants a file in PEM", a.CAFile)
+	}
+	return roots, nil
+}
+
+// ssh is how to log in by ssh, and which host keys to trust.
+func (a Auth) ssh(e *transport.Endpoint) (*ssh.ClientConfig, []string, error) {
 	if a.SSHKeyFile == "" || a.KnownHosts == "" {
-		return nil, errors.New("ssh needs a key and the host keys to trust; give --ssh-key and --known-hosts")
+		return nil, nil, errors.New("ssh needs a key and the host keys to trust; give --ssh-key and --known-hosts")
+	}
+	key, err := readSecret(a.SSHKeyFile)
+	if err != nil {
+		return nil, nil, err
 	}
 	passphrase := ""
 	if a.SSHPassphrase != "" {
-		var err error
 		if passphrase, err = readSecret(a.SSHPassphrase); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	user := e.User
 	if user == "" {
 		user = "git"
 	}
-	keys, err := ssh.NewPublicKeysFromFile(user, a.SSHKeyFile, passphrase)
+	keys, err := gitssh.NewPublicKeys(user, []byte(key+"\n"), passphrase)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the ssh key %s: %w", a.SSHKeyFile, err)
+		return nil, []string{passphrase}, fmt.Errorf("cannot use the key %s: %w; an encrypted one needs --ssh-passphrase-file", a.SSHKeyFile, err)
 	}
-	if keys.HostKeyCallback, err = ssh.NewKnownHostsCallback(a.KnownHosts); err != nil {
-		return nil, fmt.Errorf("cannot read the host keys %s: %w", a.KnownHosts, err)
+	hosts, err := gitssh.NewKnownHostsDb(a.KnownHosts)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read the host keys %s: %w", a.KnownHosts, err)
 	}
-	return keys, nil
+	return &ssh.ClientConfig{
+		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys.Signer)}, HostKeyCallback: hosts.HostKeyCallback(),
+		// Else the server might show a key of a kind that is not in the file.
+		HostKeyAlgorithms: hosts.HostKeyAlgorithms(address(e)),
+	}, []string{passphrase}, nil
 }
 
+// readSecret reads a file that only its owner and group may read.
 func readSecret(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("cannot read a secret: %w", err)
 	}
-	return strings.TrimSpace(string(b)), nil
-}
-
-// caBundle is the further authorities; a file that cannot be read gives none,
-// and then the connection fails.
-func (a Auth) caBundle() []byte {
-	if a.CAFile == "" {
-		return nil
-	}
-	b, err := os.ReadFile(a.CAFile)
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
-		return []byte{}
+		return "", fmt.Errorf("cannot read a secret: %w", err)
 	}
-	return b
-}
-
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return "", fmt.Errorf("the secret %s is open to everybody (mode %04o); run chmod o= on it", path, mode)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret))
+	if err != nil {
+		return "", fmt.Errorf("cannot read a secret: %w", err)
+	}
+	secret := strings.TrimSpace(string(b))
+	if secret == "" {
+		return "", fmt.Errorf("the secret %s is empty", path)
+	}
+	return secret, nil
 }

@@ -5,24 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
-	"path"
-	"strings"
 	"sync"
 	"time"
 
-	gogit "github.com/go-git/go-git/v5"
-	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/go-git/go-git/v5/plumbing/transport"
-	"github.com/go-git/go-git/v5/storage/memory"
+	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/gray-release/gray/schema"
 )
 
-// fetchTimeout bounds one fetch from a remote.
-const fetchTimeout = 2 * time.Minute
+// fetchTimeout bounds one Fetch.
+const fetchTimeout = 5 * time.Minute
 
 // Config says which branch to follow.
 type Config struct {
@@ -30,8 +23,9 @@ type Config struct {
 	Branch         string
 	Path           string // the folder in the repository that is read
 	Interval       time.Duration
-	FollowRewrites bool // follow a branch that was rewritten
-	Insecure       bool // allow http:// beyond loopback
+	FollowRewrites bool   // follow a branch that was rewritten
+	Insecure       bool   // allow http:// beyond loopback
+	MirrorDir      string // where a remote is mirrored; empty: the system's temporary folder
 	Auth           Auth
 	Hints          <-chan struct{} // further reasons to look, such as a watcher's; may be nil
 }
@@ -39,90 +33,51 @@ type Config struct {
 // Source implements reconciler.Source for a branch.
 type Source struct {
 	cfg     Config
-	local   string // the path of a local repository, else empty
-	auth    transport.AuthMethod
-	remote  *gogit.Repository // the mirror of a remote
-	tip     plumbing.Hash     // the last good commit
-	tree    plumbing.Hash
-	files   schema.Files
-	links   map[string]bool // files that are symbolic links
+	local   string   // the path of a local repository, else empty
+	mirror  *mirror  // of a remote, else nil
+	secrets []string // of the URL
 	changed chan struct{}
 	stop    context.CancelFunc
 	done    sync.WaitGroup
+
+	mu      sync.Mutex          // held by Fetch
+	store   *filesystem.Storage // of a local repository, kept from the last Fetch
+	good    state               // of the last good commit
+	refused plumbing.Hash       // a commit that the branch was rewritten to
+	refusal error               // what was said of it
 }
+
+// stale is an error that may come from what was kept since the last Fetch: Git
+// may have packed objects, or the repository may be another one.
+type stale struct{ error }
+
+func (s stale) Unwrap() error { return s.error }
 
 // New returns a source that has not fetched anything yet.
 func New(cfg Config) (*Source, error) {
-	s := &Source{cfg: cfg, links: map[string]bool{}, changed: make(chan struct{}, 1)}
-	s.cfg.Path = path.Clean("/" + cfg.Path)[1:]
+	s := &Source{cfg: cfg, changed: make(chan struct{}, 1)}
+	s.cfg.Path = folder(cfg.Path)
 	if cfg.Branch == "" {
 		return nil, errors.New("no branch is named; give --branch")
 	}
-	var err error
-	if s.local, err = localPath(cfg.URL, cfg.Insecure); err != nil {
+	local, remote, err := locate(cfg.URL, cfg.Insecure)
+	if err != nil {
 		return nil, err
 	}
-	if s.local == "" {
-		if s.auth, err = cfg.Auth.method(cfg.URL); err != nil {
-			return nil, err
+	s.local = local
+	if remote != nil {
+		s.secrets = urlSecrets(cfg.URL, remote)
+		if err := cfg.Auth.check(remote); err != nil {
+			return nil, clean(err, s.secrets)
 		}
-		if s.remote, err = gogit.Init(memory.NewStorage(), nil); err != nil {
+		if s.mirror, err = newMirror(remote, cfg.Auth, cfg.Branch, cfg.MirrorDir); err != nil {
 			return nil, err
-		}
-		_, err = s.remote.CreateRemote(&config.RemoteConfig{Name: "origin", URLs: []string{cfg.URL}})
-		if err != nil {
-			return nil, fmt.Errorf("cannot use %s: %w", Redact(cfg.URL), redactError(err, cfg.URL))
 		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.done.Go(func() { s.poll(ctx) })
 	return s, nil
-}
-
-// localPath is the path of a local repository, or empty for a remote.
-func localPath(raw string, insecure bool) (string, error) {
-	if p, ok := strings.CutPrefix(raw, "file://"); ok {
-		return p, nil
-	}
-	e, err := transport.NewEndpoint(raw)
-	if err != nil {
-		return "", fmt.Errorf("%s is no Git URL: %w", Redact(raw), redactError(err, raw))
-	}
-	switch e.Protocol {
-	case "file":
-		return raw, nil
-	case "https", "ssh":
-		return "", nil
-	case "http":
-		if insecure || isLoopback(e.Host) {
-			return "", nil
-		}
-		return "", fmt.Errorf("%s is plaintext; use https, or --insecure", Redact(raw))
-	}
-	return "", fmt.Errorf("%s: the protocol %s is not read; use https, ssh or a path", Redact(raw), e.Protocol)
-}
-
-// Redact takes user and password out of a URL.
-func Redact(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil || u.User == nil {
-		return raw
-	}
-	u.User = nil
-	return u.String()
-}
-
-func redactError(err error, raw string) error {
-	if err == nil || Redact(raw) == raw {
-		return err
-	}
-	u, _ := url.Parse(raw)
-	text := strings.ReplaceAll(err.Error(), raw, Redact(raw))
-	if p, ok := u.User.Password(); ok && p != "" {
-		text = strings.ReplaceAll(text, p, "xxxxx")
-	}
-	return errors.New(strings.ReplaceAll(text, u.User.String()+"@", ""))
 }
 
 // poll gives a hint every interval, give or take a tenth so that many daemons
@@ -153,88 +108,140 @@ func (s *Source) poll(ctx context.Context) {
 // Changed implements reconciler.Source.
 func (s *Source) Changed() <-chan struct{} { return s.changed }
 
-// Close ends the polling.
+// Close ends the polling, and removes the mirror of a remote.
 func (s *Source) Close() error {
 	s.stop()
 	s.done.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mirror != nil {
+		return s.mirror.close()
+	}
+	if s.store != nil {
+		return s.store.Close()
+	}
 	return nil
 }
 
 // Fetch implements reconciler.Source. After an error the last good commit is
 // what the next Fetch compares with.
 func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	repo, tip, err := s.resolve(ctx)
-	if err != nil {
-		return nil, redactError(err, s.cfg.URL)
-	}
-	commit, err := repo.CommitObject(tip)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read commit %s: %w", tip, err)
-	}
-	if err := s.checkForward(repo, commit); err != nil {
-		return nil, err
-	}
-	if tip != s.tip {
-		if err := s.advance(ctx, repo, commit); err != nil {
-			return nil, err
+	// First with what was kept since the last time, then with what is on disk
+	// now, then with nothing taken for granted.
+	var err error
+	for attempt := range 3 {
+		var next state
+		if next, err = s.next(ctx, attempt); err == nil {
+			s.good = next
+			return &schema.Snapshot{Revision: s.cfg.Branch + "@sha1:" + next.tip.String(), Files: next.files}, nil
+		}
+		if again := (stale{}); !errors.As(err, &again) || ctx.Err() != nil {
+			break
 		}
 	}
-	return &schema.Snapshot{Revision: s.cfg.Branch + "@sha1:" + tip.String(), Files: s.files}, nil
+	return nil, s.explain(ctx, err)
+}
+
+// explain names the repository in an error, and takes secrets out of it.
+func (s *Source) explain(ctx context.Context, err error) error {
+	secrets := s.secrets
+	if s.mirror != nil {
+		secrets = append(secrets[:len(secrets):len(secrets)], s.mirror.secrets...)
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("it took longer than %s: %w", fetchTimeout, err)
+	}
+	return clean(fmt.Errorf("cannot fetch %s: %w", Redact(s.cfg.URL), err), secrets)
+}
+
+// next makes the state of the branch's newest commit.
+func (s *Source) next(ctx context.Context, attempt int) (state, error) {
+	store, tip, err := s.newest(ctx, attempt)
+	if err != nil {
+		return state{}, err
+	}
+	// Files are closed, not forgotten: a repository must not hold packs that Git
+	// has removed.
+	defer store.Close()
+	from := s.good
+	if tip == from.tip {
+		return from, nil
+	}
+	// The tree of the last commit may be gone, after a rewrite or with the old
+	// mirror. Then all is read, apart from the content of files that stayed.
+	if attempt == 2 || attempt > 0 && store.HasEncodedObject(from.tree) != nil {
+		from.tree = plumbing.ZeroHash
+	}
+	return advance(ctx, store, s.cfg.Path, from, tip)
+}
+
+// newest finds the branch's newest commit, in a store that holds it, and refuses
+// one that does not come after the last good one, unless it may be followed.
+func (s *Source) newest(ctx context.Context, attempt int) (*filesystem.Storage, plumbing.Hash, error) {
+	for depth := window; ; depth *= deepen {
+		store, tip, err := s.resolve(ctx, attempt, depth)
+		if err != nil {
+			return nil, tip, err
+		}
+		if tip == s.refused {
+			return nil, tip, s.refusal
+		}
+		old := s.good.tip
+		if s.cfg.FollowRewrites {
+			old = plumbing.ZeroHash
+		}
+		ok, cut, err := follows(ctx, store, tip, old)
+		switch {
+		case err != nil:
+			return nil, tip, err
+		case ok:
+			s.refused = plumbing.ZeroHash
+			return store, tip, nil
+		case cut && s.mirror != nil && depth < maxWindow:
+			continue
+		case cut && s.mirror == nil: // the rest of its history may come later
+			return nil, tip, stale{s.rewritten(tip, cut)}
+		}
+		s.refused, s.refusal = tip, s.rewritten(tip, cut)
+		return nil, tip, s.refusal
+	}
+}
+
+func (s *Source) rewritten(tip plumbing.Hash, cut bool) error {
+	if cut {
+		return fmt.Errorf("branch %s: the history of %s that is here does not reach back to %s; fetch more of it, or run with --follow-rewrites",
+			s.cfg.Branch, tip, s.good.tip)
+	}
+	return fmt.Errorf("branch %s was rewritten: %s does not follow %s; push a commit on top of it, or run with --follow-rewrites",
+		s.cfg.Branch, tip, s.good.tip)
 }
 
 // resolve finds the branch's newest commit, after asking the remote if there is
-// one. A local repository is opened anew, to see objects that were packed since.
-func (s *Source) resolve(ctx context.Context) (*gogit.Repository, plumbing.Hash, error) {
-	if s.local != "" {
-		repo, err := openLocal(s.local)
-		if err != nil {
+// one, and a store that holds it.
+func (s *Source) resolve(ctx context.Context, attempt, depth int) (*filesystem.Storage, plumbing.Hash, error) {
+	if s.mirror == nil {
+		if s.store == nil || attempt > 0 {
+			store, err := openLocal(s.local)
+			if err != nil {
+				return nil, plumbing.ZeroHash, err
+			}
+			s.store = store
+		}
+		tip, err := branchTip(s.store, s.cfg.Branch)
+		return s.store, tip, err
+	}
+	switch {
+	case attempt == 1:
+		s.mirror.reopen()
+	case attempt == 2 && depth == window:
+		if err := s.mirror.reset(); err != nil {
 			return nil, plumbing.ZeroHash, err
 		}
-		ref, err := repo.Reference(plumbing.NewBranchReferenceName(s.cfg.Branch), true)
-		if err != nil {
-			return nil, plumbing.ZeroHash, fmt.Errorf("the repository %s has no branch %q with a commit", s.local, s.cfg.Branch)
-		}
-		return repo, ref.Hash(), nil
 	}
-	target := plumbing.NewRemoteReferenceName("origin", s.cfg.Branch)
-	spec := config.RefSpec("+" + plumbing.NewBranchReferenceName(s.cfg.Branch).String() + ":" + target.String())
-	err := s.remote.FetchContext(ctx, &gogit.FetchOptions{
-		RemoteName: "origin", RefSpecs: []config.RefSpec{spec}, Auth: s.auth, Tags: gogit.NoTags, CABundle: s.cfg.Auth.caBundle(),
-	})
-	if err != nil && !errors.Is(err, gogit.NoErrAlreadyUpToDate) {
-		return nil, plumbing.ZeroHash, fmt.Errorf("cannot fetch %s: %w", Redact(s.cfg.URL), err)
-	}
-	ref, err := s.remote.Reference(target, true)
-	if err != nil {
-		return nil, plumbing.ZeroHash, fmt.Errorf("the repository %s has no branch %q with a commit", Redact(s.cfg.URL), s.cfg.Branch)
-	}
-	return s.remote, ref.Hash(), nil
-}
-
-func openLocal(p string) (*gogit.Repository, error) {
-	repo, err := gogit.PlainOpenWithOptions(p, &gogit.PlainOpenOptions{EnableDotGitCommonDir: true})
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the repository %s: %w", p, err)
-	}
-	return repo, nil
-}
-
-// checkForward refuses a branch that was rewritten, unless it may be followed.
-func (s *Source) checkForward(repo *gogit.Repository, tip *object.Commit) error {
-	if s.tip.IsZero() || s.tip == tip.Hash || s.cfg.FollowRewrites {
-		return nil
-	}
-	old, err := repo.CommitObject(s.tip)
-	if err == nil {
-		var ok bool
-		if ok, err = old.IsAncestor(tip); ok {
-			return nil
-		}
-	}
-	if err != nil && !errors.Is(err, plumbing.ErrObjectNotFound) {
-		return fmt.Errorf("cannot compare commits %s and %s: %w", s.tip, tip.Hash, err)
-	}
-	return fmt.Errorf("branch %s was rewritten: %s does not follow %s; push a commit on top of it, or run with --follow-rewrites", s.cfg.Branch, tip.Hash, s.tip)
+	tip, err := s.mirror.fetch(ctx, depth)
+	return s.mirror.store, tip, err
 }

@@ -1,123 +1,130 @@
 package git
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	gogit "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/plumbing/storer"
 
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sources"
 )
 
-// maxLinks bounds how many symbolic links are followed for one file.
-const maxLinks = 8
+// Bounds of a tree. A few small trees that hold each other many times over are a
+// small repository with a number of files that no machine can read.
+const (
+	maxEntries = 4 * sources.MaxFiles
+	maxPath    = 4096
+	maxTarget  = 4096 // of a symbolic link
+)
 
-// advance makes the files of a commit out of those of the last one.
-func (s *Source) advance(ctx context.Context, repo *gogit.Repository, commit *object.Commit) error {
-	w := &walker{ctx: ctx, repo: repo, prefix: s.cfg.Path, links: s.links}
-	var err error
-	if w.root, err = commit.Tree(); err != nil {
-		return fmt.Errorf("cannot read the tree of %s: %w", commit.Hash, err)
-	}
-	tree, err := w.subTree(s.cfg.Path)
+// state is what was read of a commit.
+type state struct {
+	tip   plumbing.Hash
+	tree  plumbing.Hash // of the folder that is read
+	files schema.Files
+	bytes int64           // the content of all files
+	links map[string]bool // files that are symbolic links
+}
+
+// advance makes the state of a commit from that of an earlier one. A state
+// whose tree is the zero hash is taken for empty; its files only save reading
+// what stayed.
+func advance(ctx context.Context, store storer.EncodedObjectStorer, prefix string, from state, tip plumbing.Hash) (state, error) {
+	commit, err := readCommit(store, tip)
 	if err != nil {
-		return err
+		return state{}, err
 	}
-	if err := w.diff("", s.tree, tree); err != nil {
-		return fmt.Errorf("cannot read the files of %s: %w", commit.Hash, err)
+	w := &walker{ctx: ctx, store: store, prefix: prefix, root: commit.TreeHash, known: from.files}
+	if from.tree.IsZero() {
+		from = state{}
 	}
+	w.links = maps.Clone(from.links)
+	if w.links == nil {
+		w.links = map[string]bool{}
+	}
+	tree, err := w.find(prefix)
+	if err != nil {
+		return state{}, fmt.Errorf("commit %s: %w", tip, err)
+	}
+	if tree.Mode != filemode.Dir {
+		return state{}, fmt.Errorf("commit %s has no folder %q; give another --path", tip, prefix)
+	}
+	err = w.diff("", from.tree, tree.Hash)
 	// What a link points to can change without the link.
-	for p := range w.links {
-		if !slices.Contains(w.remove, p) {
-			w.addLink(p)
+	for _, p := range slices.Sorted(maps.Keys(w.links)) {
+		if err == nil {
+			err = w.link(p, from.files.Get(p))
 		}
 	}
-	files := s.files.With(w.put, w.remove)
-	if files.Len() > sources.MaxFiles {
-		return fmt.Errorf("commit %s has more than %d files", commit.Hash, sources.MaxFiles)
+	if err != nil {
+		return state{}, fmt.Errorf("commit %s: %w", tip, err)
 	}
-	s.files, s.tip, s.tree, s.links = files, commit.Hash, tree, w.links
-	return nil
+	next := state{tip: tip, tree: tree.Hash, files: from.files.With(w.put, w.remove), bytes: from.bytes, links: w.links}
+	for _, f := range w.put {
+		next.bytes += size(f) - size(from.files.Get(f.Path))
+	}
+	for _, p := range w.remove {
+		next.bytes -= size(from.files.Get(p))
+	}
+	if next.files.Len() > sources.MaxFiles {
+		return state{}, fmt.Errorf("commit %s has %w", tip, sources.ErrTooMany)
+	}
+	if next.bytes > sources.MaxBytes {
+		return state{}, fmt.Errorf("commit %s has %w", tip, sources.ErrTooLarge)
+	}
+	return next, nil
 }
 
-// ReadRevision reads the files of a revision of the repository at a path: a
-// commit, branch, tag or anything that names one, such as HEAD~1.
-func ReadRevision(ctx context.Context, repoPath, revision, subPath string) (*schema.Snapshot, error) {
-	repo, err := openLocal(repoPath)
-	if err != nil {
-		return nil, err
+func size(f *schema.File) int64 {
+	if f == nil {
+		return 0
 	}
-	hash, err := repo.ResolveRevision(plumbing.Revision(revision))
-	if err != nil {
-		return nil, fmt.Errorf("the repository %s has no revision %q", repoPath, revision)
-	}
-	commit, err := repo.CommitObject(*hash)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read commit %s: %w", hash, err)
-	}
-	s := &Source{cfg: Config{Path: path.Clean("/" + filepath.ToSlash(subPath))[1:]}, links: map[string]bool{}}
-	if err := s.advance(ctx, repo, commit); err != nil {
-		return nil, err
-	}
-	return &schema.Snapshot{Revision: "sha1:" + commit.Hash.String(), Files: s.files}, nil
+	return int64(len(f.Data))
 }
 
-// FindRoot finds the work tree that a folder is in, and the folder's path in it.
-func FindRoot(dir string) (root, sub string, err error) {
-	abs, err := filepath.Abs(dir)
+func readCommit(store storer.EncodedObjectStorer, hash plumbing.Hash) (*object.Commit, error) {
+	commit, err := object.GetCommit(store, hash)
+	if err == nil && commit.Hash != hash {
+		err = errHash
+	}
 	if err != nil {
-		return "", "", err
+		return nil, unreadable("commit", hash, err)
 	}
-	if abs, err = filepath.EvalSymlinks(abs); err != nil {
-		return "", "", err
+	return commit, nil
+}
+
+// unreadable is the error of an object that cannot be read.
+func unreadable(what string, hash plumbing.Hash, err error) error {
+	if errors.Is(err, plumbing.ErrObjectNotFound) {
+		return stale{fmt.Errorf("%s: %w %s; is it a partial clone, or broken? see git fsck", what, errLacks, hash)}
 	}
-	repo, err := gogit.PlainOpenWithOptions(abs, &gogit.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
-	if err != nil {
-		return "", "", fmt.Errorf("%s is in no Git repository", dir)
-	}
-	tree, err := repo.Worktree()
-	if err != nil {
-		return "", "", fmt.Errorf("the repository of %s has no work tree: %w", dir, err)
-	}
-	root = tree.Filesystem.Root()
-	if root, err = filepath.EvalSymlinks(root); err != nil {
-		return "", "", err
-	}
-	sub, err = filepath.Rel(root, abs)
-	return root, sub, err
+	return stale{fmt.Errorf("%s: object %s cannot be read: %w; see git fsck", what, hash, err)}
 }
 
 // walker compares two trees.
 type walker struct {
-	ctx    context.Context
-	repo   *gogit.Repository
-	root   *object.Tree // of the whole commit, for links
-	prefix string       // of the folder that is read
-	links  map[string]bool
-	put    []*schema.File
-	remove []string
-}
-
-// subTree is the hash of the folder that is read.
-func (w *walker) subTree(p string) (plumbing.Hash, error) {
-	if p == "" {
-		return w.root.Hash, nil
-	}
-	e, err := w.root.FindEntry(p)
-	if err != nil || e.Mode != filemode.Dir {
-		return plumbing.ZeroHash, fmt.Errorf("the commit has no folder %q", p)
-	}
-	return e.Hash, nil
+	ctx     context.Context
+	store   storer.EncodedObjectStorer
+	prefix  string                         // of the folder that is read
+	root    plumbing.Hash                  // of the whole commit, for links
+	passed  map[plumbing.Hash]*object.Tree // trees that links led through
+	known   schema.Files                   // what was read before
+	links   map[string]bool
+	put     []*schema.File
+	remove  []string
+	entries int
+	bytes   int64
 }
 
 // diff notes what differs between two trees; the zero hash is the empty one.
@@ -128,148 +135,258 @@ func (w *walker) diff(dir string, old, now plumbing.Hash) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	a, err := w.entries(old)
+	if len(dir) > maxPath {
+		return fmt.Errorf("%s...: the path is longer than %d bytes", dir[:100], maxPath)
+	}
+	a, err := w.list(dir, old)
 	if err != nil {
 		return err
 	}
-	b, err := w.entries(now)
+	b, err := w.list(dir, now)
 	if err != nil {
 		return err
 	}
-	for name, e := range b {
-		was := a[name]
-		delete(a, name)
-		if was == e {
+	// Both are sorted. A folder sorts apart from a file of its name, so a file
+	// that becomes a folder is one that goes and one that comes.
+	for len(a) > 0 || len(b) > 0 {
+		if len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+			a, b = a[1:], b[1:]
 			continue
 		}
-		if err := w.entry(path.Join(dir, name), was, e); err != nil {
-			return err
+		var was, is object.TreeEntry
+		order := compare(a, b)
+		if order <= 0 {
+			was, a = a[0], a[1:]
 		}
-	}
-	for name, was := range a {
-		if err := w.entry(path.Join(dir, name), was, object.TreeEntry{}); err != nil {
+		if order >= 0 {
+			is, b = b[0], b[1:]
+		}
+		if err := w.entry(path.Join(dir, cmp.Or(was.Name, is.Name)), was, is); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walker) entries(hash plumbing.Hash) (map[string]object.TreeEntry, error) {
-	entries := map[string]object.TreeEntry{}
-	if hash.IsZero() {
-		return entries, nil
+// compare orders the first entries of two trees; the end of a tree comes last.
+func compare(a, b []object.TreeEntry) int {
+	switch {
+	case len(b) == 0:
+		return -1
+	case len(a) == 0:
+		return 1
 	}
-	tree, err := object.GetTree(w.repo.Storer, hash)
+	return strings.Compare(sortName(a[0]), sortName(b[0]))
+}
+
+// sortName is what Git sorts an entry of a tree by.
+func sortName(e object.TreeEntry) string {
+	if e.Mode == filemode.Dir {
+		return e.Name + "/"
+	}
+	return e.Name
+}
+
+// list gives the entries of a tree in Git's order.
+func (w *walker) list(dir string, hash plumbing.Hash) ([]object.TreeEntry, error) {
+	if hash.IsZero() {
+		return nil, nil
+	}
+	tree, err := w.tree("folder "+cmp.Or(dir, "."), hash)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range tree.Entries {
-		entries[e.Name] = e
+	if w.entries += len(tree.Entries); w.entries > maxEntries {
+		return nil, sources.ErrTooMany
 	}
-	return entries, nil
+	for i, e := range tree.Entries {
+		if e.Name == "." || e.Name == ".." || strings.Contains(e.Name, "/") {
+			return nil, fmt.Errorf("folder %s: tree %s has an entry named %q; see git fsck", cmp.Or(dir, "."), hash, e.Name)
+		}
+		if i > 0 && compare(tree.Entries[i-1:], tree.Entries[i:]) >= 0 {
+			return nil, fmt.Errorf("folder %s: tree %s is not sorted at %q; see git fsck", cmp.Or(dir, "."), hash, e.Name)
+		}
+	}
+	return tree.Entries, nil
+}
+
+func (w *walker) tree(what string, hash plumbing.Hash) (*object.Tree, error) {
+	tree, err := object.GetTree(w.store, hash)
+	if err == nil && tree.Hash != hash {
+		err = errHash
+	}
+	if err != nil {
+		return nil, unreadable(what, hash, err)
+	}
+	return tree, nil
+}
+
+// What is wrong with an object.
+var (
+	errHash  = errors.New("its content has another hash")
+	errLacks = errors.New("the repository lacks object")
+)
+
+func isFile(m filemode.FileMode) bool {
+	return m == filemode.Regular || m == filemode.Executable || m == filemode.Deprecated
 }
 
 // entry notes the change of one name: either side may be nothing, a folder, a
-// file or a link.
+// file, a link or a submodule.
 func (w *walker) entry(p string, was, is object.TreeEntry) error {
-	var oldTree, newTree plumbing.Hash
+	var old, now plumbing.Hash
 	if was.Mode == filemode.Dir {
-		oldTree = was.Hash
+		old = was.Hash
 	}
 	if is.Mode == filemode.Dir {
-		newTree = is.Hash
+		now = is.Hash
 	}
 	if !strings.HasPrefix(path.Base(p), ".") {
-		if err := w.diff(p, oldTree, newTree); err != nil {
+		if err := w.diff(p, old, now); err != nil {
 			return err
 		}
 	}
 	if !sources.Wanted(p) {
 		return nil
 	}
-	delete(w.links, p)
-	switch is.Mode {
-	case filemode.Regular, filemode.Executable, filemode.Deprecated:
-		w.put = append(w.put, w.file(p, is.Hash))
-	case filemode.Symlink:
-		w.links[p] = true
-	default:
-		if was.Mode != 0 && was.Mode != filemode.Dir {
-			w.remove = append(w.remove, p)
+	if was.Mode == filemode.Symlink {
+		delete(w.links, p)
+	}
+	switch {
+	case isFile(is.Mode):
+		f, err := w.file(p, is.Hash)
+		if err != nil {
+			return err
 		}
+		w.put = append(w.put, f)
+	case is.Mode == filemode.Symlink:
+		w.links[p] = true
+	case isFile(was.Mode) || was.Mode == filemode.Symlink:
+		w.remove = append(w.remove, p)
+	}
+	if len(w.put) > sources.MaxFiles {
+		return sources.ErrTooMany
 	}
 	return nil
 }
 
-// file reads a blob.
-func (w *walker) file(p string, hash plumbing.Hash) *schema.File {
-	f := &schema.File{Path: p, ID: hash.String()}
-	blob, err := w.repo.BlobObject(hash)
-	if err == nil {
-		err = sources.Refuse(p, blob.Size)
+// file makes a File of a blob, which is only read if it is new. A blob that is
+// too large is never read.
+func (w *walker) file(p string, hash plumbing.Hash) (*schema.File, error) {
+	if old := w.known.Get(p); old != nil && old.ID == hash.String() {
+		return old, nil
 	}
-	if err == nil {
-		f.Data, err = readBlob(blob)
-	}
+	blob, err := w.store.EncodedObject(plumbing.BlobObject, hash)
 	if err != nil {
-		f.Err, f.Data = err, nil
-		f.ID += " error:" + err.Error()
+		return nil, unreadable(p, hash, err)
 	}
-	return f
+	if err := sources.Refuse(p, blob.Size()); err != nil {
+		return &schema.File{Path: p, ID: hash.String() + " " + err.Error(), Err: err}, nil
+	}
+	if w.bytes += blob.Size(); w.bytes > sources.MaxBytes {
+		return nil, sources.ErrTooLarge
+	}
+	data, err := readBlob(blob, hash)
+	if err != nil {
+		return nil, unreadable(p, hash, err)
+	}
+	return &schema.File{Path: p, ID: hash.String(), Data: data}, nil
 }
 
-func readBlob(blob *object.Blob) ([]byte, error) {
+// readBlob reads a blob, and sees to it that it is the right one.
+func readBlob(blob plumbing.EncodedObject, hash plumbing.Hash) ([]byte, error) {
 	r, err := blob.Reader()
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(r, schema.MaxCSV+1))
-	return data, errors.Join(err, r.Close())
+	data := bytes.NewBuffer(make([]byte, 0, blob.Size()+bytes.MinRead))
+	_, err = data.ReadFrom(r)
+	if err = errors.Join(err, r.Close()); err == nil && plumbing.ComputeHash(plumbing.BlobObject, data.Bytes()) != hash {
+		err = errHash
+	}
+	return data.Bytes(), err
 }
 
-// addLink reads what a link points to. Links are resolved in the tree of the
+// find gives the entry at a path of the commit, with no mode if nothing is
+// there.
+func (w *walker) find(p string) (object.TreeEntry, error) {
+	at := object.TreeEntry{Mode: filemode.Dir, Hash: w.root}
+	for part := range strings.SplitSeq(p, "/") {
+		if part == "" {
+			continue
+		}
+		if at.Mode != filemode.Dir {
+			return object.TreeEntry{}, nil
+		}
+		tree := w.passed[at.Hash]
+		if tree == nil {
+			var err error
+			if tree, err = w.tree("folder of "+p, at.Hash); err != nil {
+				return object.TreeEntry{}, err
+			}
+			if w.passed == nil {
+				w.passed = map[plumbing.Hash]*object.Tree{}
+			}
+			w.passed[at.Hash] = tree
+		}
+		e, err := tree.FindEntry(part)
+		if err != nil {
+			return object.TreeEntry{}, nil
+		}
+		at = *e
+	}
+	return at, nil
+}
+
+// link reads what a link points to. Links are resolved in the tree of the
 // commit, so nothing outside of it can be reached.
-func (w *walker) addLink(p string) {
-	f := &schema.File{Path: p}
-	at := path.Join(w.prefix, p)
-	for range maxLinks {
-		e, err := w.root.FindEntry(at)
-		switch {
-		case err != nil:
-			f.Err = errors.New("is a symbolic link to nothing in the repository")
-		case e.Mode == filemode.Symlink:
-			at, f.Err = w.follow(at, e.Hash)
-		case e.Mode == filemode.Dir || e.Mode == filemode.Submodule:
-			f.Err = errors.New("is a symbolic link to no regular file")
-		default:
-			f = w.file(p, e.Hash)
-			w.put = append(w.put, f)
-			return
+func (w *walker) link(p string, old *schema.File) error {
+	f, err := w.follow(p)
+	if err != nil {
+		if errors.As(err, &stale{}) || errors.Is(err, sources.ErrTooLarge) {
+			return err
 		}
-		if f.Err != nil {
-			break
-		}
+		f = &schema.File{Path: p, ID: "error:" + err.Error(), Err: err}
 	}
-	if f.Err == nil {
-		f.Err = errors.New("is a symbolic link that leads to too many others")
+	if old == nil || old.ID != f.ID {
+		w.put = append(w.put, f)
 	}
-	f.ID = "error:" + f.Err.Error()
-	w.put = append(w.put, f)
+	return nil
 }
 
-// follow is where a link points to, as a path in the repository.
-func (w *walker) follow(at string, hash plumbing.Hash) (string, error) {
-	blob, err := w.repo.BlobObject(hash)
+func (w *walker) follow(p string) (*schema.File, error) {
+	at, err := sources.Resolve(path.Join(w.prefix, p), w.readlink)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	target, err := readBlob(blob)
+	e, err := w.find(at)
+	switch {
+	case err != nil:
+		return nil, err
+	case e.Mode == filemode.Empty:
+		return nil, sources.ErrDangling
+	case !isFile(e.Mode):
+		return nil, sources.ErrNotRegular
+	}
+	return w.file(p, e.Hash)
+}
+
+// readlink implements sources.Readlink.
+func (w *walker) readlink(p string) (string, bool, error) {
+	e, err := w.find(p)
+	if err != nil || e.Mode != filemode.Symlink {
+		return "", false, err
+	}
+	blob, err := w.store.EncodedObject(plumbing.BlobObject, e.Hash)
 	if err != nil {
-		return "", err
+		return "", false, unreadable(p, e.Hash, err)
 	}
-	to := path.Join(path.Dir(at), string(target))
-	if path.IsAbs(string(target)) || to == ".." || strings.HasPrefix(to, "../") {
-		return "", sources.ErrLeaves
+	if blob.Size() > maxTarget {
+		return "", false, fmt.Errorf("is a symbolic link with a target of %d bytes", blob.Size())
 	}
-	return to, nil
+	target, err := readBlob(blob, e.Hash)
+	if err != nil {
+		return "", false, unreadable(p, e.Hash, err)
+	}
+	return string(target), true, nil
 }

@@ -22,6 +22,7 @@ type Table struct {
 	Const   bool   // its entries are part of the program
 	Counter uint32 // id of its direct counter, 0 where it has none
 	Ordered bool   // has ternary, range or optional fields, so entries have a priority
+	Default uint32 // id of its constant default action, 0 where it has none
 }
 
 // Field is a match field.
@@ -66,6 +67,7 @@ func NewInfo(p *p4configv1.P4Info) *Info {
 		table := &Table{
 			ID: t.GetPreamble().GetId(), Name: t.GetPreamble().GetName(), Size: t.GetSize(),
 			Const: t.GetIsConstTable(), Actions: map[uint32]*Action{}, Counter: direct[t.GetPreamble().GetId()],
+			Default: t.GetConstDefaultActionId(),
 		}
 		for _, f := range t.GetMatchFields() {
 			table.Fields = append(table.Fields, Field{f.GetId(), f.GetName(), int(f.GetBitwidth()), f.GetMatchType()})
@@ -100,6 +102,16 @@ func (t *Table) Field(id uint32) *Field {
 	return nil
 }
 
+// Param returns the parameter with that id, or nil.
+func (a *Action) Param(id uint32) *Param {
+	for i := range a.Params {
+		if a.Params[i].ID == id {
+			return &a.Params[i]
+		}
+	}
+	return nil
+}
+
 // Canonical returns the shortest form of a byte string: no leading zero bytes,
 // zero is one zero byte. It shares memory with b.
 func Canonical(b []byte) []byte {
@@ -123,6 +135,18 @@ func Fits(b []byte, width int) bool {
 		bits--
 	}
 	return bits <= width
+}
+
+// Ones gives the canonical byte string of the largest number of so many bits.
+func Ones(width int) []byte {
+	b := make([]byte, (width+7)/8)
+	for i := range b {
+		b[i] = 0xff
+	}
+	if odd := width % 8; odd != 0 {
+		b[0] = 1<<odd - 1
+	}
+	return b
 }
 
 // FromUint gives the canonical byte string of a number.

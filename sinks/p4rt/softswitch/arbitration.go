@@ -12,23 +12,44 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxControllers bounds the streams that are open at a time.
-const maxControllers = 64
+// maxControllers bounds the streams that are open at a time, and maxRoles the
+// roles whose highest election id is remembered.
+const (
+	maxControllers = 64
+	maxRoles       = 64
+)
 
-// electionID is a 128-bit number.
-type electionID struct{ high, low uint64 }
-
-func toElectionID(u *p4v1.Uint128) electionID { return electionID{u.GetHigh(), u.GetLow()} }
-
-func (e electionID) compare(o electionID) int {
-	return cmp.Or(cmp.Compare(e.high, o.high), cmp.Compare(e.low, o.low))
+// electionID is a 128-bit number, or none, which is lower than any.
+type electionID struct {
+	set       bool
+	high, low uint64
 }
 
-func (e electionID) proto() *p4v1.Uint128 { return &p4v1.Uint128{High: e.high, Low: e.low} }
+func toElectionID(u *p4v1.Uint128) electionID {
+	return electionID{u != nil, u.GetHigh(), u.GetLow()}
+}
+
+func (e electionID) compare(o electionID) int {
+	return cmp.Or(e.rank()-o.rank(), cmp.Compare(e.high, o.high), cmp.Compare(e.low, o.low))
+}
+
+func (e electionID) rank() int {
+	if e.set {
+		return 1
+	}
+	return 0
+}
+
+func (e electionID) proto() *p4v1.Uint128 {
+	if !e.set {
+		return nil
+	}
+	return &p4v1.Uint128{High: e.high, Low: e.low}
+}
 
 // controller is one open stream that has arbitrated.
 type controller struct {
-	id   electionID // zero: never primary
+	id   electionID // none: never primary
 	send chan *p4v1.StreamMessageResponse
 }
 
@@ -42,53 +63,64 @@ type role struct {
 
 func (r *role) primary() *controller {
 	for c := range r.controllers {
-		if c.id != (electionID{}) && c.id == r.highest {
+		if c.id.set && c.id == r.highest {
 			return c
 		}
 	}
 	return nil
 }
 
-// controllers is everyone who is connected, by role.
+// controllers is everyone who is connected, by role. A Write holds the lock for
+// reading as long as it runs: nobody becomes primary before the Writes of the
+// last one are done.
 type controllers struct {
-	mu     sync.Mutex
+	mu     sync.RWMutex
 	roles  map[string]*role
-	count  int
+	count  int // streams, also those that have not arbitrated yet
 	device uint64
 }
 
-// authorise lets a request through that names the primary's election id.
-func (s *Switch) authorise(device uint64, roleName string, id *p4v1.Uint128) error {
+// authorise lets a request through that names the primary's election id. Nobody
+// else becomes primary until done is called.
+func (s *Switch) authorise(device uint64, roleName string, id *p4v1.Uint128) (done func(), err error) {
 	if err := s.checkDevice(device); err != nil {
-		return err
+		return nil, err
 	}
-	s.controllers.mu.Lock()
-	defer s.controllers.mu.Unlock()
+	s.controllers.mu.RLock()
 	r := s.controllers.roles[roleName]
-	if r == nil || r.primary() == nil || r.highest != toElectionID(id) {
-		return status.Errorf(codes.PermissionDenied, "the request is not from the primary controller")
+	switch {
+	case r == nil && roleName != "":
+		err = status.Errorf(codes.NotFound, "nobody has arbitrated for role %q", roleName)
+	case r == nil || r.primary() == nil || r.highest != toElectionID(id):
+		err = status.Errorf(codes.PermissionDenied, "the request is not from the primary controller")
 	}
-	return nil
+	if err != nil {
+		s.controllers.mu.RUnlock()
+		return nil, err
+	}
+	return s.controllers.mu.RUnlock, nil
 }
 
 // StreamChannel arbitrates. There are no packet-ins, packet-outs and digests in
 // the gray pipeline.
 func (s *Switch) StreamChannel(stream p4v1.P4Runtime_StreamChannelServer) error {
+	if err := s.controllers.open(); err != nil {
+		return err
+	}
 	var roleName string
 	var self *controller
+	defer func() { s.controllers.leave(roleName, self) }()
 	incoming, failed := receive(stream)
 	var send chan *p4v1.StreamMessageResponse
 	for {
 		select {
 		case err := <-failed:
-			s.controllers.leave(roleName, self)
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
 		case m := <-send:
 			if err := stream.Send(m); err != nil {
-				s.controllers.leave(roleName, self)
 				return err
 			}
 		case m := <-incoming:
@@ -96,21 +128,29 @@ func (s *Switch) StreamChannel(stream p4v1.P4Runtime_StreamChannelServer) error 
 			if a == nil {
 				continue // nothing else has a meaning here
 			}
-			err := s.checkDevice(a.GetDeviceId())
-			if err == nil && self != nil && a.GetRole().GetName() != roleName {
-				err = status.Errorf(codes.FailedPrecondition, "a stream cannot change its role")
-			}
-			if err == nil {
-				roleName = a.GetRole().GetName()
-				self, err = s.controllers.arbitrate(roleName, self, toElectionID(a.GetElectionId()))
-			}
-			if err != nil {
-				s.controllers.leave(roleName, self)
+			if err := s.checkArbitration(a, self != nil, roleName); err != nil {
 				return err
 			}
-			send = self.send
+			c, err := s.controllers.arbitrate(a.GetRole().GetName(), self, toElectionID(a.GetElectionId()))
+			if err != nil {
+				return err
+			}
+			self, roleName, send = c, a.GetRole().GetName(), c.send
 		}
 	}
+}
+
+// checkArbitration checks what a stream asks for; a live one has asked before.
+func (s *Switch) checkArbitration(a *p4v1.MasterArbitrationUpdate, live bool, roleName string) error {
+	switch {
+	case live && a.GetDeviceId() != s.deviceID:
+		return status.Errorf(codes.FailedPrecondition, "a stream cannot change its device")
+	case live && a.GetRole().GetName() != roleName:
+		return status.Errorf(codes.FailedPrecondition, "a stream cannot change its role")
+	case a.GetRole().GetConfig() != nil:
+		return status.Errorf(codes.InvalidArgument, "roles have no config here; each has the whole pipeline")
+	}
+	return s.checkDevice(a.GetDeviceId())
 }
 
 // receive reads a stream into a channel until it ends.
@@ -134,35 +174,45 @@ func receive(stream p4v1.P4Runtime_StreamChannelServer) (<-chan *p4v1.StreamMess
 	return incoming, failed
 }
 
+// open counts a stream.
+func (c *controllers) open() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count >= maxControllers {
+		return status.Errorf(codes.ResourceExhausted, "%d controllers are connected already", c.count)
+	}
+	c.count++
+	return nil
+}
+
 // arbitrate lets a controller in, or gives it another election id, and tells
-// everyone of the role who is primary now.
+// everyone whom it concerns who is primary now.
 func (c *controllers) arbitrate(name string, self *controller, id electionID) (*controller, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.roles[name]
 	if r == nil {
+		if len(c.roles) >= maxRoles {
+			return nil, status.Errorf(codes.ResourceExhausted, "there are %d roles already", len(c.roles))
+		}
 		r = &role{controllers: map[*controller]bool{}}
 		c.roles[name] = r
 	}
 	for other := range r.controllers {
-		if other != self && id != (electionID{}) && other.id == id {
-			return self, status.Errorf(codes.InvalidArgument, "election id %d/%d is in use by another controller", id.high, id.low)
+		if other != self && id.set && other.id == id {
+			return nil, status.Errorf(codes.InvalidArgument, "election id %d/%d is in use by another controller", id.high, id.low)
 		}
 	}
 	before := r.primary()
 	if self == nil {
-		if c.count >= maxControllers {
-			return nil, status.Errorf(codes.ResourceExhausted, "%d controllers are connected already", c.count)
-		}
 		self = &controller{send: make(chan *p4v1.StreamMessageResponse, 2*maxControllers)}
 		r.controllers[self] = true
-		c.count++
 	}
 	self.id = id
 	if id.compare(r.highest) > 0 {
 		r.highest = id
 	}
-	if r.primary() != before {
+	if self == before || self == r.primary() {
 		r.tell(name, c.device)
 	} else {
 		r.tellOne(self, name, c.device)
@@ -170,19 +220,17 @@ func (c *controllers) arbitrate(name string, self *controller, id electionID) (*
 	return self, nil
 }
 
+// leave forgets a stream; self is nil where it has never arbitrated.
 func (c *controllers) leave(name string, self *controller) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count--
 	if self == nil {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	r := c.roles[name]
-	if !r.controllers[self] {
-		return
-	}
 	wasPrimary := r.primary() == self
 	delete(r.controllers, self)
-	c.count--
 	if wasPrimary {
 		r.tell(name, c.device)
 	}

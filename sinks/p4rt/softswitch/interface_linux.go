@@ -34,15 +34,14 @@ func (s *Switch) AttachInterface(number uint32, name string) error {
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	p := port{close: file.Close, send: func(offload, frame []byte) bool {
+	p := port{close: file.Close, send: func(offload, frame []byte) error {
 		if offload == nil {
 			offload = make([]byte, vnetHeader)
 		}
-		var sent int
 		var sendErr error
 		// A queue that is full drops, as a wire would; nothing waits.
-		err := raw.Control(func(fd uintptr) { sent, sendErr = unix.Writev(int(fd), [][]byte{offload, frame}) })
-		return err == nil && sendErr == nil && sent == len(offload)+len(frame)
+		err := raw.Control(func(fd uintptr) { _, sendErr = unix.Writev(int(fd), [][]byte{offload, frame}) })
+		return errors.Join(err, sendErr)
 	}}
 	if err := s.attach(number, p); err != nil {
 		return errors.Join(err, file.Close())
@@ -118,10 +117,15 @@ func vlanOf(oob []byte) (tpid, tci uint16, tagged bool) {
 		if m.Header.Level != unix.SOL_PACKET || m.Header.Type != unix.PACKET_AUXDATA || len(m.Data) < auxdataSize {
 			continue
 		}
-		if binary.NativeEndian.Uint32(m.Data)&unix.TP_STATUS_VLAN_VALID == 0 {
+		status := binary.NativeEndian.Uint32(m.Data)
+		if status&unix.TP_STATUS_VLAN_VALID == 0 {
 			return 0, 0, false
 		}
-		return binary.NativeEndian.Uint16(m.Data[18:]), binary.NativeEndian.Uint16(m.Data[16:]), true
+		tpid = typeVLAN
+		if status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
+			tpid = binary.NativeEndian.Uint16(m.Data[18:])
+		}
+		return tpid, binary.NativeEndian.Uint16(m.Data[16:]), true
 	}
 	return 0, 0, false
 }
@@ -138,7 +142,9 @@ func shift(offload []byte, by uint16) {
 
 // openPacket opens a raw socket on an interface.
 func openPacket(ifi *net.Interface) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
+	// Without a protocol the socket gets nothing before it is bound, when it would
+	// get the frames of all interfaces.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a raw socket: %w; it needs CAP_NET_RAW", err)
 	}
@@ -148,9 +154,9 @@ func openPacket(ifi *net.Interface) (*os.File, error) {
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1),
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20),
-		unix.Bind(fd, address),
 		unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &member),
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+		unix.Bind(fd, address),
 	)
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))

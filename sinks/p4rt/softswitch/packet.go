@@ -149,13 +149,14 @@ func (s *Switch) Process(frame []byte) (uint32, []byte, bool) {
 		s.stats.drop(reason)
 		return 0, nil, false
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.plane == nil || !s.plane.gray {
+	p := s.plane.Load()
+	if p == nil || !p.gray {
 		s.stats.drop(dropNoPipeline)
 		return 0, nil, false
 	}
-	b, reason, ok := s.plane.choose(frame, &l)
+	p.mu.RLock()
+	b, reason, ok := p.choose(frame, &l)
+	p.mu.RUnlock()
 	if !ok {
 		s.stats.drop(reason)
 		return 0, nil, false
@@ -241,7 +242,11 @@ func (l *lookup) hash(m masks) uint32 {
 	b[11] = l.protocol & m.protocol
 	binary.BigEndian.PutUint16(b[12:], l.srcPort&m.srcPort)
 	binary.BigEndian.PutUint16(b[14:], l.dstPort&m.dstPort)
-	return crc32.ChecksumIEEE(b[:])
+	crc := ^uint32(0)
+	for _, x := range b { // ChecksumIEEE would have b on the heap
+		crc = crc32.IEEETable[byte(crc)^x] ^ crc>>8
+	}
+	return ^crc
 }
 
 // fold makes 32 bits of an address.
@@ -273,19 +278,19 @@ func rewrite(b []byte, l *lookup, to *backendData) {
 	}
 	copy(b[at:], address)
 	if !l.outer6 {
-		update(b[l.outer+10:], change)
+		adjust(b[l.outer+10:], change)
 	}
 	if l.sum == 0 {
 		return
 	}
-	update(b[l.sum:], change)
+	adjust(b[l.sum:], change)
 	if protocol == protoUDP && b[l.sum]|b[l.sum+1] == 0 {
 		b[l.sum], b[l.sum+1] = 0xff, 0xff // 0 would be no checksum (RFC 768)
 	}
 }
 
-// update adds a change to the sum of which b starts with the checksum.
-func update(b []byte, change uint32) {
+// adjust adds a change to the sum of which b starts with the checksum.
+func adjust(b []byte, change uint32) {
 	sum := uint32(^binary.BigEndian.Uint16(b)) + change
 	for sum>>16 != 0 {
 		sum = sum&0xffff + sum>>16

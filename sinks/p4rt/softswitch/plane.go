@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"sync"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
@@ -13,7 +14,9 @@ import (
 // plane is the entries of the gray pipeline in the form in which packets look
 // them up. It is empty, and drops everything, under any other pipeline.
 type plane struct {
-	gray     bool
+	gray bool
+
+	mu       sync.RWMutex // guards what follows; held for one update, or for one packet
 	vips     map[netip.Addr]vipData
 	flows    [2][]flowData // by IPv6; highest priority first
 	vms      [2]map[vmKey]poolData
@@ -100,11 +103,22 @@ func mac(b []byte) (m [6]byte) {
 
 func number[T uint8 | uint16 | uint32](b []byte) T { return T(pipeline.ToUint(b)) }
 
-// insert adds an entry, replacing the one with the same key.
-func (p *plane) insert(e *entry) {
-	if !p.gray {
-		return
+// replace gives an entry another protobuf, or takes it out where that is nil.
+// Packets see it before or after, never in between.
+func (p *plane) replace(e *entry, with *p4v1.TableEntry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gray && e.proto != nil {
+		p.remove(e)
 	}
+	e.proto = with
+	if p.gray && with != nil {
+		p.insert(e)
+	}
+}
+
+// insert adds an entry. The caller holds the lock.
+func (p *plane) insert(e *entry) {
 	m, a := fields(e.proto)
 	switch id := e.proto.GetTableId(); id {
 	case pipeline.TableVIPv4, pipeline.TableVIPv6:
@@ -143,11 +157,8 @@ func (p *plane) insert(e *entry) {
 	}
 }
 
-// remove takes an entry out.
+// remove takes an entry out. The caller holds the lock.
 func (p *plane) remove(e *entry) {
-	if !p.gray {
-		return
-	}
 	m, _ := fields(e.proto)
 	switch id := e.proto.GetTableId(); id {
 	case pipeline.TableVIPv4, pipeline.TableVIPv6:

@@ -15,11 +15,12 @@ const (
 	dropNoBucket
 	dropNoBackend
 	dropNoPort
+	dropNotSent
 	dropReasons
 )
 
 var dropNames = [dropReasons]string{
-	"truncated", "malformed", "no pipeline", "no VIP", "no hash profile", "no pool", "no bucket", "no backend", "no port",
+	"truncated", "malformed", "no pipeline", "no VIP", "no hash profile", "no pool", "no bucket", "no backend", "no port", "not sent",
 }
 
 type stats struct {

@@ -8,11 +8,11 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/grpc"
-
-	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"google.golang.org/grpc/keepalive"
 )
 
 // maxMessage bounds a P4Runtime message in either direction, in bytes.
@@ -23,12 +23,13 @@ type Switch struct {
 	p4v1.UnimplementedP4RuntimeServer
 	deviceID uint64
 
-	mu     sync.RWMutex // guards the pipeline, the tables and the lookup structures
-	config *p4v1.ForwardingPipelineConfig
-	saved  *p4v1.ForwardingPipelineConfig
-	info   *pipeline.Info
-	tables map[uint32]*table
-	plane  *plane
+	// The programs are what Writes and Reads see. Packets see the plane of the
+	// live one; its own lock is held for one update at a time, so that a large
+	// batch does not hold up packets.
+	mu    sync.RWMutex
+	live  *program // nil: no pipeline
+	saved *program // verified and saved, not yet committed: Reads and Writes are for it
+	plane atomic.Pointer[plane]
 
 	controllers controllers
 	stats       stats
@@ -41,9 +42,9 @@ type Switch struct {
 
 // port is where frames leave.
 type port struct {
-	// send tells whether the frame went out. offload is what the interface that
+	// send sends a frame out, or tells why not. offload is what the interface that
 	// the frame came in by said about it, nil where there is nothing to say.
-	send  func(offload, frame []byte) bool
+	send  func(offload, frame []byte) error
 	close func() error
 }
 
@@ -59,16 +60,20 @@ func New(deviceID uint64) *Switch {
 // with ServerOptions, or large batches fail.
 func (s *Switch) Register(server *grpc.Server) { p4v1.RegisterP4RuntimeServer(server, s) }
 
-// ServerOptions are the message limits that a switch wants.
+// ServerOptions are the limits that a switch wants: large messages, and clients
+// that look often whether it is still there.
 func ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxHeaderListSize(16 << 20)}
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxHeaderListSize(16 << 20),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	}
 }
 
 // Attach makes a port whose frames go to a function. The frame is valid only
 // during the call, which must not block.
 func (s *Switch) Attach(number uint32, send func(frame []byte)) error {
 	return s.attach(number, port{
-		send:  func(_, frame []byte) bool { send(frame); return true },
+		send:  func(_, frame []byte) error { send(frame); return nil },
 		close: func() error { return nil },
 	})
 }
@@ -95,8 +100,12 @@ func (s *Switch) inject(offload, frame []byte) bool {
 	s.portsMu.RLock()
 	p, known := s.ports[out]
 	s.portsMu.RUnlock()
-	if !known || !p.send(offload, frame) {
+	if !known {
 		s.stats.drop(dropNoPort)
+		return false
+	}
+	if err := p.send(offload, frame); err != nil {
+		s.stats.drop(dropNotSent)
 		return false
 	}
 	s.stats.forwarded.Add(1)
@@ -118,6 +127,11 @@ func (s *Switch) Close() error {
 }
 
 // Capabilities says which version of P4Runtime is served.
-func (s *Switch) Capabilities(context.Context, *p4v1.CapabilitiesRequest) (*p4v1.CapabilitiesResponse, error) {
-	return &p4v1.CapabilitiesResponse{P4RuntimeApiVersion: "1.4.1"}, nil
+func (s *Switch) Capabilities(_ context.Context, req *p4v1.CapabilitiesRequest) (*p4v1.CapabilitiesResponse, error) {
+	if req.GetDeviceId() != 0 {
+		if err := s.checkDevice(req.GetDeviceId()); err != nil {
+			return nil, err
+		}
+	}
+	return &p4v1.CapabilitiesResponse{P4RuntimeApiVersion: "1.5.0"}, nil
 }

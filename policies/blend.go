@@ -1,0 +1,241 @@
+package policies
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// poolPart begins the part of a blend's unit.
+const poolPart = "pool/"
+
+// Share is a version's share of the hash buckets of a pool, 1 to 100 per cent.
+type Share struct {
+	Version string
+	Percent int
+}
+
+// poolName names a pool by what it is made of, so that equal pools are one: the
+// version for a pool of one version, else such as "v2=5%,v3=50%,v1": v2 has 5 %
+// of the buckets, v3 of those that are left 50 %, v1 the rest. It ends with the
+// first share of 100 %. A share that an earlier one of its version holds says
+// nothing and is left out.
+func poolName(shares []Share) string {
+	var kept []Share
+	for _, s := range shares {
+		last := len(kept) - 1
+		switch {
+		case slices.ContainsFunc(kept, func(k Share) bool { return k.Version == s.Version && k.Percent >= s.Percent }):
+			continue
+		case last >= 0 && kept[last].Version == s.Version:
+			kept[last] = s
+		default:
+			kept = append(kept, s)
+		}
+		if s.Percent == 100 {
+			break
+		}
+	}
+	words := make([]string, len(kept))
+	for i, s := range kept {
+		words[i] = s.Version
+		if s.Percent < 100 {
+			words[i] += fmt.Sprintf("=%d%%", s.Percent)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+// sharesOf reads the name of a pool.
+func sharesOf(pool string) []Share {
+	var shares []Share
+	for word := range strings.SplitSeq(pool, ",") {
+		version, percent, isShare := strings.Cut(strings.TrimSuffix(word, "%"), "=")
+		s := Share{version, 100}
+		if isShare {
+			s.Percent, _ = strconv.Atoi(percent) // poolName wrote it
+		}
+		shares = append(shares, s)
+	}
+	return shares
+}
+
+// isBlend tells whether a pool's name is that of a blend.
+func isBlend(pool string) bool { return strings.Contains(pool, ",") }
+
+// bucketOrder is the order in which a version takes buckets, as its share grows:
+// a permutation that depends on the version's name and the number of buckets
+// only. So 10 % are the buckets of 5 % and others, whatever else there is. The
+// orders of two versions have nothing to do with each other, so that one has its
+// share of whatever the other leaves.
+type bucketOrder struct {
+	mask  uint32
+	shift int
+	keys  [4]uint64
+}
+
+func newBucketOrder(version string, buckets int) bucketOrder {
+	o := bucketOrder{mask: uint32(buckets - 1)}
+	for 1<<(2*o.shift) < buckets {
+		o.shift++
+	}
+	o.keys[0], _ = hashName("share of " + version)
+	for i := 1; i < len(o.keys); i++ {
+		o.keys[i] = mix(o.keys[i-1])
+	}
+	return o
+}
+
+// place is where a bucket stands in the order. Every step can be undone, which
+// makes the whole a permutation.
+func (o *bucketOrder) place(bucket int) int {
+	x := uint32(bucket)
+	for _, k := range o.keys {
+		x = (x ^ uint32(k)) & o.mask
+		x = x * (uint32(k>>32) | 1) & o.mask
+		x ^= x >> o.shift
+	}
+	return int(x)
+}
+
+// Blend is a pool whose buckets several versions share.
+type Blend struct {
+	Gateway string
+	Name    string // as rules and Gateway.DefaultPool have it, see poolName
+	Origin  schema.Position
+	Shares  []Share // the first that takes a bucket has it; the last takes all that are left
+	Buckets []Slot  // bucket -> server; its length is Hash.Buckets
+}
+
+// Slot is a server: indices into Gateway.Pools and into the Backends of that
+// pool.
+type Slot struct{ Pool, Backend uint16 }
+
+// newBlend fills the buckets of a blend: each as in the pool of its version.
+func newBlend(gw *Gateway, name string, origin schema.Position) *Blend {
+	b := &Blend{Gateway: gw.Name, Name: name, Origin: origin, Shares: sharesOf(name), Buckets: make([]Slot, gw.Hash.Buckets)}
+	pools, taken := make([]uint16, len(b.Shares)), make([]int, len(b.Shares))
+	orders := make([]bucketOrder, len(b.Shares))
+	for i, s := range b.Shares {
+		pools[i] = uint16(slices.IndexFunc(gw.Pools, func(p Pool) bool { return p.Version == s.Version }))
+		taken[i] = (s.Percent*gw.Hash.Buckets + 50) / 100
+		orders[i] = newBucketOrder(s.Version, gw.Hash.Buckets)
+	}
+	last := len(b.Shares) - 1
+	for bucket := range b.Buckets {
+		i := 0
+		for i < last && orders[i].place(bucket) >= taken[i] {
+			i++
+		}
+		b.Buckets[bucket] = Slot{pools[i], gw.Pools[pools[i]].Buckets[bucket]}
+	}
+	return b
+}
+
+// use notes which blends a unit points to, and from which place of a document.
+// Blends that are new, no longer used or come from another place are made anew.
+func (c *Compiler) use(unit Name, now map[string]schema.Position) {
+	was := c.uses[unit]
+	for pool, at := range was {
+		if have, still := now[pool]; !still || have != at {
+			c.blendUsed(unit, pool, nil)
+		}
+	}
+	for pool, at := range now {
+		if have, before := was[pool]; !before || have != at {
+			c.blendUsed(unit, pool, &at)
+		}
+	}
+	if c.uses[unit] = now; len(now) == 0 {
+		delete(c.uses, unit)
+	}
+}
+
+func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
+	blend := Name{schema.KindGateway, unit.Name, poolPart + pool}
+	c.dirtyBlends[blend] = c.dirtyBlends[blend] // a look is enough, unless it is to be made anew
+	switch {
+	case at == nil:
+		delete(c.users[blend], unit)
+	case c.users[blend] == nil:
+		c.users[blend] = map[Name]schema.Position{unit: *at}
+	default:
+		c.users[blend][unit] = *at
+	}
+}
+
+// rulesUse is the blends that rules point to.
+func rulesUse(rules []Rule) map[string]schema.Position {
+	uses := map[string]schema.Position{}
+	for i := range rules {
+		if pool := rules[i].Pool; isBlend(pool) {
+			uses[pool] = minPosition(uses[pool], rules[i].Origin)
+		}
+	}
+	return uses
+}
+
+// compileBlend makes a blend anew, or takes it away where nobody points to it.
+func (c *Compiler) compileBlend(n Name, gatewayChanged bool) {
+	users, gw := c.users[n], c.ir.Gateway(n.Name)
+	if gw == nil || len(users) == 0 {
+		delete(c.users, n)
+		delete(c.blends[n.Name], n)
+		c.wantIDs(n, c.blendIDs[n], nil)
+		delete(c.blendIDs, n)
+		c.ir.Put(n, nil)
+		c.pending[n] = true
+		return
+	}
+	var origin schema.Position
+	for _, at := range users {
+		origin = minPosition(origin, at)
+	}
+	name := strings.TrimPrefix(n.Part, poolPart)
+	if was := c.ir.Blend(gw.Name, name); was != nil && was.Origin == origin && !gatewayChanged {
+		return
+	}
+	var ids []idKey
+	for _, sw := range gw.Switches {
+		ids = append(ids, idKey{sw, SpacePool, gw.Name + "/" + name})
+	}
+	c.wantIDs(n, c.blendIDs[n], ids)
+	c.blendIDs[n] = ids
+	if c.blends[n.Name] == nil {
+		c.blends[n.Name] = map[Name]bool{}
+	}
+	c.blends[n.Name][n] = true
+	c.ir.Put(n, newBlend(gw, name, origin))
+	c.pending[n] = true
+}
+
+// setDefault decides what the VIPs of a gateway point to: what the policies say
+// about the set of all packets, as part of the list that cells are made of.
+func (c *Compiler) setDefault(name string) {
+	gw := c.ir.Gateway(name)
+	n := Name{Kind: schema.KindGateway, Name: name}
+	if gw == nil {
+		c.use(n, nil)
+		return
+	}
+	all := slices.DeleteFunc(slices.Clone(c.claims[Name{n.Kind, name, anyVNI}]), func(cl claim) bool { return cl.box != anyMatch })
+	x := expansion{groups: groupClaims(all), base: gw.Default}
+	x.list(0, anyMatch, nil, nil)
+	next := *gw
+	next.DefaultPool, next.DefaultPolicy, next.DefaultOrigin = gw.Default, "", gw.Origin
+	for _, it := range x.items { // there is one at most
+		next.DefaultPool, next.DefaultPolicy, next.DefaultOrigin = it.pool, it.group.doc.Name.Name, it.position()
+	}
+	uses := map[string]schema.Position{}
+	if isBlend(next.DefaultPool) {
+		uses[next.DefaultPool] = next.DefaultOrigin
+	}
+	c.use(n, uses)
+	if next.DefaultPool != gw.DefaultPool || next.DefaultPolicy != gw.DefaultPolicy || next.DefaultOrigin != gw.DefaultOrigin {
+		c.ir.Put(n, &next)
+		c.pending[n] = true
+	}
+}

@@ -1,0 +1,131 @@
+package policies
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"net/netip"
+	"strings"
+)
+
+// Packet is what the pipeline sees of a packet: where it goes on the outside,
+// and the fields that tables and hash look at. Those are the inner ones of a
+// VXLAN packet; of any other, which has VNI 0, the outer ones, so that Dst is
+// the VIP. A VXLAN packet that carries no IP has neither addresses (the zero
+// Addr, looked up as 0.0.0.0) nor protocol. Ports are 0 where there are none:
+// in what is neither TCP nor UDP, and in later fragments.
+type Packet struct {
+	VIP              netip.Addr
+	VNI              uint32 // 24 bits
+	Src, Dst         netip.Addr
+	Protocol         uint8
+	SrcPort, DstPort uint16
+}
+
+// IsIPv6 tells which family's rule tables the packet is looked up in.
+func (p Packet) IsIPv6() bool { return p.Src.Is6() }
+
+// String is the packet in words.
+func (p Packet) String() string {
+	ports := ""
+	if p.Protocol == 6 || p.Protocol == 17 {
+		ports = fmt.Sprintf(" %d -> %d", p.SrcPort, p.DstPort)
+	}
+	return fmt.Sprintf("VNI %d, %s -> %s, %s%s, to VIP %s", p.VNI, p.Src, p.Dst, protocolName(int16(p.Protocol)), ports, p.VIP)
+}
+
+func protocolName(p int16) string {
+	switch p {
+	case 1:
+		return "icmp"
+	case 6:
+		return "tcp"
+	case 17:
+		return "udp"
+	}
+	return fmt.Sprintf("protocol %d", p)
+}
+
+// HashFields is the fields of a packet that choose its bucket, or which bits of
+// them take part.
+type HashFields struct {
+	VNI              uint32 // 24 bits
+	Src, Dst         uint32 // IPv6 addresses folded, see Fold
+	Protocol         uint8
+	SrcPort, DstPort uint16
+}
+
+// HashFields returns the fields of a packet.
+func (p Packet) HashFields() HashFields {
+	return HashFields{p.VNI, Fold(p.Src), Fold(p.Dst), p.Protocol, p.SrcPort, p.DstPort}
+}
+
+// Fold makes 32 bits of an address: an IPv6 address is the exclusive or of its
+// four words, the zero Addr is 0.
+func Fold(a netip.Addr) uint32 {
+	b := a.AsSlice()
+	var h uint32
+	for ; len(b) >= 4; b = b[4:] {
+		h ^= binary.BigEndian.Uint32(b)
+	}
+	return h
+}
+
+// Masked keeps the bits that are in m too.
+func (f HashFields) Masked(m HashFields) HashFields {
+	return HashFields{
+		f.VNI & m.VNI, f.Src & m.Src, f.Dst & m.Dst,
+		f.Protocol & m.Protocol, f.SrcPort & m.SrcPort, f.DstPort & m.DstPort,
+	}
+}
+
+// Sum is the hash of the pipeline: CRC32 (IEEE) over the fields in their order,
+// in network byte order. A pool takes its lowest bits as the bucket.
+func (f HashFields) Sum() uint32 {
+	var b [16]byte
+	b[0], b[1], b[2] = byte(f.VNI>>16), byte(f.VNI>>8), byte(f.VNI)
+	binary.BigEndian.PutUint32(b[3:], f.Src)
+	binary.BigEndian.PutUint32(b[7:], f.Dst)
+	b[11] = f.Protocol
+	binary.BigEndian.PutUint16(b[12:], f.SrcPort)
+	binary.BigEndian.PutUint16(b[14:], f.DstPort)
+	return crc32.ChecksumIEEE(b[:])
+}
+
+// Masks is the bits that take part in the hash.
+func (h Hash) Masks() HashFields {
+	var m HashFields
+	if h.VNI {
+		m.VNI = 1<<24 - 1
+	}
+	if h.Src {
+		m.Src = 1<<32 - 1
+	}
+	if h.Dst {
+		m.Dst = 1<<32 - 1
+	}
+	if h.Protocol {
+		m.Protocol = 1<<8 - 1
+	}
+	if h.SrcPort {
+		m.SrcPort = 1<<16 - 1
+	}
+	if h.DstPort {
+		m.DstPort = 1<<16 - 1
+	}
+	return m
+}
+
+// String names the fields that take part.
+func (h Hash) String() string {
+	var words []string
+	for _, f := range []struct {
+		name string
+		on   bool
+	}{{"vni", h.VNI}, {"src", h.Src}, {"dst", h.Dst}, {"protocol", h.Protocol}, {"srcPort", h.SrcPort}, {"dstPort", h.DstPort}} {
+		if f.on {
+			words = append(words, f.name)
+		}
+	}
+	return strings.Join(words, ", ")
+}

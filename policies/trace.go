@@ -1,0 +1,199 @@
+package policies
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Trace is the way of one packet through the pipeline of one switch.
+type Trace struct {
+	Switch  string     `json:"switch"`
+	Gateway string     `json:"gateway,omitempty"` // whose VIP it is
+	Steps   []Step     `json:"steps"`             // in the order of the pipeline
+	Pool    string     `json:"pool,omitempty"`
+	Hash    uint32     `json:"hash"`
+	Bucket  int        `json:"bucket"`
+	Version string     `json:"version,omitempty"` // the version that the bucket's server is of
+	Backend string     `json:"backend,omitempty"`
+	MAC     string     `json:"mac,omitempty"`    // the next hop
+	Address netip.Addr `json:"address,omitzero"` // the new outer destination; zero: the VIP stays
+	Port    uint32     `json:"port"`             // of the switch, that the packet leaves by
+	Dropped string     `json:"dropped,omitempty"`
+}
+
+// Step is what one table says about the packet.
+type Step struct {
+	Table  string          `json:"table"`           // the pipeline's name
+	Entry  string          `json:"entry,omitempty"` // what the entry matches; empty: no entry does
+	Says   string          `json:"says,omitempty"`  // what the entry does
+	Policy string          `json:"policy,omitempty"`
+	Origin schema.Position `json:"origin,omitzero"` // the document and line that made the entry
+	Wins   bool            `json:"wins,omitempty"`  // the entry that decides about the pool
+}
+
+// SameWay tells whether two packets leave alike: dropped both, or by one port to
+// one server in one form.
+func (t *Trace) SameWay(o *Trace) bool {
+	return t.Dropped == o.Dropped && t.Version == o.Version && t.Backend == o.Backend &&
+		t.MAC == o.MAC && t.Address == o.Address && t.Port == o.Port
+}
+
+// TracePacket says what a switch that is programmed with the IR does with a
+// packet: the flow model. It looks things up as the pipeline does, step by step.
+func (ir *IR) TracePacket(switchName string, p Packet) *Trace {
+	t := &Trace{Switch: switchName}
+	gw := ir.traceVIP(t, p)
+	if gw == nil {
+		return t
+	}
+	t.Pool = gw.DefaultPool
+	for table := TableFlow; table <= TableVPC; table++ {
+		ir.traceTable(t, gw, table, p)
+	}
+	if !slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Wins }) {
+		t.Steps[0].Wins = true
+	}
+	t.Hash = p.HashFields().Masked(gw.Hash.Masks()).Sum()
+	t.step("hash_profile", gw.Name, fmt.Sprintf("crc32 of %s: %#08x", gw.Hash, t.Hash), gw.Origin)
+	ir.traceBackend(t, gw)
+	return t
+}
+
+func (t *Trace) step(table, entry, says string, origin schema.Position) {
+	t.Steps = append(t.Steps, Step{Table: table, Entry: entry, Says: says, Origin: origin})
+}
+
+// traceVIP finds the gateway of a packet; nil where the switch drops it.
+func (ir *IR) traceVIP(t *Trace, p Packet) *Gateway {
+	table := "vip_v4"
+	if p.VIP.Is6() {
+		table = "vip_v6"
+	}
+	for _, gw := range ir.Gateways() {
+		if !slices.Contains(gw.VIPs, p.VIP) {
+			continue
+		}
+		if !slices.Contains(gw.Switches, t.Switch) {
+			t.Dropped = fmt.Sprintf("Gateway %s has the VIP %s, but not on switch %s", gw.Name, p.VIP, t.Switch)
+			break
+		}
+		t.Gateway = gw.Name
+		t.step(table, p.VIP.String(), fmt.Sprintf("%s, default pool %s", gw.Name, gw.DefaultPool), gw.DefaultOrigin)
+		t.Steps[0].Policy = gw.DefaultPolicy
+		return gw
+	}
+	if t.Dropped == "" {
+		t.Dropped = fmt.Sprintf("no Gateway has the VIP %s", p.VIP)
+	}
+	t.Steps = append(t.Steps, Step{Table: table})
+	return nil
+}
+
+// traceTable asks one kind of rule table. The first kind that knows the packet
+// decides about its pool; the others are looked up all the same.
+func (ir *IR) traceTable(t *Trace, gw *Gateway, table Table, p Packet) {
+	decided := slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Wins })
+	name := (&Rule{Table: table, IPv6: p.IsIPv6()}).TableName()
+	r := ir.lookup(gw, table, p)
+	if r == nil {
+		t.Steps = append(t.Steps, Step{Table: name})
+		return
+	}
+	entry := r.Match.describe()
+	if r.Priority != 0 {
+		entry = fmt.Sprintf("priority %d: %s", r.Priority, entry)
+	}
+	t.Steps = append(t.Steps, Step{
+		Table: name, Entry: entry, Says: "pool " + r.Pool, Policy: r.Policy, Origin: r.Origin, Wins: !decided,
+	})
+	if !decided {
+		t.Pool = r.Pool
+	}
+}
+
+// lookup finds the entry of one kind of table that a packet hits, or nil.
+func (ir *IR) lookup(gw *Gateway, table Table, p Packet) *Rule {
+	cell, _ := ir.Get(Name{schema.KindGateway, gw.Name, fmt.Sprintf("%s%d", vniPart, p.VNI)}).(*Cell)
+	if table == TableFlow {
+		wild, _ := ir.Get(Name{schema.KindGateway, gw.Name, anyVNI}).(*Cell)
+		a, b := cell.flow(p), wild.flow(p)
+		if a == nil || b != nil && b.Priority > a.Priority {
+			return b
+		}
+		return a
+	}
+	want := Rule{Table: table, Match: vniBox(schema.VNI(p.VNI))}
+	switch table {
+	case TableVMSrc:
+		want.IPv6, want.Match.Src = p.IsIPv6(), fullPrefix(p.Src)
+	case TableVMDst:
+		want.IPv6, want.Match.Dst = p.IsIPv6(), fullPrefix(p.Dst)
+	}
+	return cell.exact(want)
+}
+
+func fullPrefix(a netip.Addr) netip.Prefix {
+	if !a.IsValid() {
+		a = netip.IPv4Unspecified()
+	}
+	return netip.PrefixFrom(a, a.BitLen())
+}
+
+// exact finds a rule by its key, or nil.
+func (c *Cell) exact(want Rule) *Rule {
+	if c == nil {
+		return nil
+	}
+	i, found := slices.BinarySearchFunc(c.Rules, want, compareRules)
+	if !found {
+		return nil
+	}
+	return &c.Rules[i]
+}
+
+// flow finds the flow rule of the highest priority that holds a packet, or nil.
+func (c *Cell) flow(p Packet) *Rule {
+	if c == nil {
+		return nil
+	}
+	src, dst := fullPrefix(p.Src).Addr(), fullPrefix(p.Dst).Addr()
+	var best *Rule
+	for i := range c.Rules {
+		r := &c.Rules[i]
+		if r.Table != TableFlow {
+			break
+		}
+		if r.IPv6 == p.IsIPv6() && (best == nil || r.Priority > best.Priority) &&
+			r.Match.Contains(p.VNI, src, dst, p.Protocol, [2]uint16{p.SrcPort, p.DstPort}) {
+			best = r
+		}
+	}
+	return best
+}
+
+// traceBackend goes from the pool by the hash to a server.
+func (ir *IR) traceBackend(t *Trace, gw *Gateway) {
+	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
+	version, index, origin := t.Pool, uint16(0), schema.Position{}
+	if blend := ir.Blend(gw.Name, t.Pool); blend != nil {
+		slot := blend.Buckets[t.Bucket]
+		version, index, origin = gw.Pools[slot.Pool].Version, slot.Backend, blend.Origin
+	} else {
+		pool := gw.Pool(version)
+		index, origin = pool.Buckets[t.Bucket], pool.Origin
+	}
+	b := &gw.Pool(version).Backends[index]
+	t.Version, t.Backend, t.Port, t.MAC = version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
+	says := fmt.Sprintf("port %d, next hop %s", t.Port, t.MAC)
+	if gw.Forward == "ip" {
+		t.Address = b.Address
+		says += fmt.Sprintf(", outer destination %s", t.Address)
+	}
+	t.step("pool", t.Pool, fmt.Sprintf("bucket %d of %d", t.Bucket, gw.Hash.Buckets), origin)
+	t.step("bucket", fmt.Sprintf("pool %s, bucket %d", t.Pool, t.Bucket), fmt.Sprintf("backend %s of %s", b.Name, t.Version), origin)
+	t.step("backend", fmt.Sprintf("%s of %s", b.Name, t.Version), says, b.Origin)
+}

@@ -1,0 +1,290 @@
+package policies
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// The small world of the cell tests: every packet of it is tried.
+var (
+	worldVNIs  = []uint32{1, 2, 3}
+	worldAddrs = []string{"10.0.0.1", "10.0.0.2", "10.0.1.1", "2001:db8::1"}
+	worldPorts = []uint16{80, 81}
+)
+
+const worldBase = `
+apiVersion: gray.dev/v1alpha1
+kind: Switch
+metadata: {name: sw}
+spec: {address: "127.0.0.1:9559"}
+---
+apiVersion: gray.dev/v1alpha1
+kind: Gateway
+metadata: {name: gw}
+spec:
+  vips: [203.0.113.10, "2001:db8:ffff::1"]
+  switches: [sw]
+  default: v1
+  hash: {buckets: 256}
+  healthCheck: {icmp: {}}
+  versions:
+  - {name: v1, backends: [{name: a, address: 192.0.2.1, mac: "02:00:00:00:00:01", port: 1}]}
+  - name: v2
+    backends:
+    - {name: b, address: 192.0.2.2, mac: "02:00:00:00:00:02", port: 2}
+    - {name: b2, address: 192.0.2.4, mac: "02:00:00:00:00:04", port: 4}
+  - {name: v3, backends: [{name: c, address: 192.0.2.3, mac: "02:00:00:00:00:03", port: 3}]}
+---
+apiVersion: gray.dev/v1alpha1
+kind: Network
+metadata: {name: n1, labels: {shard: s}}
+spec: {vni: 1, account: x}
+---
+apiVersion: gray.dev/v1alpha1
+kind: Network
+metadata: {name: n2, labels: {shard: s}}
+spec: {vni: 2, account: y}
+`
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+// randomEntry is an entry of match, or of exclude, which takes no share.
+func randomEntry(r *rand.Rand, exclude bool) string {
+	percent := pick(r, 1, 5, 50, 95, 100, 0)
+	switch {
+	case exclude || r.IntN(3) > 0:
+		return randomFields(r)
+	case r.IntN(3) == 0:
+		return fmt.Sprintf("percent: %d", percent)
+	}
+	return fmt.Sprintf("%s, percent: %d", randomFields(r), percent)
+}
+
+func randomFields(r *rand.Rand) string {
+	switch r.IntN(5) {
+	case 0:
+		return fmt.Sprintf("networks: [%s]", pick(r, "n1", "n2"))
+	case 1:
+		return "networkSelector: {shard: s}"
+	case 2:
+		return fmt.Sprintf("vms: [{network: %s, addresses: [%q]}]", pick(r, "n1", "n2"), pick(r, worldAddrs...))
+	case 3:
+		return fmt.Sprintf("accounts: [%s]", pick(r, "x", "y"))
+	}
+	var f []string
+	if r.IntN(3) > 0 {
+		f = append(f, fmt.Sprintf("vni: %d", pick(r, worldVNIs...)))
+	}
+	if r.IntN(2) == 0 {
+		f = append(f, "src: "+pick(r, "10.0.0.0/24", "10.0.0.1/32", "10.0.0.0/16"))
+	}
+	if r.IntN(2) == 0 {
+		f = append(f, "dst: "+pick(r, "10.0.0.0/24", "10.0.1.1/32"))
+	}
+	if r.IntN(2) == 0 || len(f) == 0 {
+		f = append(f, "dstPort: "+pick(r, "80", "81", "80-90", "0-65535"))
+	}
+	return "flow: {" + strings.Join(f, ", ") + "}"
+}
+
+func randomPolicy(r *rand.Rand, name string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: %s}\nspec:\n", name)
+	fmt.Fprintf(&b, "  targets: [{kind: Gateway, name: gw}]\n  version: %s\n  priority: %d\n  match:\n", pick(r, "v1", "v2", "v3"), pick(r, 1, 5, 9, 1000))
+	for range 1 + r.IntN(3) {
+		fmt.Fprintf(&b, "  - {%s}\n", randomEntry(r, false))
+	}
+	if r.IntN(2) == 0 {
+		b.WriteString("  exclude:\n")
+		for range 1 + r.IntN(2) {
+			fmt.Fprintf(&b, "  - {%s}\n", randomEntry(r, true))
+		}
+	}
+	return b.String()
+}
+
+func fileOf(name, text string) *schema.File {
+	return &schema.File{Path: name, ID: text, Data: []byte(text)}
+}
+
+// worldPackets is every packet of the small world.
+func worldPackets() []Packet {
+	var all []Packet
+	for _, vni := range worldVNIs {
+		for _, s := range worldAddrs {
+			for _, d := range worldAddrs {
+				for _, port := range worldPorts {
+					p := Packet{
+						VIP: netip.MustParseAddr("203.0.113.10"), VNI: vni, Src: netip.MustParseAddr(s), Dst: netip.MustParseAddr(d),
+						Protocol: 6, SrcPort: 1000, DstPort: port,
+					}
+					if p.Src.Is4() == p.Dst.Is4() {
+						all = append(all, p)
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+func (m Match) holds(p Packet) bool {
+	return m.Contains(p.VNI, p.Src, p.Dst, p.Protocol, [2]uint16{p.SrcPort, p.DstPort})
+}
+
+// world is a commit, and what its documents and its tables say about packets.
+type world struct {
+	t       *testing.T
+	ir      *IR
+	gw      *Gateway
+	claims  []claim
+	places  map[string][]int  // by version: the place of each bucket
+	said    map[string]string // by list of shares: the version of each bucket
+	written map[string]string // by pool: the version of each bucket
+}
+
+func newWorld(t *testing.T, c *Compiler, ir *IR) *world {
+	w := &world{t: t, ir: ir, gw: ir.Gateway("gw"), places: map[string][]int{}, said: map[string]string{}, written: map[string]string{}}
+	for _, cl := range c.claims {
+		w.claims = append(w.claims, cl...)
+	}
+	slices.SortFunc(w.claims, func(a, b claim) int { return b.spec.Priority - a.spec.Priority })
+	return w
+}
+
+// documents gives the version of each bucket, one letter each, as the documents
+// say: that of the highest policy that matches the packet in this bucket and
+// does not exclude it.
+func (w *world) documents(p Packet) string {
+	percent, excluded := map[*schema.Document]int{}, map[*schema.Document]bool{}
+	for _, cl := range w.claims {
+		switch {
+		case !cl.box.holds(p):
+		case cl.exclude:
+			excluded[cl.doc] = true
+		default:
+			percent[cl.doc] = max(percent[cl.doc], cl.percent)
+		}
+	}
+	var shares []Share
+	for _, cl := range w.claims {
+		if percent[cl.doc] > 0 && !excluded[cl.doc] {
+			shares = append(shares, Share{cl.spec.Version, percent[cl.doc]})
+			delete(percent, cl.doc)
+		}
+	}
+	key := fmt.Sprint(shares)
+	if w.said[key] == "" {
+		var b strings.Builder
+		for bucket := range w.gw.Hash.Buckets {
+			version := w.gw.Default
+			for _, s := range shares {
+				if w.place(s.Version, bucket) < (s.Percent*w.gw.Hash.Buckets+50)/100 {
+					version = s.Version
+					break
+				}
+			}
+			b.WriteByte(version[1])
+		}
+		w.said[key] = b.String()
+	}
+	return w.said[key]
+}
+
+func (w *world) place(version string, bucket int) int {
+	if w.places[version] == nil {
+		o := newBucketOrder(version, w.gw.Hash.Buckets)
+		for i := range w.gw.Hash.Buckets {
+			w.places[version] = append(w.places[version], o.place(i))
+		}
+	}
+	return w.places[version][bucket]
+}
+
+// tables asks the tables as the pipeline does and returns the pool.
+func (w *world) tables(p Packet) string {
+	best := map[Table]*Rule{}
+	for _, part := range []string{anyVNI, fmt.Sprintf("vni/%d", p.VNI)} {
+		cell, _ := w.ir.Get(Name{schema.KindGateway, "gw", part}).(*Cell)
+		for i := 0; cell != nil && i < len(cell.Rules); i++ {
+			r := &cell.Rules[i]
+			if r.Match.holds(p) && (r.Table == TableVPC || r.IPv6 == p.IsIPv6()) && (best[r.Table] == nil || r.Priority > best[r.Table].Priority) {
+				best[r.Table] = r
+			}
+		}
+	}
+	for t := TableFlow; t <= TableVPC; t++ {
+		if best[t] != nil {
+			return best[t].Pool
+		}
+	}
+	return w.gw.DefaultPool
+}
+
+// pool gives the version of each bucket of a pool, one letter each.
+func (w *world) pool(name string) string {
+	if w.written[name] != "" {
+		return w.written[name]
+	}
+	var b strings.Builder
+	for bucket := range w.gw.Hash.Buckets {
+		version := name
+		if isBlend(name) {
+			slot := w.ir.Blend("gw", name).Buckets[bucket]
+			version = w.gw.Pools[slot.Pool].Version
+			if slot.Backend != w.gw.Pool(version).Buckets[bucket] {
+				w.t.Fatalf("bucket %d of %s is another server's than in %s", bucket, name, version)
+			}
+		}
+		b.WriteByte(version[1])
+	}
+	w.written[name] = b.String()
+	return w.written[name]
+}
+
+// check compares tables, documents and traces for every packet of the small
+// world, and holds that overlapping flow rules never share a priority.
+func (w *world) check(docs string) {
+	w.t.Helper()
+	for _, p := range worldPackets() {
+		want, pool := w.documents(p), w.tables(p)
+		if got := w.pool(pool); got != want {
+			w.t.Fatalf("%s: the tables say %s,\n%s\nthe documents\n%s\n%s\n%s", p, pool, got, want, docs, dumpRules(w.ir))
+		}
+		if trace := w.ir.TracePacket("sw", p); trace.Pool != pool || trace.Version[1] != want[trace.Bucket] {
+			w.t.Fatalf("%s: the trace says %s, bucket %d of %s, the tables %s\n%s", p, trace.Pool, trace.Bucket, trace.Version, pool, dumpRules(w.ir))
+		}
+	}
+	var flows []*Rule
+	keys := map[string]bool{}
+	for n, u := range w.ir.units {
+		cell, ok := u.(*Cell)
+		for i := 0; ok && i < len(cell.Rules); i++ {
+			r := &cell.Rules[i]
+			if r.Table == TableFlow {
+				flows = append(flows, r)
+			}
+			if key := fmt.Sprint(r.TableName(), r.Priority, r.Match); keys[key] {
+				w.t.Fatalf("two entries of %s have the key %s\n%s", n, key, docs)
+			} else {
+				keys[key] = true
+			}
+		}
+	}
+	for i, a := range flows {
+		if a.Priority < 1 || a.Priority >= 1<<24 {
+			w.t.Fatalf("priority %d is out of range", a.Priority)
+		}
+		for _, b := range flows[:i] {
+			if a.Priority == b.Priority && a.IPv6 == b.IPv6 && a.Match.overlaps(b.Match) {
+				w.t.Fatalf("two overlapping flow rules have priority %d: %+v and %+v\n%s", a.Priority, a, b, docs)
+			}
+		}
+	}
+}

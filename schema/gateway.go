@@ -1,0 +1,61 @@
+package schema
+
+import (
+	"strings"
+	"time"
+)
+
+// Bounds and defaults of health checks.
+const (
+	minInterval     = Duration(100 * time.Millisecond)
+	maxInterval     = Duration(time.Hour)
+	defaultInterval = Duration(2 * time.Second)
+	defaultTimeout  = Duration(time.Second)
+)
+
+// gatewayHealth checks how a gateway's servers are checked, and fills defaults.
+func (v *validator) gatewayHealth(h *HealthCheck) {
+	kinds := 0
+	for _, has := range []bool{h.ICMP != nil, h.TCP != nil, h.HTTP != nil} {
+		if has {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		v.errorf("spec.healthCheck", "has %d kinds of checks; give one of icmp, tcp and http", kinds)
+	}
+	if h.TCP != nil && h.TCP.Port == 0 {
+		v.errorf("spec.healthCheck.tcp", "has no port; give the one that the servers listen on")
+	}
+	if h.HTTP != nil {
+		if h.HTTP.Port == 0 {
+			h.HTTP.Port = 80
+		}
+		if !strings.HasPrefix(h.HTTP.Path, "/") {
+			v.errorf("spec.healthCheck.http.path", "%q does not begin with /", clip(h.HTTP.Path))
+		}
+	}
+	if h.Interval == 0 {
+		h.Interval = defaultInterval
+	}
+	if h.Interval < minInterval || h.Interval > maxInterval {
+		v.errorf("spec.healthCheck.interval", "%s is out of range; want %s to %s", h.Interval, minInterval, maxInterval)
+		return
+	}
+	if h.Timeout == 0 {
+		h.Timeout = min(defaultTimeout, h.Interval)
+	}
+	if h.Timeout > h.Interval {
+		v.errorf("spec.healthCheck.timeout", "%s is longer than the interval, %s", h.Timeout, h.Interval)
+	}
+}
+
+// percent checks an entry that names a share.
+func (v *validator) percent(field string, kinds map[string]bool) {
+	if strings.HasPrefix(field, "spec.exclude") {
+		v.errorf(field+".percent", "a share cannot be excluded; give the match a smaller percent")
+	}
+	if kinds[KindService] {
+		v.errorf(field+".percent", "not supported yet for a Service; make a policy whose targets are Gateways alone")
+	}
+}

@@ -1,0 +1,196 @@
+package p4rt
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// entryBody is a body that is one table entry.
+type entryBody interface {
+	reconciler.Body
+	entry() *p4v1.TableEntry
+}
+
+// decode reads an entry back into a body and its name. What gray would not have
+// written becomes a *rawBody, under the name that gray's own entry would have
+// where the match is one that gray writes: then it is put right, not deleted
+// beside it. Buckets and pool entries are gathered elsewhere.
+func decode(e *p4v1.TableEntry) (body reconciler.Body, name string) {
+	n := normal(e)
+	own, name := decodeOwn(n)
+	if own != nil {
+		written := own.entry()
+		if proto.Equal(written, n) {
+			return own, name
+		}
+		if sameKey(written, n) {
+			return &rawBody{text: rawText(n), proto: e}, name
+		}
+	}
+	return &rawBody{text: rawText(n), proto: e}, rawName(n)
+}
+
+// decodeOwn reads an entry as one that gray wrote, whatever is in it; nil for a
+// table in which gray writes nothing.
+func decodeOwn(e *p4v1.TableEntry) (entryBody, string) {
+	f := readFields(e)
+	switch id := e.GetTableId(); id {
+	case pipeline.TableBackend:
+		b := &backendBody{id: uint16(f.exact(1)), port: uint32(f.param(3))}
+		copyMAC(&b.dstMAC, f.params[1])
+		copyMAC(&b.srcMAC, f.params[2])
+		if a := e.GetAction().GetAction().GetActionId(); a != pipeline.ActionForwardMAC {
+			b.address = pipeline.ToAddr(f.params[4], a == pipeline.ActionForwardIPv6)
+		}
+		return b, "backend=" + itoa(b.id)
+	case pipeline.TableHashProfile:
+		b := &profileBody{profile: uint8(f.exact(1))}
+		for i := range b.masks {
+			b.masks[i] = uint32(f.param(i + 1))
+		}
+		return b, "profile=" + itoa(uint16(b.profile))
+	case pipeline.TableVIPv4, pipeline.TableVIPv6:
+		b := &vipBody{
+			address: pipeline.ToAddr(f.match[1].GetExact().GetValue(), id == pipeline.TableVIPv6),
+			vip:     uint8(f.param(1)), pool: uint8(f.param(2)), profile: uint8(f.param(3)),
+		}
+		return b, "dst=" + b.address.String()
+	default:
+		if _, isRule := ruleActions[id]; isRule {
+			b := decodeRule(e, f)
+			return b, b.name()
+		}
+	}
+	return nil, ""
+}
+
+// sameKey tells whether two entries in normal form have the same match.
+func sameKey(a, b *p4v1.TableEntry) bool {
+	return a.GetPriority() == b.GetPriority() &&
+		slices.EqualFunc(a.GetMatch(), b.GetMatch(), func(x, y *p4v1.FieldMatch) bool { return proto.Equal(x, y) })
+}
+
+// normal is an entry with what gray compares, in the form in which gray writes.
+// Switches are known to pad values and to return don't-care fields.
+func normal(e *p4v1.TableEntry) *p4v1.TableEntry {
+	n := &p4v1.TableEntry{TableId: e.GetTableId(), Priority: e.GetPriority(), Action: e.GetAction()}
+	for _, m := range e.GetMatch() {
+		if m := normalField(e.GetTableId(), m); m != nil {
+			n.Match = append(n.Match, m)
+		}
+	}
+	sortFields(n.Match)
+	if a := e.GetAction().GetAction(); a != nil {
+		sorted := &p4v1.Action{ActionId: a.GetActionId()}
+		for _, p := range a.GetParams() {
+			sorted.Params = append(sorted.Params, &p4v1.Action_Param{ParamId: p.GetParamId(), Value: pipeline.Canonical(p.GetValue())})
+		}
+		sortParams(sorted.Params)
+		n.Action = &p4v1.TableAction{Type: &p4v1.TableAction_Action{Action: sorted}}
+	}
+	return n
+}
+
+// normalField is a field in its shortest form, nil where it matches anything.
+func normalField(table uint32, m *p4v1.FieldMatch) *p4v1.FieldMatch {
+	id := m.GetFieldId()
+	switch v := m.GetFieldMatchType().(type) {
+	case *p4v1.FieldMatch_Exact_:
+		return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Exact_{
+			Exact: &p4v1.FieldMatch_Exact{Value: pipeline.Canonical(v.Exact.GetValue())},
+		}}
+	case *p4v1.FieldMatch_Ternary_:
+		value, mask := pipeline.Canonical(v.Ternary.GetValue()), pipeline.Canonical(v.Ternary.GetMask())
+		if len(mask) == 1 && mask[0] == 0 && len(value) == 1 && value[0] == 0 {
+			return nil
+		}
+		return ternary(id, value, mask)
+	case *p4v1.FieldMatch_Range_:
+		low, high := pipeline.Canonical(v.Range.GetLow()), pipeline.Canonical(v.Range.GetHigh())
+		if f := pipeline.Index().Tables[table].Field(id); f != nil && len(low) == 1 && low[0] == 0 && string(high) == string(pipeline.Ones(f.Width)) {
+			return nil
+		}
+		return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Range_{Range: &p4v1.FieldMatch_Range{Low: low, High: high}}}
+	}
+	return m
+}
+
+// rawName names an entry by its match.
+func rawName(e *p4v1.TableEntry) string {
+	key := &p4v1.TableEntry{TableId: e.GetTableId(), Priority: e.GetPriority(), Match: e.GetMatch()}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(key)
+	if err != nil {
+		return "unreadable"
+	}
+	return "raw=" + hex.EncodeToString(b)
+}
+
+// rawText shows an entry on one line. It is made here and not by the protobuf
+// library, whose text differs from build to build on purpose.
+func rawText(e *p4v1.TableEntry) string {
+	text := "foreign entry"
+	for _, m := range e.GetMatch() {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err == nil {
+			text += fmt.Sprintf(" field %d %x", m.GetFieldId(), b)
+		}
+	}
+	if e.GetPriority() != 0 {
+		text += fmt.Sprintf(" priority %d", e.GetPriority())
+	}
+	text += fmt.Sprintf(" -> action %#x", e.GetAction().GetAction().GetActionId())
+	for _, p := range e.GetAction().GetAction().GetParams() {
+		text += fmt.Sprintf(" %x", p.GetValue())
+	}
+	return text
+}
+
+func decodeRule(e *p4v1.TableEntry, f fieldsOf) *ruleBody {
+	id := e.GetTableId()
+	b := &ruleBody{
+		table: id, vip: uint8(f.exact(1)), pool: uint8(f.param(1)), priority: e.GetPriority(),
+		match: policies.Match{Protocol: -1, SrcPort: policies.PortRange{Hi: 65535}, DstPort: policies.PortRange{Hi: 65535}},
+	}
+	v6 := id == pipeline.TableFlowV6 || id == pipeline.TableVMSrcV6 || id == pipeline.TableVMDstV6
+	switch id {
+	case pipeline.TableFlowV4, pipeline.TableFlowV6:
+		decodeFlow(&b.match, f, v6)
+		return b
+	case pipeline.TableVMSrcV4, pipeline.TableVMSrcV6:
+		a := pipeline.ToAddr(f.match[3].GetExact().GetValue(), v6)
+		b.match.Src = netip.PrefixFrom(a, a.BitLen())
+	case pipeline.TableVMDstV4, pipeline.TableVMDstV6:
+		a := pipeline.ToAddr(f.match[3].GetExact().GetValue(), v6)
+		b.match.Dst = netip.PrefixFrom(a, a.BitLen())
+	}
+	b.match.VNI = uint32(f.exact(2))
+	return b
+}
+
+func decodeFlow(m *policies.Match, f fieldsOf, v6 bool) {
+	m.AnyVNI = f.match[2] == nil
+	m.VNI = uint32(pipeline.ToUint(f.match[2].GetTernary().GetValue()))
+	for i, p := range []*netip.Prefix{&m.Src, &m.Dst} {
+		if t := f.match[3+i].GetTernary(); t != nil {
+			a := pipeline.ToAddr(t.GetValue(), v6)
+			*p = netip.PrefixFrom(a, onesOf(t.GetMask(), a.BitLen()))
+		}
+	}
+	if t := f.match[5].GetTernary(); t != nil {
+		m.Protocol = int16(uint8(pipeline.ToUint(t.GetValue())))
+	}
+	for i, r := range []*policies.PortRange{&m.SrcPort, &m.DstPort} {
+		if x := f.match[6+i].GetRange(); x != nil {
+			*r = policies.PortRange{Lo: uint16(pipeline.ToUint(x.GetLow())), Hi: uint16(pipeline.ToUint(x.GetHigh()))}
+		}
+	}
+}

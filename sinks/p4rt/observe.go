@@ -1,0 +1,164 @@
+package p4rt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// Observe implements reconciler.Sink. Entries under another pipeline than gray's
+// are not looked at: loading gray's removes them.
+func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Resource) (reconciler.State, error) {
+	d, err := s.device(self)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.limits.read)
+	defer cancel()
+	state := reconciler.State{}
+	seen := *self.Body.(*targetBody)
+	seen.cookie, err = d.cookie(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the pipeline of %s: %w", d.spec.address, reason(err))
+	}
+	if seen.cookie != 0 {
+		k := reconciler.Key{Target: target, Kind: reconciler.KindTarget}
+		state[k] = &reconciler.Resource{Key: k, Rank: rankTarget, Body: &seen}
+	}
+	if seen.cookie != pipeline.Cookie() {
+		return state, nil
+	}
+	r := &reader{target: target, state: state, pools: map[uint8]*poolBody{}, buckets: map[bucketKey]uint32{}}
+	tables := pipeline.Index().Tables
+	for _, id := range slices.Sorted(maps.Keys(tables)) {
+		if tables[id].Const {
+			continue
+		}
+		if err := d.readTable(ctx, tables[id], r.add); err != nil {
+			return nil, fmt.Errorf("cannot read table %s of %s: %w", tables[id].Name, d.spec.address, reason(err))
+		}
+	}
+	r.finish()
+	return state, nil
+}
+
+// cookie reads which pipeline is loaded, 0 for none.
+func (d *device) cookie(ctx context.Context) (uint64, error) {
+	res, err := d.client.GetForwardingPipelineConfig(ctx, &p4v1.GetForwardingPipelineConfigRequest{
+		DeviceId: d.spec.deviceID, ResponseType: p4v1.GetForwardingPipelineConfigRequest_COOKIE_ONLY,
+	})
+	if status.Code(err) == codes.FailedPrecondition {
+		return 0, nil
+	}
+	return res.GetConfig().GetCookie().GetCookie(), err
+}
+
+// readTable streams all entries of a table, though not without end: a switch may
+// hold more than the P4Info says, but not many times as much.
+func (d *device) readTable(ctx context.Context, table *pipeline.Table, add func(*p4v1.TableEntry)) error {
+	stream, err := d.client.Read(ctx, &p4v1.ReadRequest{
+		DeviceId: d.spec.deviceID, Role: d.spec.role,
+		Entities: []*p4v1.Entity{{Entity: &p4v1.Entity_TableEntry{TableEntry: &p4v1.TableEntry{TableId: table.ID}}}},
+	})
+	if err != nil {
+		return err
+	}
+	for most := 2 * table.Size; ; {
+		res, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if most -= int64(len(res.GetEntities())); most < 0 {
+			return fmt.Errorf("it sends more than twice the %d entries that the table holds", table.Size)
+		}
+		for _, e := range res.GetEntities() {
+			if t := e.GetTableEntry(); t.GetTableId() == table.ID && !t.GetIsDefaultAction() {
+				add(t)
+			}
+		}
+	}
+}
+
+// reader makes a State of entries.
+type reader struct {
+	target  string
+	state   reconciler.State
+	pools   map[uint8]*poolBody
+	buckets map[bucketKey]uint32
+}
+
+func (r *reader) put(kind, name string, rank int, body reconciler.Body) {
+	k := reconciler.Key{Target: r.target, Kind: kind, Name: name}
+	r.state[k] = &reconciler.Resource{Key: k, Rank: rank, Body: body}
+}
+
+// add takes one entry; pools and buckets wait until all are there.
+func (r *reader) add(e *p4v1.TableEntry) {
+	f := readFields(e)
+	switch e.GetTableId() {
+	case pipeline.TablePool:
+		id := uint8(f.exact(1))
+		r.pools[id] = &poolBody{pool: id, hasEntry: true, generation: uint8(f.param(1)), mask: uint16(f.param(2))}
+	case pipeline.TableBucket:
+		k := bucketKey{uint8(f.exact(1)), uint8(f.exact(2)), uint16(f.exact(3))}
+		r.buckets[k] = uint32(uint16(f.param(1))) + 1
+	default:
+		body, name := decode(e)
+		r.put(tableKinds[e.GetTableId()], name, rankOf(e.GetTableId()), body)
+	}
+}
+
+// finish gives every bucket to its pool. Buckets that the pool's entry does not
+// reach are stray.
+func (r *reader) finish() {
+	for k, v := range r.buckets {
+		p := r.pools[k.pool]
+		if p == nil {
+			p = &poolBody{pool: k.pool}
+			r.pools[k.pool] = p
+		}
+		if p.buckets == nil && p.hasEntry {
+			p.buckets = make([]uint32, int(p.mask)+1)
+		}
+		if !p.hasEntry || k.generation != p.generation || k.hash > p.mask {
+			p.stray = append(p.stray, k)
+			continue
+		}
+		p.buckets[k.hash] = v
+	}
+	for id, p := range r.pools {
+		if p.hasEntry && p.buckets == nil {
+			p.buckets = make([]uint32, int(p.mask)+1)
+		}
+		slices.SortFunc(p.stray, compareBuckets)
+		r.put("pool", "pool="+itoa(uint16(id)), rankPool, p)
+	}
+}
+
+// reason takes a gRPC error's code and message without its frame, and the first
+// of the errors within it.
+func reason(err error) error {
+	st, ok := status.FromError(err)
+	if err == nil || !ok {
+		return err
+	}
+	for _, d := range st.Details() {
+		if e, ok := d.(*p4v1.Error); ok && e.GetCanonicalCode() != 0 {
+			return fmt.Errorf("%s: %s", codes.Code(e.GetCanonicalCode()), e.GetMessage())
+		}
+	}
+	return fmt.Errorf("%s: %s", st.Code(), st.Message())
+}

@@ -1,0 +1,272 @@
+package sinktest
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+// testFull takes an empty target to the base documents.
+func testFull(t *testing.T, r *Rig) {
+	start(t, r)
+}
+
+// testNoOp holds that nothing is sent where nothing changes: neither by an empty
+// plan nor by looking.
+func testNoOp(t *testing.T, r *Rig) {
+	w, desired := start(t, r)
+	before := r.Sent()
+	if before == 0 {
+		t.Fatal("nothing counts what is sent")
+	}
+	w.commit(r.Base)
+	if changes := plan(w.desired(r), observe(t, r, desired)); len(changes) != 0 {
+		t.Errorf("the same documents once more change %v", changes)
+	}
+	if err := r.Sink.Apply(t.Context(), self(r, desired), nil); err != nil {
+		t.Errorf("Apply of nothing: %v", err)
+	}
+	same(t, desired, observe(t, r, desired))
+	if n := r.Sent() - before; n != 0 {
+		t.Errorf("%d were sent, want none", n)
+	}
+}
+
+// testAgain makes all changes twice, as after an answer that was lost: the second
+// time changes nothing and is no error.
+func testAgain(t *testing.T, r *Rig) {
+	w, base := start(t, r)
+	creates := withoutTarget(plan(base, reconciler.State{}))
+	if err := applyPlan(t.Context(), r, base, creates); err != nil {
+		t.Fatalf("creating what is there: %v", err)
+	}
+	same(t, base, observe(t, r, base))
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	changes := plan(changed, observe(t, r, base))
+	for range 2 {
+		if err := applyPlan(t.Context(), r, changed, changes); err != nil {
+			t.Fatalf("the same changes: %v", err)
+		}
+		same(t, changed, observe(t, r, changed))
+	}
+}
+
+func withoutTarget(changes []reconciler.Change) []reconciler.Change {
+	var rest []reconciler.Change
+	for _, c := range changes {
+		if !isTarget(c) {
+			rest = append(rest, c)
+		}
+	}
+	return rest
+}
+
+// testUpdate goes to the later documents and back.
+func testUpdate(t *testing.T, r *Rig) {
+	w, base := start(t, r)
+	w.commit(r.Changed)
+	converge(t, r, w.desired(r))
+	w.commit(r.Base)
+	converge(t, r, base)
+}
+
+// testDelete takes everything away but the target itself.
+func testDelete(t *testing.T, r *Rig) {
+	_, desired := start(t, r)
+	left := reconciler.State{}
+	if s := self(r, desired); s != nil {
+		left[s.Key] = s
+	}
+	converge(t, r, left)
+	converge(t, r, desired)
+}
+
+// testRestart holds that a new sink sees what the last one left, and sends
+// nothing.
+func testRestart(t *testing.T, r *Rig) {
+	need(t, r.Restart != nil, "restart the sink")
+	_, desired := start(t, r)
+	r.Sink = r.Restart()
+	before := r.Sent()
+	same(t, desired, observe(t, r, desired))
+	if n := r.Sent() - before; n != 0 {
+		t.Errorf("the restarted sink has sent %d, want nothing", n)
+	}
+}
+
+// testLeftover restarts with other documents: what nobody has ever desired in
+// this process is reported, so that it can be deleted.
+func testLeftover(t *testing.T, r *Rig) {
+	need(t, r.Restart != nil, "restart the sink")
+	w, base := start(t, r)
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	r.Sink = r.Restart()
+	observed := observe(t, r, changed)
+	found := 0
+	for k := range base {
+		if changed[k] == nil {
+			found++
+			if observed[k] == nil {
+				t.Errorf("%s is still there and is not reported", k)
+			}
+		}
+	}
+	if found == 0 {
+		t.Fatal("the changed documents take nothing away")
+	}
+	converge(t, r, changed)
+}
+
+// testForeign has somebody else put something on the target: it shows, and is
+// removed.
+func testForeign(t *testing.T, r *Rig) {
+	need(t, r.Foreign != nil, "put something on it beside the sink")
+	_, desired := start(t, r)
+	r.Foreign()
+	changes := plan(desired, observe(t, r, desired))
+	if len(changes) == 0 {
+		t.Fatal("what somebody else put there does not show")
+	}
+	for _, c := range changes {
+		if c.Op() != reconciler.Delete {
+			t.Errorf("to be rid of it, %s", c)
+		}
+		oneLine(t, c.Key(), "the change", c.String())
+	}
+	converge(t, r, desired)
+}
+
+// testDamage has somebody else change something: it shows, and is put right.
+func testDamage(t *testing.T, r *Rig) {
+	need(t, r.Damage != nil, "damage it beside the sink")
+	_, desired := start(t, r)
+	r.Damage()
+	changes := plan(desired, observe(t, r, desired))
+	if len(changes) == 0 {
+		t.Fatal("the damage does not show")
+	}
+	for _, c := range changes {
+		oneLine(t, c.Key(), "the change", c.String())
+	}
+	converge(t, r, desired)
+}
+
+// testRefused has the target refuse one of several resources: it is reported by
+// its key, and everything else is live.
+func testRefused(t *testing.T, r *Rig) {
+	need(t, r.Refused != nil, "refuse a resource")
+	w, desired := start(t, r)
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	unit, key := r.Refused(w.ir)
+	bad, err := r.Sink.Lower(w.ir, unit)
+	if err != nil {
+		t.Fatalf("Lower: %v", err)
+	}
+	wanted := maps.Clone(changed)
+	for _, res := range bad {
+		wanted[res.Key] = res
+	}
+	if wanted[key] == nil {
+		t.Fatalf("%s is not lowered to %s", unit, key)
+	}
+	failed := applyPlan(t.Context(), r, wanted, plan(wanted, observe(t, r, desired)))
+	if failed == nil || len(failed.Keys) != 1 || failed.Keys[key] == nil {
+		t.Fatalf("failed: %v; want %s alone", failed.Or(), key)
+	}
+	oneLine(t, key, "the error", failed.Keys[key].Error())
+	for _, res := range bad {
+		if res.Key != key {
+			changed[res.Key] = res
+		}
+	}
+	same(t, changed, observe(t, r, changed))
+}
+
+// testDead loses its target: an Apply is an error, and nothing is said to be
+// there that is not.
+func testDead(t *testing.T, r *Rig) {
+	need(t, r.Kill != nil, "die")
+	w, base := start(t, r)
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	changes := plan(changed, observe(t, r, base))
+	r.Kill()
+	n := 1
+	for n < len(changes) && changes[n].Op() == changes[0].Op() && changes[n].Rank() == changes[0].Rank() {
+		n++
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := r.Sink.Apply(ctx, self(r, changed), changes[:n])
+	if err == nil {
+		t.Fatal("Apply to a dead target is no error")
+	}
+	if partial, ok := errors.AsType[*reconciler.PartialError](err); ok && len(partial.Keys) != n {
+		t.Errorf("Apply of %d changes to a dead target: %v", n, err)
+	}
+	oneLine(t, changes[0].Key(), "the error", strings.TrimSpace(err.Error()))
+	observed, err := r.Sink.Observe(ctx, r.Target, self(r, changed))
+	if err == nil {
+		same(t, base, observed)
+	}
+}
+
+// testCancelled calls with a context that has ended: the answer is prompt, and
+// what is there is what was there or what was asked for.
+func testCancelled(t *testing.T, r *Rig) {
+	w, base := start(t, r)
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	changes := plan(changed, observe(t, r, base))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	began := time.Now()
+	_ = applyPlan(ctx, r, changed, changes)
+	_, _ = r.Sink.Observe(ctx, r.Target, self(r, changed))
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("after %s: not prompt", took)
+	}
+	converge(t, r, changed)
+}
+
+// testStalled cancels an Apply that is under way at a target that does not
+// answer.
+func testStalled(t *testing.T, r *Rig) {
+	need(t, r.Stall != nil, "stop answering")
+	w, base := start(t, r)
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	changes := plan(changed, observe(t, r, base))
+	r.Stall()
+	before := r.Sent()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = applyPlan(ctx, r, changed, changes)
+	}()
+	for end := time.Now().Add(patience); r.Sent() == before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing is sent")
+		}
+	}
+	select {
+	case <-done:
+		t.Error("Apply did not wait for the target's answer")
+	default:
+	}
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(patience / 2):
+		t.Fatal("Apply does not return when its context ends")
+	}
+}

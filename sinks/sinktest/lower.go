@@ -1,0 +1,162 @@
+package sinktest
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
+)
+
+// testLower holds that Lower is pure: equal inputs give equal resources, whatever
+// was asked before and in whatever order, at any commit. References are to lower
+// ranks and exist.
+func testLower(t *testing.T, r *Rig) {
+	ids := policies.NewIDs()
+	again := newWorld(t, ids.Clone(), r.Base)
+	w := newWorld(t, ids, r.Base)
+	for range 3 {
+		identical(t, w.desired(r), again.desired(r))
+	}
+	checkRefs(t, w.desired(r))
+	idsNow := w.compiler.IDs()
+	w.commit(r.Changed)
+	checkRefs(t, w.desired(r))
+	identical(t, w.desired(r), newWorld(t, idsNow, r.Changed).desired(r)) // as after a restart
+	w.commit(r.Base)
+	identical(t, w.desired(r), again.desired(r))
+
+	for _, kind := range []string{schema.KindService, schema.KindGateway, schema.KindNode, schema.KindSwitch} {
+		resources, err := r.Sink.Lower(w.ir, policies.Name{Kind: kind, Name: "nobody"})
+		if err != nil || len(resources) != 0 {
+			t.Errorf("Lower of a %s that is not there: %v, error %v", kind, resources, err)
+		}
+	}
+}
+
+// identical holds that two states are the same to the last field.
+func identical(t *testing.T, a, b reconciler.State) {
+	t.Helper()
+	for k := range reconciler.Union(a, b) {
+		x, y := a[k], b[k]
+		switch {
+		case x == nil || y == nil:
+			t.Errorf("%s is lowered at one time and not at another", k)
+		case x.Rank != y.Rank || x.Origin != y.Origin || !slices.Equal(x.Refs, y.Refs):
+			t.Errorf("%s has %d %v %v at one time and %d %v %v at another", k, x.Rank, x.Origin, x.Refs, y.Rank, y.Origin, y.Refs)
+		case !x.Body.Equal(y.Body) || !y.Body.Equal(x.Body) || x.Body.String() != y.Body.String():
+			t.Errorf("%s is %s at one time and %s at another", k, x.Body, y.Body)
+		}
+	}
+}
+
+func checkRefs(t *testing.T, state reconciler.State) {
+	t.Helper()
+	for _, k := range slices.SortedFunc(maps.Keys(state), reconciler.Key.Compare) {
+		res := state[k]
+		if res.Origin.Path == "" || res.Origin.Line == 0 {
+			t.Errorf("%s does not know its document's line: %v", k, res.Origin)
+		}
+		if k.Kind == "" || k.Name == "" && k.Kind != reconciler.KindTarget {
+			t.Errorf("%s is no full key", k)
+		}
+		for _, ref := range res.Refs {
+			to := state[ref]
+			switch {
+			case to == nil:
+				t.Errorf("%s refers to %s, which is not there", k, ref)
+			case ref.Target != k.Target:
+				t.Errorf("%s refers to another target: %s", k, ref)
+			case to.Rank >= res.Rank:
+				t.Errorf("%s of rank %d refers to %s of rank %d", k, res.Rank, ref, to.Rank)
+			}
+		}
+	}
+}
+
+// testLines holds that what is printed of a resource is one line, and that bodies
+// of different kinds are neither equal nor a reason to panic.
+func testLines(t *testing.T, r *Rig) {
+	w := newWorld(t, policies.NewIDs(), r.Base)
+	base := w.desired(r)
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	var bodies []reconciler.Body
+	kinds := map[string]bool{}
+	for _, k := range slices.SortedFunc(maps.Keys(base), reconciler.Key.Compare) {
+		oneLine(t, k, "String", base[k].Body.String())
+		if changed[k] != nil && !changed[k].Body.Equal(base[k].Body) {
+			oneLine(t, k, "Delta", changed[k].Body.Delta(base[k].Body))
+		}
+		if !base[k].Body.Equal(base[k].Body) {
+			t.Errorf("%s is not equal to itself", k)
+		}
+		if !kinds[k.Kind] {
+			kinds[k.Kind] = true
+			bodies = append(bodies, base[k].Body)
+		}
+	}
+	for i, a := range bodies {
+		for j, b := range bodies {
+			if (i == j) != a.Equal(b) {
+				t.Errorf("%T equal to %T: %t", a, b, a.Equal(b))
+			}
+			if text := a.Delta(b); strings.ContainsAny(text, "\n\r") {
+				t.Errorf("Delta of %T to %T is not one line: %q", a, b, text)
+			}
+		}
+	}
+}
+
+func oneLine(t *testing.T, k reconciler.Key, what, text string) {
+	t.Helper()
+	if text == "" || strings.ContainsAny(text, "\n\r") || strings.TrimSpace(text) != text {
+		t.Errorf("%s of %s is not one line: %q", what, k, text)
+	}
+}
+
+// testOrder holds that plans make before they break: what is referred to is
+// there before, and goes after.
+func testOrder(t *testing.T, r *Rig) {
+	w := newWorld(t, policies.NewIDs(), r.Base)
+	base := w.desired(r)
+	w.commit(r.Changed)
+	changed := w.desired(r)
+	checkOrder(t, base, reconciler.State{})
+	checkOrder(t, changed, base)
+	checkOrder(t, base, changed)
+	checkOrder(t, reconciler.State{}, base)
+	var ops [3]int
+	for _, c := range plan(changed, base) {
+		ops[strings.IndexByte("+~-", byte(c.Op()))]++
+	}
+	if slices.Contains(ops[:], 0) {
+		t.Fatalf("the changed documents create, update and delete %v resources; want some of each", ops)
+	}
+}
+
+// checkOrder walks through a plan and holds that no step leaves a reference open.
+func checkOrder(t *testing.T, desired, observed reconciler.State) {
+	t.Helper()
+	live := maps.Clone(observed)
+	for _, c := range plan(desired, observed) {
+		if c.New == nil {
+			delete(live, c.Key())
+		} else {
+			live[c.Key()] = c.New
+			for _, ref := range c.New.Refs {
+				if live[ref] == nil {
+					t.Errorf("%s comes before %s, to which it refers", c.Key(), ref)
+				}
+			}
+		}
+		for k, res := range live {
+			if slices.Contains(res.Refs, c.Key()) && live[c.Key()] == nil {
+				t.Errorf("%s goes while %s refers to it", c.Key(), k)
+			}
+		}
+	}
+}

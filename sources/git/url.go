@@ -1,0 +1,122 @@
+package git
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing/transport"
+)
+
+// locate tells where a repository is: the path of a local one, or the endpoint
+// of a remote.
+func locate(raw string, insecure bool) (string, *transport.Endpoint, error) {
+	e, err := transport.NewEndpoint(raw)
+	if err != nil {
+		// What go-git says repeats the URL, and maybe a password.
+		return "", nil, fmt.Errorf("%q is no Git URL; want a path, https://HOST/PATH or ssh://USER@HOST/PATH", Redact(raw))
+	}
+	switch e.Protocol {
+	case "file":
+		local, err := localPath(raw)
+		return local, nil, err
+	case "https", "ssh":
+		return "", e, nil
+	case "http":
+		if insecure || isLoopback(e.Host) {
+			return "", e, nil
+		}
+		return "", nil, fmt.Errorf("%s is plaintext; use https, or --insecure", Redact(raw))
+	}
+	return "", nil, fmt.Errorf("%s: the protocol %s is not read; use https, ssh or a path", Redact(raw), e.Protocol)
+}
+
+// localPath is the path in a file:// URL, or what is given.
+func localPath(raw string) (string, error) {
+	if !strings.HasPrefix(raw, "file://") {
+		return raw, nil
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Host != "" && u.Host != "localhost" || u.Path == "" {
+		return "", fmt.Errorf("%q names no path on this machine; want file:///PATH", raw)
+	}
+	return filepath.FromSlash(u.Path), nil
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// Redact takes user and password out of a URL. What cannot be parsed loses all
+// before its last @.
+func Redact(raw string) string {
+	scheme, rest, isURL := strings.Cut(raw, "://")
+	u, err := url.Parse(raw)
+	switch at := strings.LastIndex(rest, "@"); {
+	case isURL && err == nil && u.User != nil:
+		u.User = nil
+		return u.String()
+	case isURL && err != nil && at >= 0:
+		return scheme + "://" + rest[at+1:]
+	}
+	if user, host, ok := strings.Cut(raw, "@"); ok && !isURL && strings.Contains(user, ":") {
+		return host // user:password@host:path, which is none, but looks like one
+	}
+	return raw
+}
+
+// maxMessage bounds, in bytes, what of a server's message is shown.
+const maxMessage = 500
+
+// cleaned is an error that is shown without secrets.
+type cleaned struct {
+	text string
+	error
+}
+
+func (c cleaned) Error() string { return c.text }
+func (c cleaned) Unwrap() error { return c.error }
+
+// clean makes an error one short line without secrets: servers answer with whole
+// pages, and some repeat what they were sent.
+func clean(err error, secrets []string) error {
+	text := err.Error()
+	for _, s := range secrets {
+		if s != "" {
+			text = strings.ReplaceAll(text, s, "xxxxx")
+		}
+	}
+	text = strings.ToValidUTF8(strings.Join(strings.Fields(text), " "), "?")
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + " ..."
+	}
+	return cleaned{text, err}
+}
+
+// urlSecrets lists what of a URL must not be shown, as it is written and as it
+// is meant. A user without password is a token with some hosts.
+func urlSecrets(raw string, e *transport.Endpoint) []string {
+	if e == nil || e.Protocol == "ssh" && e.Password == "" {
+		return nil
+	}
+	secret := e.Password
+	if secret == "" {
+		secret = e.User
+	}
+	if secret == "" {
+		return nil
+	}
+	secrets := []string{secret, url.PathEscape(secret), url.QueryEscape(secret)}
+	if u, err := url.Parse(raw); err == nil && u.User != nil {
+		_, written, _ := strings.Cut(raw, "://")
+		written, _, _ = strings.Cut(written, "@")
+		secrets = append(secrets, written)
+		if _, p, ok := strings.Cut(written, ":"); ok {
+			secrets = append(secrets, p)
+		}
+	}
+	return secrets
+}
