@@ -203,7 +203,7 @@ func healthOf(h *schema.HealthCheck) *HealthCheck {
 		out.TCP = uint16(h.TCP.Port)
 	}
 	if h.HTTP != nil {
-		out.HTTP = &HTTPCheck{Port: uint16(h.HTTP.Port), Path: h.HTTP.Path}
+		out.HTTP = HTTPCheck{Port: uint16(h.HTTP.Port), Path: h.HTTP.Path}
 	}
 	return out
 }

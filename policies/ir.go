@@ -272,8 +272,8 @@ type Backend struct {
 // HTTP.
 type HealthCheck struct {
 	ICMP     bool
-	TCP      uint16 // the port to connect to; 0: not TCP
-	HTTP     *HTTPCheck
+	TCP      uint16        // the port to connect to; 0: not TCP
+	HTTP     HTTPCheck     // port 0: not HTTP
 	Interval time.Duration // from one check of a server to the next
 	Timeout  time.Duration // of one check; at most Interval
 	Rise     int           // passes in a row that bring a server back, at least 1

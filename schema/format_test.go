@@ -175,7 +175,7 @@ func wantGateway() *GatewaySpec {
 				{Line: 18, Name: "gw9", Address: addr("192.0.2.19"), MAC: &MAC{2, 0, 0, 0, 0, 0x19}, Port: to(9), Weight: 1},
 			}},
 		},
-		HealthCheck: &HealthCheck{ICMP: &struct{}{}, Interval: Duration(2 * time.Second), Rise: 2, Fall: 3},
+		HealthCheck: &HealthCheck{ICMP: &struct{}{}, Interval: Duration(2 * time.Second), Timeout: Duration(time.Second), Rise: 2, Fall: 3},
 	}
 }
 

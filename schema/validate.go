@@ -103,7 +103,7 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		return
 	}
 	if m.Percent != nil {
-		v.percent(field, kinds)
+		v.percent(field)
 	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")

@@ -34,6 +34,7 @@ type daemonConfig struct {
 	maxDelete        int
 	confirm          string
 	once, insecure   bool
+	onceFor          time.Duration
 	log              io.Writer
 	logFormat        string
 	ready            func() // called when the servers listen; may be nil
@@ -68,7 +69,8 @@ func daemonCommand() *cobra.Command {
 	f.DurationVar(&c.drift, "drift-interval", 30*time.Second, "how often to read live state again")
 	f.IntVar(&c.maxDelete, "max-delete", 30, "per cent of a target's live resources that one plan may delete")
 	f.StringVar(&c.confirm, "confirm-delete", "", "the revision whose plans may delete more than --max-delete")
-	f.BoolVar(&c.once, "once", false, "reconcile once and end")
+	f.BoolVar(&c.once, "once", false, "reconcile once and end: 0 where all is live, else 1")
+	f.DurationVar(&c.onceFor, "once-timeout", time.Minute, "how long --once goes on trying what fails")
 	f.BoolVar(&c.insecure, "insecure", false, "serve plaintext beyond loopback")
 	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	return cmd
@@ -100,6 +102,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, closeSource()) }()
 	r, err := reconciler.New(reconciler.Config{
 		Source: source, Sinks: []reconciler.Sink{envoys, switches, speakers}, Store: store, Hints: hints,
+		Always: map[string]reconciler.Sink{xds.Target: envoys},
 		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
 	if err != nil {
@@ -114,12 +117,14 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	}
 	defer wait()
 	defer cancel()
-	go func() { errs <- r.Run(ctx) }()
+	ran := make(chan struct{})
+	go func() { errs <- r.Run(ctx); close(ran) }()
+	defer func() { cancel(); <-ran }() // what it works with is closed after it
 	if c.ready != nil {
 		c.ready()
 	}
 	if c.once {
-		return reportOnce(ctx, r)
+		return reportOnce(ctx, r, c.onceFor)
 	}
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		return err
@@ -198,21 +203,34 @@ func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envo
 	return func() { <-done; <-done }, nil
 }
 
-// reportOnce waits until all is done and tells how it went.
-func reportOnce(ctx context.Context, r *reconciler.Reconciler) error {
-	if err := r.WaitSettled(ctx); err != nil {
+// reportOnce waits until all is done, or for so long, and tells how it went.
+func reportOnce(ctx context.Context, r *reconciler.Reconciler, limit time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := r.WaitSettled(limited); err != nil && ctx.Err() != nil {
 		return err
 	}
 	s, err := r.Status(ctx)
-	if err != nil {
+	if err != nil || s.Conditions[0].Status == "True" {
 		return err
 	}
-	if c := s.Conditions[0]; c.Status != "True" {
-		for _, e := range s.Errors {
-			fmt.Fprintln(os.Stderr, e)
+	lines := append(s.Errors, said(s.Conditions))
+	for _, t := range s.Targets {
+		if t.Conditions[0].Status != "True" {
+			lines = append(lines, t.Name+": "+said(t.Conditions))
 		}
-		fmt.Fprintln(os.Stderr, c.Reason, c.Message)
-		return errNo
 	}
-	return nil
+	for _, d := range s.Documents {
+		if d.Conditions[0].Status != "True" {
+			lines = append(lines, d.Kind+"/"+d.Name+": "+said(d.Conditions))
+		}
+	}
+	const most = 50
+	for _, line := range lines[:min(most, len(lines))] {
+		fmt.Fprintln(os.Stderr, line)
+	}
+	if len(lines) > most {
+		fmt.Fprintln(os.Stderr, "and", len(lines)-most, "more, see the log")
+	}
+	return errNo
 }

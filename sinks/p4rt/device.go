@@ -69,7 +69,7 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 			return (&net.Dialer{KeepAliveConfig: alive}).DialContext(ctx, "tcp", address)
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost},
+			Backoff:           backoff.Config{BaseDelay: s.limits.retry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost},
 			MinConnectTimeout: s.limits.lead,
 		}),
 		grpc.WithMaxHeaderListSize(uint32(s.limits.header)),

@@ -278,19 +278,19 @@ func rewrite(b []byte, l *lookup, to *backendData) {
 	}
 	copy(b[at:], address)
 	if !l.outer6 {
-		addTo(b[l.outer+10:], change)
+		adjust(b[l.outer+10:], change)
 	}
 	if l.sum == 0 {
 		return
 	}
-	addTo(b[l.sum:], change)
+	adjust(b[l.sum:], change)
 	if protocol == protoUDP && b[l.sum]|b[l.sum+1] == 0 {
 		b[l.sum], b[l.sum+1] = 0xff, 0xff // 0 would be no checksum (RFC 768)
 	}
 }
 
-// addTo adds a change to the sum of which b starts with the checksum.
-func addTo(b []byte, change uint32) {
+// adjust adds a change to the sum of which b starts with the checksum.
+func adjust(b []byte, change uint32) {
 	sum := uint32(^binary.BigEndian.Uint16(b)) + change
 	for sum>>16 != 0 {
 		sum = sum&0xffff + sum>>16
