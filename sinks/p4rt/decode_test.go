@@ -147,7 +147,7 @@ func TestForeignKeys(t *testing.T) {
 	_, want := decode(own.entry())
 	for name, change := range map[string]func(*p4v1.TableEntry){
 		"no action":      func(e *p4v1.TableEntry) { e.Action = nil },
-		"another action": func(e *p4v1.TableEntry) { e.GetAction().GetAction().ActionId = pipeline.ActionFlowPool },
+		"another action": func(e *p4v1.TableEntry) { e.GetAction().GetAction().ActionId = pipeline.ActionFlowPoolV4 },
 		"no parameter":   func(e *p4v1.TableEntry) { e.GetAction().GetAction().Params = nil },
 		"wide parameter": func(e *p4v1.TableEntry) { e.GetAction().GetAction().Params[0].Value = []byte{1, 2} },
 		"second parameter": func(e *p4v1.TableEntry) {

@@ -150,34 +150,6 @@ func mustParse(t *testing.T, der []byte) *x509.Certificate {
 	return c
 }
 
-// TestSecretsStay reads no file outside the secrets folder, whatever a document
-// says.
-func TestSecretsStay(t *testing.T) {
-	outside, dir := t.TempDir(), t.TempDir()
-	writeFile(t, filepath.Join(outside, "secret"), []byte("secret"))
-	writeFile(t, filepath.Join(dir, "inside"), []byte("fine"))
-	if err := os.Symlink(filepath.Join(outside, "secret"), filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("inside", filepath.Join(dir, "good")); err != nil {
-		t.Fatal(err)
-	}
-	s := New(Config{SecretsDir: dir})
-	for _, path := range []string{"inside", "good", filepath.Join(dir, "inside"), "./inside"} {
-		if b, err := s.secret(path); err != nil || string(b) != "fine" {
-			t.Errorf("%s: %q, error %v", path, b, err)
-		}
-	}
-	for _, path := range []string{"link", filepath.Join(outside, "secret"), "../" + filepath.Base(outside) + "/secret", "/etc/passwd", ".."} {
-		if b, err := s.secret(path); err == nil || strings.Contains(err.Error(), "secret\n") {
-			t.Errorf("%s: %q, error %v", path, b, err)
-		}
-	}
-	if _, err := New(Config{SecretsDir: filepath.Join(dir, "nowhere")}).secret("inside"); err == nil || !strings.Contains(err.Error(), "--secrets-dir") {
-		t.Errorf("a folder that is not there: %v", err)
-	}
-}
-
 // TestPlaintext is for loopback, or where the document says so.
 func TestPlaintext(t *testing.T) {
 	s := New(Config{})
