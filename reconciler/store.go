@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -33,7 +34,7 @@ func OpenStore(state string) (*Store, error) {
 		return nil, fmt.Errorf("--state %s: cannot make its folder: %w; name a file that this user can write", state, err)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("--state %s: another process has it open; stop that daemon or name another file", state)
 	}
 	if err != nil {

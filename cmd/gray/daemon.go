@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,7 +101,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	r, err := reconciler.New(reconciler.Config{
 		Source: source, Sinks: []reconciler.Sink{envoys, switches}, Store: store, Hints: hints,
 		Always: map[string]reconciler.Sink{xds.Target: envoys},
-		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
+		Drift:  c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
 	if err != nil {
 		return err
@@ -211,7 +212,7 @@ func reportOnce(ctx context.Context, r *reconciler.Reconciler, limit time.Durati
 	if err != nil || s.Conditions[0].Status == "True" {
 		return err
 	}
-	lines := append(s.Errors, said(s.Conditions))
+	lines := append(slices.Clone(s.Errors), said(s.Conditions))
 	for _, t := range s.Targets {
 		if t.Conditions[0].Status != "True" {
 			lines = append(lines, t.Name+": "+said(t.Conditions))
