@@ -152,8 +152,10 @@ func TestBadDocuments(t *testing.T) {
 		{"192.0.2.253", "0.0.0.0", "spec.bgp.neighbors[1].address: 0.0.0.0 cannot be a neighbor"},
 		{"\"64512:200\", ", "\"64512:100\", ", "all.yaml:15: spec.bgp.communities[1]: 64512:100 stands here twice"},
 		{"64512:200", "64512:65536", "all.yaml:15: spec.bgp.communities[0]: \"64512:65536\" is not a community"},
-		{"spec: {address: \"127.0.0.1:9560\"}", "spec: {address: \"127.0.0.1:9560\", bgp: {asn: 64513, routerID: 192.0.2.2, nextHop: 192.0.2.2, nextHop6: \"2001:db8::2\", neighbors: [{address: 192.0.2.254, asn: 64500}]}}",
-			"all.yaml:20: spec.bgp.neighbors[0].address: neighbor 192.0.2.254 belongs to Switch gw-a already, at all.yaml:2"},
+		{
+			"spec: {address: \"127.0.0.1:9560\"}", "spec: {address: \"127.0.0.1:9560\", bgp: {asn: 64513, routerID: 192.0.2.2, nextHop: 192.0.2.2, nextHop6: \"2001:db8::2\", neighbors: [{address: 192.0.2.254, asn: 64500}]}}",
+			"all.yaml:20: spec.bgp.neighbors[0].address: neighbor 192.0.2.254 belongs to Switch gw-a already, at all.yaml:2",
+		},
 	} {
 		text := strings.Replace(documents, c.old, c.now, 1)
 		if text == documents {
