@@ -20,7 +20,8 @@ const maxUpload = 512 << 20
 // Status is the daemon's answer to GET /v1/status.
 type Status struct {
 	*reconciler.Status
-	Proxies any `json:"proxies"`
+	Proxies   any `json:"proxies"`   // Envoys
+	Neighbors any `json:"neighbors"` // BGP sessions
 }
 
 // Diff is the daemon's answer to POST /v1/diff, and the JSON form of a plan.
@@ -82,8 +83,9 @@ type file struct {
 	Err  string `json:",omitempty"`
 }
 
-// Handler serves the API. Proxies tells about the Envoys.
-func Handler(r *reconciler.Reconciler, proxies func() any) http.Handler {
+// Handler serves the API. Proxies tells about the Envoys, neighbors about the BGP
+// sessions.
+func Handler(r *reconciler.Reconciler, proxies, neighbors func() any) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, req *http.Request) {
 		s, err := r.Status(req.Context())
@@ -91,7 +93,7 @@ func Handler(r *reconciler.Reconciler, proxies func() any) http.Handler {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		reply(w, Status{s, proxies()})
+		reply(w, Status{s, proxies(), neighbors()})
 	})
 	mux.HandleFunc("POST /v1/diff", func(w http.ResponseWriter, req *http.Request) {
 		var u upload

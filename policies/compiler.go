@@ -372,6 +372,12 @@ func uniqueField(d *schema.Document, k uniqueKey) string {
 		return fmt.Sprintf("spec.hosts[%d]", slices.Index(spec.Hosts, k.value))
 	case *schema.NetworkSpec:
 		return "spec.vni"
+	case *schema.SwitchSpec:
+		b := bgpOf(spec.BGP)
+		i := slices.IndexFunc(spec.BGP.Neighbors, func(n schema.BGPNeighbor) bool {
+			return neighborKey(b.LocalAddress, n.Address.Addr) == k.value
+		})
+		return fmt.Sprintf("spec.bgp.neighbors[%d].address", i)
 	}
 	return "spec"
 }

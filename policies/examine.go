@@ -31,7 +31,6 @@ func (c *Compiler) examine(s *docState) {
 }
 
 func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
-	s.facade = "switch"
 	sw := &Switch{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address, DeviceID: spec.DeviceID,
 		Role: spec.Role, Pipeline: spec.Pipeline, Push: spec.PushPipeline, Insecure: spec.Insecure,
@@ -48,11 +47,34 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 	if spec.MAC != nil {
 		sw.MAC = *spec.MAC
 	}
+	// What the gateways on it are lowered with.
+	s.facade = fmt.Sprint("switch ", sw.MAC)
+	if b := sw.BGP; b != nil {
+		s.facade += fmt.Sprint(" announces by ", b.NextHop, b.NextHop6, b.Communities)
+		for _, n := range b.Neighbors {
+			c.own(s, "neighbor", neighborKey(b.LocalAddress, n.Address))
+		}
+	}
 	return sw
+}
+
+// neighborKey names a session of this host: a neighbor tells its peers apart by
+// address alone, so two switches cannot share one.
+func neighborKey(local, neighbor netip.Addr) string {
+	if local.IsValid() {
+		return fmt.Sprintf("%s from %s", neighbor, local)
+	}
+	return neighbor.String()
 }
 
 func bgpOf(b *schema.BGPSpec) *BGP {
 	out := &BGP{ASN: b.ASN, RouterID: b.RouterID.Addr, NextHop: b.NextHop.Addr}
+	if b.LocalAddress != nil {
+		out.LocalAddress = b.LocalAddress.Addr
+	}
+	if b.NextHop6 != nil {
+		out.NextHop6 = b.NextHop6.Addr
+	}
 	for _, n := range b.Neighbors {
 		out.Neighbors = append(out.Neighbors, BGPNeighbor{n.Address.Addr, n.ASN, n.PasswordFile})
 	}
@@ -120,7 +142,9 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 	slices.SortFunc(g.VIPs, netip.Addr.Compare)
 	for i, sw := range spec.Switches {
 		c.dependOn(s, schema.KindSwitch, sw)
-		c.exists(s, schema.KindSwitch, sw, fmt.Sprintf("spec.switches[%d]", i))
+		if doc := c.exists(s, schema.KindSwitch, sw, fmt.Sprintf("spec.switches[%d]", i)); doc != nil {
+			c.announceable(s, spec, doc)
+		}
 	}
 	var names []string
 	for _, v := range spec.Versions {
@@ -142,6 +166,24 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 	return g
 }
 
+// announceable reports VIPs that a switch's BGP has no next hop for.
+func (c *Compiler) announceable(s *docState, spec *schema.GatewaySpec, sw *schema.Document) {
+	b := sw.Spec.(*schema.SwitchSpec).BGP
+	if b == nil {
+		return
+	}
+	bgp := bgpOf(b)
+	for i, vip := range spec.VIPs {
+		if !bgp.NextHopOf(vip.Addr).IsValid() {
+			remedy := "give its bgp an IPv4 nextHop"
+			if vip.Is6() {
+				remedy = "give its bgp nextHop6"
+			}
+			c.errorf(s, fmt.Sprintf("spec.vips[%d]", i), "Switch %s (%s) has no next hop to announce %s with; %s", sw.Name.Name, sw.Position, vip, remedy)
+		}
+	}
+}
+
 func hashOf(h *schema.HashSpec) Hash {
 	has := func(f string) bool { return slices.Contains(h.Fields, f) }
 	return Hash{
@@ -161,7 +203,7 @@ func healthOf(h *schema.HealthCheck) *HealthCheck {
 		out.TCP = uint16(h.TCP.Port)
 	}
 	if h.HTTP != nil {
-		out.HTTP = &HTTPCheck{Port: uint16(h.HTTP.Port), Path: h.HTTP.Path}
+		out.HTTP = HTTPCheck{Port: uint16(h.HTTP.Port), Path: h.HTTP.Path}
 	}
 	return out
 }

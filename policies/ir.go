@@ -161,11 +161,24 @@ type Switch struct {
 
 // BGP is how the VIPs of a switch are announced.
 type BGP struct {
-	ASN         uint32
-	RouterID    netip.Addr // IPv4
-	NextHop     netip.Addr
-	Neighbors   []BGPNeighbor // sorted by address
-	Communities []uint32      // sorted; the AS number in the upper half
+	ASN          uint32
+	RouterID     netip.Addr    // IPv4
+	LocalAddress netip.Addr    // that sessions come from; zero: the route decides
+	NextHop      netip.Addr    // of the VIPs of its family
+	NextHop6     netip.Addr    // of IPv6 VIPs; zero: NextHop is all there is
+	Neighbors    []BGPNeighbor // sorted by address
+	Communities  []uint32      // sorted; the AS number in the upper half
+}
+
+// NextHopOf is the next hop that a VIP is announced with; zero where none is of
+// its family.
+func (b *BGP) NextHopOf(vip netip.Addr) netip.Addr {
+	for _, hop := range []netip.Addr{b.NextHop, b.NextHop6} {
+		if hop.IsValid() && hop.Is4() == vip.Is4() {
+			return hop
+		}
+	}
+	return netip.Addr{}
 }
 
 // BGPNeighbor is a BGP peer.
@@ -259,8 +272,8 @@ type Backend struct {
 // HTTP.
 type HealthCheck struct {
 	ICMP     bool
-	TCP      uint16 // the port to connect to; 0: not TCP
-	HTTP     *HTTPCheck
+	TCP      uint16        // the port to connect to; 0: not TCP
+	HTTP     HTTPCheck     // port 0: not HTTP
 	Interval time.Duration // from one check of a server to the next
 	Timeout  time.Duration // of one check; at most Interval
 	Rise     int           // passes in a row that bring a server back, at least 1

@@ -76,6 +76,10 @@ func (c *Compiler) claim(e entryOf, unit Name, box Match) {
 // also names packets is about Gateways only.
 func (c *Compiler) claimAccounts(e entryOf, service string) {
 	m := e.m
+	if m.Percent != nil {
+		c.errorf(e.s, e.field+".percent", "not supported yet for a Service; make a policy whose targets are Gateways alone")
+		return
+	}
 	if m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil {
 		return
 	}

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,18 +22,13 @@ type Compiled struct {
 // CompileSnapshot reads, compiles and lowers a whole snapshot, without touching
 // anything. The error is schema.Errors where the documents are at fault.
 func CompileSnapshot(sinks []Sink, s *schema.Snapshot, ids *policies.IDs) (*Compiled, error) {
-	set := schema.NewSet()
-	compiler := policies.NewCompiler(ids)
-	ir, units, err := compiler.Compile(set, set.Update(s))
+	m := newMeaning(sinks, ids)
+	d, err := m.read(s)
 	if err != nil {
 		return nil, err
 	}
-	all, err := lowerUnits(sinks, ir, units)
-	if err != nil {
-		return nil, err
-	}
-	c := &Compiled{Desired: State{}, IDs: compiler.IDs(), Warnings: compiler.Warnings(), Objects: set.Len()}
-	for _, l := range all {
+	c := &Compiled{Desired: State{}, IDs: m.compiler.IDs(), Warnings: m.compiler.Warnings(), Objects: m.set.Len()}
+	for _, l := range d.fresh {
 		for _, res := range l.resources {
 			c.Desired[res.Key] = res
 		}
@@ -44,17 +40,25 @@ func CompileSnapshot(sinks []Sink, s *schema.Snapshot, ids *policies.IDs) (*Comp
 // last read. It changes nothing. A target that could not be read is an error,
 // as nothing can be said about it.
 func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, error) {
-	observed := State{}
+	var states []State
 	var ids *policies.IDs
-	unread := map[string]error{}
+	var unread []error
 	err := r.inLoop(ctx, func() {
-		ids = r.compiler.IDs()
-		for name, t := range r.targets {
-			if t.observed == nil {
-				unread[name] = t.err
+		if r.revision == "" {
+			unread = append(unread, errors.New("no commit is in force yet, so that nothing was read; wait, or look at gray status"))
+		}
+		ids = r.meaning.compiler.IDs()
+		for _, name := range slices.Sorted(maps.Keys(r.targets)) {
+			t := r.targets[name]
+			if t.observed != nil {
+				states = append(states, maps.Clone(t.observed))
 				continue
 			}
-			maps.Copy(observed, t.observed)
+			err := t.err
+			if err == nil {
+				err = errors.New("it was not read yet")
+			}
+			unread = append(unread, fmt.Errorf("the live state of %s is not known: %w; wait, or look at gray status", name, err))
 		}
 	})
 	if err != nil {
@@ -64,32 +68,115 @@ func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, err
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(unread)) {
-		return nil, fmt.Errorf("the live state of %s is not known: %v; wait, or look at gray status", name, unread[name])
+	if len(unread) > 0 {
+		return nil, unread[0]
+	}
+	observed := State{}
+	for _, s := range states {
+		maps.Copy(observed, s)
 	}
 	return &Plan{Revision: s.Revision, Changes: Diff(c.Desired, observed, Union(c.Desired, observed))}, nil
 }
 
-// WaitSettled returns when the loop has nothing to do, apart from what waits for
-// its next try.
-func (r *Reconciler) WaitSettled(ctx context.Context) error {
-	var settled chan struct{}
-	if err := r.inLoop(ctx, func() { settled = r.settled }); err != nil {
-		return err
-	}
+// inLoop runs f in the loop's goroutine and waits for it.
+func (r *Reconciler) inLoop(ctx context.Context, f func()) error {
+	done := make(chan struct{})
 	select {
-	case <-settled:
+	case r.do <- func() { f(); close(done) }:
+		<-done
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// ObserveAll has every target read anew and waits until that is done.
+// waiter wants to know when something holds.
+type waiter struct {
+	ctx   context.Context
+	holds func() bool // asked in the loop
+	done  chan struct{}
+}
+
+// until returns when something holds, which is asked in the loop.
+func (r *Reconciler) until(ctx context.Context, holds func() bool) error {
+	w := &waiter{ctx, holds, make(chan struct{})}
+	if err := r.inLoop(ctx, func() { r.waiters = append(r.waiters, w) }); err != nil {
+		return err
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// answer tells those who wait that what they wait for holds.
+func (r *Reconciler) answer() {
+	r.waiters = slices.DeleteFunc(r.waiters, func(w *waiter) bool {
+		if w.ctx.Err() != nil {
+			return true
+		}
+		if !w.holds() {
+			return false
+		}
+		close(w.done)
+		return true
+	})
+}
+
+// idle tells whether nothing is under way or will be tried again by itself.
+func (r *Reconciler) idle() bool {
+	if r.fetching || !r.refetch.until.IsZero() {
+		return false
+	}
+	for _, t := range r.targets {
+		if r.revision != "" && !t.idle() {
+			return false
+		}
+	}
+	return true
+}
+
+// WaitSettled returns when all is done that can be done: nothing is under way and
+// nothing that failed will be tried again by itself. What is still not live then
+// waits for a person: for a better commit, or for a plan to be confirmed.
+func (r *Reconciler) WaitSettled(ctx context.Context) error { return r.until(ctx, r.idle) }
+
+// ObserveAll has every target read anew and waits until that is done. The error
+// names those that cannot be read.
 func (r *Reconciler) ObserveAll(ctx context.Context) error {
-	err := r.inLoop(ctx, func() { r.lookAgain(slices.Collect(maps.Keys(r.targets))) })
+	due := map[*target]int{} // how many reads each has to have done
+	err := r.inLoop(ctx, func() {
+		r.lookAgain(slices.Collect(maps.Keys(r.targets)))
+		for _, t := range r.targets {
+			due[t] = t.reads + 1
+			if t.reading {
+				due[t]++ // the read that is under way may have looked already
+			}
+		}
+	})
 	if err != nil {
 		return err
 	}
-	return r.WaitSettled(ctx)
+	var unread error
+	err = r.until(ctx, func() bool {
+		unread = nil
+		for t, reads := range due {
+			if r.targets[t.name] != t || r.revision == "" {
+				continue
+			}
+			if t.reads < reads {
+				return false
+			}
+			if t.err != nil && t.reason == "Unreachable" {
+				unread = errors.Join(unread, fmt.Errorf("%s cannot be read: %w", t.name, t.err))
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return unread
 }

@@ -7,7 +7,10 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
+
+	"github.com/google/btree"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
@@ -26,34 +29,47 @@ type Source interface {
 type Config struct {
 	Source    Source
 	Sinks     []Sink
-	Store     *Store        // nil: nothing outlives the process
-	Hints     *Hints        // what the sinks add to
-	Drift     time.Duration // how often live state is read again
-	MaxDelete int           // per cent of a target's live resources that one plan may delete
-	Confirm   string        // the revision whose plans may delete more
+	Always    map[string]Sink // targets that are there without a document, and what stale there is goes
+	Store     *Store          // nil: nothing outlives the process
+	Hints     *Hints          // what the sinks add to
+	Health    *Health         // nil: no servers are checked
+	Drift     time.Duration   // how often live state is read again; 0: never
+	MaxDelete int             // per cent of a target's live resources that one plan may delete
+	Confirm   string          // the revision whose plans may delete more
 	Log       *slog.Logger
 }
 
 // Reconciler is the one loop. All its state belongs to the goroutine of Run;
 // others reach it through do.
 type Reconciler struct {
-	cfg      Config
-	set      *schema.Set
-	compiler *policies.Compiler
-	ir       *policies.IR
-	keys     map[policies.Name][]Key // what each unit was lowered to
-	targets  map[string]*target
+	cfg     Config
+	meaning *meaning
+	targets map[string]*target
+	refs    map[Key][]Key        // what a key refers to at other targets
+	links   map[Key]map[Key]bool // the same seen from there
+
 	revision string // the last good one
 	seen     string // the last fetched one
-	since    time.Time
-	fetchErr error // of the last Fetch
-	badErr   error // what is wrong with seen, where it is not good
+	settled  bool   // whether seen needs no second look: it is in force, or refused for good
+	fetchErr error  // of the last Fetch
+	badErr   error  // why seen is not in force
+	warned   map[string]bool
 	savedIDs int
+	former   []*policies.Switch // switches of the last process, until the first good commit
+
 	fetching bool
+	refetch  backoff
 	fetched  chan fetched
 	finished chan result
 	do       chan func()
-	settled  chan struct{} // closed and replaced whenever the loop has nothing to do
+	jobs     sync.WaitGroup
+	waiters  []*waiter
+
+	docs   *btree.BTreeG[document] // of the last good commit; copies share what they have in common
+	places map[string][]placed     // the same by path, in order of lines
+	undone map[schema.Name]int     // how many resources of a document are not as they are to be
+
+	ready, reconciling, stalled flag
 }
 
 // fetched is what a Fetch returned.
@@ -64,23 +80,32 @@ type fetched struct {
 
 // New returns a reconciler that has not fetched anything yet.
 func New(cfg Config) (*Reconciler, error) {
+	r := &Reconciler{
+		cfg: cfg, targets: map[string]*target{}, refs: map[Key][]Key{}, links: map[Key]map[Key]bool{}, warned: map[string]bool{},
+		fetched: make(chan fetched), finished: make(chan result), do: make(chan func()),
+		docs: btree.NewG(32, document.before), places: map[string][]placed{}, undone: map[schema.Name]int{},
+	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {
 		err := cfg.Store.Load("ids", func(_ string, v []byte) error { return json.Unmarshal(v, ids) })
 		if err != nil {
 			return nil, fmt.Errorf("the numbers in the --state file cannot be read: %w", err)
 		}
+		if r.former, err = cfg.Store.switches(); err != nil {
+			return nil, fmt.Errorf("the switches in the --state file cannot be read: %w", err)
+		}
 	}
-	return &Reconciler{
-		cfg: cfg, set: schema.NewSet(), compiler: policies.NewCompiler(ids), keys: map[policies.Name][]Key{},
-		targets: map[string]*target{}, fetched: make(chan fetched), finished: make(chan result), do: make(chan func()),
-		since: time.Now(), settled: make(chan struct{}),
-	}, nil
+	r.meaning = newMeaning(cfg.Sinks, ids)
+	for name, sink := range cfg.Always {
+		r.target(name, sink).always = true
+	}
+	return r, nil
 }
 
 // Run reconciles until ctx ends: a commit becomes desired state, what is live is
 // read, what differs is applied, what fails is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
+	defer r.jobs.Wait()
 	r.fetch(ctx)
 	for {
 		r.step(ctx)
@@ -95,6 +120,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.adopt(f)
 		case <-r.cfg.Hints.Woken():
 			r.lookAgain(r.cfg.Hints.Take())
+		case <-r.cfg.Health.Woken():
+			r.heed()
 		case res := <-r.finished:
 			r.finish(res)
 		case f := <-r.do:
@@ -105,15 +132,187 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 }
 
-// inLoop runs f in the loop's goroutine and waits for it.
-func (r *Reconciler) inLoop(ctx context.Context, f func()) error {
-	done := make(chan struct{})
-	select {
-	case r.do <- func() { f(); close(done) }:
-		<-done
+// step starts whatever can be done now: a Fetch that is due, and for each idle
+// target a read if it needs one, else an Apply of what differs.
+func (r *Reconciler) step(ctx context.Context) {
+	now := time.Now()
+	if !r.fetching && !r.refetch.until.IsZero() && !now.Before(r.refetch.until) {
+		r.fetch(ctx)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
+		t := r.targets[name]
+		if r.revision == "" || t.running || !t.poked && now.Before(t.next) {
+			continue
+		}
+		t.poked = false
+		r.work(ctx, t, now)
+	}
+	r.stand(now)
+	r.answer()
+}
+
+// work gives an idle target its next job, if there is one.
+func (r *Reconciler) work(ctx context.Context, t *target, now time.Time) {
+	switch {
+	case t.over(now):
+		r.drop(t)
+		return
+	case now.Before(t.retry.until):
+		t.next = t.retry.until
+		return
+	case t.observed == nil || t.stale || r.cfg.Drift > 0 && now.Sub(t.readAt) >= r.cfg.Drift:
+		r.start(ctx, t, nil)
+		return
+	}
+	changes := r.differences(t)
+	if r.guard(t, changes); t.held != nil {
+		changes = nil
+	}
+	able, unsure, next := r.sift(t, changes, now)
+	switch {
+	case len(able) > 0:
+		r.start(ctx, t, able)
+	case unsure:
+		r.start(ctx, t, nil)
+	}
+	if t.next = next; r.cfg.Drift > 0 && t.readAt.Add(r.cfg.Drift).Before(next) {
+		t.next = t.readAt.Add(r.cfg.Drift)
+	}
+}
+
+// differences is what has to change at a target, in order. What is to stay, but
+// has lost what it refers to at another target, goes until that is back.
+func (r *Reconciler) differences(t *target) []Change {
+	if len(t.dirty) == 0 {
 		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	}
+	want, copied := t.desired, false
+	for k := range t.dirty {
+		if t.observed[k] == nil || r.supported(t.desired[k]) {
+			continue
+		}
+		if !copied {
+			want, copied = maps.Clone(t.desired), true
+		}
+		delete(want, k)
+	}
+	return Diff(want, t.observed, maps.Keys(t.dirty))
+}
+
+// guard refuses a plan that would delete more of what is live than the set
+// share. What describes the target itself carries no traffic and does not count.
+func (r *Reconciler) guard(t *target, changes []Change) {
+	self := Key{Target: t.name, Kind: KindTarget}
+	live, deletes := len(t.observed), 0
+	if t.observed[self] != nil {
+		live--
+	}
+	for _, c := range changes {
+		if k := c.Key(); c.Op() == Delete && t.desired[k] == nil && k != self {
+			deletes++
+		}
+	}
+	was := t.held
+	t.held = nil
+	if deletes*100 <= live*r.cfg.MaxDelete || r.cfg.Confirm == r.revision {
+		return
+	}
+	t.held = fmt.Errorf("the plan would delete %d of %d live resources, more than --max-delete %d%%; check the commit, then restart with --confirm-delete %s",
+		deletes, live, r.cfg.MaxDelete, r.revision)
+	if was == nil || was.Error() != t.held.Error() {
+		r.cfg.Log.Error("target held", "target", t.name, "error", t.held)
+	}
+}
+
+// sift takes out of changes, which are in order, those that can be made now. What
+// failed waits for its next try, before which the target is read anew (unsure
+// where that is all that is left to do), and what depends on it or on another
+// target waits too. Next is when the first of them is due.
+func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Change, unsure bool, next time.Time) {
+	t.waiting = map[Key]Key{}
+	next = now.Add(time.Hour)
+	var g gate
+	for _, c := range changes {
+		k := c.Key()
+		why, wait := g.blocks(c)
+		if !wait {
+			why, wait = r.waitsFor(c)
+		}
+		switch tr := t.troubles[k]; {
+		case wait:
+			t.waiting[k] = why
+		case tr != nil && now.Before(tr.retry.until):
+			if tr.retry.until.Before(next) {
+				next = tr.retry.until
+			}
+		case tr != nil && tr.reads == t.reads:
+			unsure = true
+		case c.turn() == 0: // it may take all else with it, so that is read anew first
+			return []Change{c}, false, next
+		default:
+			able = append(able, c)
+			continue
+		}
+		g.shut(c)
+	}
+	return able, unsure, next
+}
+
+// untilNext is the time until something is due.
+func (r *Reconciler) untilNext() time.Duration {
+	now := time.Now()
+	next := time.Hour
+	if !r.refetch.until.IsZero() && !r.fetching {
+		next = r.refetch.until.Sub(now)
+	}
+	for _, t := range r.targets {
+		switch {
+		case t.running || r.revision == "":
+		case t.poked:
+			return 0
+		default:
+			next = min(next, t.next.Sub(now))
+		}
+	}
+	return max(next, 0)
+}
+
+// target returns the target of a name, which is new where a sink lowers to it
+// for the first time.
+func (r *Reconciler) target(name string, sink Sink) *target {
+	t := r.targets[name]
+	if t == nil {
+		t = newTarget(name, sink)
+		r.targets[name] = t
+	}
+	return t
+}
+
+// drop forgets a target: its document is gone, and so is everything on it, or it
+// could not be reached for so long that nobody can tell.
+func (r *Reconciler) drop(t *target) {
+	if len(t.observed) > 0 || t.observed == nil {
+		r.cfg.Log.Error("target given up, what is on it stays", "target", t.name, "resources", len(t.observed), "error", t.err)
+	}
+	last := t.observed
+	t.observed = State{}
+	for k := range last {
+		r.touch(t, k)
+	}
+	delete(r.targets, t.name)
+	for user := range r.usersOf(t.name) {
+		r.look(r.targets[user.Target], user)
+	}
+	r.forget(t)
+}
+
+// lookAgain has targets read again.
+func (r *Reconciler) lookAgain(names []string) {
+	for _, n := range names {
+		if t := r.targets[n]; t != nil {
+			t.stale, t.poked = true, true
+			t.retry.soon()
+		}
 	}
 }
 
@@ -129,203 +328,11 @@ func (r *Reconciler) changed() <-chan struct{} {
 // fetch asks the source, one request at a time.
 func (r *Reconciler) fetch(ctx context.Context) {
 	r.fetching = true
-	go func() {
+	r.jobs.Go(func() {
 		s, err := r.cfg.Source.Fetch(ctx)
 		select {
 		case r.fetched <- fetched{s, err}:
 		case <-ctx.Done():
 		}
-	}()
-}
-
-// adopt makes a snapshot the desired state if all of it is good; else the last
-// good one stays.
-func (r *Reconciler) adopt(f fetched) {
-	r.fetching = false
-	r.fetchErr = f.err
-	if f.err != nil {
-		r.cfg.Log.Error("fetch failed, the last good commit stays", "error", f.err, "revision", r.revision)
-		return
-	}
-	if f.snapshot.Revision == r.seen {
-		return
-	}
-	r.seen = f.snapshot.Revision
-	changed := r.set.Update(f.snapshot)
-	ir, units, err := r.compiler.Compile(r.set, changed)
-	if err == nil {
-		err = r.lower(ir, units)
-	}
-	r.badErr = err
-	if err != nil {
-		r.cfg.Log.Error("commit refused, the last good one stays", "refused", r.seen, "revision", r.revision, "error", err)
-		return
-	}
-	for _, w := range r.compiler.Warnings() {
-		r.cfg.Log.Warn("odd", "warning", w)
-	}
-	if err := r.saveIDs(); err != nil {
-		r.badErr = err
-		r.cfg.Log.Error("cannot write the --state file", "error", err)
-		return
-	}
-	r.revision, r.since = r.seen, time.Now()
-	r.cfg.Log.Info("commit adopted", "revision", r.revision, "documents", r.set.Len(), "units", len(units))
-}
-
-// saveIDs keeps the numbers before anything that uses them is applied.
-func (r *Reconciler) saveIDs() error {
-	if r.cfg.Store == nil || r.compiler.IDsChanged() == r.savedIDs {
-		return nil
-	}
-	b, err := json.Marshal(r.compiler.IDs())
-	if err != nil {
-		return err
-	}
-	r.savedIDs = r.compiler.IDsChanged()
-	return r.cfg.Store.Write("ids", map[string][]byte{"table": b}, nil)
-}
-
-// lower makes desired resources of the units that changed.
-func (r *Reconciler) lower(ir *policies.IR, units []policies.Name) error {
-	fresh, err := lowerUnits(r.cfg.Sinks, ir, units)
-	if err != nil {
-		return err
-	}
-	r.ir = ir
-	for _, n := range units {
-		gone := r.keys[n]
-		delete(r.keys, n)
-		for _, k := range gone {
-			t := r.target(k.Target, nil)
-			t.set(k, nil)
-		}
-	}
-	for _, l := range fresh {
-		keys := make([]Key, len(l.resources))
-		for i, res := range l.resources {
-			keys[i] = res.Key
-			r.target(res.Target, l.sink).set(res.Key, res)
-		}
-		r.keys[l.unit] = append(r.keys[l.unit], keys...)
-	}
-	for _, t := range r.targets {
-		t.backoff, t.retryAt = 0, time.Time{}
-	}
-	return nil
-}
-
-// lowered is what a sink makes of a unit.
-type lowered struct {
-	unit      policies.Name
-	sink      Sink
-	resources []*Resource
-}
-
-// lowerUnits asks every sink about every unit, and touches no state.
-func lowerUnits(sinks []Sink, ir *policies.IR, units []policies.Name) ([]lowered, error) {
-	var all []lowered
-	for _, n := range units {
-		for _, s := range sinks {
-			resources, err := s.Lower(ir, n)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", n, err)
-			}
-			if len(resources) > 0 {
-				all = append(all, lowered{n, s, resources})
-			}
-		}
-	}
-	return all, nil
-}
-
-// target returns the target of a name, which is new where a sink lowers to it
-// for the first time.
-func (r *Reconciler) target(name string, sink Sink) *target {
-	t := r.targets[name]
-	if t == nil {
-		t = newTarget(name, sink)
-		r.targets[name] = t
-	}
-	return t
-}
-
-// lookAgain has targets read again.
-func (r *Reconciler) lookAgain(names []string) {
-	for _, n := range names {
-		if t := r.targets[n]; t != nil {
-			t.stale = true
-			t.backoff, t.retryAt = 0, time.Time{}
-		}
-	}
-}
-
-// step starts whatever can be done now: for each idle target, a read if one is
-// due, else an Apply of what differs.
-func (r *Reconciler) step(ctx context.Context) {
-	now := time.Now()
-	busy := r.fetching
-	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
-		t := r.targets[name]
-		if !t.running && r.revision != "" {
-			r.work(ctx, t, now)
-		}
-		busy = busy || t.running
-	}
-	if !busy {
-		close(r.settled)
-		r.settled = make(chan struct{})
-	}
-}
-
-// work gives an idle target its next job, if there is one.
-func (r *Reconciler) work(ctx context.Context, t *target, now time.Time) {
-	if now.Before(t.retryAt) {
-		return
-	}
-	if t.observed == nil || t.stale || r.cfg.Drift > 0 && now.Sub(t.observedAt) >= r.cfg.Drift {
-		t.stale = false
-		r.start(ctx, t, job{})
-		return
-	}
-	changes := t.diff()
-	if len(changes) == 0 {
-		return
-	}
-	if err := guard(changes, len(t.observed), r.cfg.MaxDelete); err != nil && r.cfg.Confirm != r.revision {
-		t.refuse(err, r.cfg.Log)
-		return
-	}
-	r.start(ctx, t, job{changes: changes})
-}
-
-// guard refuses a plan that would delete more of what is live than the set
-// share.
-func guard(changes []Change, live, maxDelete int) error {
-	deletes := 0
-	for _, c := range changes {
-		if c.Op() == Delete {
-			deletes++
-		}
-	}
-	if deletes*100 <= live*maxDelete {
-		return nil
-	}
-	return fmt.Errorf("the plan would delete %d of %d live resources, more than --max-delete %d%%; check the commit, then restart with --confirm-delete and its revision", deletes, live, maxDelete)
-}
-
-// untilNext is the time until some target is due.
-func (r *Reconciler) untilNext() time.Duration {
-	next := time.Hour
-	now := time.Now()
-	for _, t := range r.targets {
-		switch {
-		case t.running:
-		case t.retryAt.After(now):
-			next = min(next, t.retryAt.Sub(now))
-		case r.cfg.Drift > 0 && t.observed != nil:
-			next = min(next, max(0, r.cfg.Drift-now.Sub(t.observedAt)))
-		}
-	}
-	return next
+	})
 }

@@ -3,7 +3,6 @@ package reconciler
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,7 +37,7 @@ type Body interface {
 type Resource struct {
 	Key
 	Rank   int   // references point to lower ranks only; creates go up the ranks, deletes down
-	Refs   []Key // what must be live before this is, in the same target
+	Refs   []Key // what must be live before this is, here or at another target, and as long as this is
 	Body   Body
 	Origin schema.Position // the document that causes it; zero where nobody knows
 }
@@ -52,7 +51,7 @@ type Change struct{ Old, New *Resource }
 // Op is what a change does, as the sign that plans print for it.
 type Op byte
 
-// The three operations, in the order in which they are applied.
+// The three operations, in the order in which they are applied (but see KindTarget).
 const (
 	Create Op = '+'
 	Update Op = '~'
@@ -105,9 +104,9 @@ func (c Change) String() string {
 	return line
 }
 
-// Compare orders changes as they are applied. Targets do not wait for each
-// other, so each has its own sequence: creates, updates, deletes; within each by
-// rank (downwards for deletes), then by key.
+// Compare orders changes as they are applied. Each target has its own sequence:
+// what the target itself is to be, creates, updates, deletes; within each by rank
+// (downwards for deletes), then by key.
 func (c Change) Compare(d Change) int {
 	ranks := cmp.Compare(c.Rank(), d.Rank())
 	if c.Op() == Delete {
@@ -116,7 +115,18 @@ func (c Change) Compare(d Change) int {
 	return cmp.Or(strings.Compare(c.Key().Target, d.Key().Target), cmp.Compare(c.turn(), d.turn()), ranks, c.Key().Compare(d.Key()))
 }
 
-func (c Change) turn() int { return strings.IndexByte("+~-", byte(c.Op())) }
+// turn is the place of a change in its target's sequence. Nothing can be put on a
+// switch before its pipeline is loaded, be that a create or an update, and it is
+// let go last of all.
+func (c Change) turn() int {
+	if c.Key().Kind == KindTarget {
+		if c.Op() == Delete {
+			return 4
+		}
+		return 0
+	}
+	return 1 + strings.IndexByte("+~-", byte(c.Op()))
+}
 
 // Sink is one kind of place where decisions go.
 type Sink interface {
@@ -126,16 +136,21 @@ type Sink interface {
 	Lower(*policies.IR, policies.Name) ([]*Resource, error)
 	// Observe reads what is live at a target and belongs to gray. self is the
 	// resource of KindTarget that describes the target, nil where it has none.
-	// A *PartialError beside a whole State names keys that are in trouble.
+	// A *PartialError beside a whole State names keys that are in trouble. The
+	// State is the caller's; its resources name in Refs what they need at other
+	// targets, all else in Refs may be left out.
 	Observe(ctx context.Context, target string, self *Resource) (State, error)
-	// Apply makes the changes, all of one Op and Rank. A *PartialError names the
-	// keys that failed, all others are done; any other error leaves all of them
-	// unknown. self is as for Observe.
+	// Apply makes the changes, all of one target, Op and Rank. A *PartialError
+	// names the keys that failed, all others are done; any other error leaves all
+	// of them unknown, and the target is read again before anything else is tried.
+	// self is as for Observe.
 	Apply(ctx context.Context, self *Resource, changes []Change) error
 }
 
 // KindTarget is the kind of the one resource that describes a target itself
-// (a switch's address and pipeline); its Name is empty.
+// (a switch's address and pipeline); its Name is empty. It is created or updated
+// before anything else at its target, and deleted after everything else; where
+// that fails, the whole target waits.
 const KindTarget = "target"
 
 // PartialError is the errors of a batch by key.
@@ -175,20 +190,4 @@ func (e *PartialError) Or() error {
 		return nil
 	}
 	return e
-}
-
-// failures splits an Apply error into errors by key: a *PartialError as it is,
-// any other error for every key of the batch.
-func failures(err error, changes []Change) map[Key]error {
-	if err == nil {
-		return nil
-	}
-	if partial, ok := errors.AsType[*PartialError](err); ok {
-		return partial.Keys
-	}
-	all := make(map[Key]error, len(changes))
-	for _, c := range changes {
-		all[c.Key()] = err
-	}
-	return all
 }

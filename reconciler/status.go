@@ -1,12 +1,15 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/btree"
 
 	"github.com/gray-release/gray/schema"
 )
@@ -16,31 +19,31 @@ const StatusVersion = "gray.dev/status/v1"
 
 // Condition says one thing about an object, as the GitOps world writes it.
 type Condition struct {
-	Type               string    `json:"type"`   // Ready, Reconciling, Stalled or Programmed
+	Type               string    `json:"type"`   // Ready, Reconciling, Stalled, Programmed or Degraded
 	Status             string    `json:"status"` // True or False
 	Reason             string    `json:"reason"` // CamelCase
 	Message            string    `json:"message,omitempty"`
-	LastTransitionTime time.Time `json:"lastTransitionTime"`
+	LastTransitionTime time.Time `json:"lastTransitionTime"` // of Status
 	ObservedRevision   string    `json:"observedRevision,omitempty"`
 }
 
 // Status is how everything stands.
 type Status struct {
 	APIVersion string           `json:"apiVersion"`
-	Revision   string           `json:"revision"` // the last good commit, which is desired
-	Fetched    string           `json:"fetched"`  // the last commit that was seen
-	Errors     []string         `json:"errors"`   // what is wrong with it, or with fetching
-	Conditions []Condition      `json:"conditions"`
-	Documents  []DocumentStatus `json:"documents"`
-	Targets    []TargetStatus   `json:"targets"`
+	Revision   string           `json:"revision"`   // the last good commit, which is desired
+	Fetched    string           `json:"fetched"`    // the last commit that was seen
+	Errors     []string         `json:"errors"`     // what is wrong with it, or with fetching
+	Conditions []Condition      `json:"conditions"` // Ready first; Reconciling and Stalled where they are True
+	Documents  []DocumentStatus `json:"documents"`  // of the last good commit, sorted
+	Targets    []TargetStatus   `json:"targets"`    // sorted
 }
 
 // DocumentStatus is how one document stands.
 type DocumentStatus struct {
 	Kind       string      `json:"kind"`
 	Name       string      `json:"name"`
-	Place      string      `json:"place"` // path:line
-	Conditions []Condition `json:"conditions"`
+	Place      string      `json:"place"`      // path:line
+	Conditions []Condition `json:"conditions"` // as those of Status; Degraded where servers of a Gateway fail
 }
 
 // TargetStatus is how one target stands.
@@ -48,132 +51,224 @@ type TargetStatus struct {
 	Name       string      `json:"name"`
 	Resources  int         `json:"resources"` // desired
 	Pending    int         `json:"pending"`   // that differ, or may
+	Waiting    int         `json:"waiting"`   // of these, that wait for another resource
 	Observed   *time.Time  `json:"observed,omitempty"`
-	Conditions []Condition `json:"conditions"`
+	Conditions []Condition `json:"conditions"` // Programmed first; Reconciling and Stalled where they are True
+}
+
+// view is what the loop hands out for a Status to be made of: it is cheap to take
+// and nobody changes it.
+type view struct {
+	revision, seen              string
+	fetchErr, badErr            error
+	ready, reconciling, stalled flag
+	docs                        *btree.BTreeG[document]
+	undone                      map[schema.Name]int
+	targets                     []targetView
+}
+
+// targetView is a target in a view.
+type targetView struct {
+	name                             string
+	resources, pending               int
+	programmed, reconciling, stalled flag
+	read                             bool
+	readAt                           time.Time
+	err, held                        error
+	reason                           string
+	troubled, waiting                []keyView
+}
+
+// keyView is a key that is in trouble or waits.
+type keyView struct {
+	key   Key
+	doc   schema.Name     // zero where there is none
+	at    schema.Position // zero where nobody knows
+	err   error           // what is wrong
+	since time.Time       // with it
+	why   Key             // what it waits for
 }
 
 // Status tells how everything stands.
 func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
-	s := &Status{APIVersion: StatusVersion, Errors: []string{}, Documents: []DocumentStatus{}, Targets: []TargetStatus{}}
-	err := r.inLoop(ctx, func() {
-		s.Revision, s.Fetched = r.revision, r.seen
-		for _, err := range []error{r.fetchErr, r.badErr} {
-			if err != nil {
-				s.Errors = append(s.Errors, strings.Split(err.Error(), "\n")...)
+	var v view
+	if err := r.inLoop(ctx, func() { v = r.view() }); err != nil {
+		return nil, err
+	}
+	s := &Status{
+		APIVersion: StatusVersion, Revision: v.revision, Fetched: v.seen, Errors: []string{},
+		Conditions: v.conditions(), Documents: v.documents(), Targets: []TargetStatus{},
+	}
+	for _, err := range []error{v.fetchErr, v.badErr} {
+		if err != nil {
+			s.Errors = append(s.Errors, strings.Split(err.Error(), "\n")...)
+		}
+	}
+	for i := range v.targets {
+		s.Targets = append(s.Targets, v.targets[i].status(v.revision))
+	}
+	return s, nil
+}
+
+// stand records how everything stands, so that transitions have their time.
+func (r *Reconciler) stand(now time.Time) {
+	good := r.fetchErr == nil && r.badErr == nil
+	ready, todo := good && r.revision != "", false
+	for _, t := range r.targets {
+		t.stand(now)
+		ready, todo, good = ready && t.programmed.on, todo || t.reconciling.on, good && !t.stalled.on
+	}
+	r.ready.set(ready, now)
+	r.reconciling.set(todo, now)
+	r.stalled.set(!good, now)
+}
+
+// view costs what is in trouble or under way, not what there is.
+func (r *Reconciler) view() view {
+	r.stand(time.Now())
+	v := view{
+		revision: r.revision, seen: r.seen, fetchErr: r.fetchErr, badErr: r.badErr,
+		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone),
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
+		t := r.targets[name]
+		tv := targetView{
+			name: name, resources: len(t.desired), pending: len(t.dirty), programmed: t.programmed, reconciling: t.reconciling, stalled: t.stalled,
+			read: t.observed != nil, readAt: t.readAt, err: t.err, held: t.held, reason: t.reason,
+		}
+		key := func(k Key) keyView {
+			kv := keyView{key: k, doc: t.charged[k]}
+			if d := t.desired[k]; d != nil {
+				kv.at = d.Origin
 			}
+			return kv
 		}
-		pending := 0
-		for _, name := range slices.Sorted(maps.Keys(r.targets)) {
-			ts := r.targets[name].status(r.revision)
-			pending += ts.Pending
-			s.Targets = append(s.Targets, ts)
+		for k, tr := range t.troubles {
+			kv := key(k)
+			kv.err, kv.since = tr.err, tr.since
+			tv.troubled = append(tv.troubled, kv)
 		}
-		s.Documents = r.documents()
-		s.Conditions = r.conditions(pending)
-	})
-	return s, err
+		for k, why := range t.waiting {
+			kv := key(k)
+			kv.why = why
+			tv.waiting = append(tv.waiting, kv)
+		}
+		v.targets = append(v.targets, tv)
+	}
+	return v
 }
 
 // conditions are those of the repository as a whole.
-func (r *Reconciler) conditions(pending int) []Condition {
-	ready := Condition{Type: "Ready", Status: "True", Reason: "Applied", LastTransitionTime: r.since, ObservedRevision: r.revision}
-	switch {
-	case r.fetchErr != nil:
-		ready.Status, ready.Reason, ready.Message = "False", "FetchFailed", firstLine(r.fetchErr)
-	case r.badErr != nil:
-		ready.Status, ready.Reason, ready.Message = "False", "CommitRefused", firstLine(r.badErr)
-	case r.revision == "":
-		ready.Status, ready.Reason = "False", "NothingFetched"
-	case pending > 0:
-		ready.Status, ready.Reason, ready.Message = "False", "Progressing", fmt.Sprintf("%d changes are not live yet", pending)
-	}
-	for _, t := range r.targets {
-		if ready.Status == "True" && (t.err != nil || len(t.errs) > 0) {
-			ready.Status, ready.Reason, ready.Message = "False", "TargetFailed", "see targets"
+func (v *view) conditions() []Condition {
+	reason, message := "Applied", ""
+	pending, failed := 0, []string(nil)
+	for i := range v.targets {
+		t := &v.targets[i]
+		pending += t.pending
+		if t.stalled.on {
+			failed = append(failed, t.name)
 		}
 	}
-	return []Condition{ready}
+	switch {
+	case v.fetchErr != nil:
+		reason, message = "FetchFailed", firstLine(v.fetchErr)
+	case v.badErr != nil:
+		reason, message = "CommitRefused", firstLine(v.badErr)
+	case v.revision == "":
+		reason = "NothingFetched"
+	case len(failed) > 0:
+		reason, message = "TargetFailed", strings.Join(failed, ", ")+" failed, see targets"
+	case !v.ready.on:
+		reason, message = "Progressing", fmt.Sprintf("%d changes are not live yet", pending)
+	}
+	return conditions("Ready", v.ready, v.reconciling, v.stalled, v.revision, reason, message)
+}
+
+// conditions are the first one, and Reconciling and Stalled where they are so.
+// Reason and message say why the first is not True, or that it is.
+func conditions(first string, good, todo, bad flag, revision, reason, message string) []Condition {
+	all := []Condition{{first, "False", reason, message, good.since, revision}}
+	if good.on {
+		all[0].Status = "True"
+	}
+	if todo.on {
+		all = append(all, Condition{"Reconciling", "True", "Progressing", "", todo.since, revision})
+	}
+	if bad.on {
+		all = append(all, Condition{"Stalled", "True", reason, message, bad.since, revision})
+	}
+	return all
 }
 
 // status tells how a target stands.
-func (t *target) status(revision string) TargetStatus {
-	ts := TargetStatus{Name: t.name, Resources: len(t.desired), Pending: len(t.dirty)}
-	programmed := Condition{Type: "Programmed", Status: "True", Reason: "Applied", LastTransitionTime: t.since, ObservedRevision: revision}
+func (t *targetView) status(revision string) TargetStatus {
+	ts := TargetStatus{Name: t.name, Resources: t.resources, Pending: t.pending, Waiting: len(t.waiting)}
+	reason, message := "Applied", ""
+	byKey := func(a, b keyView) int { return a.key.Compare(b.key) }
 	switch {
-	case t.observed == nil && t.err == nil:
-		programmed.Status, programmed.Reason = "False", "NotObserved"
-	case t.err != nil && t.observed == nil:
-		programmed.Status, programmed.Reason, programmed.Message = "False", "Unreachable", firstLine(t.err)
 	case t.err != nil:
-		programmed.Status, programmed.Reason, programmed.Message = "False", "ApplyFailed", firstLine(t.err)
-	case len(t.errs) > 0:
-		programmed.Status, programmed.Reason, programmed.Message = "False", "Refused", firstLine(&PartialError{Keys: t.errs})
-	case len(t.dirty) > 0:
-		programmed.Status, programmed.Reason = "False", "Progressing"
+		reason, message = t.reason, firstLine(t.err)
+	case t.held != nil:
+		reason, message = "DeleteRefused", firstLine(t.held)
+	case len(t.troubled) > 0:
+		var errs *PartialError
+		for _, k := range t.troubled {
+			errs = errs.Add(k.key, k.err)
+		}
+		reason, message = "Refused", firstLine(errs)
+	case !t.read:
+		reason = "NotObserved"
+	case len(t.waiting) > 0 && len(t.waiting) == t.pending:
+		k := slices.MinFunc(t.waiting, byKey)
+		reason, message = "Waiting", fmt.Sprintf("%s waits for %s", k.key, k.why)
+	case !t.programmed.on:
+		reason, message = "Progressing", fmt.Sprintf("%d changes are not live yet", t.pending)
 	}
-	ts.Conditions = append(ts.Conditions, programmed)
-	if len(t.dirty) > 0 {
-		ts.Conditions = append(ts.Conditions, Condition{Type: "Reconciling", Status: "True", Reason: "Progressing", LastTransitionTime: t.since, ObservedRevision: revision})
-	}
-	if t.err != nil {
-		ts.Conditions = append(ts.Conditions, Condition{Type: "Stalled", Status: "True", Reason: programmed.Reason, Message: programmed.Message, LastTransitionTime: t.since, ObservedRevision: revision})
-	}
-	if t.observed != nil {
-		at := t.observedAt
-		ts.Observed = &at
+	ts.Conditions = conditions("Programmed", t.programmed, t.reconciling, t.stalled, revision, reason, message)
+	if t.read {
+		ts.Observed = &t.readAt
 	}
 	return ts
 }
 
 // documents tells for each document whether all that comes from it is live.
-func (r *Reconciler) documents() []DocumentStatus {
-	all := []DocumentStatus{}
-	docs := map[string][]*schema.Document{} // by path, in order
-	for _, n := range r.set.Names() {
-		d := r.set.Get(n)
-		docs[d.Path] = append(docs[d.Path], d)
+func (v *view) documents() []DocumentStatus {
+	troubled, waiting := map[schema.Name][]keyView{}, map[schema.Name][]keyView{}
+	for i := range v.targets {
+		for _, k := range v.targets[i].troubled {
+			troubled[k.doc] = append(troubled[k.doc], k)
+		}
+		for _, k := range v.targets[i].waiting {
+			waiting[k.doc] = append(waiting[k.doc], k)
+		}
 	}
-	for _, list := range docs {
-		slices.SortFunc(list, (*schema.Document).Compare)
-	}
-	trouble := map[*schema.Document]*Condition{}
-	for _, t := range r.targets {
-		for k := range t.dirty {
-			if d := cause(docs, t, k); d != nil && trouble[d] == nil {
-				trouble[d] = &Condition{Reason: "Progressing", Message: k.String() + " is not live yet", LastTransitionTime: r.since}
+	all := make([]DocumentStatus, 0, v.docs.Len())
+	v.docs.Ascend(func(d document) bool {
+		reason, message := "Applied", ""
+		todo, bad := flag{!d.ready.on, d.ready.since}, flag{}
+		switch t, w := troubled[d.name], waiting[d.name]; {
+		case len(t) > 0:
+			first := slices.MinFunc(t, func(a, b keyView) int { return cmp.Or(a.at.Compare(b.at), a.key.Compare(b.key)) })
+			reason, message = "Refused", fmt.Sprintf("%s: %s: %s", first.at, first.key, firstLine(first.err))
+			if len(t) > 1 {
+				message += fmt.Sprintf("; and %d more", len(t)-1)
 			}
+			bad = flag{true, slices.MinFunc(t, func(a, b keyView) int { return a.since.Compare(b.since) }).since}
+			todo.on = len(t) < v.undone[d.name]
+		case len(w) > 0:
+			first := slices.MinFunc(w, func(a, b keyView) int { return a.key.Compare(b.key) })
+			reason, message = "Waiting", fmt.Sprintf("%s waits for %s", first.key, first.why)
+		case !d.ready.on:
+			reason, message = "Progressing", fmt.Sprintf("%d of its resources are not live yet", v.undone[d.name])
 		}
-		for _, k := range slices.SortedFunc(maps.Keys(t.errs), Key.Compare) {
-			if d := cause(docs, t, k); d != nil && (trouble[d] == nil || trouble[d].Reason == "Progressing") {
-				place := t.desired[k].Origin.String()
-				trouble[d] = &Condition{Reason: "Refused", Message: fmt.Sprintf("%s: %s: %v", place, k, t.errs[k]), LastTransitionTime: t.since}
-			}
+		ds := DocumentStatus{d.name.Kind, d.name.Name, d.at.String(), conditions("Ready", d.ready, todo, bad, v.revision, reason, message)}
+		if d.degraded.on {
+			ds.Conditions = append(ds.Conditions, Condition{"Degraded", "True", "ServersDown", d.ailing, d.degraded.since, v.revision})
 		}
-	}
-	for _, n := range r.set.Names() {
-		d := r.set.Get(n)
-		ready := Condition{Type: "Ready", Status: "True", Reason: "Applied", LastTransitionTime: r.since, ObservedRevision: r.revision}
-		if bad := trouble[d]; bad != nil {
-			ready.Status, ready.Reason, ready.Message, ready.LastTransitionTime = "False", bad.Reason, bad.Message, bad.LastTransitionTime
-		}
-		all = append(all, DocumentStatus{n.Kind, n.Name, d.Position.String(), []Condition{ready}})
-	}
+		all = append(all, ds)
+		return true
+	})
 	return all
-}
-
-// cause is the document that a desired resource comes from, or nil.
-func cause(docs map[string][]*schema.Document, t *target, k Key) *schema.Document {
-	res := t.desired[k]
-	if res == nil {
-		return nil
-	}
-	var found *schema.Document
-	for _, d := range docs[res.Origin.Path] {
-		if d.Line <= res.Origin.Line {
-			found = d
-		}
-	}
-	return found
 }
 
 func firstLine(err error) string {

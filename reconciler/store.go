@@ -1,6 +1,8 @@
 package reconciler
 
 import (
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -9,14 +11,17 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/gray-release/gray/policies"
 )
 
 // storeVersion is the layout of the file; a file of another one is refused.
 const storeVersion = "1"
 
-// Store is what has to outlive the daemon: the numbers of policies.IDs, the
-// last good commit, what the Envoys were last given. It is a bbolt file that one
-// process has open at a time.
+// Store is what has to outlive the daemon: the numbers of policies.IDs, how to
+// reach the switches, what the Envoys were last given. It is a bbolt file that
+// one process has open at a time.
 type Store struct{ db *bbolt.DB }
 
 // OpenStore opens the store that a --state value names ("file:/path"), and
@@ -30,11 +35,11 @@ func OpenStore(state string) (*Store, error) {
 		return nil, fmt.Errorf("--state %s: cannot make its folder: %w; name a file that this user can write", state, err)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("--state %s: another process has it open; stop that daemon or name another file", state)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--state %s: %w", state, err)
+		return nil, fmt.Errorf("--state %s: %w; name a file that gray can write, or move this one away, which gives the numbers on the switches anew", state, err)
 	}
 	s := &Store{db: db}
 	if err := s.checkVersion(); err != nil {
@@ -95,4 +100,35 @@ func (s *Store) Write(bucket string, put map[string][]byte, remove []string) err
 		}
 		return nil
 	})
+}
+
+// bucketSwitches is the bucket of the switches that gray wrote to, by name.
+const bucketSwitches = "switches"
+
+// switches are those that an earlier process wrote to and did not clean.
+func (s *Store) switches() ([]*policies.Switch, error) {
+	var all []*policies.Switch
+	err := s.Load(bucketSwitches, func(_ string, v []byte) error {
+		sw := new(policies.Switch)
+		all = append(all, sw)
+		return json.Unmarshal(v, sw)
+	})
+	return all, err
+}
+
+// NextEpoch gives this process a number that is higher than that of every
+// process before it on this store, also where the clock went back. Election ids
+// begin with it.
+func (s *Store) NextEpoch(now time.Time) (uint64, error) {
+	epoch := uint64(now.Unix())
+	err := s.Load("epoch", func(_ string, v []byte) error {
+		if len(v) == 8 {
+			epoch = max(epoch, binary.BigEndian.Uint64(v)+1)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return epoch, s.Write("epoch", map[string][]byte{"last": binary.BigEndian.AppendUint64(nil, epoch)}, nil)
 }

@@ -3,198 +3,148 @@ package reconciler
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/schema"
 )
 
-// The pauses between tries at what failed.
+// Limits of trying again.
 const (
-	backoffFirst = time.Second
+	backoffFirst = time.Second // the first pause after a failure; each next one is twice as long
 	backoffMost  = time.Minute
+	giveUp       = time.Hour // how long a target without a document is tried that cannot be reached
 )
+
+// backoff is when to try again what failed.
+type backoff struct {
+	pause time.Duration
+	until time.Time
+}
+
+// failed puts off the next try, longer each time.
+func (b *backoff) failed(now time.Time) {
+	b.pause = min(max(2*b.pause, backoffFirst), backoffMost)
+	b.until = now.Add(b.pause)
+}
+
+// soon lets the next try be at once; a failure still makes the pause longer.
+func (b *backoff) soon() { b.until = time.Time{} }
+
+// flag is something that is so or not, and since when.
+type flag struct {
+	on    bool
+	since time.Time
+}
+
+func (f *flag) set(on bool, now time.Time) {
+	if f.on != on || f.since.IsZero() {
+		f.on, f.since = on, now
+	}
+}
 
 // target is one place that resources live at, and where the loop stands with it.
 type target struct {
-	name       string
-	sink       Sink
-	self       *Resource // of KindTarget; kept after its document is gone, to clean up
-	desired    State
-	observed   State         // nil until the first good Observe
-	dirty      map[Key]bool  // keys where the two may differ
-	errs       map[Key]error // what failed last, or is in trouble
-	err        error         // what keeps the whole target from being worked on
-	stale      bool          // a hint came: read again
-	running    bool
-	observedAt time.Time
-	retryAt    time.Time
-	backoff    time.Duration
-	since      time.Time // of the last change of its standing
+	name   string
+	sink   Sink
+	always bool          // it is there without a document
+	unit   policies.Name // that self is made of
+	self   *Resource     // of KindTarget; kept after its document is gone, to clean up
+
+	desired  State
+	observed State               // nil until the first good read; changes between jobs only
+	dirty    map[Key]bool        // where the two differ, or may
+	troubles map[Key]*trouble    // what failed, or is said to be in trouble
+	waiting  map[Key]Key         // changes that wait, and for which key
+	unproved map[Key]bool        // applied and not read back yet; the target itself and what others refer to
+	charged  map[Key]schema.Name // the document at which a key counts as not live
+	flying   map[Key]*Resource   // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
+	later    map[Key]bool        // keys to look at again when the job has ended
+	err      error               // why the target as a whole is not worked on
+	reason   string              // the reason of err, in CamelCase
+	held     error               // why the plan is refused
+	retry    backoff             // after err
+	stale    bool                // read it before anything else
+	running  bool                // a job is under way
+	reading  bool                // it is a read
+	poked    bool                // something happened; see whether there is work
+	next     time.Time           // when to see again without having been poked
+	reads    int                 // finished ones, also those that failed
+	readAt   time.Time           // when the last good read ended
+
+	programmed, reconciling, stalled flag
+}
+
+// trouble is what is wrong with a key.
+type trouble struct {
+	err   error
+	since time.Time
+	retry backoff
+	reads int // of the target when it failed
 }
 
 func newTarget(name string, sink Sink) *target {
 	return &target{
-		name: name, sink: sink, desired: State{}, dirty: map[Key]bool{}, errs: map[Key]error{}, since: time.Now(),
+		name: name, sink: sink, desired: State{}, dirty: map[Key]bool{}, troubles: map[Key]*trouble{},
+		unproved: map[Key]bool{}, charged: map[Key]schema.Name{}, later: map[Key]bool{}, poked: true,
 	}
 }
 
-// set changes one desired resource; nil takes it away.
-func (t *target) set(k Key, res *Resource) {
+// want changes one desired resource; nil takes it away. What had failed of another
+// one is forgotten.
+func (t *target) want(k Key, res *Resource) {
+	was := t.desired[k]
+	if was == nil || res == nil || !was.Body.Equal(res.Body) {
+		delete(t.troubles, k)
+	}
 	if res == nil {
 		delete(t.desired, k)
-	} else {
-		t.desired[k] = res
-		if k.Kind == KindTarget {
-			if t.self != nil && !t.self.Body.Equal(res.Body) || t.self == nil || t.self.Body.String() != res.Body.String() {
-				t.stale = true
-			}
-			t.self = res
-		}
-	}
-	t.dirty[k] = true
-}
-
-// diff compares the keys that may differ and forgets those that do not.
-func (t *target) diff() []Change {
-	if len(t.dirty) == 0 {
-		return nil
-	}
-	changes := Diff(t.desired, t.observed, maps.Keys(t.dirty))
-	differs := make(map[Key]bool, len(changes))
-	for _, c := range changes {
-		differs[c.Key()] = true
-	}
-	for k := range t.dirty {
-		if !differs[k] {
-			delete(t.dirty, k)
-			if t.desired[k] != nil && t.observed[k] != nil {
-				t.observed[k] = t.desired[k] // equal, and it knows its document
-			}
-		}
-	}
-	return changes
-}
-
-// job is one piece of I/O at a target: an Apply of changes, or an Observe where
-// there are none.
-type job struct{ changes []Change }
-
-// result is how a job ended.
-type result struct {
-	target   *target
-	job      job
-	observed State
-	failed   map[Key]error // by key
-	err      error         // of an Observe as a whole
-}
-
-// start runs a job beside the loop.
-func (r *Reconciler) start(ctx context.Context, t *target, j job) {
-	t.running = true
-	sink, self := t.sink, t.self
-	go func() {
-		res := result{target: t, job: j}
-		if j.changes == nil {
-			res.observed, res.err = sink.Observe(ctx, t.name, self)
-		} else {
-			res.failed = apply(ctx, sink, self, j.changes)
-		}
-		select {
-		case r.finished <- res:
-		case <-ctx.Done():
-		}
-	}()
-}
-
-// finish takes a job's result into the state.
-func (r *Reconciler) finish(res result) {
-	t := res.target
-	t.running = false
-	if res.job.changes == nil {
-		r.finishObserve(t, res)
-	} else {
-		r.finishApply(t, res)
-	}
-	if t.self != nil && t.desired[t.self.Key] == nil && len(t.desired) == 0 && len(t.observed) == 0 && t.observed != nil {
-		delete(r.targets, t.name) // its document is gone and so is everything on it
-	}
-}
-
-func (r *Reconciler) finishObserve(t *target, res result) {
-	partial, isPartial := errors.AsType[*PartialError](res.err)
-	if res.err != nil && !isPartial {
-		t.refuse(res.err, r.cfg.Log)
-		t.pause()
 		return
 	}
-	first := t.observed == nil
-	last := t.observed
-	t.observed, t.observedAt = res.observed, time.Now()
-	t.settle(nil)
-	clear(t.errs)
-	if isPartial {
-		for k, err := range partial.Keys {
-			t.errs[k] = err
-			r.cfg.Log.Error("in trouble", "target", t.name, "resource", k.String(), "document", t.origin(k), "error", err)
-		}
+	t.desired[k] = res
+	if k.Kind == KindTarget {
+		t.self, t.stale = res, true // it may be another switch
 	}
-	for k := range Union(t.desired, t.observed) {
-		d, o := t.desired[k], t.observed[k]
-		switch {
-		case d == nil || o == nil || !d.Body.Equal(o.Body):
-			if o != nil && last[k] != nil && o.Body.Equal(last[k].Body) {
-				t.observed[k] = last[k] // it knows its document
-			}
-			drifted := !first && !t.dirty[k]
-			t.dirty[k] = true
-			if drifted {
-				change := Change{Old: d, New: o}
-				r.cfg.Log.Warn("drift", "target", t.name, "found", change.String())
-			}
-		default:
-			t.observed[k] = d
-		}
-	}
-	t.backoff, t.retryAt = 0, time.Time{}
 }
 
-func (r *Reconciler) finishApply(t *target, res result) {
-	clear(t.errs)
-	done := make([]Change, 0, len(res.job.changes))
-	for _, c := range res.job.changes {
-		k := c.Key()
-		if err := res.failed[k]; err != nil {
-			t.errs[k] = err
-			t.dirty[k] = true
-			continue
-		}
-		done = append(done, c)
-		if c.New == nil {
-			delete(t.observed, k)
-		} else {
-			t.observed[k] = c.New
-		}
-		if t.desired[k] == c.New {
-			delete(t.dirty, k)
-		}
+// wakeUp has everything that waits for its next try be tried now.
+func (t *target) wakeUp() {
+	t.poked = true
+	t.retry.soon()
+	for _, tr := range t.troubles {
+		tr.retry.soon()
 	}
-	if len(done) > 0 {
-		plan := Plan{Revision: r.revision, Changes: done}
-		r.cfg.Log.Info("applied", "target", t.name, "revision", r.revision, "changes", len(done), "plan", plan.String())
+}
+
+// differs tells whether a key's desired and live resource differ, or may.
+func (t *target) differs(k Key) bool {
+	d, o := t.desired[k], t.observed[k]
+	return t.observed == nil || d != o && (d == nil || o == nil || !d.Body.Equal(o.Body))
+}
+
+// resets tells whether the target itself is to become another one, which takes
+// what is on it: another pipeline is to be loaded.
+func (t *target) resets() bool {
+	self := Key{Target: t.name, Kind: KindTarget}
+	return t.desired[self] != nil && t.observed[self] != nil && t.differs(self)
+}
+
+// idle tells whether a target has no work that it will go on with by itself.
+func (t *target) idle() bool {
+	if t.running || t.poked || t.stale || t.observed == nil || t.err != nil {
+		return false
 	}
-	if len(t.errs) == 0 {
-		t.settle(nil)
-		t.backoff, t.retryAt = 0, time.Time{}
-		return
+	return t.held != nil || len(t.dirty) == len(t.waiting)
+}
+
+// over tells whether a target has nothing left that it is there for.
+func (t *target) over(now time.Time) bool {
+	if t.always || len(t.desired) > 0 {
+		return false
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(t.errs), Key.Compare) {
-		r.cfg.Log.Error("not applied, will try again", "resource", k.String(), "document", t.origin(k), "error", t.errs[k])
-	}
-	t.settle(fmt.Errorf("%d of %d changes failed", len(t.errs), len(res.job.changes)))
-	t.stale = true // what really is there is read before the next try
-	t.pause()
+	return t.observed != nil && len(t.observed) == 0 || t.err != nil && t.stalled.on && now.Sub(t.stalled.since) >= giveUp
 }
 
 // origin is the document that a key comes from.
@@ -207,96 +157,230 @@ func (t *target) origin(k Key) string {
 	return ""
 }
 
-// settle records how the target stands.
-func (t *target) settle(err error) {
-	if (t.err == nil) != (err == nil) {
-		t.since = time.Now()
-	}
-	t.err = err
+// stand records how the target stands.
+func (t *target) stand(now time.Time) {
+	bad := t.err != nil || t.held != nil || len(t.troubles) > 0
+	todo := t.observed == nil || len(t.dirty) > 0
+	t.programmed.set(!bad && !todo, now)
+	t.reconciling.set(todo, now)
+	t.stalled.set(bad, now)
 }
 
-// refuse records why nothing is done at the target, and says so once.
-func (t *target) refuse(err error, log *slog.Logger) {
+// job is one piece of I/O at a target: an Apply of changes, or a read where there
+// are none.
+type job struct {
+	revision string
+	changes  []Change
+}
+
+// result is how a job ended.
+type result struct {
+	target   *target
+	job      job
+	observed State         // of a read
+	changed  []Key         // what the read found to be other than it was
+	done     []Change      // of an Apply
+	failed   map[Key]error // by key
+	err      error         // of the whole
+}
+
+// start runs a job beside the loop.
+func (r *Reconciler) start(ctx context.Context, t *target, changes []Change) {
+	t.running, t.reading = true, changes == nil
+	if t.reading {
+		t.stale = false
+	} else {
+		t.flying = make(map[Key]*Resource, len(changes))
+	}
+	for _, c := range changes {
+		t.flying[c.Key()] = c.New
+	}
+	sink, self, last, j := t.sink, t.self, t.observed, job{r.revision, changes}
+	r.jobs.Go(func() {
+		res := result{target: t, job: j}
+		if changes == nil {
+			res.observed, res.err = sink.Observe(ctx, t.name, self)
+			res.changed = merge(last, res.observed)
+		} else {
+			res.done, res.failed, res.err = apply(ctx, sink, self, changes)
+		}
+		select {
+		case r.finished <- res:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// merge takes what did not change over from the last state, as it knows its
+// documents, and returns the keys that did.
+func merge(last, now State) []Key {
+	var changed []Key
+	for k, res := range now {
+		if was := last[k]; was != nil && was.Body.Equal(res.Body) {
+			now[k] = was
+			continue
+		}
+		changed = append(changed, k)
+	}
+	for k := range last {
+		if now[k] == nil {
+			changed = append(changed, k)
+		}
+	}
+	slices.SortFunc(changed, Key.Compare)
+	return changed
+}
+
+// finish takes a job's result into the state.
+func (r *Reconciler) finish(res result) {
+	t, now := res.target, time.Now()
+	t.running, t.reading, t.poked = false, false, true
+	if res.job.changes == nil {
+		r.finishRead(t, res, now)
+	} else {
+		r.finishApply(t, res, now)
+	}
+	for k := range t.later {
+		r.touch(t, k)
+	}
+	t.later = map[Key]bool{}
+	r.shrink(t)
+}
+
+// shrink gives back what maps that are empty had grown to: a map keeps its size.
+func (r *Reconciler) shrink(t *target) {
+	if len(t.dirty) == 0 {
+		t.dirty = map[Key]bool{}
+	}
+	if len(t.charged) == 0 {
+		t.charged = map[Key]schema.Name{}
+	}
+	if len(r.undone) == 0 {
+		r.undone = map[schema.Name]int{}
+	}
+}
+
+func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
+	t.reads++
+	partial, isPartial := errors.AsType[*PartialError](res.err)
+	if res.err != nil && !isPartial {
+		r.fail(t, "Unreachable", res.err, now)
+		return
+	}
+	first, last, unproved, flying := t.observed == nil, t.observed, t.unproved, t.flying
+	t.observed, t.readAt, t.unproved, t.flying = res.observed, now, map[Key]bool{}, nil
+	for k := range flying {
+		r.touch(t, k)
+	}
+	reset := unproved[Key{Target: t.name, Kind: KindTarget}] // which took what was there
+	for _, k := range res.changed {
+		was := t.dirty[k]
+		r.touch(t, k)
+		if !first && !reset && !was && t.differs(k) {
+			found := Change{Old: t.desired[k], New: t.observed[k]}
+			r.cfg.Log.Warn("drift", "target", t.name, "found", found.String())
+		}
+	}
+	lost := map[Key]error{}
+	for k := range unproved {
+		if o := t.observed[k]; o == nil || !o.Body.Equal(last[k].Body) {
+			lost[k] = errors.New("it was taken without an error, and is not there when it is read back")
+		}
+		r.touch(t, k)
+	}
+	r.failed(t, lost, now)
+	if first { // until now all keys might have differed
+		for k := range t.dirty {
+			r.touch(t, k)
+		}
+	}
+	for k := range t.troubles {
+		if !t.dirty[k] && (!isPartial || partial.Keys[k] == nil) {
+			delete(t.troubles, k)
+			r.charge(t, k)
+		}
+	}
+	if isPartial {
+		r.trouble(t, "in trouble", partial.Keys, now)
+	}
+	if t.reason == "Unreachable" || len(t.dirty) == 0 {
+		t.err, t.retry = nil, backoff{}
+	}
+}
+
+func (r *Reconciler) finishApply(t *target, res result, now time.Time) {
+	if res.err == nil {
+		t.flying = nil
+	}
+	for _, c := range res.done {
+		k := c.Key()
+		delete(t.troubles, k)
+		if c.New == nil {
+			delete(t.observed, k)
+			continue
+		}
+		t.observed[k] = c.New
+		if k.Kind == KindTarget || len(r.links[k]) > 0 { // a new pipeline may have taken entries with it
+			t.unproved[k], t.stale = true, true
+		}
+	}
+	if len(res.done) > 0 {
+		plan := Plan{Revision: res.job.revision, Changes: res.done}
+		r.cfg.Log.Info("applied", "target", t.name, "revision", plan.Revision, "changes", len(res.done), "plan", plan.String())
+	}
+	r.failed(t, res.failed, now)
+	for _, c := range res.job.changes {
+		r.touch(t, c.Key())
+	}
+	if res.err != nil {
+		r.fail(t, "ApplyFailed", res.err, now)
+		return
+	}
+	t.err, t.retry = nil, backoff{}
+}
+
+// failed records changes that failed, to be tried again.
+func (r *Reconciler) failed(t *target, errs map[Key]error, now time.Time) {
+	r.trouble(t, "not applied, will try again", errs, now)
+	for k := range errs {
+		tr := t.troubles[k]
+		tr.reads = t.reads
+		tr.retry.failed(now)
+	}
+}
+
+// mostLogged bounds how many keys of one result are logged.
+const mostLogged = 20
+
+// trouble records what is wrong with keys, and says so where it is new.
+func (r *Reconciler) trouble(t *target, what string, errs map[Key]error, now time.Time) {
+	said := 0
+	for _, k := range slices.SortedFunc(maps.Keys(errs), Key.Compare) {
+		tr := t.troubles[k]
+		if tr == nil {
+			tr = &trouble{since: now}
+			t.troubles[k] = tr
+		}
+		news := tr.err == nil || tr.err.Error() != errs[k].Error()
+		tr.err = errs[k]
+		r.charge(t, k)
+		if !news {
+			continue
+		}
+		if said++; said <= mostLogged {
+			r.cfg.Log.Error(what, "target", t.name, "resource", k.String(), "document", t.origin(k), "error", tr.err)
+		}
+	}
+	if said > mostLogged {
+		r.cfg.Log.Error(what, "target", t.name, "more", said-mostLogged)
+	}
+}
+
+// fail records why nothing can be done at a target, and says so where it is new.
+func (r *Reconciler) fail(t *target, reason string, err error, now time.Time) {
 	if t.err == nil || t.err.Error() != err.Error() {
-		log.Error("target held", "target", t.name, "error", err)
+		r.cfg.Log.Error("target failed, will try again", "target", t.name, "reason", reason, "error", err)
 	}
-	t.settle(err)
-	t.retryAt = time.Now().Add(backoffMost)
-}
-
-// pause puts off the next try, longer each time.
-func (t *target) pause() {
-	t.backoff = min(max(2*t.backoff, backoffFirst), backoffMost)
-	t.retryAt = time.Now().Add(t.backoff)
-}
-
-// apply makes changes stage by stage. A change waits where something that it
-// refers to failed, and a delete where something that failed still refers to
-// it. Creates that failed are tried once more after the deletes, which may have
-// made room.
-func apply(ctx context.Context, sink Sink, self *Resource, changes []Change) map[Key]error {
-	failed := map[Key]error{}
-	for stage := range stages(changes) {
-		try, held := split(stage, failed, changes)
-		maps.Copy(failed, held)
-		if len(try) == 0 {
-			continue
-		}
-		maps.Copy(failed, failures(sink.Apply(ctx, self, try), try))
-	}
-	if len(failed) == 0 || !slices.ContainsFunc(changes, func(c Change) bool { return c.Op() == Delete }) {
-		return failed
-	}
-	for stage := range stages(changes) {
-		var again []Change
-		for _, c := range stage {
-			if failed[c.Key()] != nil && c.Op() != Delete {
-				again = append(again, c)
-				delete(failed, c.Key())
-			}
-		}
-		try, held := split(again, failed, changes)
-		maps.Copy(failed, held)
-		if len(try) > 0 {
-			maps.Copy(failed, failures(sink.Apply(ctx, self, try), try))
-		}
-	}
-	return failed
-}
-
-// split parts a stage into what can be tried and what has to wait.
-func split(stage []Change, failed map[Key]error, all []Change) (try []Change, held map[Key]error) {
-	held = map[Key]error{}
-	if len(failed) == 0 {
-		return stage, held
-	}
-	inUse := map[Key]Key{}
-	for _, c := range all {
-		if failed[c.Key()] != nil && c.Old != nil {
-			for _, ref := range c.Old.Refs {
-				inUse[ref] = c.Key()
-			}
-		}
-	}
-	for _, c := range stage {
-		if blocker, blocked := blockedBy(c, failed, inUse); blocked {
-			held[c.Key()] = fmt.Errorf("waits for %s %s, which failed", blocker.Kind, blocker.Name)
-			continue
-		}
-		try = append(try, c)
-	}
-	return try, held
-}
-
-func blockedBy(c Change, failed map[Key]error, inUse map[Key]Key) (Key, bool) {
-	if c.Op() == Delete {
-		user, used := inUse[c.Key()]
-		return user, used
-	}
-	for _, ref := range c.New.Refs {
-		if failed[ref] != nil {
-			return ref, true
-		}
-	}
-	return Key{}, false
+	t.err, t.reason, t.stale = err, reason, true
+	t.retry.failed(now)
 }

@@ -175,7 +175,7 @@ func wantGateway() *GatewaySpec {
 				{Line: 18, Name: "gw9", Address: addr("192.0.2.19"), MAC: &MAC{2, 0, 0, 0, 0, 0x19}, Port: to(9), Weight: 1},
 			}},
 		},
-		HealthCheck: &HealthCheck{ICMP: &struct{}{}, Interval: Duration(2 * time.Second), Rise: 2, Fall: 3},
+		HealthCheck: &HealthCheck{ICMP: &struct{}{}, Interval: Duration(2 * time.Second), Timeout: Duration(time.Second), Rise: 2, Fall: 3},
 	}
 }
 
@@ -207,5 +207,26 @@ func wantNode() *NodeSpec {
 		Address:  addr("10.9.1.11"),
 		Proxy:    &Proxy{Port: 15001, Bind: to(addr("127.0.0.1")), AdminPort: 15000, Image: "envoyproxy/envoy:v1.40.0"},
 		Services: []NodeService{{"vpc-api", "v1"}},
+	}
+}
+
+// TestFree holds what values of no fixed type are read as.
+func TestFree(t *testing.T) {
+	supported(t)
+	set, err := Parse(snapshot("a.yaml", `kind: Service
+metadata: {name: api}
+spec:
+  hosts: [api]
+  default: v1
+  versions:
+  - name: v1
+    compose: {word: a, date: 2026-01-01, int: 5, float: 1.5, yes: true, none: ~, list: [a, ~, {b: []}]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"word": "a", "date": "2026-01-01", "int": 5, "float": 1.5, "yes": true, "none": nil, "list": []any{"a", nil, map[string]any{"b": []any{}}}}
+	if diff := cmp.Diff(want, set.Get(Name{KindService, "api"}).Spec.(*ServiceSpec).Versions[0].Compose); diff != "" {
+		t.Errorf("compose (-want +got):\n%s", diff)
 	}
 }

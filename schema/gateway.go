@@ -51,11 +51,8 @@ func (v *validator) gatewayHealth(h *HealthCheck) {
 }
 
 // percent checks an entry that names a share.
-func (v *validator) percent(field string, kinds map[string]bool) {
+func (v *validator) percent(field string) {
 	if strings.HasPrefix(field, "spec.exclude") {
 		v.errorf(field+".percent", "a share cannot be excluded; give the match a smaller percent")
-	}
-	if kinds[KindService] {
-		v.errorf(field+".percent", "not supported yet for a Service; make a policy whose targets are Gateways alone")
 	}
 }

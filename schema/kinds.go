@@ -261,7 +261,7 @@ type SwitchSpec struct {
 	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie"`
 	TLS          *TLS     `json:"tls" doc:"absent: plaintext, loopback only unless insecure"`
 	Insecure     bool     `json:"insecure" doc:"allow plaintext beyond loopback"`
-	BGP          *BGPSpec `json:"bgp" gray:"unsupported" doc:"absent: VIPs are announced by something else"`
+	BGP          *BGPSpec `json:"bgp" doc:"absent: VIPs are announced by something else"`
 }
 
 // TLS names the files of a client's certificate.
@@ -273,11 +273,13 @@ type TLS struct {
 
 // BGPSpec is how a switch's VIPs are announced.
 type BGPSpec struct {
-	ASN         uint32        `json:"asn" gray:"required,min=1" doc:"the local AS number"`
-	RouterID    Addr          `json:"routerID" gray:"required" doc:"the BGP identifier, an IPv4 address"`
-	NextHop     Addr          `json:"nextHop" gray:"required" doc:"the next hop of the announced VIPs"`
-	Neighbors   []BGPNeighbor `json:"neighbors" gray:"required" doc:"whom to announce to"`
-	Communities []Community   `json:"communities" doc:"communities on the announced VIPs, as asn:value"`
+	ASN          uint32        `json:"asn" gray:"required,min=1" doc:"the local AS number"`
+	RouterID     Addr          `json:"routerID" gray:"required" doc:"the BGP identifier, an IPv4 address"`
+	LocalAddress *Addr         `json:"localAddress" doc:"the address of the daemon's host to speak from; absent: the route decides"`
+	NextHop      Addr          `json:"nextHop" gray:"required" doc:"the next hop of the announced VIPs of its family"`
+	NextHop6     *Addr         `json:"nextHop6" doc:"the next hop of IPv6 VIPs, where nextHop is an IPv4 address"`
+	Neighbors    []BGPNeighbor `json:"neighbors" gray:"required" doc:"whom to announce to"`
+	Communities  []Community   `json:"communities" doc:"communities on the announced VIPs, as asn:value"`
 }
 
 // BGPNeighbor is a BGP peer.

@@ -220,3 +220,6 @@ func (c *Community) UnmarshalText(text []byte) error {
 	*c = Community(a<<16 | v)
 	return nil
 }
+
+// String gives asn:value.
+func (c Community) String() string { return fmt.Sprintf("%d:%d", c>>16, c&0xffff) }

@@ -103,7 +103,7 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		return
 	}
 	if m.Percent != nil {
-		v.percent(field, kinds)
+		v.percent(field)
 	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
@@ -272,6 +272,9 @@ func (v *validator) backend(b *Backend, field string, switches []string) {
 }
 
 func (v *validator) swtch(s *SwitchSpec) {
+	if s.BGP != nil {
+		v.bgp(s.BGP)
+	}
 	if s.Pipeline != "v1model" {
 		v.errorf("spec.pipeline", "%q is not supported yet; want v1model", clip(s.Pipeline))
 	}
@@ -287,6 +290,56 @@ func (v *validator) swtch(s *SwitchSpec) {
 		v.errorf("spec.address", "%s is not on loopback and would be spoken to in plaintext; give tls, or insecure: true", s.Address)
 	}
 }
+
+// maxNeighbors bounds the sessions of one switch.
+const maxNeighbors = 64
+
+// bgp checks how the VIPs of a switch are announced.
+func (v *validator) bgp(b *BGPSpec) {
+	v.asn("spec.bgp.asn", b.ASN)
+	if !b.RouterID.Is4() || b.RouterID.IsUnspecified() {
+		v.errorf("spec.bgp.routerID", "%s is not a BGP identifier; want an IPv4 address", b.RouterID)
+	}
+	for field, hop := range map[string]*Addr{"nextHop": &b.NextHop, "nextHop6": b.NextHop6} {
+		if hop != nil && !isHost(*hop) {
+			v.errorf("spec.bgp."+field, "%s cannot be a next hop; want the address of one interface", hop)
+		}
+	}
+	if b.NextHop6 != nil && (!b.NextHop6.Is6() || b.NextHop.Is6()) {
+		v.errorf("spec.bgp.nextHop6", "is the IPv6 next hop beside an IPv4 nextHop; give nextHop alone where there is one family")
+	}
+	if len(b.Neighbors) > maxNeighbors {
+		v.errorf("spec.bgp.neighbors", "has %d neighbors; gray keeps up to %d sessions a switch, announce to route reflectors", len(b.Neighbors), maxNeighbors)
+	}
+	seen := map[Addr]bool{}
+	for i, n := range b.Neighbors {
+		field := fmt.Sprintf("spec.bgp.neighbors[%d]", i)
+		v.asn(field+".asn", n.ASN)
+		switch {
+		case !isHost(n.Address):
+			v.errorf(field+".address", "%s cannot be a neighbor; want the address of one router", n.Address)
+		case seen[n.Address]:
+			v.errorf(field+".address", "%s stands here twice; remove one", n.Address)
+		case b.LocalAddress != nil && !v.wrong("spec.bgp.localAddress") && b.LocalAddress.Is4() != n.Address.Is4():
+			v.errorf(field+".address", "%s cannot be spoken to from localAddress %s, they are of different IP versions", n.Address, b.LocalAddress)
+		}
+		seen[n.Address] = true
+	}
+	for i, c := range twice(b.Communities) {
+		v.errorf(fmt.Sprintf("spec.bgp.communities[%d]", i), "%s stands here twice; remove one", c)
+	}
+}
+
+// asn refuses the AS numbers that no router may have as its own (RFC 7607, RFC
+// 6793, RFC 7300).
+func (v *validator) asn(field string, asn uint32) {
+	if asn == 23456 || asn == 65535 || asn == 1<<32-1 {
+		v.errorf(field, "%d is reserved; want the AS number of a network", asn)
+	}
+}
+
+// isHost tells whether an address can be that of one interface.
+func isHost(a Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }
 
 func isLoopbackHost(host string) bool {
 	a, err := netip.ParseAddr(host)

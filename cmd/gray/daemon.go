@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,10 +18,12 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/bgp"
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/git"
+	"github.com/gray-release/gray/sources/health"
 )
 
 // daemonConfig is what a daemon runs with; the demo fills it too.
@@ -33,6 +37,7 @@ type daemonConfig struct {
 	maxDelete        int
 	confirm          string
 	once, insecure   bool
+	onceFor          time.Duration
 	log              io.Writer
 	logFormat        string
 	ready            func() // called when the servers listen; may be nil
@@ -67,7 +72,8 @@ func daemonCommand() *cobra.Command {
 	f.DurationVar(&c.drift, "drift-interval", 30*time.Second, "how often to read live state again")
 	f.IntVar(&c.maxDelete, "max-delete", 30, "per cent of a target's live resources that one plan may delete")
 	f.StringVar(&c.confirm, "confirm-delete", "", "the revision whose plans may delete more than --max-delete")
-	f.BoolVar(&c.once, "once", false, "reconcile once and end")
+	f.BoolVar(&c.once, "once", false, "reconcile once and end: 0 where all is live, else 1")
+	f.DurationVar(&c.onceFor, "once-timeout", time.Minute, "how long --once goes on trying what fails")
 	f.BoolVar(&c.insecure, "insecure", false, "serve plaintext beyond loopback")
 	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	return cmd
@@ -88,16 +94,24 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	switches := p4rt.New(p4rt.Config{SecretsDir: c.secrets, Epoch: uint64(time.Now().Unix()), Hints: hints})
+	epoch, err := store.NextEpoch(time.Now())
+	if err != nil {
+		return err
+	}
+	switches := p4rt.New(p4rt.Config{SecretsDir: c.secrets, Epoch: epoch, Hints: hints})
 	defer func() { err = errors.Join(err, switches.Close()) }()
+	speakers := bgp.New(bgp.Config{SecretsDir: c.secrets, Log: c.logger()})
+	defer func() { err = errors.Join(err, speakers.Close()) }()
 	source, closeSource, err := c.open()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
+	board := reconciler.NewHealth()
 	r, err := reconciler.New(reconciler.Config{
-		Source: source, Sinks: []reconciler.Sink{envoys, switches}, Store: store, Hints: hints,
-		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
+		Source: source, Sinks: []reconciler.Sink{envoys, switches, speakers}, Store: store, Hints: hints, Health: board,
+		Always: map[string]reconciler.Sink{xds.Target: envoys},
+		Drift:  c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
 	if err != nil {
 		return err
@@ -105,18 +119,21 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make(chan error, 3)
-	wait, err := c.serve(ctx, r, envoys, errs)
+	wait, err := c.serve(ctx, r, envoys, speakers, errs)
 	if err != nil {
 		return err
 	}
 	defer wait()
 	defer cancel()
-	go func() { errs <- r.Run(ctx) }()
+	var running sync.WaitGroup
+	running.Go(func() { errs <- r.Run(ctx) })
+	running.Go(func() { health.Run(ctx, board) })
+	defer func() { cancel(); running.Wait() }() // what they work with is closed after them
 	if c.ready != nil {
 		c.ready()
 	}
 	if c.once {
-		return reportOnce(ctx, r)
+		return reportOnce(ctx, r, c.onceFor)
 	}
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		return err
@@ -162,7 +179,7 @@ func (c *daemonConfig) open() (reconciler.Source, func() error, error) {
 
 // serve starts the xDS and the admin server. The function that it returns waits
 // for both to end after ctx has.
-func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envoys *xds.Sink, errs chan<- error) (func(), error) {
+func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envoys *xds.Sink, speakers *bgp.Sink, errs chan<- error) (func(), error) {
 	xdsListener, err := listenPlain(c.xdsListen, c.insecure)
 	if err != nil {
 		return nil, err
@@ -174,7 +191,7 @@ func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envo
 	server := grpc.NewServer(xds.ServerOptions()...)
 	envoys.Register(server)
 	web := &http.Server{
-		Handler:           admin.Handler(r, func() any { return envoys.Proxies() }),
+		Handler:           admin.Handler(r, func() any { return envoys.Proxies() }, func() any { return speakers.Neighbors() }),
 		ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	done := make(chan struct{}, 2)
@@ -195,21 +212,34 @@ func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envo
 	return func() { <-done; <-done }, nil
 }
 
-// reportOnce waits until all is done and tells how it went.
-func reportOnce(ctx context.Context, r *reconciler.Reconciler) error {
-	if err := r.WaitSettled(ctx); err != nil {
+// reportOnce waits until all is done, or for so long, and tells how it went.
+func reportOnce(ctx context.Context, r *reconciler.Reconciler, limit time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := r.WaitSettled(limited); err != nil && ctx.Err() != nil {
 		return err
 	}
 	s, err := r.Status(ctx)
-	if err != nil {
+	if err != nil || s.Conditions[0].Status == "True" {
 		return err
 	}
-	if c := s.Conditions[0]; c.Status != "True" {
-		for _, e := range s.Errors {
-			fmt.Fprintln(os.Stderr, e)
+	lines := append(slices.Clone(s.Errors), said(s.Conditions))
+	for _, t := range s.Targets {
+		if t.Conditions[0].Status != "True" {
+			lines = append(lines, t.Name+": "+said(t.Conditions))
 		}
-		fmt.Fprintln(os.Stderr, c.Reason, c.Message)
-		return errNo
 	}
-	return nil
+	for _, d := range s.Documents {
+		if d.Conditions[0].Status != "True" {
+			lines = append(lines, d.Kind+"/"+d.Name+": "+said(d.Conditions))
+		}
+	}
+	const most = 50
+	for _, line := range lines[:min(most, len(lines))] {
+		fmt.Fprintln(os.Stderr, line)
+	}
+	if len(lines) > most {
+		fmt.Fprintln(os.Stderr, "and", len(lines)-most, "more, see the log")
+	}
+	return errNo
 }

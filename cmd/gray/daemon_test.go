@@ -29,13 +29,13 @@ type lab struct {
 	log    string
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t *testing.T, options ...grpc.ServerOption) *lab {
 	t.Helper()
 	l := &lab{demo: &demo{dir: t.TempDir()}, t: t, sw: softswitch.New(1)}
 	l.ok(l.choosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"))
 	listener, err := listenPlain(l.address("9559"), false)
 	l.ok(err)
-	server := grpc.NewServer(softswitch.ServerOptions()...)
+	server := grpc.NewServer(append(softswitch.ServerOptions(), options...)...)
 	l.sw.Register(server)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)

@@ -62,7 +62,7 @@ func TestNACKShowsAtItsLine(t *testing.T) {
 	s := l.until("the refusal shows and all else is ready", func(s *admin.Status) bool {
 		ready := 0
 		for _, d := range s.Documents {
-			if d.Conditions[0].Status == "True" || d.Kind == "Node" && d.Conditions[0].Reason == "Refused" {
+			if c := d.Conditions[0]; c.Status == "True" && d.Kind != "Node" || c.Reason == "Refused" && d.Kind == "Node" {
 				ready++
 			}
 		}

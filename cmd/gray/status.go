@@ -59,7 +59,22 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 			fmt.Fprintf(out, "%v\t%v\t%v\t%s\n", m["node"], m["version"], m["synced"], nack)
 		}
 	}
+	if list, ok := s.Neighbors.([]any); ok && len(list) > 0 {
+		fmt.Fprint(out, "\nNEIGHBOR\tTARGET\tAS\tSTATE\tSINCE\tLAST ERROR\n")
+		for _, n := range list {
+			m, _ := n.(map[string]any)
+			fmt.Fprintf(out, "%v\t%v\t%v\t%v\t%v\t%s\n", m["address"], m["target"], m["asn"], m["state"], m["since"], neighborError(m))
+		}
+	}
 	return out.Flush()
+}
+
+// neighborError is the last error of a BGP session and its time.
+func neighborError(m map[string]any) string {
+	if m["lastError"] == nil {
+		return ""
+	}
+	return fmt.Sprintf("%v (%v)", m["lastError"], m["lastErrorAt"])
 }
 
 // said is the first condition on one line.

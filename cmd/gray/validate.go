@@ -9,6 +9,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/bgp"
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
@@ -35,7 +36,7 @@ func pureSinks() ([]reconciler.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []reconciler.Sink{x, p4rt.New(p4rt.Config{ReadOnly: true})}, nil
+	return []reconciler.Sink{x, p4rt.New(p4rt.Config{ReadOnly: true}), bgp.New(bgp.Config{})}, nil
 }
 
 // compileFolder reads and compiles a folder as it lies there.

@@ -116,8 +116,10 @@ func normalField(table uint32, m *p4v1.FieldMatch) *p4v1.FieldMatch {
 		return ternary(id, value, mask)
 	case *p4v1.FieldMatch_Range_:
 		low, high := pipeline.Canonical(v.Range.GetLow()), pipeline.Canonical(v.Range.GetHigh())
-		if f := pipeline.Index().Tables[table].Field(id); f != nil && len(low) == 1 && low[0] == 0 && string(high) == string(pipeline.Ones(f.Width)) {
-			return nil
+		if t := pipeline.Index().Tables[table]; t != nil && t.Field(id) != nil {
+			if len(low) == 1 && low[0] == 0 && string(high) == string(pipeline.Ones(t.Field(id).Width)) {
+				return nil
+			}
 		}
 		return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Range_{Range: &p4v1.FieldMatch_Range{Low: low, High: high}}}
 	}

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -18,6 +16,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/gray-release/gray/reconciler"
 )
 
 // Limits of the connection to a switch.
@@ -69,7 +69,7 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 			return (&net.Dialer{KeepAliveConfig: alive}).DialContext(ctx, "tcp", address)
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost},
+			Backoff:           backoff.Config{BaseDelay: s.limits.retry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost},
 			MinConnectTimeout: s.limits.lead,
 		}),
 		grpc.WithMaxHeaderListSize(uint32(s.limits.header)),
@@ -111,7 +111,7 @@ func (s *Sink) credentials(spec targetBody) (credentials.TransportCredentials, e
 		}
 		return nil, fmt.Errorf("%s is not on loopback; give tls, or insecure: true", spec.address)
 	}
-	ca, err := s.secret(spec.tls.CA)
+	ca, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.CA)
 	if err != nil {
 		return nil, err
 	}
@@ -121,11 +121,11 @@ func (s *Sink) credentials(spec targetBody) (credentials.TransportCredentials, e
 	}
 	cfg := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	if spec.tls.Cert != "" {
-		cert, err := s.secret(spec.tls.Cert)
+		cert, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.Cert)
 		if err != nil {
 			return nil, err
 		}
-		key, err := s.secret(spec.tls.Key)
+		key, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.Key)
 		if err != nil {
 			return nil, err
 		}
@@ -136,26 +136,4 @@ func (s *Sink) credentials(spec targetBody) (credentials.TransportCredentials, e
 		cfg.Certificates = []tls.Certificate{pair}
 	}
 	return credentials.NewTLS(cfg), nil
-}
-
-// secret reads a file that a document names. It must lie below the secrets
-// folder after symbolic links are resolved, as documents are not trusted with
-// the host.
-func (s *Sink) secret(path string) ([]byte, error) {
-	root, err := filepath.EvalSymlinks(s.cfg.SecretsDir)
-	if err != nil {
-		return nil, fmt.Errorf("--secrets-dir %s cannot be read: %w", s.cfg.SecretsDir, err)
-	}
-	full := path
-	if !filepath.IsAbs(full) {
-		full = filepath.Join(root, full)
-	}
-	real, err := filepath.EvalSymlinks(full)
-	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
-	}
-	if rel, err := filepath.Rel(root, real); err != nil || !filepath.IsLocal(rel) {
-		return nil, fmt.Errorf("%s is not below --secrets-dir %s", path, s.cfg.SecretsDir)
-	}
-	return os.ReadFile(real)
 }

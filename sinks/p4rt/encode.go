@@ -123,9 +123,9 @@ func bucketEntry(k bucketKey, backend uint16) *p4v1.TableEntry {
 
 // ruleActions is the action of each rule table.
 var ruleActions = map[uint32]uint32{
-	pipeline.TableFlowV4: pipeline.ActionFlowPool, pipeline.TableFlowV6: pipeline.ActionFlowPool,
-	pipeline.TableVMSrcV4: pipeline.ActionSrcPool, pipeline.TableVMSrcV6: pipeline.ActionSrcPool,
-	pipeline.TableVMDstV4: pipeline.ActionDstPool, pipeline.TableVMDstV6: pipeline.ActionDstPool,
+	pipeline.TableFlowV4: pipeline.ActionFlowPoolV4, pipeline.TableFlowV6: pipeline.ActionFlowPoolV6,
+	pipeline.TableVMSrcV4: pipeline.ActionSrcPoolV4, pipeline.TableVMSrcV6: pipeline.ActionSrcPoolV6,
+	pipeline.TableVMDstV4: pipeline.ActionDstPoolV4, pipeline.TableVMDstV6: pipeline.ActionDstPoolV6,
 	pipeline.TableVPC: pipeline.ActionVPCPool,
 }
 

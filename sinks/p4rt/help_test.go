@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,10 +41,12 @@ type lab struct {
 	testing.TB
 	address string
 	options []grpc.ServerOption
+	wrap    func(*softswitch.Switch) p4v1.P4RuntimeServer // nil: as it is
 
-	mu     sync.Mutex
-	sw     *softswitch.Switch
-	server *grpc.Server
+	mu        sync.Mutex
+	sw        *softswitch.Switch
+	server    *grpc.Server
+	elections []election // that were asked for, in order
 
 	sent    atomic.Int64 // updates and pipelines that came
 	batches atomic.Int64 // Writes that came
@@ -51,12 +54,8 @@ type lab struct {
 	hook    atomic.Pointer[hook]
 }
 
-// hook sees a unary call before the switch does. An error is the answer; else the
-// call goes on, and what after returns, where it is not nil, is the answer.
-type hook struct {
-	before func(ctx context.Context, req any) error
-	after  func(req any, err error) error
-}
+// hook sees a unary call before the switch does; an error is the answer.
+type hook func(ctx context.Context, req any) error
 
 func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 	t.Helper()
@@ -81,7 +80,11 @@ func (l *lab) serve(sw *softswitch.Switch) {
 		return err == nil
 	})
 	server := grpc.NewServer(append(append(softswitch.ServerOptions(), l.options...), grpc.UnaryInterceptor(l.unary), grpc.StreamInterceptor(l.stream))...)
-	sw.Register(server)
+	if l.wrap != nil {
+		p4v1.RegisterP4RuntimeServer(server, l.wrap(sw))
+	} else {
+		sw.Register(server)
+	}
 	l.mu.Lock()
 	l.address, l.sw, l.server = listener.Addr().String(), sw, server
 	l.mu.Unlock()
@@ -112,43 +115,70 @@ func (l *lab) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handl
 		l.sent.Add(1)
 	}
 	h := l.hook.Load()
-	if h != nil && h.before != nil {
-		if err := h.before(ctx, req); err != nil {
+	if h != nil {
+		err := (*h)(ctx, req)
+		if errors.Is(err, errDone) {
+			return &p4v1.WriteResponse{}, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
-	res, err := handler(ctx, req)
-	if h != nil && h.after != nil {
-		if other := h.after(req, err); other != nil {
-			return nil, other
-		}
-	}
-	return res, err
+	return handler(ctx, req)
 }
+
+// errDone is a hook's word that a Write is done already.
+var errDone = errors.New("done")
 
 func (l *lab) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	if strings.HasSuffix(info.FullMethod, "/Read") {
 		l.reads.Add(1)
 	}
-	return handler(srv, s)
+	return handler(srv, &recorder{s, l})
+}
+
+// recorder notes the election ids that come on a stream.
+type recorder struct {
+	grpc.ServerStream
+	l *lab
+}
+
+func (r *recorder) RecvMsg(m any) error {
+	err := r.ServerStream.RecvMsg(m)
+	if req, ok := m.(*p4v1.StreamMessageRequest); ok && err == nil {
+		id := req.GetArbitration().GetElectionId()
+		r.l.mu.Lock()
+		r.l.elections = append(r.l.elections, election{id.GetHigh(), id.GetLow()})
+		r.l.mu.Unlock()
+	}
+	return err
+}
+
+// asked is the election ids that were asked for.
+func (l *lab) asked() []election {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.elections)
 }
 
 // onWrite calls f for every Write before the switch sees it.
 func (l *lab) onWrite(f func(ctx context.Context, req *p4v1.WriteRequest) error) {
-	l.hook.Store(&hook{before: func(ctx context.Context, req any) error {
+	h := hook(func(ctx context.Context, req any) error {
 		if w, ok := req.(*p4v1.WriteRequest); ok {
 			return f(ctx, w)
 		}
 		return nil
-	}})
+	})
+	l.hook.Store(&h)
 }
 
 // stall lets calls come and answers none.
 func (l *lab) stall() {
-	l.hook.Store(&hook{before: func(ctx context.Context, _ any) error {
+	h := hook(func(ctx context.Context, _ any) error {
 		<-ctx.Done()
 		return ctx.Err()
-	}})
+	})
+	l.hook.Store(&h)
 }
 
 // client is a connection of somebody else.

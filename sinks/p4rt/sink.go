@@ -103,7 +103,7 @@ func (s *Sink) device(self *reconciler.Resource) (*device, error) {
 	}
 	if d != nil {
 		delete(s.devices, self.Target)
-		go func() { _ = d.close() }() // waits for its stream, which the lock must not
+		go func(old *device) { _ = old.close() }(d) // waits for its stream, which the lock must not
 	}
 	d, err := s.dial(self.Target, spec)
 	if err != nil {

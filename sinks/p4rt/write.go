@@ -103,13 +103,14 @@ func (w *writer) build(ctx context.Context, updates iter.Seq[update], batches ch
 // one is too much for the switch.
 func (w *writer) write(ctx context.Context, updates []update) error {
 	for len(updates) > 0 {
-		n := min(int(w.batch.Load()), len(updates))
+		batch := int(w.batch.Load())
+		n := min(batch, len(updates))
 		began := time.Now()
 		errs, err := w.send(ctx, updates[:n])
 		switch code := status.Code(err); {
 		case err == nil:
-			if time.Since(began) < w.limits.write/4 { // twice as much will not take too long
-				w.batch.Store(int64(min(2*n, w.most, batchMost)))
+			if n == batch && time.Since(began) < w.limits.write/4 { // twice as much will not take too long
+				w.batch.Store(int64(min(2*n, w.most)))
 			}
 		case n > 1 && ctx.Err() == nil && tooLarge(code):
 			w.most = n / 2

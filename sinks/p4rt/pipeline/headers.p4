@@ -1,4 +1,5 @@
-// Headers and metadata of the gray gateway, shared by its faces.
+// Headers and metadata of the gray gateway, shared by its faces. A face declares
+// face_t, what it alone keeps of a packet, before it includes this.
 #ifndef GRAY_HEADERS
 #define GRAY_HEADERS
 
@@ -7,12 +8,14 @@ typedef bit<8>  vip_t;      // one a gateway on this switch; 0 is none
 typedef bit<8>  pool_t;     // one a version of a gateway; 0 is none
 typedef bit<8>  profile_t;  // one a gateway
 typedef bit<16> backend_t;
+typedef bit<9>  port_t;
 
 const bit<16> TYPE_IPV4 = 0x0800;
 const bit<16> TYPE_IPV6 = 0x86dd;
 const bit<16> TYPE_VLAN = 0x8100;
 const bit<8>  PROTO_TCP = 6;
 const bit<8>  PROTO_UDP = 17;
+const bit<8>  PROTO_ICMPV6 = 58;
 const bit<16> PORT_VXLAN = 4789;
 
 header ethernet_h { mac_t dst; mac_t src; bit<16> type; }
@@ -24,33 +27,54 @@ header ipv4_h {
   bit<32> src; bit<32> dst;
 }
 // Options have no meaning here, but they lie between the header and its ports.
-header ipv4_options_h { varbit<320> data; }
+// Tofino parses no length that the packet gives, so they come in four parts:
+// one to four words, of which every length from one to ten words is a sum.
+header options1_h { bit<32> data; }
+header options2_h { bit<64> data; }
+header options3_h { bit<96> data; }
+header options4_h { bit<128> data; }
 header ipv6_h {
   bit<4> version; bit<8> tc; bit<20> label;
   bit<16> len; bit<8> next; bit<8> hops;
   bit<128> src; bit<128> dst;
 }
+header tcp_h {
+  bit<16> src_port; bit<16> dst_port; bit<32> seq; bit<32> ack;
+  bit<16> flags; bit<16> window; bit<16> checksum; bit<16> urgent;
+}
 header udp_h { bit<16> src_port; bit<16> dst_port; bit<16> len; bit<16> checksum; }
+header icmpv6_h { bit<8> type; bit<8> code; bit<16> checksum; }
 header ports_h { bit<16> src_port; bit<16> dst_port; }
 header vxlan_h { bit<8> flags; bit<24> reserved; bit<24> vni; bit<8> reserved2; }
 
 struct headers_t {
-  ethernet_h     ethernet;
-  vlan_h         vlan;
-  ipv4_h         ipv4;
-  ipv4_options_h ipv4_options;
-  ipv6_h         ipv6;
-  udp_h          udp;
-  ports_h        tcp;
-  vxlan_h        vxlan;
-  ethernet_h     inner_ethernet;
-  ipv4_h         inner_ipv4;
-  ipv4_options_h inner_ipv4_options;
-  ipv6_h         inner_ipv6;
-  ports_h        inner_l4;
+  ethernet_h ethernet;
+  vlan_h     vlan;
+  ipv4_h     ipv4;
+  options1_h options1;
+  options2_h options2;
+  options3_h options3;
+  options4_h options4;
+  ipv6_h     ipv6;
+  tcp_h      tcp;
+  udp_h      udp;
+  icmpv6_h   icmpv6;
+  vxlan_h    vxlan;
+  ethernet_h inner_ethernet;
+  ipv4_h     inner_ipv4;
+  options1_h inner_options1;
+  options2_h inner_options2;
+  options3_h inner_options3;
+  options4_h inner_options4;
+  ipv6_h     inner_ipv6;
+  ports_h    inner_l4;
 }
 
 struct metadata_t {
+  face_t    face;
+  bit<1>    malformed;    // no IP header of the version that its EtherType says
+  bit<1>    has_udp_sum;  // its outer UDP checksum is not 0, which is none
+  bit<1>    dropped;      // no table has a say in it any more
   // Lookup fields: inner, or outer with VNI 0 where the packet is no VXLAN.
   bit<1>    is_v6;
   bit<24>   vni;
@@ -69,17 +93,23 @@ struct metadata_t {
   pool_t    pool_src;
   pool_t    pool_dst;
   pool_t    pool_vpc;
-  // The fields that take part in the hash, masked.
+  // The fields that take part in the hash, folded to 32 bits and masked.
+  bit<32>   fold_src;
+  bit<32>   fold_dst;
   bit<24>   hash_vni;
   bit<32>   hash_src;
   bit<32>   hash_dst;
   bit<8>    hash_protocol;
   bit<16>   hash_src_port;
   bit<16>   hash_dst_port;
-  bit<32>   hash;
+  bit<16>   hash;
   bit<1>    generation;
   bit<16>   bucket;
   backend_t backend;
 }
+
+// The hash is the CRC32 of Ethernet over these 16 bytes; a bucket is picked by
+// its low bits. The software gateway computes the same.
+#define HASH_FIELDS { m.hash_vni, m.hash_src, m.hash_dst, m.hash_protocol, m.hash_src_port, m.hash_dst_port }
 
 #endif

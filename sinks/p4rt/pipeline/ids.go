@@ -18,12 +18,13 @@ const (
 	TableBackend     uint32 = 0x0200000e
 )
 
-// The ids of the actions that entries may have.
+// The ids of the actions that entries may have. Each rule table has its own: on
+// Tofino an action that counts belongs to one table.
 const (
 	ActionSetVIP        uint32 = 0x01000001
-	ActionFlowPool      uint32 = 0x01000002
-	ActionSrcPool       uint32 = 0x01000003
-	ActionDstPool       uint32 = 0x01000004
+	ActionFlowPoolV4    uint32 = 0x01000002
+	ActionSrcPoolV4     uint32 = 0x01000003
+	ActionDstPoolV4     uint32 = 0x01000004
 	ActionVPCPool       uint32 = 0x01000005
 	ActionSetMasks      uint32 = 0x01000006
 	ActionSetGeneration uint32 = 0x01000007
@@ -31,4 +32,7 @@ const (
 	ActionForwardMAC    uint32 = 0x01000009
 	ActionForwardIPv4   uint32 = 0x0100000a
 	ActionForwardIPv6   uint32 = 0x0100000b
+	ActionFlowPoolV6    uint32 = 0x01000012
+	ActionSrcPoolV6     uint32 = 0x01000013
+	ActionDstPoolV6     uint32 = 0x01000014
 )

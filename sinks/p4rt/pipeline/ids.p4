@@ -19,9 +19,9 @@
 #define ID_BACKEND       0x0200000e
 
 #define ID_SET_VIP        0x01000001
-#define ID_FLOW_POOL      0x01000002
-#define ID_SRC_POOL       0x01000003
-#define ID_DST_POOL       0x01000004
+#define ID_FLOW_POOL_V4   0x01000002
+#define ID_SRC_POOL_V4    0x01000003
+#define ID_DST_POOL_V4    0x01000004
 #define ID_VPC_POOL       0x01000005
 #define ID_SET_MASKS      0x01000006
 #define ID_SET_GENERATION 0x01000007
@@ -35,5 +35,8 @@
 #define ID_TAKE_DST       0x0100000f
 #define ID_TAKE_VPC       0x01000010
 #define ID_TAKE_DEFAULT   0x01000011
+#define ID_FLOW_POOL_V6   0x01000012
+#define ID_SRC_POOL_V6    0x01000013
+#define ID_DST_POOL_V6    0x01000014
 
 #endif

@@ -25,7 +25,9 @@ func TestIDs(t *testing.T) {
 		}
 	}
 	actions := map[string]uint32{
-		"set_vip": ActionSetVIP, "flow_pool": ActionFlowPool, "src_pool": ActionSrcPool, "dst_pool": ActionDstPool, "vpc_pool": ActionVPCPool,
+		"set_vip": ActionSetVIP, "vpc_pool": ActionVPCPool,
+		"flow_pool_v4": ActionFlowPoolV4, "src_pool_v4": ActionSrcPoolV4, "dst_pool_v4": ActionDstPoolV4,
+		"flow_pool_v6": ActionFlowPoolV6, "src_pool_v6": ActionSrcPoolV6, "dst_pool_v6": ActionDstPoolV6,
 		"set_masks": ActionSetMasks, "set_generation": ActionSetGeneration, "set_backend": ActionSetBackend,
 		"forward_mac": ActionForwardMAC, "forward_ip_v4": ActionForwardIPv4, "forward_ip_v6": ActionForwardIPv6,
 	}

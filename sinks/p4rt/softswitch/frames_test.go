@@ -28,7 +28,8 @@ func tagged(tci uint16, frame []byte) []byte {
 	return bytesOf(frame[:12], tag, frame[12:])
 }
 
-// v4 is an IPv4 header; its checksum is left wrong, as nobody looks at it.
+// v4 is an IPv4 header; its checksum is left wrong, as nobody looks at it. See
+// summed for one that is right.
 func v4(src, dst string, protocol uint8, payload ...[]byte) []byte {
 	h := make([]byte, 20)
 	h[0], h[8], h[9] = 0x45, 64, protocol
@@ -126,16 +127,26 @@ func gateway() []*p4v1.TableEntry {
 	}
 	for _, f := range families {
 		addr := func(s string) []byte { return pipeline.FromAddr(netip.MustParseAddr(s)) }
-		rule := tableEntry(f.flow, action(pipeline.ActionFlowPool, num(flowPool)),
+		rule := tableEntry(f.flow, action(ruleAction(f.flow), num(flowPool)),
 			exact(1, num(1)), ternary(2, num(1001), num(1<<24-1)), ternary(3, addr(f.a), pipeline.Ones(f.bits)), ternary(5, num(6), num(255)),
 			between(6, num(40000), num(40009)), between(7, num(443), num(443)))
 		rule.Priority = 10
 		all = append(all, rule,
 			tableEntry(f.vip, action(pipeline.ActionSetVIP, num(1), num(defaultPool), num(1)), exact(1, addr(f.addr))),
-			tableEntry(f.src, action(pipeline.ActionSrcPool, num(srcPool)), exact(1, num(1)), exact(2, num(1001)), exact(3, addr(f.a))),
-			tableEntry(f.dst, action(pipeline.ActionDstPool, num(dstPool)), exact(1, num(1)), exact(2, num(1001)), exact(3, addr(f.b))))
+			tableEntry(f.src, action(ruleAction(f.src), num(srcPool)), exact(1, num(1)), exact(2, num(1001)), exact(3, addr(f.a))),
+			tableEntry(f.dst, action(ruleAction(f.dst), num(dstPool)), exact(1, num(1)), exact(2, num(1001)), exact(3, addr(f.b))))
 	}
 	return all
+}
+
+// ruleAction is the one action that entries of a rule table have.
+func ruleAction(table uint32) uint32 {
+	for id, a := range pipeline.Index().Tables[table].Actions {
+		if !a.DefaultOnly {
+			return id
+		}
+	}
+	return 0
 }
 
 // load puts entries on the switch without a server.

@@ -2,13 +2,11 @@ package softswitch
 
 import (
 	"bytes"
-	"encoding/binary"
 	"testing"
 )
 
 // FuzzProcess gives the gateway any bytes. It never panics, counts what it drops
-// once, and what it sends differs from what came in by the next hop and the outer
-// checksum alone.
+// once, and what it sends differs from what came in by the next hop alone.
 func FuzzProcess(f *testing.F) {
 	for _, p := range packets() {
 		f.Add(p.frame)
@@ -29,16 +27,6 @@ func FuzzProcess(f *testing.F) {
 		}
 		if port < 1 || port > 5 || len(out) != len(frame) {
 			t.Fatalf("port %d, %d bytes of %d", port, len(out), len(frame))
-		}
-		at := 14
-		if binary.BigEndian.Uint16(frame[12:]) == typeVLAN {
-			at = 18
-		}
-		if frame[at]>>4 == 4 {
-			if h := out[at : at+int(out[at]&15)*4]; rfc1071(h) != 0 && rfc1071(h) != 0xffff {
-				t.Fatalf("the checksum of %x is wrong", h)
-			}
-			copy(out[at+10:at+12], frame[at+10:])
 		}
 		if !bytes.Equal(out[12:], frame[12:]) || out[5] != byte(port) || out[6] != 11 {
 			t.Fatalf("came in %x\nwent out %x", frame, out)

@@ -281,7 +281,7 @@ func vpc(vip, vni, pool uint64) *p4v1.TableEntry {
 
 // flow sends what fields match to a pool.
 func flow(priority int32, vip, pool uint64, fields ...*p4v1.FieldMatch) *p4v1.TableEntry {
-	e := tableEntry(pipeline.TableFlowV4, action(pipeline.ActionFlowPool, num(pool)), append([]*p4v1.FieldMatch{exact(1, num(vip))}, fields...)...)
+	e := tableEntry(pipeline.TableFlowV4, action(pipeline.ActionFlowPoolV4, num(pool)), append([]*p4v1.FieldMatch{exact(1, num(vip))}, fields...)...)
 	e.Priority = priority
 	return e
 }

@@ -38,6 +38,7 @@ func (s *Switch) AttachInterface(number uint32, name string) error {
 		if offload == nil {
 			offload = make([]byte, vnetHeader)
 		}
+		invert(offload, frame)
 		var sendErr error
 		// A queue that is full drops, as a wire would; nothing waits.
 		err := raw.Control(func(fd uintptr) { _, sendErr = unix.Writev(int(fd), [][]byte{offload, frame}) })
@@ -52,6 +53,7 @@ func (s *Switch) AttachInterface(number uint32, name string) error {
 			offload, frame, err := r.next()
 			switch {
 			case err == nil:
+				invert(offload, frame)
 				s.inject(offload, frame)
 			case !errors.Is(err, unix.ENETDOWN): // closed, or the interface is gone
 				return
@@ -130,9 +132,21 @@ func vlanOf(oob []byte) (tpid, tci uint16, tagged bool) {
 	return 0, 0, false
 }
 
+// invert turns a checksum that is left to do, which holds the plain sum of the
+// pseudo header, into the form of one that is done, and back: then a new address
+// changes both in the same way.
+func invert(offload, frame []byte) {
+	at := int(binary.NativeEndian.Uint16(offload[6:])) + int(binary.NativeEndian.Uint16(offload[8:]))
+	if offload[0]&needsChecksum != 0 && at+2 <= len(frame) {
+		frame[at], frame[at+1] = ^frame[at], ^frame[at+1]
+	}
+}
+
+// needsChecksum is the flag of a virtio_net_hdr that says so.
+const needsChecksum = 1
+
 // shift moves the places in a virtio_net_hdr by what was put in before them.
 func shift(offload []byte, by uint16) {
-	const needsChecksum = 1
 	for _, at := range []int{2, 6} { // hdr_len, csum_start
 		if v := binary.NativeEndian.Uint16(offload[at:]); v != 0 && (at == 2 || offload[0]&needsChecksum != 0) {
 			binary.NativeEndian.PutUint16(offload[at:], v+by)

@@ -7,12 +7,13 @@ import (
 )
 
 const (
-	typeIPv4  = 0x0800
-	typeIPv6  = 0x86dd
-	typeVLAN  = 0x8100
-	protoTCP  = 6
-	protoUDP  = 17
-	portVXLAN = 4789
+	typeIPv4   = 0x0800
+	typeIPv6   = 0x86dd
+	typeVLAN   = 0x8100
+	protoTCP   = 6
+	protoUDP   = 17
+	protoICMP6 = 58
+	portVXLAN  = 4789
 )
 
 // lookup is the fields that the tables look at: inner ones, or outer ones with
@@ -20,7 +21,7 @@ const (
 type lookup struct {
 	outer    int // offset of the outer IP header
 	outer6   bool
-	udp      int // offset of the outer UDP header, 0 where there is none
+	sum      int // offset of the checksum over the outer addresses, 0 where there is none
 	v6       bool
 	vni      uint32
 	src, dst [16]byte
@@ -46,16 +47,24 @@ func parse(b []byte, l *lookup) (dropReason, bool) {
 	switch {
 	case !ok:
 		return reason, false
+	case l.outer6 && l.protocol == protoICMP6:
+		if l.sum = at + 40 + 2; len(b) < l.sum+2 {
+			return dropTruncated, false
+		}
+		return 0, true
 	case l4 == 0:
 		return 0, true
 	}
 	if l.protocol == protoTCP {
-		return ports(b, l4, 4, l)
+		l.sum = l4 + 16
+		return ports(b, l4, 20, l)
 	}
 	if reason, ok := ports(b, l4, 8, l); !ok {
 		return reason, false
 	}
-	l.udp = l4
+	if b[l4+6]|b[l4+7] != 0 { // 0 is no checksum
+		l.sum = l4 + 6
+	}
 	if l.dstPort != portVXLAN {
 		return 0, true
 	}
@@ -249,38 +258,42 @@ func fold(a *[16]byte, v6 bool) uint32 {
 	return h
 }
 
-// rewrite makes a frame ready for its next hop.
+// rewrite makes a frame ready for its next hop. Where that has an address, the
+// outer destination becomes it and the checksums over it follow by the
+// difference (RFC 1624); an address of the other family is not written.
 func rewrite(b []byte, l *lookup, to *backendData) {
 	copy(b[0:6], to.dstMAC[:])
 	copy(b[6:12], to.srcMAC[:])
-	if to.address.IsValid() {
-		switch {
-		case to.address.Is6() != l.outer6: // there is no such header to write to
-		case l.outer6:
-			a := to.address.As16()
-			copy(b[l.outer+24:l.outer+40], a[:])
-		default:
-			a := to.address.As4()
-			copy(b[l.outer+16:l.outer+20], a[:])
-		}
-		if l.udp != 0 {
-			b[l.udp+6], b[l.udp+7] = 0, 0
-		}
+	if !to.address.IsValid() || to.address.Is6() != l.outer6 {
+		return
 	}
+	full := to.address.As16() // an IPv4 address stands in the last bytes
+	at, address, protocol := l.outer+16, full[12:], b[l.outer+9]
+	if l.outer6 {
+		at, address, protocol = l.outer+24, full[:], b[l.outer+6]
+	}
+	var change uint32
+	for i := 0; i < len(address); i += 2 {
+		change += uint32(^binary.BigEndian.Uint16(b[at+i:])) + uint32(binary.BigEndian.Uint16(address[i:]))
+	}
+	copy(b[at:], address)
 	if !l.outer6 {
-		checksum(b[l.outer : l.outer+int(b[l.outer]&15)*4])
+		adjust(b[l.outer+10:], change)
+	}
+	if l.sum == 0 {
+		return
+	}
+	adjust(b[l.sum:], change)
+	if protocol == protoUDP && b[l.sum]|b[l.sum+1] == 0 {
+		b[l.sum], b[l.sum+1] = 0xff, 0xff // 0 would be no checksum (RFC 768)
 	}
 }
 
-// checksum sets the checksum of an IPv4 header.
-func checksum(h []byte) {
-	h[10], h[11] = 0, 0
-	var sum uint32
-	for i := 0; i < len(h); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(h[i:]))
-	}
+// adjust adds a change to the sum of which b starts with the checksum.
+func adjust(b []byte, change uint32) {
+	sum := uint32(^binary.BigEndian.Uint16(b)) + change
 	for sum>>16 != 0 {
 		sum = sum&0xffff + sum>>16
 	}
-	binary.BigEndian.PutUint16(h[10:], ^uint16(sum))
+	binary.BigEndian.PutUint16(b, ^uint16(sum))
 }

@@ -147,7 +147,7 @@ func refusedActions() []refusal {
 		{"member of an action profile", act(&p4v1.TableAction{Type: &p4v1.TableAction_ActionProfileMemberId{ActionProfileMemberId: 1}}), codes.InvalidArgument},
 		{"action 0", act(action(0, num(2))), codes.InvalidArgument},
 		{"unknown action", act(action(0x010000ff, num(2))), codes.InvalidArgument},
-		{"action of another table", act(action(pipeline.ActionFlowPool, num(2))), codes.InvalidArgument},
+		{"action of another table", act(action(pipeline.ActionFlowPoolV4, num(2))), codes.InvalidArgument},
 		{"action for the default entry only", act(action(noAction)), codes.PermissionDenied},
 		{"missing parameter", act(params()), codes.InvalidArgument},
 		{"extra parameter", act(params(pool, &p4v1.Action_Param{ParamId: 2, Value: num(2)})), codes.InvalidArgument},

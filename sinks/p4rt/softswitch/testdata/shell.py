@@ -41,10 +41,10 @@ entries = [
     entry("vip_v4", "set_vip", {"dst": "203.0.113.10"}, vip="1", pool="2", profile="1"),
     entry("vip_v6", "set_vip", {"dst": "2001:db8::10"}, vip="1", pool="2", profile="1"),
     entry("gray_vpc", "vpc_pool", {"vip": "1", "vni": "1001"}, pool="2"),
-    entry("gray_vm_src_v4", "src_pool", {"vip": "1", "vni": "1002", "src": "10.0.0.5"}, pool="2"),
-    entry("gray_vm_dst_v6", "dst_pool", {"vip": "1", "vni": "1002", "dst": "fd00::5"}, pool="2"),
-    entry("gray_flow_v4", "flow_pool", {"vip": "1", "vni": "1002&&&0xffffff", "src": "10.0.0.0&&&255.255.255.0",
-                                        "protocol": "6&&&0xff", "src_port": "40000..40999"}, priority=10, pool="2"),
+    entry("gray_vm_src_v4", "src_pool_v4", {"vip": "1", "vni": "1002", "src": "10.0.0.5"}, pool="2"),
+    entry("gray_vm_dst_v6", "dst_pool_v6", {"vip": "1", "vni": "1002", "dst": "fd00::5"}, pool="2"),
+    entry("gray_flow_v4", "flow_pool_v4", {"vip": "1", "vni": "1002&&&0xffffff", "src": "10.0.0.0&&&255.255.255.0",
+                                           "protocol": "6&&&0xff", "src_port": "40000..40999"}, priority=10, pool="2"),
 ]
 for e in entries:
     e.insert()
@@ -55,7 +55,7 @@ entries[0].modify()
 absent = entry("gray_vpc", "vpc_pool", {"vip": "1", "vni": "4"}, pool="2")
 refusals["modify what is not there"] = refusal(absent.modify)
 refusals["delete what is not there"] = refusal(absent.delete)
-refusals["no priority"] = refusal(entry("gray_flow_v4", "flow_pool", {"vip": "1"}, pool="2").insert)
+refusals["no priority"] = refusal(entry("gray_flow_v4", "flow_pool_v4", {"vip": "1"}, pool="2").insert)
 refusals["a constant table"] = refusal(entry("resolve", "take_flow", {"flow": "1&&&0xff"}, priority=1).insert)
 
 names = ["backend", "bucket", "pool", "hash_profile", "vip_v4", "vip_v6", "gray_vpc", "gray_vm_src_v4", "gray_vm_dst_v6", "gray_flow_v4"]

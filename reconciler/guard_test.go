@@ -1,0 +1,157 @@
+package reconciler
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// rules is a policy of n VNIs from 101, and the lines that they are at mem/s.
+func rules(n int) (doc string, lines []string) {
+	var vnis []int
+	for i := range n {
+		vnis = append(vnis, 101+i)
+		lines = append(lines, fmt.Sprintf("rule gw/%d: -> v2", 101+i))
+	}
+	return policyDoc("p", "gw", vnis...), lines
+}
+
+func TestAPlanThatDeletesMuchIsHeld(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t), func(c *Config) { c.Drift = 30 * time.Second })
+		docs := []string{switchDoc("s", 1), switchDoc("o", 2), gatewayDoc("gw", aVIP, "s", 2), gatewayDoc("go", "203.0.113.11", "o", 2)}
+		ten, lines := rules(10)
+		g.commit("1", append(docs, ten)...)
+		// 5 + 10 resources are live beside the switch itself; 4 are 27 %, 5 are 33 %.
+		six, left := rules(6)
+		g.commit("2", append(docs, six)...)
+		g.live("mem/s", onePlace("1", left...)...)
+		g.commit("1", append(docs, ten)...)
+		five, _ := rules(5)
+		_, applies := g.w.calls("mem/s")
+		g.commit("3", append(docs, five, policyDoc("q", "go", 77))...)
+		g.after(10 * time.Minute)
+		g.live("mem/s", onePlace("1", lines...)...)
+		if _, now := g.w.calls("mem/s"); now != applies {
+			t.Errorf("a plan that is held was tried %d times", now-applies)
+		}
+		if !slices.Contains(g.w.live("mem/o"), "rule go/77: -> v2") {
+			t.Error("another target was held with it")
+		}
+		c := condition(t, g.status(), "mem/s")
+		if c.Reason != "DeleteRefused" || !strings.Contains(c.Message, "5 of 15 live resources") || !strings.Contains(c.Message, "--confirm-delete 3") {
+			t.Errorf("the plan that is held shows as %+v", c)
+		}
+		if said := g.log.records(t, "target held"); len(said) != 1 {
+			t.Errorf("it was logged %d times", len(said))
+		}
+		// A commit that deletes less is let through.
+		g.commit("4", append(docs, six)...)
+		g.live("mem/s", onePlace("1", left...)...)
+	})
+}
+
+func TestAConfirmedPlanIsMade(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
+		ten, lines := rules(10)
+		g := start(t, w)
+		g.commit("1", append(docs, ten)...)
+		g.commit("2", docs...)
+		g.stop()
+		g = start(t, w, func(c *Config) { c.Confirm = "1" })
+		g.commit("2", docs...)
+		g.live("mem/s", onePlace("1", lines...)...)
+		g.stop()
+		g = start(t, w, func(c *Config) { c.Confirm = "2" })
+		g.commit("2", docs...)
+		g.live("mem/s", onePlace("1")...)
+	})
+}
+
+// A switch that was taken out of the repository is held by the guard as well, and
+// still known after the restart that confirms it.
+func TestASwitchWithoutDocumentIsCleanedOnceConfirmed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w, store := newWorld(t), openStore(t)
+		keep := switchDoc("keep", 2)
+		g := start(t, w, func(c *Config) { c.Store = store })
+		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), keep)
+		g.commit("2", keep)
+		for _, target := range []string{"mem/s", "bgp/s"} {
+			if c := condition(t, g.status(), target); c.Reason != "DeleteRefused" {
+				t.Errorf("%s shows as %+v", target, c)
+			}
+		}
+		g.live("mem/s", onePlace("1")...)
+		g.stop()
+		w.at("bgp/s", func(p *place) { clear(p.live) }) // what the process announced ended with it
+		g = start(t, w, func(c *Config) { c.Store = store })
+		g.commit("2", keep)
+		if c := condition(t, g.status(), "mem/s"); c.Reason != "DeleteRefused" {
+			t.Errorf("after a restart it shows as %+v", c)
+		}
+		g.live("mem/s", onePlace("1")...)
+		g.stop()
+		g = start(t, w, func(c *Config) { c.Store, c.Confirm = store, "2" })
+		g.commit("2", keep)
+		g.live("mem/s")
+		if s := g.status(); len(s.Targets) != 1 || s.Conditions[0].Status != "True" {
+			t.Errorf("after it was cleaned the status is %+v", s)
+		}
+		g.stop()
+		g = start(t, w, func(c *Config) { c.Store = store })
+		g.commit("2", keep)
+		if s := g.status(); len(s.Targets) != 1 {
+			t.Errorf("what was cleaned is still known: %+v", s.Targets)
+		}
+	})
+}
+
+func TestASwitchThatIsGoneForGoodIsGivenUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t), func(c *Config) { c.MaxDelete = 100 })
+		keep := switchDoc("keep", 2)
+		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), keep)
+		g.w.at("mem/s", func(p *place) { p.down = errors.New("no route to host") })
+		g.commit("2", keep)
+		g.live("bgp/s")
+		g.after(giveUp - time.Minute)
+		if len(g.status().Targets) != 2 {
+			t.Fatal("the switch was given up early")
+		}
+		g.after(3 * time.Minute)
+		if n := len(g.status().Targets); n != 1 {
+			t.Errorf("%d targets are left, want one", n)
+		}
+		if len(g.log.records(t, "target given up, what is on it stays")) != 1 {
+			t.Error("nothing was said about it")
+		}
+		g.live("mem/s", onePlace("1")...)
+	})
+}
+
+// What only the last process had is cleaned also where no document names the
+// target any more.
+func TestATargetThatIsAlwaysThereIsCleaned(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		k := Key{"bgp/x", "route", "192.0.2.99"}
+		w.at("bgp/x", func(p *place) { p.live[k] = &Resource{Key: k, Body: text("announced")} })
+		g := start(t, w, func(c *Config) {
+			c.MaxDelete, c.Always = 100, map[string]Sink{"bgp/x": c.Sinks[1]}
+		})
+		if reads, _ := w.calls("bgp/x"); reads != 0 {
+			t.Error("it was read before there was a commit")
+		}
+		g.commit("1", switchDoc("s", 1))
+		g.live("bgp/x")
+		if len(g.status().Targets) != 2 {
+			t.Error("it went, and is to be there always")
+		}
+	})
+}

@@ -1,0 +1,46 @@
+package reconciler
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// maxSecret bounds a file of keys or passwords, in bytes.
+const maxSecret = 1 << 20
+
+// ReadSecret reads a file that a document names: a key, a certificate or a
+// password, of at most 1 MiB. It must lie below the secrets folder after
+// symbolic links are resolved, as documents are not trusted with the host. The
+// error names the file and never holds a byte of it.
+func ReadSecret(dir, path string) ([]byte, error) {
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("--secrets-dir %s cannot be read: %w", dir, err)
+	}
+	full := path
+	if !filepath.IsAbs(full) {
+		full = filepath.Join(root, full)
+	}
+	real, err := filepath.EvalSymlinks(full)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
+	}
+	if rel, err := filepath.Rel(root, real); err != nil || !filepath.IsLocal(rel) {
+		return nil, fmt.Errorf("%s is not below --secrets-dir %s", path, dir)
+	}
+	f, err := os.Open(real)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
+	}
+	if len(b) > maxSecret {
+		return nil, fmt.Errorf("%s is larger than %d bytes; name the file of the secret alone", path, maxSecret)
+	}
+	return b, nil
+}

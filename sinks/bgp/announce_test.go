@@ -1,0 +1,202 @@
+package bgp
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+func TestVIPsReachRoutersAndLeave(t *testing.T) {
+	routers := startRouters(t)
+	rig := newRig(t, "")
+	v4 := route{nextHop: "192.0.2.1", communities: "64512:100 64512:200"}
+	v6 := route{nextHop: "2001:db8::1"}
+	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32", 64512<<16|100, 64512<<16|200), vip("2001:db8::10/128"))
+	rig.settle()
+	routers.have("both VIPs", map[string]route{"203.0.113.10/32": v4, "2001:db8::10/128": v6})
+
+	v4.communities = "64512:300"
+	rig.want(vip("203.0.113.10/32", 64512<<16|300))
+	rig.settle()
+	routers.have("other communities", map[string]route{"203.0.113.10/32": v4, "2001:db8::10/128": v6})
+
+	rig.want(&pathBody{prefix: netip.MustParsePrefix("2001:db8::10/128")})
+	rig.settle()
+	routers.have("no VIP that is held back", map[string]route{"203.0.113.10/32": v4})
+
+	rig.want(vip("2001:db8::10/128"))
+	delete(rig.desired, pathKey(target, netip.MustParsePrefix("203.0.113.10/32")))
+	rig.settle()
+	routers.have("the VIP that is back alone", map[string]route{"2001:db8::10/128": v6})
+
+	clear(rig.desired)
+	rig.settle()
+	routers.have("no VIP, not even as stale", map[string]route{})
+	if n := rig.Neighbors(); len(n) != 0 {
+		t.Errorf("after its document is gone the speaker has neighbors %v", n)
+	}
+}
+
+// What Apply withdraws is on its way when Apply returns, as the switch lets go of
+// the VIP next.
+func TestApplyWaitsForWhatItSends(t *testing.T) {
+	routers := startRouters(t)
+	rig := newRig(t, "")
+	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32"), vip("203.0.113.11/32"))
+	rig.settle()
+	routers.have("both VIPs", map[string]route{"203.0.113.10/32": {nextHop: "192.0.2.1"}, "203.0.113.11/32": {nextHop: "192.0.2.1"}})
+	updates := func() map[netip.Addr]session {
+		t.Helper()
+		sp := rig.speaker(target)
+		sp.mu.Lock()
+		defer sp.mu.Unlock()
+		all, err := sp.sessions(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	for i := range 200 {
+		before := updates()
+		if rig.want(vip("203.0.113.10/32")); i%2 == 0 {
+			rig.want(&pathBody{prefix: netip.MustParsePrefix("203.0.113.10/32")})
+		}
+		if err := rig.apply(); err != nil {
+			t.Fatal(err)
+		}
+		for a, now := range updates() {
+			if now.updates != before[a].updates+1 {
+				t.Fatalf("when Apply %d returned, %d updates were sent to %s, want one", i, now.updates-before[a].updates, a)
+			}
+		}
+	}
+}
+
+func TestNothingIsLearned(t *testing.T) {
+	routers := startRouters(t, func(c *routerConfig) { c.announces = []string{"198.51.100.0/24", "203.0.113.10/32"} })
+	rig := newRig(t, "")
+	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32"))
+	rig.settle()
+	until(t, "FRR's routes are sent", func() bool {
+		out, err := routers.frr.show(t, "show bgp ipv4 unicast neighbors "+routers.speaker.String()+" advertised-routes")
+		return err == nil && strings.Contains(out, "198.51.100.0/24")
+	})
+	rig.want(vip("203.0.113.11/32")) // what was passed on before it arrives before it
+	rig.settle()
+	routers.have("the VIPs alone", map[string]route{"203.0.113.10/32": {nextHop: "192.0.2.1"}, "203.0.113.11/32": {nextHop: "192.0.2.1"}})
+	if left := rig.plan(); len(left) > 0 {
+		t.Errorf("routes of neighbors are seen as the speaker's: %v", left)
+	}
+}
+
+func TestNeighborsComeAndGo(t *testing.T) {
+	routers := startRouters(t)
+	frr, bird := routers.at[routers.frr], routers.at[routers.bird]
+	rig := newRig(t, "")
+	rig.want(self(routers.speaker, frr), vip("203.0.113.10/32"))
+	rig.settle()
+	until(t, "FRR is up", func() bool { return rig.established(frr) })
+	since := rig.neighbor(frr).Since
+
+	rig.want(self(routers.speaker, routers.addresses()...))
+	rig.settle()
+	until(t, "BIRD has the VIP too", func() bool { return len(routers.bird.routes(t)) == 1 })
+	rig.want(self(routers.speaker, frr))
+	rig.settle()
+	until(t, "BIRD lost the VIP", func() bool { return len(routers.bird.routes(t)) == 0 })
+	if n := rig.neighbor(frr); n.State != stateEstablished || !n.Since.Equal(since) || len(routers.frr.routes(t)) != 1 {
+		t.Errorf("FRR is %s since %s; its session was to stay as it was since %s", n.State, n.Since, since)
+	}
+	if n := rig.neighbor(bird); n.State != "" {
+		t.Errorf("BIRD is no neighbor any more and %s", n.State)
+	}
+
+	other := self(routers.speaker, frr)
+	other.routerID = netip.MustParseAddr("192.0.2.99")
+	rig.want(other)
+	rig.settle()
+	until(t, "the session begins anew with the other router id, and the VIP", func() bool {
+		out, err := routers.frr.show(t, "show bgp neighbors "+routers.speaker.String())
+		return err == nil && strings.Contains(out, "remote router ID 192.0.2.99") && rig.established(frr) && len(routers.frr.routes(t)) == 1
+	})
+}
+
+func TestWhatDoesNotComeUpSaysWhy(t *testing.T) {
+	routers := startRouters(t, func(c *routerConfig) { c.asn = 64499 })
+	nobody := loopback()
+	rig := newRig(t, "")
+	rig.want(self(routers.speaker, append(routers.addresses(), nobody)...), vip("203.0.113.10/32"))
+	rig.settle()
+	routers.until("the reason is there", func(_ router, at netip.Addr) bool {
+		return strings.Contains(rig.neighbor(at).LastError, "another AS number")
+	})
+	until(t, "the reason is there", func() bool { return strings.Contains(rig.neighbor(nobody).LastError, "refuses connections") })
+}
+
+func TestRefusalByRouters(t *testing.T) {
+	routers := startRouters(t, func(c *routerConfig) { c.peerASN = 64513 })
+	rig := newRig(t, "")
+	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32"))
+	rig.settle()
+	routers.until("the refusal is there", func(_ router, at netip.Addr) bool {
+		return strings.Contains(rig.neighbor(at).LastError, "does it expect this AS number")
+	})
+}
+
+// Full tables are not kept.
+func TestTooManyRoutes(t *testing.T) {
+	var many []string
+	for i := range 1001 {
+		many = append(many, fmt.Sprintf("20.0.%d.%d/32", i>>8, i&255))
+	}
+	needRouters(t)
+	r, c := &bird{}, routerConfig{address: loopback(), peer: loopback(), asn: 64500, peerASN: 64512, announces: many}
+	r.start(t, c)
+	rig := newRig(t, "")
+	rig.cfg.limit = 1000
+	rig.want(self(c.peer, c.address), vip("203.0.113.10/32"))
+	rig.settle()
+	until(t, "the session is shut", func() bool {
+		n := rig.neighbor(c.address)
+		return n.State != stateEstablished && strings.Contains(n.LastError, "more than 1000 prefixes")
+	})
+}
+
+func TestNoGoroutineStays(t *testing.T) {
+	rig := newRig(t, "")
+	rig.want(self(loopback(), loopback(), loopback()), vip("203.0.113.10/32"))
+	rig.settle()
+	until(t, "sessions are tried", func() bool { return rig.Neighbors()[0].LastError != "" })
+	if err := rig.Close(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all goroutines have ended", func() bool {
+		buf := make([]byte, 1<<20)
+		stacks := string(buf[:runtime.Stack(buf, true)])
+		return !strings.Contains(stacks, "osrg/gobgp") && !strings.Contains(stacks, "eapache/channels")
+	})
+}
+
+func TestNothingRunsAfterClose(t *testing.T) {
+	rig := newRig(t, "")
+	rig.want(self(loopback(), loopback()), vip("203.0.113.10/32"))
+	if err := rig.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := rig.apply(); err == nil || !strings.Contains(err.Error(), "ending") {
+		t.Errorf("after Close a speaker was started: error %v", err)
+	}
+}
+
+func TestApplyWithoutASpeaker(t *testing.T) {
+	s := New(Config{})
+	b := vip("203.0.113.10/32")
+	c := reconciler.Change{New: &reconciler.Resource{Key: pathKey(target, b.prefix), Rank: rankPath, Body: b}}
+	if err := s.Apply(t.Context(), nil, []reconciler.Change{c}); err == nil {
+		t.Error("a path of a speaker that does not run was announced")
+	}
+}

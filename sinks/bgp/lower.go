@@ -1,0 +1,78 @@
+package bgp
+
+import (
+	"net/netip"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+)
+
+// The ranks: what a resource refers to has a lower one.
+const (
+	rankTarget = iota
+	rankPath
+)
+
+// kindPath is the kind of an announced VIP; its name is the prefix.
+const kindPath = "path"
+
+// TargetOf is the target that a switch's speaker is.
+func TargetOf(switchName string) string { return "bgp/" + switchName }
+
+// Lower implements reconciler.Sink.
+func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
+	var all []*reconciler.Resource
+	switch unit := ir.Get(n).(type) {
+	case *policies.Switch:
+		if unit.BGP != nil {
+			all = append(all, lowerSwitch(unit))
+		}
+	case *policies.Gateway:
+		for _, name := range unit.Switches {
+			if sw := ir.Switch(name); sw != nil && sw.BGP != nil {
+				all = append(all, lowerGateway(unit, sw)...)
+			}
+		}
+	}
+	return all, nil
+}
+
+func lowerSwitch(sw *policies.Switch) *reconciler.Resource {
+	b := &targetBody{asn: sw.BGP.ASN, routerID: sw.BGP.RouterID, local: sw.BGP.LocalAddress}
+	for _, n := range sw.BGP.Neighbors {
+		b.neighbors = append(b.neighbors, neighbor{address: n.Address, asn: n.ASN, passwordFile: n.PasswordFile})
+	}
+	return &reconciler.Resource{
+		Key:  reconciler.Key{Target: TargetOf(sw.Name), Kind: reconciler.KindTarget},
+		Rank: rankTarget, Body: b, Origin: sw.Origin,
+	}
+}
+
+// lowerGateway makes a path of every VIP of a gateway on one switch.
+func lowerGateway(gw *policies.Gateway, sw *policies.Switch) []*reconciler.Resource {
+	var all []*reconciler.Resource
+	for _, vip := range gw.VIPs {
+		b := &pathBody{prefix: netip.PrefixFrom(vip, vip.BitLen()), label: gw.Name}
+		if gw.Alive() {
+			b.nextHop, b.communities = sw.BGP.NextHopOf(vip), sw.BGP.Communities
+		}
+		all = append(all, &reconciler.Resource{
+			Key: pathKey(TargetOf(sw.Name), b.prefix), Rank: rankPath, Body: b, Origin: gw.Origin,
+			Refs: []reconciler.Key{entryOf(sw.Name, vip)},
+		})
+	}
+	return all
+}
+
+func pathKey(target string, p netip.Prefix) reconciler.Key {
+	return reconciler.Key{Target: target, Kind: kindPath, Name: p.String()}
+}
+
+// entryOf is the key of a VIP's entry on the switch, as sinks/p4rt names it.
+func entryOf(switchName string, vip netip.Addr) reconciler.Key {
+	kind := "vip_v4"
+	if vip.Is6() {
+		kind = "vip_v6"
+	}
+	return reconciler.Key{Target: "p4rt/" + switchName, Kind: kind, Name: "dst=" + vip.String()}
+}

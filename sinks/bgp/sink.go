@@ -1,0 +1,136 @@
+package bgp
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+// Config is what a Sink needs to know.
+type Config struct {
+	SecretsDir string       // where the password files of Switch documents must lie
+	Log        *slog.Logger // nil: nothing is logged
+
+	limit uint32 // maxReceived, where no test says otherwise
+}
+
+// Sink implements reconciler.Sink for the speakers of switches. None of them
+// waits for another.
+type Sink struct {
+	cfg Config
+
+	mu       sync.Mutex
+	speakers map[string]*speaker // by target
+	closed   bool
+}
+
+// New returns a sink without speakers; Apply starts them.
+func New(cfg Config) *Sink {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	cfg.limit = maxReceived
+	return &Sink{cfg: cfg, speakers: map[string]*speaker{}}
+}
+
+// Close ends all speakers so that their neighbors keep the routes for the
+// restart time, as they do for a router that restarts.
+func (s *Sink) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	var errs []error
+	for t, sp := range s.speakers {
+		errs = append(errs, sp.stop(keepRoutes))
+		delete(s.speakers, t)
+	}
+	return errors.Join(errs...)
+}
+
+// Neighbors tells how the sessions of all speakers stand, sorted.
+func (s *Sink) Neighbors() []Neighbor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := []Neighbor{}
+	for _, sp := range s.speakers {
+		all = append(all, sp.board.list()...)
+	}
+	slices.SortFunc(all, func(a, b Neighbor) int {
+		return cmp.Or(strings.Compare(a.Target, b.Target), a.Address.Compare(b.Address))
+	})
+	return all
+}
+
+// speaker returns the speaker of a target, nil where none was started.
+func (s *Sink) speaker(target string) *speaker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.speakers[target]
+}
+
+// Observe implements reconciler.Sink. It reads what the speaker really
+// announces.
+func (s *Sink) Observe(_ context.Context, target string, _ *reconciler.Resource) (reconciler.State, error) {
+	sp := s.speaker(target)
+	if sp == nil {
+		return reconciler.State{}, nil
+	}
+	return sp.observe()
+}
+
+// Apply implements reconciler.Sink.
+func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reconciler.Change) error {
+	target := changes[0].Key().Target
+	if changes[0].Key().Kind == reconciler.KindTarget {
+		return s.applyTarget(target, changes[0])
+	}
+	sp := s.speaker(target)
+	if sp == nil {
+		return fmt.Errorf("no speaker of %s is running", target)
+	}
+	return sp.change(ctx, changes)
+}
+
+// applyTarget starts, changes or ends a speaker. The paths are gone before it
+// is, so that neighbors are not left to guess.
+func (s *Sink) applyTarget(target string, c reconciler.Change) error {
+	sp := s.speaker(target)
+	if c.New == nil {
+		if sp == nil {
+			return nil
+		}
+		s.mu.Lock()
+		delete(s.speakers, target)
+		s.mu.Unlock()
+		return sp.stop(dropRoutes)
+	}
+	want := c.New.Body.(*targetBody)
+	if sp == nil {
+		sp = newSpeaker(target, s.cfg)
+		if err := sp.start(want); err != nil {
+			return err
+		}
+		if err := s.enter(target, sp); err != nil {
+			return errors.Join(err, sp.stop(keepRoutes))
+		}
+	}
+	return sp.configure(want)
+}
+
+// enter takes a new speaker in, unless all are ending.
+func (s *Sink) enter(target string, sp *speaker) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("the daemon is ending")
+	}
+	s.speakers[target] = sp
+	return nil
+}

@@ -1,0 +1,288 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	"github.com/osrg/gobgp/v4/pkg/server"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+// restartTime is how long neighbors keep the routes of a speaker that is away,
+// and how long a new speaker at most waits for its first paths before it opens
+// sessions. After that the neighbors have forgotten the routes anyway.
+const restartTime = 120 * time.Second
+
+// ending is what the neighbors are to do with the routes of a speaker that
+// stops.
+type ending bool
+
+const (
+	keepRoutes ending = true  // it comes back: the connections just end
+	dropRoutes ending = false // it does not: they are told so
+)
+
+// speaker is the BGP speaker of one switch.
+type speaker struct {
+	target string
+	cfg    Config
+	board  *board
+
+	mu        sync.Mutex // held during calls into GoBGP, never taken by what GoBGP calls with locks held
+	server    *server.BgpServer
+	unwatch   context.CancelFunc
+	body      targetBody // in force; neighbors that could not be set up are left out
+	passwords map[netip.Addr]password
+	held      map[netip.Prefix]bool // paths that are held back
+	open      bool                  // the sessions are; they wait for the first paths
+	patience  *time.Timer           // opens them all the same
+}
+
+// options guards two variables of GoBGP that all speakers of a process share. Each
+// start writes them, always to the same, and whoever looks at routes reads them.
+var options sync.RWMutex
+
+// reading takes part of the options and returns the function that gives it back.
+func reading() func() {
+	options.RLock()
+	return options.RUnlock
+}
+
+func newSpeaker(target string, cfg Config) *speaker {
+	return &speaker{
+		target: target, cfg: cfg, board: newBoard(target, cfg.Log),
+		passwords: map[netip.Addr]password{}, held: map[netip.Prefix]bool{},
+	}
+}
+
+// start runs a speaker without neighbors.
+func (sp *speaker) start(b *targetBody) error {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if err := sp.startLocked(b); err != nil {
+		return fmt.Errorf("cannot start the speaker: %w", err)
+	}
+	return nil
+}
+
+func (sp *speaker) startLocked(b *targetBody) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	log := slog.New(&listener{board: sp.board, log: sp.cfg.Log.With("target", sp.target).Handler()})
+	srv := server.NewBgpServer(server.LoggerOption(log, nil))
+	go srv.Serve()
+	options.Lock()
+	err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
+		Asn: b.asn, RouterId: b.routerID.String(), ListenPort: -1,
+	}})
+	options.Unlock()
+	if err == nil {
+		err = learnNothing(ctx, srv)
+	}
+	if err == nil {
+		err = srv.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: sp.peerEvent}, server.WatchPeer())
+	}
+	if err != nil {
+		cancel()
+		srv.Stop()
+		return err
+	}
+	sp.server, sp.unwatch = srv, cancel
+	sp.body = targetBody{asn: b.asn, routerID: b.routerID, local: b.local}
+	sp.open = false
+	sp.patience = time.AfterFunc(restartTime, func() {
+		sp.mu.Lock()
+		defer sp.mu.Unlock()
+		if sp.server == srv {
+			sp.openSessions()
+		}
+	})
+	return nil
+}
+
+// learnNothing has routes of neighbors neither compete with the speaker's own nor
+// be passed on.
+func learnNothing(ctx context.Context, srv *server.BgpServer) error {
+	own := &api.Policy{Name: "own", Statements: []*api.Statement{{
+		Name:       "own",
+		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+	}}}
+	if err := srv.AddPolicy(ctx, &api.AddPolicyRequest{Policy: own}); err != nil {
+		return err
+	}
+	return srv.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+		Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_IMPORT,
+		Policies: []*api.Policy{own}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
+	}})
+}
+
+// stop ends the speaker and all its sessions. It may be called twice.
+func (sp *speaker) stop(how ending) error {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return sp.stopLocked(how)
+}
+
+func (sp *speaker) stopLocked(how ending) error {
+	srv := sp.server
+	if srv == nil {
+		return nil
+	}
+	sp.server = nil
+	sp.patience.Stop()
+	sp.unwatch()
+	for _, n := range sp.body.neighbors {
+		sp.board.leave(n.address)
+	}
+	// A connection that ends without a notification is a restart to a neighbor
+	// with graceful restart; any other neighbor is told.
+	err := srv.StopBgp(context.Background(), &api.StopBgpRequest{AllowGracefulRestart: how == keepRoutes})
+	srv.Stop() // the rest of what NewBgpServer started
+	return err
+}
+
+// configure brings the speaker and its neighbors to a body. Sessions that it
+// does not concern stay up; only another AS number or router id restarts them
+// all.
+func (sp *speaker) configure(want *targetBody) error {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.server == nil {
+		return errors.New("the speaker is ending")
+	}
+	if sp.body.asn != want.asn || sp.body.routerID != want.routerID {
+		if err := sp.restart(want); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	var inForce []neighbor
+	for _, n := range sp.body.neighbors {
+		if sp.body.local != want.local || !slices.Contains(want.neighbors, n) {
+			sp.board.leave(n.address)
+			errs = append(errs, sp.removeNeighbor(n.address))
+			continue
+		}
+		inForce = append(inForce, n)
+	}
+	sp.body = *want
+	sp.body.neighbors = inForce
+	for _, n := range want.neighbors {
+		pw, err := readPassword(sp.cfg.SecretsDir, n.passwordFile)
+		known := slices.Contains(inForce, n)
+		switch {
+		case err != nil: // a session that is up stays so
+			errs = append(errs, fmt.Errorf("neighbor %s: %w", n.address, err))
+			continue
+		case known && pw == sp.passwords[n.address]:
+			continue
+		case known:
+			sp.board.leave(n.address)
+			errs = append(errs, sp.removeNeighbor(n.address))
+		default:
+			sp.body.neighbors = append(sp.body.neighbors, n)
+		}
+		sp.passwords[n.address] = pw
+		errs = append(errs, sp.addNeighbor(n))
+	}
+	slices.SortFunc(sp.body.neighbors, func(a, b neighbor) int { return a.address.Compare(b.address) })
+	return errors.Join(errs...)
+}
+
+// restart makes the speaker another one with the same paths.
+func (sp *speaker) restart(b *targetBody) error {
+	paths, err := sp.paths()
+	if err != nil {
+		return err
+	}
+	if err := sp.stopLocked(dropRoutes); err != nil {
+		return err
+	}
+	if err := sp.startLocked(b); err != nil {
+		return fmt.Errorf("cannot start the speaker: %w", err)
+	}
+	for _, p := range paths {
+		if err := sp.announce(p); err != nil {
+			return err
+		}
+	}
+	if len(paths) > 0 {
+		sp.openSessions()
+	}
+	return nil
+}
+
+// observe reads what the speaker is and announces. A password file that cannot
+// be read is trouble, and no reason to end a session.
+func (sp *speaker) observe() (reconciler.State, error) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	state := reconciler.State{}
+	if sp.server == nil {
+		return state, nil
+	}
+	sessions, err := sp.sessions(false)
+	if err != nil {
+		return nil, err
+	}
+	paths, err := sp.paths()
+	if err != nil {
+		return nil, err
+	}
+	self := reconciler.Key{Target: sp.target, Kind: reconciler.KindTarget}
+	var trouble *reconciler.PartialError
+	seen := sp.body
+	seen.neighbors = nil
+	for _, n := range sp.body.neighbors {
+		if _, live := sessions[n.address]; sp.open && !live {
+			continue
+		}
+		pw, err := readPassword(sp.cfg.SecretsDir, n.passwordFile)
+		if err != nil {
+			trouble = trouble.Add(self, fmt.Errorf("neighbor %s: %w", n.address, err))
+		}
+		n.stale = err == nil && pw != sp.passwords[n.address]
+		seen.neighbors = append(seen.neighbors, n)
+	}
+	state[self] = &reconciler.Resource{Key: self, Rank: rankTarget, Body: &seen}
+	for p := range sp.held {
+		if paths[p] == nil {
+			paths[p] = &pathBody{prefix: p}
+		}
+	}
+	for p, b := range paths {
+		k := pathKey(sp.target, p)
+		state[k] = &reconciler.Resource{
+			Key: k, Rank: rankPath, Body: b,
+			Refs: []reconciler.Key{entryOf(strings.TrimPrefix(sp.target, "bgp/"), p.Addr())},
+		}
+	}
+	return state, trouble.Or()
+}
+
+// peerEvent takes a change of a session's state; it runs in a goroutine of its
+// own.
+func (sp *speaker) peerEvent(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
+	if e.Type != apiutil.PEER_EVENT_STATE {
+		return
+	}
+	s := e.Peer.State
+	reason := downReason(s.DisconnectMessage)
+	if s.AdminState == api.PeerState_ADMIN_STATE_PFX_CT {
+		reason = fmt.Sprintf("the neighbor announces more than %d prefixes, and gray needs none; filter them there; the session stays shut until the daemon restarts", sp.cfg.limit)
+	}
+	fell := sp.board.move(s.NeighborAddress, stateName(s.SessionState), reason)
+	if fell && s.AdminState == api.PeerState_ADMIN_STATE_UP {
+		sp.renew(s.NeighborAddress)
+	}
+}

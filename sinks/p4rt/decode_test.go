@@ -1,0 +1,253 @@
+package p4rt
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// padded is an entry as a sloppy switch returns it.
+func padded(e *p4v1.TableEntry) *p4v1.TableEntry {
+	e = proto.CloneOf(e)
+	pad := func(b *[]byte) { *b = append([]byte{0, 0}, *b...) }
+	given := map[uint32]bool{}
+	for _, m := range e.GetMatch() {
+		given[m.GetFieldId()] = true
+		switch v := m.GetFieldMatchType().(type) {
+		case *p4v1.FieldMatch_Exact_:
+			pad(&v.Exact.Value)
+		case *p4v1.FieldMatch_Ternary_:
+			pad(&v.Ternary.Value)
+			pad(&v.Ternary.Mask)
+		case *p4v1.FieldMatch_Range_:
+			pad(&v.Range.Low)
+			pad(&v.Range.High)
+		}
+	}
+	for _, p := range e.GetAction().GetAction().GetParams() {
+		pad(&p.Value)
+	}
+	table := pipeline.Index().Tables[e.GetTableId()]
+	for i := range table.Fields {
+		f := &table.Fields[len(table.Fields)-1-i]
+		switch {
+		case given[f.ID]:
+		case f.Kind.String() == "TERNARY":
+			e.Match = append([]*p4v1.FieldMatch{ternary(f.ID, make([]byte, 3), make([]byte, 3))}, e.Match...)
+		case f.Kind.String() == "RANGE":
+			e.Match = append([]*p4v1.FieldMatch{ranged(f.ID, policies.PortRange{Hi: 65535})}, e.Match...)
+		}
+	}
+	e.CounterData = &p4v1.CounterData{PacketCount: 5}
+	e.Metadata = []byte("x")
+	return e
+}
+
+// randomBodies makes a body of every kind.
+func randomBodies(r *rand.Rand) []entryBody {
+	mac := func() (m [6]byte) {
+		for i := range m {
+			m[i] = byte(r.IntN(4) * r.IntN(256))
+		}
+		return m
+	}
+	addr := func(v6 bool) netip.Addr {
+		size := 4
+		if v6 {
+			size = 16
+		}
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = byte(r.IntN(3) * r.IntN(256))
+		}
+		a, _ := netip.AddrFromSlice(b)
+		return a
+	}
+	b16 := func() uint16 { return uint16(r.IntN(1 << (r.IntN(16) + 1))) }
+	bodies := []entryBody{
+		&backendBody{id: b16(), dstMAC: mac(), srcMAC: mac(), port: uint32(r.IntN(512))},
+		&backendBody{id: b16(), dstMAC: mac(), srcMAC: mac(), port: uint32(r.IntN(512)), address: addr(false)},
+		&backendBody{id: b16(), dstMAC: mac(), srcMAC: mac(), port: uint32(r.IntN(512)), address: addr(true)},
+		&profileBody{profile: uint8(b16()), masks: [6]uint32{r.Uint32N(1 << 24), r.Uint32(), r.Uint32(), r.Uint32N(256), r.Uint32N(1 << 16), r.Uint32N(1 << 16)}},
+		&vipBody{address: addr(false), vip: uint8(b16()), pool: uint8(b16()), profile: uint8(b16())},
+		&vipBody{address: addr(true), vip: uint8(b16()), pool: uint8(b16()), profile: uint8(b16())},
+		&ruleBody{table: pipeline.TableVPC, vip: uint8(b16()), pool: uint8(b16()), match: vniOnly(r.Uint32N(1 << 24))},
+	}
+	for v6, tables := range [][3]uint32{
+		{pipeline.TableVMSrcV4, pipeline.TableVMDstV4, pipeline.TableFlowV4},
+		{pipeline.TableVMSrcV6, pipeline.TableVMDstV6, pipeline.TableFlowV6},
+	} {
+		src, dst := vniOnly(r.Uint32N(1<<24)), vniOnly(r.Uint32N(1<<24))
+		a := addr(v6 == 1)
+		src.Src, dst.Dst = netip.PrefixFrom(a, a.BitLen()), netip.PrefixFrom(a, a.BitLen())
+		bodies = append(bodies,
+			&ruleBody{table: tables[0], vip: uint8(b16()), pool: uint8(b16()), match: src},
+			&ruleBody{table: tables[1], vip: uint8(b16()), pool: uint8(b16()), match: dst},
+			&ruleBody{table: tables[2], vip: uint8(b16()), pool: uint8(b16()), priority: 1 + r.Int32N(1<<24), match: randomMatch(r, func() netip.Addr { return addr(v6 == 1) })})
+	}
+	return bodies
+}
+
+// randomMatch is a flow as the compiler may make it, prefixes of no bits included.
+func randomMatch(r *rand.Rand, addr func() netip.Addr) policies.Match {
+	m := policies.Match{AnyVNI: r.IntN(2) == 0, VNI: r.Uint32N(1 << 24), Protocol: int16(r.IntN(257)) - 1, SrcPort: policies.PortRange{Hi: 65535}, DstPort: policies.PortRange{Hi: 65535}}
+	for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
+		if a := addr(); r.IntN(3) > 0 {
+			*p = netip.PrefixFrom(a, r.IntN(a.BitLen()+1)).Masked()
+		}
+	}
+	for _, p := range []*policies.PortRange{&m.SrcPort, &m.DstPort} {
+		if r.IntN(2) == 0 {
+			p.Lo = uint16(r.IntN(65536))
+			p.Hi = p.Lo + uint16(r.IntN(65536-int(p.Lo)))
+		}
+	}
+	return canonical(m)
+}
+
+// TestRoundTrip encodes bodies and reads them back, as they were written and as
+// sloppy switches return them.
+func TestRoundTrip(t *testing.T) {
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		others := randomBodies(rand.New(rand.NewPCG(seed, 2)))
+		for i, b := range randomBodies(r) {
+			names := map[string]bool{}
+			for _, e := range []*p4v1.TableEntry{b.entry(), padded(b.entry())} {
+				got, name := decode(e)
+				if !got.Equal(b) || !b.Equal(got) {
+					t.Fatalf("seed %d: wrote %#v, read %#v", seed, b, got)
+				}
+				if again, ok := got.(entryBody); !ok || !proto.Equal(again.entry(), b.entry()) {
+					t.Fatalf("seed %d: %#v becomes another entry", seed, got)
+				}
+				names[name] = true
+			}
+			if len(names) != 1 || names[""] {
+				t.Fatalf("seed %d: names %v", seed, names)
+			}
+			if got, _ := decode(others[i].entry()); b.Equal(got) != proto.Equal(b.entry(), others[i].entry()) {
+				t.Fatalf("seed %d: %#v equal to %#v: %t", seed, b, others[i], b.Equal(got))
+			}
+		}
+	}
+}
+
+// TestForeignKeys names what has gray's match and not gray's action by the name of
+// gray's own entry, so that it is modified and not deleted beside it.
+func TestForeignKeys(t *testing.T) {
+	own := &ruleBody{table: pipeline.TableVPC, vip: 1, pool: 2, match: vniOnly(7)}
+	_, want := decode(own.entry())
+	for name, change := range map[string]func(*p4v1.TableEntry){
+		"no action":      func(e *p4v1.TableEntry) { e.Action = nil },
+		"another action": func(e *p4v1.TableEntry) { e.GetAction().GetAction().ActionId = pipeline.ActionFlowPoolV4 },
+		"no parameter":   func(e *p4v1.TableEntry) { e.GetAction().GetAction().Params = nil },
+		"wide parameter": func(e *p4v1.TableEntry) { e.GetAction().GetAction().Params[0].Value = []byte{1, 2} },
+		"second parameter": func(e *p4v1.TableEntry) {
+			e.Action.GetAction().Params = append(e.Action.GetAction().Params, &p4v1.Action_Param{ParamId: 2, Value: []byte{1}})
+		},
+		"member": func(e *p4v1.TableEntry) {
+			e.Action = &p4v1.TableAction{Type: &p4v1.TableAction_ActionProfileMemberId{ActionProfileMemberId: 1}}
+		},
+	} {
+		e := own.entry()
+		change(e)
+		body, got := decode(e)
+		raw, ok := body.(*rawBody)
+		if !ok || got != want || raw.Equal(own) || own.Equal(raw) || !proto.Equal(raw.entry(), e) {
+			t.Errorf("%s: %T under the name %q, want a raw one under %q", name, body, got, want)
+			continue
+		}
+		res := &reconciler.Resource{Key: reconciler.Key{Target: "p4rt/x", Kind: "gray_vpc", Name: got}, Rank: rankRule, Body: raw}
+		now := &reconciler.Resource{Key: res.Key, Rank: rankRule, Body: own}
+		for u := range updatesOf([]reconciler.Change{{Old: res, New: now}}, phaseFill) {
+			if u.proto.GetType() != p4v1.Update_MODIFY || !proto.Equal(u.proto.GetEntity().GetTableEntry(), own.entry()) {
+				t.Errorf("%s: put right by %v", name, u.proto)
+			}
+		}
+	}
+	for name, change := range map[string]func(*p4v1.TableEntry){
+		"missing field": func(e *p4v1.TableEntry) { e.Match = e.Match[:1] },
+		"priority":      func(e *p4v1.TableEntry) { e.Priority = 5 },
+		"ternary field": func(e *p4v1.TableEntry) { e.Match[1] = ternary(2, []byte{7}, []byte{255}) },
+		"wide value":    func(e *p4v1.TableEntry) { e.Match[0].GetExact().Value = []byte{9, 1} },
+		"field twice":   func(e *p4v1.TableEntry) { e.Match = append(e.Match, e.Match[0]) },
+		"unknown fields": func(e *p4v1.TableEntry) {
+			e.Match = append(e.Match, exacts([]byte{1}, []byte{1}, []byte{1}, []byte{1})[3])
+		},
+		"unknown table": func(e *p4v1.TableEntry) { e.TableId = 99 },
+	} {
+		e := own.entry()
+		change(e)
+		body, got := decode(e)
+		if got == want || !proto.Equal(body.(entryBody).entry(), e) {
+			t.Errorf("%s: %T under the name %q, would delete %v", name, body, got, body.(entryBody).entry())
+		}
+	}
+}
+
+// FuzzDecode reads any entry: it never panics, what is taken for gray's is written
+// in the same way again, and whatever is not is deleted just as it was read.
+func FuzzDecode(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for _, b := range randomBodies(r) {
+		for _, e := range []*p4v1.TableEntry{b.entry(), padded(b.entry())} {
+			raw, err := proto.Marshal(e)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(raw)
+		}
+	}
+	stranger, err := proto.Marshal(&p4v1.TableEntry{TableId: 99, Match: []*p4v1.FieldMatch{ranged(1, policies.PortRange{Lo: 1, Hi: 2})}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(stranger)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e := new(p4v1.TableEntry)
+		if proto.Unmarshal(b, e) != nil {
+			return
+		}
+		before := proto.CloneOf(e)
+		body, name := decode(e)
+		if body == nil || name == "" || body.String() == "" || !body.Equal(body) {
+			t.Fatalf("%T %q", body, name)
+		}
+		if !proto.Equal(before, e) {
+			t.Fatal("decode changes what it reads")
+		}
+		switch own := body.(type) {
+		case *rawBody:
+			if !proto.Equal(own.entry(), e) {
+				t.Fatalf("read %v, would delete %v", e, own.entry())
+			}
+		case entryBody:
+			if !proto.Equal(own.entry(), normal(e)) || !sameKey(own.entry(), normal(e)) {
+				t.Fatalf("read %v, would write %v", e, own.entry())
+			}
+			if again, n := decode(own.entry()); n != name || !again.Equal(own) {
+				t.Fatalf("%q becomes %q", name, n)
+			}
+		}
+		r := &reader{target: "p4rt/x", state: reconciler.State{}, pools: map[uint8]*poolBody{}, buckets: map[bucketKey]uint32{}}
+		r.add(e)
+		r.finish()
+		for _, res := range r.state {
+			for phase := range phases {
+				for u := range updatesOf([]reconciler.Change{{Old: res}}, phase) {
+					if u.proto.GetType() != p4v1.Update_DELETE {
+						t.Fatalf("to be rid of %v: %v", e, u.proto)
+					}
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,333 @@
+package p4rt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+)
+
+// standing is how a sink stands at its only switch: "primary", or why not.
+func standing(s *Sink) string {
+	h := s.Health()
+	switch {
+	case len(h) != 1:
+		return fmt.Sprintf("%d switches", len(h))
+	case h[0].Primary && h[0].Reason == "":
+		return "primary"
+	}
+	return h[0].Reason
+}
+
+// stands waits until a sink's standing holds a text.
+func stands(t testing.TB, s *Sink, text string) {
+	t.Helper()
+	eventually(t, func() string { return fmt.Sprintf("the standing is %q, want %q", standing(s), text) }, func() bool {
+		return strings.Contains(standing(s), text)
+	})
+}
+
+// connect makes a sink connect to a switch.
+func connect(t testing.TB, s *Sink, self *reconciler.Resource) {
+	t.Helper()
+	if _, err := s.Observe(t.Context(), self.Target, self); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReconnect loses its connections again and again: it comes back each time,
+// with a higher election id, wakes the loop, and writes.
+func TestReconnect(t *testing.T) {
+	l := newLab(t)
+	s := newSink(t, 7)
+	hints := s.cfg.Hints
+	self := l.load(s)
+	for n := range uint32(3) {
+		hints.Take()
+		l.cut()
+		eventually(t, func() string { return "no new arbitration: " + standing(s) }, func() bool { return len(l.asked()) >= int(n)+2 })
+		stands(t, s, "primary")
+		eventually(t, func() string { return "the loop is not woken" }, func() bool { return len(hints.Take()) > 0 })
+		if err := s.Apply(t.Context(), self, creates(vpcs(self, n, 1, 2)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds(t, s, self, vpcs(self, 0, 3, 2)...)
+	ids := l.asked()
+	for i := 1; i < len(ids); i++ {
+		if ids[i].compare(ids[i-1]) <= 0 {
+			t.Errorf("the election ids %v do not grow", ids)
+		}
+	}
+	if ids[0].high != 7 {
+		t.Errorf("the first election id is %v, want the epoch as its high half", ids[0])
+	}
+	// A later start has higher ids, though it counts from 1 again.
+	if later := newSink(t, 8).elect(election{}); later.compare(ids[len(ids)-1]) <= 0 {
+		t.Errorf("a later start begins with %v, which is not above %v", later, ids)
+	}
+}
+
+// TestElect counts in 128 bits.
+func TestElect(t *testing.T) {
+	s := newSink(t, 5)
+	for _, c := range []struct{ than, want election }{
+		{election{}, election{5, 1}},
+		{election{4, math.MaxUint64}, election{5, 2}},
+		{election{5, 2}, election{5, 3}},
+		{election{5, 9}, election{5, 10}},
+		{election{5, math.MaxUint64}, election{6, 0}},
+		{election{9, 9}, election{9, 10}},
+	} {
+		if got := s.elect(c.than); got != c.want {
+			t.Errorf("above %v: %v, want %v", c.than, got, c.want)
+		}
+	}
+}
+
+// TestSecondPrimary is pushed aside by a controller with a higher election id: it
+// says so, reads but does not write, and comes back when the other leaves.
+func TestSecondPrimary(t *testing.T) {
+	l := newLab(t)
+	testSecondPrimary(t, l.target(), l.client())
+}
+
+// TestSecondPrimaryFabricSim does so at a server that words it in another way.
+func TestSecondPrimaryFabricSim(t *testing.T) {
+	_, address := startFabricSim(t, buildFabricSim(t))
+	testSecondPrimary(t, targetAt(address), dialTest(t, address))
+}
+
+func testSecondPrimary(t *testing.T, self *reconciler.Resource, client p4v1.P4RuntimeClient) {
+	s := newSink(t, 7)
+	if err := s.Apply(t.Context(), self, creates(self)); err != nil {
+		t.Fatal(err)
+	}
+	o := newOther(t, client, "", &p4v1.Uint128{High: 100, Low: 3})
+	stands(t, s, "another controller is primary of p4rt/gw-a, with election id 100/3")
+	hints := s.cfg.Hints.Take()
+	if len(hints) == 0 {
+		t.Error("the loop is not woken when the switch is lost")
+	}
+	began := time.Now()
+	err := s.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...))
+	if !errors.Is(err, errBackup) || time.Since(began) > s.limits.lead/2 {
+		t.Errorf("Apply by a backup after %s: %v", time.Since(began), err)
+	}
+	holds(t, s, self) // reading goes on
+	o.write(newUpdate(p4v1.Update_INSERT, bucketEntry(bucketKey{9, 0, 1}, 4)))
+	o.close()
+	stands(t, s, "primary")
+	eventually(t, func() string { return "the loop is not woken when the switch is back" }, func() bool { return len(s.cfg.Hints.Take()) > 0 })
+	rules := vpcs(self, 1, 1, 2)
+	if err := s.Apply(t.Context(), self, creates(rules...)); err != nil {
+		t.Fatal(err)
+	}
+	stray := &poolBody{pool: 9, stray: []bucketKey{{9, 0, 1}}}
+	state, err := s.Observe(t.Context(), self.Target, self)
+	if err != nil || state[rules[0].Key] == nil || state[reconciler.Key{Target: self.Target, Kind: "pool", Name: "pool=9"}].Body.String() != stray.String() {
+		t.Errorf("state %v, error %v; want the own rule and what the other left", state, err)
+	}
+}
+
+// TestReplicas has two sinks at one switch: one is primary, and when it leaves the
+// other one is. That they ask for the same id does not matter.
+func TestReplicas(t *testing.T) {
+	l := newLab(t)
+	a, b := newSink(t, 7), newSink(t, 7)
+	self := l.load(a)
+	connect(t, b, self)
+	onePrimary(t, a, b)
+	o := newOther(t, l.client(), "", &p4v1.Uint128{High: 50})
+	stands(t, a, "another controller is primary of p4rt/gw-a, with election id 50/0")
+	stands(t, b, "another controller is primary of p4rt/gw-a, with election id 50/0")
+	o.close() // both see that there is nobody, and ask for 50/1
+	first, second := onePrimary(t, a, b)
+	if err := first.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err != nil {
+		t.Error(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stands(t, second, "primary")
+	if err := second.Apply(t.Context(), self, creates(vpcs(self, 2, 1, 2)...)); err != nil {
+		t.Error(err)
+	}
+}
+
+// onePrimary waits until one of two sinks is primary and the other knows it, and
+// returns them in that order.
+func onePrimary(t *testing.T, a, b *Sink) (primary, backup *Sink) {
+	t.Helper()
+	eventually(t, func() string { return standing(a) + "; " + standing(b) }, func() bool {
+		primary, backup = a, b
+		if standing(b) == "primary" {
+			primary, backup = b, a
+		}
+		return standing(primary) == "primary" && strings.Contains(standing(backup), "another controller")
+	})
+	return primary, backup
+}
+
+// nobody is a switch that makes no controller its primary, or no more after a
+// while.
+type nobody struct {
+	*softswitch.Switch
+	streams, asked atomic.Int64
+}
+
+func (n *nobody) StreamChannel(s p4v1.P4Runtime_StreamChannelServer) error {
+	n.streams.Add(1)
+	for {
+		m, err := s.Recv()
+		if err != nil {
+			return err
+		}
+		n.asked.Add(1)
+		a := &p4v1.MasterArbitrationUpdate{DeviceId: 1, ElectionId: m.GetArbitration().GetElectionId(), Status: &rpcstatus.Status{Code: int32(codes.NotFound)}}
+		if err := s.Send(&p4v1.StreamMessageResponse{Update: &p4v1.StreamMessageResponse_Arbitration{Arbitration: a}}); err != nil {
+			return err
+		}
+	}
+}
+
+// TestNobody asks a switch that never agrees a few times in a row, and then takes
+// its time.
+func TestNobody(t *testing.T) {
+	n := &nobody{}
+	l := &lab{TB: t, address: "127.0.0.1:0", wrap: func(sw *softswitch.Switch) p4v1.P4RuntimeServer { n.Switch = sw; return n }}
+	l.start()
+	defer l.stop()
+	s := newSink(t, 1)
+	s.limits.lead = 50 * time.Millisecond
+	self := l.target()
+	err := s.Apply(t.Context(), self, creates(self))
+	if err == nil || errors.Is(err, errBackup) {
+		t.Errorf("Apply: %v", err)
+	}
+	eventually(t, func() string { return "it gives up" }, func() bool { return n.streams.Load() >= 3 })
+	if asked, streams := n.asked.Load(), n.streams.Load(); asked > (1+maxVacancies)*(streams+1) {
+		t.Errorf("%d questions on %d streams, want one and at most %d more on each", asked, streams, maxVacancies)
+	}
+}
+
+// TestLostMeanwhile becomes a backup between two batches: the switch refuses the
+// second one, and that is an error of all.
+func TestLostMeanwhile(t *testing.T) {
+	l := newLab(t)
+	s := newSink(t, 1)
+	self := l.load(s)
+	var o *other
+	l.onWrite(func(context.Context, *p4v1.WriteRequest) error {
+		if l.batches.Load() == 2 {
+			o = newOther(t, l.client(), "", &p4v1.Uint128{High: 100})
+		}
+		return nil
+	})
+	err := s.Apply(t.Context(), self, creates(vpcs(self, 0, 2000, 2)...))
+	if err == nil || !strings.Contains(err.Error(), "PermissionDenied") {
+		t.Errorf("error %v", err)
+	}
+	l.hook.Store(nil)
+	o.close()
+	stands(t, s, "primary")
+	holds(t, s, self, vpcs(self, 0, batchFirst, 2)...)
+}
+
+// TestRole arbitrates and writes in the role of the document.
+func TestRole(t *testing.T) {
+	l := newLab(t)
+	newOther(t, l.client(), "", &p4v1.Uint128{High: 1 << 60}) // of no role, and not in the way
+	s := newSink(t, 1)
+	self := l.target()
+	self.Body.(*targetBody).role = "gray"
+	if err := s.Apply(t.Context(), self, creates(self)); err != nil {
+		t.Fatal(err)
+	}
+	rules := vpcs(self, 1, 2, 2)
+	if err := s.Apply(t.Context(), self, creates(rules...)); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s, self, rules...)
+	o := newOther(t, l.client(), "gray", &p4v1.Uint128{High: 9})
+	stands(t, s, "another controller is primary")
+	o.close()
+	stands(t, s, "primary")
+}
+
+// TestReadOnly reads without a stream, and writes nothing.
+func TestReadOnly(t *testing.T) {
+	l := newLab(t)
+	rules := vpcs(l.target(), 1, 3, 2)
+	first := newSink(t, 1)
+	self := l.load(first)
+	if err := first.Apply(t.Context(), self, creates(rules...)); err != nil {
+		t.Fatal(err)
+	}
+	asked := len(l.asked())
+	s := New(Config{ReadOnly: true})
+	holds(t, s, self, rules...)
+	if err := s.Apply(t.Context(), self, deletes(rules...)); err == nil {
+		t.Error("a dry run applies")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := len(l.asked()); n != asked {
+		t.Errorf("%d arbitrations by a dry run", n-asked)
+	}
+	holds(t, first, self, rules...)
+}
+
+// TestLetGo deletes the Switch document: the switch is let go, so that another
+// controller can have it, and keeps what it forwards by.
+func TestLetGo(t *testing.T) {
+	l := newLab(t)
+	s := newSink(t, 9)
+	self := l.load(s)
+	if err := s.Apply(t.Context(), self, deletes(self)); err != nil {
+		t.Fatal(err)
+	}
+	if h := s.Health(); len(h) != 0 {
+		t.Errorf("health %v of a switch that was let go", h)
+	}
+	eventually(t, func() string { return "the stream is still open" }, func() bool {
+		_, err := l.client().Write(t.Context(), &p4v1.WriteRequest{DeviceId: 1, ElectionId: election{9, 1}.proto()})
+		return status.Code(err) == codes.PermissionDenied
+	})
+	holds(t, s, self)
+}
+
+// TestMoved gives the document another address: the old switch is left, the new
+// one taken.
+func TestMoved(t *testing.T) {
+	a, b := newLab(t), newLab(t)
+	s := newSink(t, 3)
+	a.load(s)
+	self := b.load(s)
+	if err := s.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err != nil {
+		t.Fatal(err)
+	}
+	if h := s.Health(); len(h) != 1 || !h[0].Primary {
+		t.Errorf("health %v", h)
+	}
+	eventually(t, func() string { return "the old switch still has its primary" }, func() bool {
+		_, err := a.client().Write(t.Context(), &p4v1.WriteRequest{DeviceId: 1, ElectionId: election{3, 1}.proto()})
+		return status.Code(err) == codes.PermissionDenied
+	})
+	if a.sw.Stats().Writes != 0 || b.sw.Stats().Writes != 1 {
+		t.Errorf("writes %v and %v", a.sw.Stats(), b.sw.Stats())
+	}
+}

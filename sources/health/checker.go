@@ -1,0 +1,157 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"time"
+
+	probing "github.com/prometheus-community/pro-bing"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+)
+
+// maxBody bounds what of an answer is read before its connection is closed.
+const maxBody = 64 << 10
+
+// Run checks what the board wants until ctx ends, each server on its own.
+func Run(ctx context.Context, board *reconciler.Health) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	running := map[policies.Check]context.CancelFunc{}
+	for {
+		wanted := map[policies.Check]bool{}
+		for _, c := range board.Wanted() {
+			wanted[c] = true
+			if running[c] == nil {
+				own, cancel := context.WithCancel(ctx)
+				running[c] = cancel
+				all.Go(func() { watch(own, board, c) })
+			}
+		}
+		for c, cancel := range running {
+			if !wanted[c] {
+				cancel()
+				delete(running, c)
+			}
+		}
+		select {
+		case <-board.Renewed():
+		case <-ctx.Done():
+			for _, cancel := range running {
+				cancel()
+			}
+			return
+		}
+	}
+}
+
+// watch checks one server again and again. It begins as up: a daemon that starts
+// takes nobody out before it knows.
+func watch(ctx context.Context, board *reconciler.Health, c policies.Check) {
+	// Spread over the interval, so that many servers are not checked at once.
+	timer := time.NewTimer(rand.N(c.How.Interval))
+	defer timer.Stop()
+	up, row := true, 0
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		timer.Reset(c.How.Interval)
+		err := check(ctx, c)
+		if ctx.Err() != nil {
+			return
+		}
+		if (err == nil) == up {
+			row = 0
+			if !up {
+				board.Report(c.Gateway, c.Server, err) // the newest reason
+			}
+			continue
+		}
+		row++
+		if up && row >= c.How.Fall || !up && row >= c.How.Rise {
+			up, row = !up, 0
+			board.Report(c.Gateway, c.Server, err)
+		}
+	}
+}
+
+// check makes one check; the error says why it failed.
+func check(ctx context.Context, c policies.Check) error {
+	ctx, cancel := context.WithTimeout(ctx, c.How.Timeout)
+	defer cancel()
+	var err error
+	switch {
+	case c.How.ICMP:
+		err = ping(ctx, c.Address)
+	case c.How.TCP != 0:
+		err = connect(ctx, netip.AddrPortFrom(c.Address, c.How.TCP))
+	case c.How.HTTP.Port != 0:
+		err = get(ctx, netip.AddrPortFrom(c.Address, c.How.HTTP.Port), c.How.HTTP.Path)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("no answer within %s", c.How.Timeout)
+	}
+	return err
+}
+
+// ping sends one echo request, by a raw socket where that is allowed.
+func ping(ctx context.Context, address netip.Addr) error {
+	var err error
+	for _, privileged := range []bool{true, false} {
+		p := probing.New(address.String())
+		p.Count = 1
+		p.SetPrivileged(privileged)
+		if err = p.RunWithContext(ctx); err != nil {
+			continue
+		}
+		if p.Statistics().PacketsRecv == 0 {
+			return context.DeadlineExceeded
+		}
+		return nil
+	}
+	return fmt.Errorf("cannot send echo requests: %w; give the daemon CAP_NET_RAW", err)
+}
+
+func connect(ctx context.Context, to netip.AddrPort) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// get asks for a path; redirections are answers too, and are not followed, as
+// checks go to the addresses of the documents only.
+func get(ctx context.Context, from netip.AddrPort, path string) error {
+	client := http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	target := url.URL{Scheme: "http", Host: from.String()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String()+path, nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return errors.Unwrap(err) // without method and URL, which the reader knows
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxBody))
+	if res.StatusCode >= http.StatusBadRequest {
+		return fmt.Errorf("answered with status %d", res.StatusCode)
+	}
+	return nil
+}
