@@ -103,7 +103,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	r, err := reconciler.New(reconciler.Config{
 		Source: source, Sinks: []reconciler.Sink{envoys, switches, speakers}, Store: store, Hints: hints,
 		Always: map[string]reconciler.Sink{xds.Target: envoys},
-		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
+		Drift:  c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
 	if err != nil {
 		return err
