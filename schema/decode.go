@@ -277,9 +277,7 @@ func (d *decoder) field(key, val *yaml.Node, v reflect.Value, name string, rules
 // isEmpty tells whether a value that is there holds nothing.
 func isEmpty(v reflect.Value) bool {
 	switch v.Kind() {
-	case reflect.Slice, reflect.Map:
-		return v.Len() == 0
-	case reflect.String:
+	case reflect.Slice, reflect.Map, reflect.String:
 		return v.Len() == 0
 	}
 	return false
@@ -372,7 +370,9 @@ func (d *decoder) free(node *yaml.Node, v reflect.Value, field string) {
 		v.Set(l)
 	default:
 		var x any
-		if err := node.Decode(&x); err != nil {
+		if node.ShortTag() == "!!timestamp" {
+			x = node.Value // a date is a word to us
+		} else if err := node.Decode(&x); err != nil {
 			d.errorf(node, field, "%w", err)
 			return
 		}

@@ -31,7 +31,9 @@ type Error struct {
 // Error gives "path:line: field: what is wrong", one line.
 func (e *Error) Error() string {
 	switch {
-	case e.more > 0:
+	case e.more == 1:
+		return "and 1 more error"
+	case e.more > 1:
 		return fmt.Sprintf("and %d more errors", e.more)
 	case e.Field == "":
 		return fmt.Sprintf("%s: %v", e.Position, e.Err)

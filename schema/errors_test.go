@@ -2,6 +2,7 @@ package schema
 
 import (
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -35,5 +36,22 @@ func TestErrors(t *testing.T) {
 			}
 			wantProblems(t, &Snapshot{Files: NewFiles(files...)}, strings.Split(want, "\n")...)
 		})
+	}
+}
+
+// TestSuggestion holds which field a wrong key is taken for: the shorter the key
+// the closer it must be.
+func TestSuggestion(t *testing.T) {
+	fields := fieldsOf(reflect.TypeFor[Route]()) // vm, prefix, mac, vtep
+	for key, want := range map[string]string{
+		"prefx": "prefix", "PREFIX": "prefix", "prefixes": "prefix", "perfix": "prefix", "prefixlist": "",
+		"vms": "vm", "v": "", "xx": "", "MAC": "mac", "vtap": "vtep", "vvtepp": "vtep", "": "", "address": "",
+	} {
+		if want != "" {
+			want = "; did you mean " + want + "?"
+		}
+		if got := (suggestion{fields, key}).String(); got != want {
+			t.Errorf("%q: got %q, want %q", key, got, want)
+		}
 	}
 }

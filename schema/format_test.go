@@ -209,3 +209,24 @@ func wantNode() *NodeSpec {
 		Services: []NodeService{{"vpc-api", "v1"}},
 	}
 }
+
+// TestFree holds what values of no fixed type are read as.
+func TestFree(t *testing.T) {
+	supported(t)
+	set, err := Parse(snapshot("a.yaml", `kind: Service
+metadata: {name: api}
+spec:
+  hosts: [api]
+  default: v1
+  versions:
+  - name: v1
+    compose: {word: a, date: 2026-01-01, int: 5, float: 1.5, yes: true, none: ~, list: [a, ~, {b: []}]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"word": "a", "date": "2026-01-01", "int": 5, "float": 1.5, "yes": true, "none": nil, "list": []any{"a", nil, map[string]any{"b": []any{}}}}
+	if diff := cmp.Diff(want, set.Get(Name{KindService, "api"}).Spec.(*ServiceSpec).Versions[0].Compose); diff != "" {
+		t.Errorf("compose (-want +got):\n%s", diff)
+	}
+}

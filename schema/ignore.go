@@ -142,9 +142,6 @@ func matchSegments(pattern, segments []string) bool {
 	for s < len(segments) {
 		switch {
 		case p < len(pattern) && pattern[p] == "**":
-			if p == len(pattern)-1 {
-				return true
-			}
 			star, resume = p, s
 			p++
 		case p < len(pattern) && matchSegment(pattern[p], segments[s]):

@@ -9,7 +9,8 @@ import (
 
 // Set is the documents of a repository. It follows the repository from
 // snapshot to snapshot, at a cost that follows what changed; where it comes
-// from makes no difference to what it holds.
+// from makes no difference to what it holds. It is for one goroutine at a time;
+// its documents are for any.
 type Set struct {
 	files   Files
 	ignored ignoreList

@@ -21,10 +21,11 @@ const (
 	quiet    = 50 * time.Millisecond
 	patience = time.Second
 	beat     = time.Second
-	// poll is how often a change is assumed where the system allows no more
-	// watches.
-	poll = 10 * time.Second
 )
+
+// poll is how often a change is assumed where the system allows no more watches.
+// It is a variable for the tests.
+var poll = 10 * time.Second
 
 // Watcher tells when something below some folders changes.
 type Watcher struct {

@@ -117,9 +117,6 @@ func (s *Source) Close() error {
 	if s.mirror != nil {
 		return s.mirror.close()
 	}
-	if s.store != nil {
-		return s.store.Close()
-	}
 	return nil
 }
 
@@ -130,6 +127,7 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	defer s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
+	defer s.release()
 	// First with what was kept since the last time, then with what is on disk
 	// now, then with nothing taken for granted.
 	var err error
@@ -144,6 +142,17 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 		}
 	}
 	return nil, s.explain(ctx, err)
+}
+
+// release closes files, and forgets nothing: a pack that Git removes must not
+// stay on disk because it is open here.
+func (s *Source) release() {
+	if s.mirror != nil {
+		_ = s.mirror.store.Close()
+	}
+	if s.store != nil {
+		_ = s.store.Close()
+	}
 }
 
 // explain names the repository in an error, and takes secrets out of it.
@@ -164,9 +173,6 @@ func (s *Source) next(ctx context.Context, attempt int) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	// Files are closed, not forgotten: a repository must not hold packs that Git
-	// has removed.
-	defer store.Close()
 	from := s.good
 	if tip == from.tip {
 		return from, nil
@@ -225,6 +231,7 @@ func (s *Source) rewritten(tip plumbing.Hash, cut bool) error {
 func (s *Source) resolve(ctx context.Context, attempt, depth int) (*filesystem.Storage, plumbing.Hash, error) {
 	if s.mirror == nil {
 		if s.store == nil || attempt > 0 {
+			s.release()
 			store, err := openLocal(s.local)
 			if err != nil {
 				return nil, plumbing.ZeroHash, err

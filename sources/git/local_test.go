@@ -97,6 +97,16 @@ func TestMissing(t *testing.T) {
 	s := follow(t, r.dir, Config{})
 	wantError(t, s, `no branch "main" with a commit`)
 	wantError(t, follow(t, r.dir, Config{Branch: "../../config"}), `cannot read branch`)
+	wantError(t, follow(t, newRepo(t, "--object-format=sha256").dir, Config{}), "objectformat")
+	// What git makes for a sparse checkout is read as any other.
+	sparse := newRepo(t)
+	sparse.commit("a/b.yaml", "b", "c/d.yaml", "d")
+	sparse.git("sparse-checkout", "set", "a")
+	wantFiles(t, fetch(t, follow(t, sparse.dir, Config{})), "a/b.yaml", "b", "c/d.yaml", "d")
+	sparse.git("config", "core.repositoryformatversion", "1")
+	wantFiles(t, fetch(t, follow(t, sparse.dir, Config{})), "a/b.yaml", "b", "c/d.yaml", "d")
+	sparse.git("config", "core.repositoryformatversion", "2")
+	wantError(t, follow(t, sparse.dir, Config{}), "its format has version 2, which is not read")
 	r.commit("a.yaml", "a")
 	wantFiles(t, fetch(t, s), "a.yaml", "a")
 	wantError(t, follow(t, r.dir, Config{Branch: "other"}), `no branch "other" with a commit`)
@@ -223,6 +233,18 @@ func TestPacked(t *testing.T) {
 	r.commit("a.yaml", "d", "b.yaml", "b")
 	r.git("repack", "-a", "-d", "--quiet")
 	wantFiles(t, fetch(t, s), "a.yaml", "d", "b.yaml", "b")
+	r.git("branch", "--move", "elsewhere")
+	wantError(t, s, "no branch")
+	// Nothing of the repository stays open, so that Git's removed packs go.
+	open, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range open {
+		if p, err := os.Readlink(fd); err == nil && strings.HasPrefix(p, r.dir) {
+			t.Errorf("%s is open", p)
+		}
+	}
 }
 
 // TestWhileGitWorks fetches while another process commits and collects garbage.
@@ -325,7 +347,7 @@ func TestFindRoot(t *testing.T) {
 			t.Errorf("%s: %s", dir, d)
 		}
 	}
-	if _, _, err := FindRoot(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is in no Git repository") {
+	if _, _, err := FindRoot(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is in no work tree of a Git repository") {
 		t.Errorf("got %v", err)
 	}
 }

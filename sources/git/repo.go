@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -12,10 +13,12 @@ import (
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
 	gogit "github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
 
 	"github.com/gray-release/gray/schema"
 )
@@ -36,15 +39,85 @@ func openStore(dir billy.Filesystem) *filesystem.Storage {
 // openLocal opens a repository, bare or with a work tree, or a further work tree
 // of one.
 func openLocal(p string) (*filesystem.Storage, error) {
-	repo, err := gogit.PlainOpenWithOptions(p, &gogit.PlainOpenOptions{EnableDotGitCommonDir: true})
+	own, common, err := gitDirs(p)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the repository %s: %w", p, err)
 	}
-	store, ok := repo.Storer.(*filesystem.Storage)
-	if !ok {
-		return nil, fmt.Errorf("cannot open the repository %s: it is not on disk", p)
+	store := openStore(dotgit.NewRepositoryFilesystem(osfs.New(own), osfs.New(common)))
+	if _, err := gogit.Open(readable{store}, nil); err != nil {
+		return nil, fmt.Errorf("cannot open the repository %s: %w", p, err)
 	}
-	return openStore(store.Filesystem()), nil
+	return store, nil
+}
+
+// gitDirs finds the Git directory of a repository, and the one with its objects
+// and branches: a further work tree has a directory of its own, and shares that
+// of the first.
+func gitDirs(p string) (own, common string, err error) {
+	if p, err = filepath.Abs(p); err != nil {
+		return "", "", err
+	}
+	own = filepath.Join(p, ".git")
+	info, err := os.Stat(own)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		own = p // bare
+	case err != nil:
+		return "", "", err
+	case !info.IsDir():
+		if own, err = readPath(own, p, "gitdir:"); err != nil {
+			return "", "", err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(own, "HEAD")); err != nil {
+		return "", "", gogit.ErrRepositoryNotExists
+	}
+	common, err = readPath(filepath.Join(own, "commondir"), own, "")
+	if errors.Is(err, fs.ErrNotExist) {
+		return own, own, nil
+	}
+	return own, common, err
+}
+
+// readPath reads a file with a path, which may be relative to dir.
+func readPath(file, dir, prefix string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	p := strings.TrimSpace(strings.TrimPrefix(string(b), prefix))
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(dir, p)
+	}
+	return p, nil
+}
+
+// readable opens repositories that go-git refuses for extensions of the format
+// that change nothing for those who only read, such as that of a sparse
+// checkout.
+type readable struct{ *filesystem.Storage }
+
+// Config implements storage.Storer.
+func (r readable) Config() (*config.Config, error) {
+	cfg, err := r.Storage.Config()
+	if err != nil {
+		return nil, err
+	}
+	if v := cfg.Raw.Section("core").Option("repositoryformatversion"); v != "" && v != "0" && v != "1" {
+		return nil, fmt.Errorf("its format has version %s, which is not read", v)
+	}
+	for _, o := range cfg.Raw.Section("extensions").Options {
+		name, value := strings.ToLower(o.Key), strings.ToLower(o.Value)
+		switch {
+		case name == "objectformat" && value == "sha1", name == "refstorage" && value == "files":
+		case name == "noop", name == "noop-v1", name == "preciousobjects", name == "partialclone",
+			name == "worktreeconfig", name == "relativeworktrees":
+		default:
+			return nil, fmt.Errorf("its format has the extension %s %s, which is not read", name, value)
+		}
+	}
+	cfg.Raw.RemoveSection("extensions")
+	return cfg, nil
 }
 
 // branchTip is the newest commit of a branch of a local repository.
@@ -70,21 +143,11 @@ func WatchPaths(url string) []string {
 	if err != nil || local == "" {
 		return nil
 	}
-	store, err := openLocal(local)
+	_, common, err := gitDirs(local)
 	if err != nil {
 		return nil
 	}
-	root := store.Filesystem().Root()
-	// A further work tree has a Git directory of its own, but the branches are
-	// in the one that all have in common.
-	if common, err := os.ReadFile(filepath.Join(root, "commondir")); err == nil {
-		if p := strings.TrimSpace(string(common)); filepath.IsAbs(p) {
-			root = p
-		} else {
-			root = filepath.Join(root, p)
-		}
-	}
-	return []string{filepath.Join(root, "refs", "heads")}
+	return []string{filepath.Join(common, "refs", "heads")}
 }
 
 // ReadRevision reads the files of a revision of the repository at a path: a
@@ -95,7 +158,7 @@ func ReadRevision(ctx context.Context, repoPath, revision, subPath string) (*sch
 		return nil, err
 	}
 	defer store.Close()
-	repo, err := gogit.Open(store, nil)
+	repo, err := gogit.Open(readable{store}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the repository %s: %w", repoPath, err)
 	}
@@ -122,18 +185,13 @@ func FindRoot(dir string) (root, sub string, err error) {
 	if abs, err = filepath.EvalSymlinks(abs); err != nil {
 		return "", "", err
 	}
-	repo, err := gogit.PlainOpenWithOptions(abs, &gogit.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
-	if err != nil {
-		return "", "", fmt.Errorf("%s is in no Git repository", dir)
+	for root = abs; ; root = filepath.Dir(root) {
+		if _, err := os.Lstat(filepath.Join(root, ".git")); err == nil {
+			sub, err = filepath.Rel(root, abs)
+			return root, sub, err
+		}
+		if root == filepath.Dir(root) {
+			return "", "", fmt.Errorf("%s is in no work tree of a Git repository", dir)
+		}
 	}
-	tree, err := repo.Worktree()
-	if err != nil {
-		return "", "", fmt.Errorf("the repository of %s has no work tree: %w", dir, err)
-	}
-	root = tree.Filesystem.Root()
-	if root, err = filepath.EvalSymlinks(root); err != nil {
-		return "", "", err
-	}
-	sub, err = filepath.Rel(root, abs)
-	return root, sub, err
 }
