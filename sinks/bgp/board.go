@@ -41,7 +41,7 @@ func newBoard(target string, log *slog.Logger) *board {
 }
 
 // enter adds a session; one that is there begins anew and keeps its last error.
-func (b *board) enter(n neighbor, state string) {
+func (b *board) enter(n neighborBody, state string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	row := &Neighbor{Target: b.target, Address: n.address, ASN: n.asn, State: state, Since: time.Now()}
