@@ -3,6 +3,7 @@ package p4rt
 import (
 	"cmp"
 	"iter"
+	"slices"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
@@ -71,30 +72,29 @@ func entryOf(r *reconciler.Resource) *p4v1.TableEntry {
 }
 
 // poolUpdates writes the buckets that differ, then the pool's entry, then takes
-// away what is left over; a pool that goes loses its entry first. The live
-// generation stays what it is.
+// away what is left over; a pool that goes loses its entry first. Where the two
+// bodies differ in their generation, the new one is filled whole while the old one
+// is live, and the entry's modification is the flip.
 func poolUpdates(old, now *poolBody, phase int, add func(p4v1.Update_Type, *p4v1.TableEntry) bool) bool {
 	if old == nil {
-		old = &poolBody{pool: now.pool}
+		old = &poolBody{pool: now.pool, generation: now.generation}
 	}
 	if now == nil {
 		if phase == phaseFill && old.hasEntry && !add(p4v1.Update_DELETE, old.entry()) {
 			return false
 		}
-		now = &poolBody{pool: old.pool}
+		now = &poolBody{pool: old.pool, generation: old.generation}
 	}
 	switch phase {
 	case phaseFill:
 		return fillBuckets(old, now, add)
 	case phasePoint:
-		live := *now
-		live.generation = old.generation
 		switch {
 		case !now.hasEntry:
 		case !old.hasEntry:
-			return add(p4v1.Update_INSERT, live.entry())
-		case old.mask != now.mask:
-			return add(p4v1.Update_MODIFY, live.entry())
+			return add(p4v1.Update_INSERT, now.entry())
+		case old.mask != now.mask || old.generation != now.generation:
+			return add(p4v1.Update_MODIFY, now.entry())
 		}
 		return true
 	}
@@ -103,15 +103,19 @@ func poolUpdates(old, now *poolBody, phase int, add func(p4v1.Update_Type, *p4v1
 
 func fillBuckets(old, now *poolBody, add func(p4v1.Update_Type, *p4v1.TableEntry) bool) bool {
 	for i, is := range now.buckets {
+		k := bucketKey{now.pool, now.generation, uint16(i)}
 		was := at(old.buckets, i)
+		if flips(old, now) {
+			was = 0
+		}
 		if was == is || is == 0 {
 			continue
 		}
-		t := p4v1.Update_MODIFY
-		if was == 0 {
-			t = p4v1.Update_INSERT
+		t := p4v1.Update_INSERT
+		if _, stray := slices.BinarySearchFunc(old.stray, k, compareBuckets); stray || was != 0 {
+			t = p4v1.Update_MODIFY
 		}
-		if !add(t, bucketEntry(bucketKey{now.pool, old.generation, uint16(i)}, uint16(is-1))) {
+		if !add(t, bucketEntry(k, uint16(is-1))) {
 			return false
 		}
 	}
@@ -120,7 +124,7 @@ func fillBuckets(old, now *poolBody, add func(p4v1.Update_Type, *p4v1.TableEntry
 
 func clearBuckets(old, now *poolBody, add func(p4v1.Update_Type, *p4v1.TableEntry) bool) bool {
 	for i, was := range old.buckets {
-		if was == 0 || at(now.buckets, i) != 0 {
+		if was == 0 || at(now.buckets, i) != 0 && !flips(old, now) {
 			continue
 		}
 		if !add(p4v1.Update_DELETE, bucketEntry(bucketKey{old.pool, old.generation, uint16(i)}, uint16(was-1))) {
@@ -128,8 +132,8 @@ func clearBuckets(old, now *poolBody, add func(p4v1.Update_Type, *p4v1.TableEntr
 		}
 	}
 	for _, k := range old.stray {
-		if now.hasEntry && k.generation == old.generation && int(k.hash) < len(now.buckets) {
-			continue // it has become a live bucket: its insert turned into a modification
+		if now.hasEntry && k.generation == now.generation && int(k.hash) < len(now.buckets) {
+			continue // it has become a live bucket
 		}
 		if !add(p4v1.Update_DELETE, bucketEntry(k, 0)) {
 			return false

@@ -55,6 +55,25 @@ func (w *writer) without(changes []reconciler.Change) []reconciler.Change {
 	return slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool { return w.failed.Keys[c.Key()] != nil })
 }
 
+// writeAll writes changes phase by phase. What others lean on is read back before
+// it bears them: a generation before its pool flips to it, the entry of a VPC
+// before those of its VMs go.
+func (w *writer) writeAll(ctx context.Context, changes []reconciler.Change) error {
+	w.proveVPCs(ctx, changes)
+	for phase := range phases {
+		if phase == phasePoint {
+			w.proveIdle(ctx, w.without(changes))
+		}
+		if err := w.run(ctx, updatesOf(w.without(changes), phase)); err != nil {
+			return err
+		}
+		if phase == phasePoint {
+			w.d.pointed(w.without(changes))
+		}
+	}
+	return nil
+}
+
 // run sends updates in batches. While one is on its way, the next is made.
 func (w *writer) run(ctx context.Context, updates iter.Seq[update]) error {
 	building, stop := context.WithCancel(ctx)
