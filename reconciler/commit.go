@@ -27,26 +27,36 @@ func (r *Reconciler) adopt(f fetched) {
 		return
 	}
 	r.seen, r.settled = f.snapshot.Revision, true
-	d, err := r.meaning.read(f.snapshot)
+	r.badErr = r.follow(f.snapshot)
+	if r.settled {
+		r.refetch = backoff{}
+	}
+	if r.badErr != nil {
+		r.cfg.Log.Error("commit refused, the last good one stays", "refused", r.seen, "revision", r.revision, "error", r.badErr)
+		return
+	}
+	r.warn()
+	r.cfg.Log.Info("commit adopted", "revision", r.revision, "documents", r.meaning.set.Len())
+}
+
+// follow puts a snapshot in force, or leaves the one that is. Where that is for
+// want of disk, it has it tried again.
+func (r *Reconciler) follow(s *schema.Snapshot) error {
+	now := time.Now()
+	d, err := r.meaning.read(s)
 	if err == nil {
 		if err = r.save(d); err != nil {
 			r.settled = false
+			r.refetch.failed(now)
 			err = fmt.Errorf("cannot write the --state file: %w; make room or set its rights, it is tried again", err)
 		}
 	}
-	if r.badErr = err; err != nil {
-		r.cfg.Log.Error("commit refused, the last good one stays", "refused", r.seen, "revision", r.revision, "error", err)
-		if !r.settled {
-			r.refetch.failed(now)
-			return
-		}
-		r.refetch = backoff{}
-		return
+	if err != nil {
+		r.meaning.reject()
+		return err
 	}
-	r.refetch = backoff{}
 	r.enforce(d, now)
-	r.warn()
-	r.cfg.Log.Info("commit adopted", "revision", r.revision, "documents", r.meaning.set.Len(), "units", len(d.units))
+	return nil
 }
 
 // enforce makes a delta the desired state.
@@ -54,8 +64,10 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 	if r.revision == "" {
 		r.recall(d.ir)
 	}
-	r.revision = r.seen
+	news := r.revision != d.snapshot.Revision
+	r.revision = d.snapshot.Revision
 	r.index(d.docs, now)
+	r.notice(d, now)
 	gone := map[Key]bool{}
 	for _, res := range r.meaning.accept(d) {
 		gone[res.Key] = true
@@ -78,6 +90,9 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 		for _, res := range l.resources {
 			r.touch(r.targets[res.Target], res.Key)
 		}
+	}
+	if !news {
+		return
 	}
 	for _, t := range r.targets {
 		t.wakeUp()

@@ -11,9 +11,11 @@ import (
 // document is a document of the last good commit, and since when all that comes
 // from it is live, or is not.
 type document struct {
-	name  schema.Name
-	at    schema.Position
-	ready flag
+	name     schema.Name
+	at       schema.Position
+	ready    flag
+	degraded flag   // some of its servers fail their checks
+	ailing   string // which
 }
 
 func (d document) before(e document) bool { return d.name.Compare(e.name) < 0 }

@@ -244,7 +244,9 @@ func lowerFake(t string, gw *policies.Gateway) []*Resource {
 			k := Key{t, "backend", name + "/" + b.Name}
 			all = append(all, &Resource{Key: k, Rank: rankBackend, Body: text(b.Address.String()), Origin: b.Origin})
 			refs = append(refs, k)
-			words += b.Name + " "
+			if !b.Down {
+				words += b.Name + " "
+			}
 		}
 		k := Key{t, "pool", name}
 		all = append(all, &Resource{Key: k, Rank: rankPool, Refs: refs, Body: text(words), Origin: p.Origin})

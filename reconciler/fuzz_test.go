@@ -190,7 +190,7 @@ func FuzzLoopConverges(f *testing.F) {
 
 // jump puts a state in force, as if each resource were a unit.
 func (g *rig) jump(from, to State, revision string) State {
-	d := &delta{ir: policies.NewIR(policies.NewIDs())}
+	d := &delta{ir: policies.NewIR(policies.NewIDs()), snapshot: &schema.Snapshot{Revision: revision}}
 	for k := range Union(from, to) {
 		n := policies.Name{Kind: k.Target, Name: k.Kind, Part: k.Name}
 		d.units = append(d.units, n)
@@ -202,10 +202,7 @@ func (g *rig) jump(from, to State, revision string) State {
 			d.fresh = append(d.fresh, lowered{n, sink, []*Resource{res}})
 		}
 	}
-	g.do(func() {
-		g.seen = revision
-		g.enforce(d, time.Now())
-	})
+	g.do(func() { g.enforce(d, time.Now()) })
 	return to
 }
 
@@ -285,6 +282,7 @@ func FuzzIncrementalIsFull(f *testing.F) {
 				t.Fatalf("the full pass gives %v, the incremental one %v", fullErr, err)
 			}
 			if err != nil || r.IntN(4) == 0 { // or the numbers could not be written
+				m.reject()
 				continue
 			}
 			for _, res := range m.accept(d) {

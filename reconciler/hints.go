@@ -24,10 +24,7 @@ func (h *Hints) Add(target string) {
 	h.mu.Lock()
 	h.targets[target] = true
 	h.mu.Unlock()
-	select {
-	case h.wake <- struct{}{}:
-	default:
-	}
+	poke(h.wake)
 }
 
 // Woken gets a value after Add.

@@ -14,7 +14,7 @@ import (
 // meaning says what the documents mean to a set of sinks. It follows a
 // repository from commit to commit, at a cost that follows what changed; a first
 // commit is the full pass. What a commit changes is in force only once it was
-// accepted, and is not lost where it is not: the next commit brings it along.
+// accepted; until then, or once it is rejected, the last one stands.
 type meaning struct {
 	sinks    []Sink
 	set      *schema.Set
@@ -22,6 +22,7 @@ type meaning struct {
 	made     map[policies.Name][]*Resource // what the units in force were lowered to
 	units    map[policies.Name]bool        // changed since the last commit in force
 	docs     map[schema.Name]bool          // likewise
+	good     *schema.Snapshot              // the one in force; nil before the first
 }
 
 // newMeaning returns the meaning of no documents. The table of numbers is the
@@ -35,10 +36,11 @@ func newMeaning(sinks []Sink, ids *policies.IDs) *meaning {
 
 // delta is what a commit changes of the one in force.
 type delta struct {
-	ir    *policies.IR
-	units []policies.Name // sorted
-	fresh []lowered       // what is made of them now
-	docs  []schema.Name   // new, changed or gone; sorted
+	snapshot *schema.Snapshot
+	ir       *policies.IR
+	units    []policies.Name // sorted
+	fresh    []lowered       // what is made of them now
+	docs     []schema.Name   // new, changed or gone; sorted
 }
 
 // lowered is what a sink makes of a unit.
@@ -51,20 +53,38 @@ type lowered struct {
 // read says what a snapshot changes. Reading one snapshot again gives the same
 // delta. The error is schema.Errors where the documents are at fault.
 func (m *meaning) read(s *schema.Snapshot) (*delta, error) {
+	ir, err := m.compile(s)
+	if err != nil {
+		return nil, err
+	}
+	d := &delta{
+		snapshot: s, ir: ir,
+		units: slices.SortedFunc(maps.Keys(m.units), compareUnits), docs: slices.SortedFunc(maps.Keys(m.docs), schema.Name.Compare),
+	}
+	d.fresh, err = lowerUnits(m.sinks, ir, d.units)
+	return d, err
+}
+
+// compile takes a snapshot in and notes what changed.
+func (m *meaning) compile(s *schema.Snapshot) (*policies.IR, error) {
 	changed := m.set.Update(s)
 	for _, n := range changed {
 		m.docs[n] = true
 	}
 	ir, units, err := m.compiler.Compile(m.set, changed)
-	if err != nil {
-		return nil, err
-	}
 	for _, n := range units {
 		m.units[n] = true
 	}
-	d := &delta{ir: ir, units: slices.SortedFunc(maps.Keys(m.units), compareUnits), docs: slices.SortedFunc(maps.Keys(m.docs), schema.Name.Compare)}
-	d.fresh, err = lowerUnits(m.sinks, ir, d.units)
-	return d, err
+	return ir, err
+}
+
+// reject goes back to the snapshot in force after a read whose delta is not
+// accepted. What becomes of it, such as a server that fails, then need not wait for
+// a better commit.
+func (m *meaning) reject() {
+	if m.good != nil {
+		_, _ = m.compile(m.good) // it was good; were it not, the next read says so
+	}
 }
 
 // accept puts a delta in force and returns what the changed units had been
@@ -77,6 +97,7 @@ func (m *meaning) accept(d *delta) (gone []*Resource) {
 	for _, l := range d.fresh {
 		m.made[l.unit] = append(slices.Clip(m.made[l.unit]), l.resources...)
 	}
+	m.good = d.snapshot
 	m.units, m.docs = map[policies.Name]bool{}, map[schema.Name]bool{}
 	return gone
 }

@@ -32,6 +32,7 @@ type Config struct {
 	Always    map[string]Sink // targets that are there without a document, and what stale there is goes
 	Store     *Store          // nil: nothing outlives the process
 	Hints     *Hints          // what the sinks add to
+	Health    *Health         // nil: no servers are checked
 	Drift     time.Duration   // how often live state is read again; 0: never
 	MaxDelete int             // per cent of a target's live resources that one plan may delete
 	Confirm   string          // the revision whose plans may delete more
@@ -119,6 +120,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.adopt(f)
 		case <-r.cfg.Hints.Woken():
 			r.lookAgain(r.cfg.Hints.Take())
+		case <-r.cfg.Health.Woken():
+			r.heed()
 		case res := <-r.finished:
 			r.finish(res)
 		case f := <-r.do:

@@ -19,7 +19,7 @@ const StatusVersion = "gray.dev/status/v1"
 
 // Condition says one thing about an object, as the GitOps world writes it.
 type Condition struct {
-	Type               string    `json:"type"`   // Ready, Reconciling, Stalled or Programmed
+	Type               string    `json:"type"`   // Ready, Reconciling, Stalled, Programmed or Degraded
 	Status             string    `json:"status"` // True or False
 	Reason             string    `json:"reason"` // CamelCase
 	Message            string    `json:"message,omitempty"`
@@ -43,7 +43,7 @@ type DocumentStatus struct {
 	Kind       string      `json:"kind"`
 	Name       string      `json:"name"`
 	Place      string      `json:"place"`      // path:line
-	Conditions []Condition `json:"conditions"` // as those of Status
+	Conditions []Condition `json:"conditions"` // as those of Status; Degraded where servers of a Gateway fail
 }
 
 // TargetStatus is how one target stands.
@@ -261,7 +261,11 @@ func (v *view) documents() []DocumentStatus {
 		case !d.ready.on:
 			reason, message = "Progressing", fmt.Sprintf("%d of its resources are not live yet", v.undone[d.name])
 		}
-		all = append(all, DocumentStatus{d.name.Kind, d.name.Name, d.at.String(), conditions("Ready", d.ready, todo, bad, v.revision, reason, message)})
+		ds := DocumentStatus{d.name.Kind, d.name.Name, d.at.String(), conditions("Ready", d.ready, todo, bad, v.revision, reason, message)}
+		if d.degraded.on {
+			ds.Conditions = append(ds.Conditions, Condition{"Degraded", "True", "ServersDown", d.ailing, d.degraded.since, v.revision})
+		}
+		all = append(all, ds)
 		return true
 	})
 	return all

@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -33,7 +35,7 @@ func OpenStore(state string) (*Store, error) {
 		return nil, fmt.Errorf("--state %s: cannot make its folder: %w; name a file that this user can write", state, err)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("--state %s: another process has it open; stop that daemon or name another file", state)
 	}
 	if err != nil {
@@ -112,4 +114,21 @@ func (s *Store) switches() ([]*policies.Switch, error) {
 		return json.Unmarshal(v, sw)
 	})
 	return all, err
+}
+
+// NextEpoch gives this process a number that is higher than that of every
+// process before it on this store, also where the clock went back. Election ids
+// begin with it.
+func (s *Store) NextEpoch(now time.Time) (uint64, error) {
+	epoch := uint64(now.Unix())
+	err := s.Load("epoch", func(_ string, v []byte) error {
+		if len(v) == 8 {
+			epoch = max(epoch, binary.BigEndian.Uint64(v)+1)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return epoch, s.Write("epoch", map[string][]byte{"last": binary.BigEndian.AppendUint64(nil, epoch)}, nil)
 }

@@ -243,7 +243,21 @@ func (r *Reconciler) finish(res result) {
 	for k := range t.later {
 		r.touch(t, k)
 	}
-	clear(t.later)
+	t.later = map[Key]bool{}
+	r.shrink(t)
+}
+
+// shrink gives back what maps that are empty had grown to: a map keeps its size.
+func (r *Reconciler) shrink(t *target) {
+	if len(t.dirty) == 0 {
+		t.dirty = map[Key]bool{}
+	}
+	if len(t.charged) == 0 {
+		t.charged = map[Key]schema.Name{}
+	}
+	if len(r.undone) == 0 {
+		r.undone = map[schema.Name]int{}
+	}
 }
 
 func (r *Reconciler) finishRead(t *target, res result, now time.Time) {

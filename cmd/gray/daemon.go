@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,7 @@ import (
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/git"
+	"github.com/gray-release/gray/sources/health"
 )
 
 // daemonConfig is what a daemon runs with; the demo fills it too.
@@ -91,7 +94,11 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	switches := p4rt.New(p4rt.Config{SecretsDir: c.secrets, Epoch: uint64(time.Now().Unix()), Hints: hints})
+	epoch, err := store.NextEpoch(time.Now())
+	if err != nil {
+		return err
+	}
+	switches := p4rt.New(p4rt.Config{SecretsDir: c.secrets, Epoch: epoch, Hints: hints})
 	defer func() { err = errors.Join(err, switches.Close()) }()
 	speakers := bgp.New(bgp.Config{SecretsDir: c.secrets, Log: c.logger()})
 	defer func() { err = errors.Join(err, speakers.Close()) }()
@@ -100,8 +107,9 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
+	board := reconciler.NewHealth()
 	r, err := reconciler.New(reconciler.Config{
-		Source: source, Sinks: []reconciler.Sink{envoys, switches, speakers}, Store: store, Hints: hints,
+		Source: source, Sinks: []reconciler.Sink{envoys, switches, speakers}, Store: store, Hints: hints, Health: board,
 		Always: map[string]reconciler.Sink{xds.Target: envoys},
 		Drift:  c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
@@ -117,9 +125,10 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	}
 	defer wait()
 	defer cancel()
-	ran := make(chan struct{})
-	go func() { errs <- r.Run(ctx); close(ran) }()
-	defer func() { cancel(); <-ran }() // what it works with is closed after it
+	var running sync.WaitGroup
+	running.Go(func() { errs <- r.Run(ctx) })
+	running.Go(func() { health.Run(ctx, board) })
+	defer func() { cancel(); running.Wait() }() // what they work with is closed after them
 	if c.ready != nil {
 		c.ready()
 	}
@@ -214,7 +223,7 @@ func reportOnce(ctx context.Context, r *reconciler.Reconciler, limit time.Durati
 	if err != nil || s.Conditions[0].Status == "True" {
 		return err
 	}
-	lines := append(s.Errors, said(s.Conditions))
+	lines := append(slices.Clone(s.Errors), said(s.Conditions))
 	for _, t := range s.Targets {
 		if t.Conditions[0].Status != "True" {
 			lines = append(lines, t.Name+": "+said(t.Conditions))

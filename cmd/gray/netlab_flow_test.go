@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/reconciler"
 )
 
 // labFlow is traffic between two VMs of one VPC: a ping and a TCP stream.
@@ -172,7 +176,7 @@ func stream(c *net.TCPConn) error {
 // labRepository is the documents of the laboratory, without policies.
 func labRepository() map[string]string {
 	var gateway, networks strings.Builder
-	gateway.WriteString("apiVersion: gray.dev/v1alpha1\nkind: Gateway\nmetadata: {name: vpc-gw}\nspec:\n  vips: [" + labVIP + "]\n  switches: [gw-a]\n  hash: {buckets: 256}\n  default: v1\n  versions:\n")
+	gateway.WriteString("apiVersion: gray.dev/v1alpha1\nkind: Gateway\nmetadata: {name: vpc-gw}\nspec:\n  vips: [" + labVIP + "]\n  switches: [gw-a]\n  hash: {buckets: 256}\n  healthCheck: {icmp: {}, interval: 100ms, rise: 2, fall: 3}\n  default: v1\n  versions:\n")
 	for _, version := range []string{"v1", "v2"} {
 		fmt.Fprintf(&gateway, "  - name: %s\n    backends:\n", version)
 		for _, s := range labServers {
@@ -200,19 +204,26 @@ func labPolicy(match string) string {
 	return "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: gw-v2}\nspec:\n  targets: [{kind: Gateway, name: vpc-gw}]\n  version: v2\n  match:\n  - " + match + "\n"
 }
 
+// begin makes the repository and starts everything.
+func (l *netlab) begin() (live time.Time) {
+	l.t.Helper()
+	l.must("git", "init", "-q", "-b", "main", l.repo)
+	for name, text := range labRepository() {
+		if err := os.WriteFile(filepath.Join(l.repo, name), []byte(text), 0o644); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	l.startGray()
+	_, live = l.commit(nil)
+	return live
+}
+
 // TestMovesLoseNothing moves a VM, then its VPC, then back, under pings and TCP
 // streams. Captures on the servers hold who gets what.
 func TestMovesLoseNothing(t *testing.T) {
 	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
 	l := newNetlab(t)
-	l.must("git", "init", "-q", "-b", "main", l.repo)
-	for name, text := range labRepository() {
-		if err := os.WriteFile(filepath.Join(l.repo, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l.startGray()
-	_, live := l.commit(nil)
+	live := l.begin()
 	vms := labVMs
 	flows := []labFlow{{vms[0], vms[1]}, {vms[2], vms[1]}, {vms[3], vms[4]}}
 	var all []*running
@@ -252,5 +263,55 @@ func TestMovesLoseNothing(t *testing.T) {
 	}
 	for _, r := range all {
 		l.stop(r)
+	}
+}
+
+// TestDeadServerLeaves cuts a server off: its buckets go to the other one, and
+// come back with it.
+func TestDeadServerLeaves(t *testing.T) {
+	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
+	l := newNetlab(t)
+	live := l.begin()
+	var flows []labFlow
+	for i := range 2 { // enough flows that some are on either server
+		for j := range 3 {
+			if i != j {
+				flows = append(flows, labFlow{labVMs[i], labVMs[j]})
+			}
+		}
+	}
+	for _, f := range flows {
+		l.start(f.from.name, nil, nil, "ping", "-q", "-i", "0.01", f.to.address)
+	}
+	captures := l.watch()
+	degraded := func(want bool) time.Time {
+		t.Helper()
+		return l.until(func(s *admin.Status) bool {
+			for _, d := range s.Documents {
+				if d.Kind == "Gateway" {
+					return want == slices.ContainsFunc(d.Conditions, func(c reconciler.Condition) bool { return c.Type == "Degraded" }) && s.Conditions[0].Status == "True"
+				}
+			}
+			return false
+		})
+	}
+	servers := func(since time.Time) map[string]int {
+		t.Helper()
+		n := map[string]int{}
+		for _, s := range l.after(captures, since, 20, flows...) {
+			n[s.server]++
+		}
+		return n
+	}
+	if n := servers(live); n["gw1"] == 0 || n["gw2"] == 0 || n["gw9"] != 0 {
+		t.Fatalf("packets by server: %v", n)
+	}
+	l.in("gw2", "ip", "link", "set", "under", "down")
+	if n := servers(degraded(true)); n["gw2"] != 0 || n["gw9"] != 0 {
+		t.Errorf("with gw2 cut off, packets by server: %v", n)
+	}
+	l.in("gw2", "ip", "link", "set", "under", "up")
+	if n := servers(degraded(false)); n["gw1"] == 0 || n["gw2"] == 0 || n["gw9"] != 0 {
+		t.Errorf("with gw2 back, packets by server: %v", n)
 	}
 }

@@ -59,8 +59,11 @@ type labVM struct {
 }
 
 var labVMs = []labVM{
-	{"vma", 1001, "10.0.0.5", 1}, {"vmb", 1001, "10.0.0.6", 2}, {"vmc", 1001, "10.0.0.7", 3},
-	{"vmd", 1002, "10.0.0.5", 4}, {"vme", 1002, "10.0.0.6", 5},
+	{"vma", 1001, "10.0.0.5", 1},
+	{"vmb", 1001, "10.0.0.6", 2},
+	{"vmc", 1001, "10.0.0.7", 3},
+	{"vmd", 1002, "10.0.0.5", 4},
+	{"vme", 1002, "10.0.0.6", 5},
 }
 
 func (v labVM) vtep() string { return fmt.Sprintf("192.0.2.%d", 100+v.number) }
@@ -100,6 +103,7 @@ func newNetlab(t *testing.T) *netlab {
 	l.in("fab", "ip", "link", "set", "br0", "up")
 	l.namespace("sw")
 	l.cable("fab", "uplink", "sw", "p10")
+	l.in("sw", "ip", "addr", "add", "192.0.2.250/24", "dev", "p10") // of the daemon, which checks the servers
 	l.in("fab", "bridge", "fdb", "add", labSwitchMAC, "dev", "uplink", "master", "static")
 	for _, s := range labServers {
 		l.server(s)
@@ -254,20 +258,28 @@ func (l *netlab) commit(files map[string]string) (from, live time.Time) {
 	l.must("git", "-C", l.repo, "add", "-A")
 	l.must("git", "-C", l.repo, "-c", "user.name=lab", "-c", "user.email=lab@example.com", "commit", "-q", "-m", "lab")
 	want := "main@sha1:" + strings.TrimSpace(l.must("git", "-C", l.repo, "rev-parse", "HEAD"))
+	return from, l.until(func(s *admin.Status) bool {
+		return s.Revision == want && s.Conditions[0].Status == "True" && len(s.Targets) > 0
+	})
+}
+
+// until waits for a condition on the daemon's status, and returns when it held.
+func (l *netlab) until(holds func(*admin.Status) bool) time.Time {
+	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		s, err := l.status()
-		if err == nil && s.Revision == want && s.Conditions[0].Status == "True" && len(s.Targets) > 0 {
-			return from, time.Now()
+		if err == nil && holds(s) {
+			return time.Now()
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			log, _ := os.ReadFile(l.logs)
-			l.t.Fatalf("%s is not live: %v %+v\n%s", want, err, s, log)
+			l.t.Fatalf("it never came: %v %+v\n%s", err, s, log)
 		}
 	}
 }

@@ -177,7 +177,7 @@ func (m *mirror) pull(ctx context.Context, session transport.UploadPackSession, 
 	if err != nil {
 		return err
 	}
-	defer res.Close()
+	defer func() { _ = res.Close() }()
 	var pack io.Reader = res
 	switch {
 	case req.Capabilities.Supports(capability.Sideband64k):

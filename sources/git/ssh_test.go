@@ -30,7 +30,7 @@ type sshServer struct {
 	ran    chan string // the commands that were asked for
 }
 
-func serveSSH(t *testing.T, folder string, user string, key ssh.PublicKey, host ...ssh.Signer) *sshServer {
+func serveSSH(t *testing.T, folder, user string, key ssh.PublicKey, host ...ssh.Signer) *sshServer {
 	t.Helper()
 	need(t, "git")
 	config := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {

@@ -1,0 +1,116 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/naming/endpoints"
+
+	"github.com/gray-release/gray/client"
+)
+
+const (
+	readTimeout = 2 * time.Second // of a first read, so that an etcd that is away is noticed
+	firstPause  = 200 * time.Millisecond
+	longPause   = 5 * time.Second
+)
+
+// naming implements client.Naming.
+type naming struct {
+	etcd   *clientv3.Client
+	prefix string
+}
+
+// New returns the naming of services whose endpoints are registered by
+// go.etcd.io/etcd/client/v3/naming/endpoints under prefix + name: with the prefix
+// "/services/", the endpoints of vpc-api.internal have keys that begin with
+// "/services/vpc-api.internal/". The client stays the caller's to close.
+func New(etcd *clientv3.Client, prefix string) client.Naming { return &naming{etcd, prefix} }
+
+// Watch implements client.Naming.
+func (n *naming) Watch(ctx context.Context, name string, update func([]string, error)) {
+	pause := firstPause
+	for {
+		err := n.follow(ctx, n.prefix+name, func(addresses []string) {
+			pause = firstPause
+			update(addresses, nil)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		update(nil, fmt.Errorf("cannot look up %s in etcd: %w", name, err))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, longPause)
+	}
+}
+
+// follow tells a target's addresses until etcd ends the watch, as it does where
+// it compacted what the client missed.
+func (n *naming) follow(ctx context.Context, target string, tell func([]string)) error {
+	// A member that lost its leader says so instead of going quiet.
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	manager, err := endpoints.NewManager(n.etcd, target)
+	if err != nil {
+		return err
+	}
+	late := time.AfterFunc(readTimeout, cancel)
+	updates, err := manager.NewWatchChannel(ctx)
+	if !late.Stop() {
+		return errAway
+	}
+	if err != nil {
+		return err
+	}
+	// What is there is in the channel already, and nothing is where nothing is there.
+	known := endpoints.Key2EndpointMap{}
+	select {
+	case batch := <-updates:
+		take(known, batch)
+	default:
+	}
+	last := addressesOf(known)
+	tell(last)
+	for batch := range updates {
+		take(known, batch)
+		if now := addressesOf(known); !slices.Equal(now, last) {
+			last = now
+			tell(now)
+		}
+	}
+	return errors.New("the watch ended")
+}
+
+func take(known endpoints.Key2EndpointMap, batch []*endpoints.Update) {
+	for _, u := range batch {
+		if u.Op == endpoints.Add {
+			known[u.Key] = u.Endpoint
+		} else {
+			delete(known, u.Key)
+		}
+	}
+}
+
+var errAway = fmt.Errorf("no answer for %s", readTimeout)
+
+// addressesOf is the addresses of endpoints, sorted and each once. What is no
+// host:port cannot be dialled and is left out.
+func addressesOf(known endpoints.Key2EndpointMap) []string {
+	addresses := []string{}
+	for _, e := range known {
+		if _, _, err := net.SplitHostPort(e.Addr); err == nil {
+			addresses = append(addresses, e.Addr)
+		}
+	}
+	slices.Sort(addresses)
+	return slices.Compact(addresses)
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gray-release/gray/admin"
+)
+
+// once runs a daemon to its end and returns its exit code and what it printed
+// beside its log.
+func (l *lab) once(flags ...string) (code int, said string) {
+	l.t.Helper()
+	args := append([]string{
+		"daemon", "--once", "--repo", l.repo, "--state", "file:" + filepath.Join(l.t.TempDir(), "state.db"), "--log-format", "json",
+		"--xds-listen", l.address("18000"), "--admin-listen", l.address("18001"),
+	}, flags...)
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
+	var out strings.Builder
+	cmd.Stderr = &out
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code, err = exit.ExitCode(), nil
+	}
+	l.ok(err)
+	for line := range strings.Lines(out.String()) {
+		if !strings.HasPrefix(line, "{") {
+			said += line
+		}
+	}
+	return code, said
+}
+
+func TestOnce(t *testing.T) {
+	l := newLab(t)
+	l.ok(l.copyFile("policies/early-adopter.yaml"))
+	l.ok(l.commit(t.Context(), "policy"))
+	if code, said := l.once(); code != exitFine || said != "" {
+		t.Fatalf("it ends with %d and says\n%s", code, said)
+	}
+	if l.entries(0x02000009) != 1 {
+		t.Error("it ended well, and the VPC is not on the switch")
+	}
+
+	// A document that is wrong needs no second try.
+	bad := filepath.Join(l.repo, "policies", "bad.yaml")
+	l.ok(os.WriteFile(bad, []byte("kind: nonsense\n"), 0o644))
+	l.ok(l.commit(t.Context(), "bad"))
+	begin := time.Now()
+	code, said := l.once("--once-timeout", "1h")
+	if code != exitNo || !strings.Contains(said, "policies/bad.yaml:1: ") || !strings.Contains(said, "CommitRefused") {
+		t.Errorf("with a bad document it ends with %d and says\n%s", code, said)
+	}
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("it took %v to refuse a bad document", took)
+	}
+
+	// A switch that is away is tried for so long.
+	l.ok(os.Remove(bad))
+	file := filepath.Join(l.repo, "gateways", "vpc-gw.yaml")
+	b, err := os.ReadFile(file)
+	l.ok(err)
+	l.ok(os.WriteFile(file, []byte(strings.Replace(string(b), l.address("9559"), "127.0.0.1:1", 1)), 0o644))
+	l.ok(l.commit(t.Context(), "a switch that is away"))
+	code, said = l.once("--once-timeout", "2s")
+	if code != exitNo || !strings.Contains(said, "p4rt/gw-a: False Unreachable") || strings.Contains(said, "xds: ") {
+		t.Errorf("with a switch that is away it ends with %d and says\n%s", code, said)
+	}
+}
+
+// A switch that is taken out of the repository is held until somebody confirms
+// it, which takes a restart; then its tables are emptied.
+func TestARemovedSwitchIsEmptied(t *testing.T) {
+	l := newLab(t)
+	l.startDaemon()
+	l.live()
+	full := l.entries(0)
+	l.ok(os.Remove(filepath.Join(l.repo, "gateways", "vpc-gw.yaml")))
+	l.ok(l.commit(t.Context(), "no switch"))
+	held := func(s *admin.Status) bool {
+		return s.Revision == l.head() && s.Targets[0].Name == "p4rt/gw-a" && s.Targets[0].Conditions[0].Reason == "DeleteRefused"
+	}
+	l.until("the switch is held", held)
+	l.kill()
+	l.startDaemon()
+	l.until("the switch is held after a restart", held)
+	if n := l.entries(0); n != full || n == 0 {
+		t.Errorf("a switch that is held has %d entries, want %d", n, full)
+	}
+	l.kill()
+	l.startDaemon("--confirm-delete", l.head())
+	l.until("the switch is forgotten", func(s *admin.Status) bool {
+		return s.Revision == l.head() && len(s.Targets) == 1 && s.Conditions[0].Status == "True"
+	})
+	if n := l.entries(0); n != 0 {
+		t.Errorf("a switch that was cleaned has %d entries", n)
+	}
+}

@@ -1,0 +1,72 @@
+package reconciler
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Bench is a loop without its I/O, for benchmarks with the real sinks: every
+// target is empty at first and takes what it is given.
+type Bench struct{ r *Reconciler }
+
+// NewBench returns a loop that has followed nothing yet.
+func NewBench(sinks []Sink) (*Bench, error) {
+	r, err := New(Config{Sinks: sinks, MaxDelete: 100, Log: slog.New(slog.DiscardHandler)})
+	return &Bench{r}, err
+}
+
+// Follow is what the loop does about a fetched commit.
+func (b *Bench) Follow(s *schema.Snapshot) error {
+	b.r.adopt(fetched{snapshot: s})
+	return b.r.badErr
+}
+
+// Plan is what the loop would apply next, over all targets in order, as if no
+// target had to be set up first.
+func (b *Bench) Plan() []Change {
+	var all []Change
+	for _, t := range b.sorted() {
+		if t.poked {
+			changes := b.r.differences(t)
+			b.r.sift(t, changes, time.Now())
+			all = append(all, changes...)
+		}
+		t.poked = false
+	}
+	return all
+}
+
+// Done takes changes as made.
+func (b *Bench) Done(changes []Change) {
+	for len(changes) > 0 {
+		name := changes[0].Key().Target
+		n := slices.IndexFunc(changes, func(c Change) bool { return c.Key().Target != name })
+		if n < 0 {
+			n = len(changes)
+		}
+		b.r.finish(result{target: b.r.targets[name], job: job{changes: changes[:n]}, done: changes[:n]})
+		changes = changes[n:]
+	}
+}
+
+// View is what the loop does for a Status, and Documents what its caller does.
+func (b *Bench) View() func() []DocumentStatus {
+	v := b.r.view()
+	return v.documents
+}
+
+// sorted lists the targets; one that was never read is empty.
+func (b *Bench) sorted() []*target {
+	var all []*target
+	for _, t := range b.r.targets {
+		if t.observed == nil {
+			t.observed = State{}
+		}
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(x, y *target) int { return Key{Target: x.name}.Compare(Key{Target: y.name}) })
+	return all
+}
