@@ -202,11 +202,27 @@ func TestNoGoroutineStays(t *testing.T) {
 	if err := rig.Close(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "all goroutines have ended", func() bool {
-		buf := make([]byte, 1<<20)
-		stacks := string(buf[:runtime.Stack(buf, true)])
-		return !strings.Contains(stacks, "osrg/gobgp") && !strings.Contains(stacks, "eapache/channels")
-	})
+	if left := goroutines(); left != "" {
+		t.Errorf("after Close there are goroutines of GoBGP:\n%s", left)
+	}
+}
+
+// goroutines waits for those of GoBGP to end, and returns those that do not.
+func goroutines() string {
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		left = nil
+		buf := make([]byte, 4<<20)
+		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if strings.Contains(g, "osrg/gobgp") || strings.Contains(g, "eapache/channels") {
+				left = append(left, g)
+			}
+		}
+		if len(left) == 0 {
+			break
+		}
+	}
+	return strings.Join(left, "\n\n")
 }
 
 func TestNothingRunsAfterClose(t *testing.T) {

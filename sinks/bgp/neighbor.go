@@ -160,7 +160,9 @@ func (sp *speaker) openSessions() {
 
 // renew makes a session that fell anew. GoBGP says that forwarding was preserved
 // only in the first session of a neighbor; without that, one that lost the
-// connection for a moment would drop its routes when it is back.
+// connection for a moment would drop its routes when it is back. It is done when
+// GoBGP is about to connect again: it then has emptied the session's queue, which
+// would leave a goroutine behind if it were not empty.
 func (sp *speaker) renew(address netip.Addr) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()

@@ -35,7 +35,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if left := goroutines(); left != "" {
+		fmt.Printf("after all tests there are goroutines of GoBGP:\n%s\n", left)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // speak starts a speaker, prints how its session stands, announces a VIP when it

@@ -245,8 +245,7 @@ func (sp *speaker) peerEvent(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time
 	if s.AdminState == api.PeerState_ADMIN_STATE_PFX_CT {
 		reason = fmt.Sprintf("the neighbor announces more than %d prefixes, and gray needs none; filter them there; the session stays shut until the daemon restarts", sp.cfg.limit)
 	}
-	fell := sp.board.move(s.NeighborAddress, stateName(s.SessionState), reason)
-	if fell && s.AdminState == api.PeerState_ADMIN_STATE_UP {
+	if sp.board.move(s.NeighborAddress, stateName(s.SessionState), reason) {
 		sp.renew(s.NeighborAddress)
 	}
 }
