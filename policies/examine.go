@@ -236,8 +236,7 @@ func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion, down map[
 		p.Backends = append(p.Backends, backend)
 	}
 	slices.SortFunc(p.Backends, func(a, b Backend) int { return strings.Compare(a.Name, b.Name) })
-	member, kept := members(p.Backends)
-	p.Buckets, p.Kept = fillBuckets(g.Hash, p.Backends, member), kept
+	p.Buckets, p.Kept = g.Hash.Fill(p.Backends)
 	return p
 }
 
