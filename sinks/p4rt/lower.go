@@ -91,7 +91,7 @@ func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconcile
 			if gw.Forward == "ip" {
 				to.address = b.Address
 			}
-			refs = append(refs, add("backend", fmt.Sprintf("backend=%d", ids[j]), rankBackend, b.Origin, to))
+			refs = append(refs, add("backend", to.name(), rankBackend, b.Origin, to))
 		}
 		for j, b := range p.Buckets {
 			body.buckets[j] = uint32(ids[b]) + 1
@@ -99,14 +99,14 @@ func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconcile
 		needs = append(needs, add("pool", fmt.Sprintf("pool=%d", body.pool), rankPool, p.Origin, body, refs...))
 	}
 	profile := &profileBody{profile: vip, masks: masksOf(gw.Hash), label: gw.Name}
-	needs = append(needs, add("hash_profile", fmt.Sprintf("profile=%d", vip), rankPool, gw.Origin, profile))
+	needs = append(needs, add("hash_profile", profile.name(), rankPool, gw.Origin, profile))
 	for _, a := range gw.VIPs {
 		kind := "vip_v4"
 		if a.Is6() {
 			kind = "vip_v6"
 		}
 		body := &vipBody{address: a, vip: vip, pool: poolID(ir, sw, gw.Name, gw.Default), profile: vip, label: gw.Name}
-		add(kind, "dst="+a.String(), rankVIP, gw.Origin, body, needs...)
+		add(kind, body.name(), rankVIP, gw.Origin, body, needs...)
 	}
 	return all
 }

@@ -98,6 +98,7 @@ type reader struct {
 	state   reconciler.State
 	pools   map[uint8]*poolBody
 	buckets map[bucketKey]uint32
+	scratch block
 }
 
 func (r *reader) put(kind, name string, rank int, body reconciler.Body) {
@@ -116,7 +117,7 @@ func (r *reader) add(e *p4v1.TableEntry) {
 		k := bucketKey{uint8(f.exact(1)), uint8(f.exact(2)), uint16(f.exact(3))}
 		r.buckets[k] = uint32(uint16(f.param(1))) + 1
 	default:
-		body, name := decode(e)
+		body, name := decode(e, &r.scratch)
 		r.put(tableKinds[e.GetTableId()], name, rankOf(e.GetTableId()), body)
 	}
 }

@@ -154,7 +154,7 @@ func (s *Sink) Apply(ctx context.Context, self *reconciler.Resource, changes []r
 		}
 	}
 	for phase := range phases {
-		if err := w.run(ctx, updatesOf(w.without(entries), phase)); err != nil {
+		if err := w.run(ctx, w.without(entries), phase); err != nil {
 			return err
 		}
 	}
