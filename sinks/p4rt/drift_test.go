@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
@@ -105,7 +106,7 @@ func disturb(t *testing.T, entries map[string]*p4v1.TableEntry, found map[string
 				op = reconciler.Create
 			}
 		default:
-			_, k.Name = decode(e)
+			_, k.Name = decode(e, new(block))
 		}
 		found[fmt.Sprintf("%c %s", op, k)] = true
 	}
@@ -115,14 +116,14 @@ func disturb(t *testing.T, entries map[string]*p4v1.TableEntry, found map[string
 		case 0:
 			foreign := strange(r, i)
 			note(reconciler.Create, foreign)
-			all = append(all, newUpdate(p4v1.Update_INSERT, foreign))
+			all = append(all, updateOf(p4v1.Update_INSERT, foreign))
 		case 1:
 			changed := changedEntry(e)
 			note(reconciler.Update, e)
-			all = append(all, newUpdate(p4v1.Update_MODIFY, changed))
+			all = append(all, updateOf(p4v1.Update_MODIFY, changed))
 		default:
 			note(reconciler.Delete, e)
-			all = append(all, newUpdate(p4v1.Update_DELETE, e))
+			all = append(all, updateOf(p4v1.Update_DELETE, e))
 		}
 	}
 	return all
@@ -130,15 +131,10 @@ func disturb(t *testing.T, entries map[string]*p4v1.TableEntry, found map[string
 
 // changedEntry is an entry with the same match that does something else.
 func changedEntry(e *p4v1.TableEntry) *p4v1.TableEntry {
-	params := e.GetAction().GetAction().GetParams()
-	var values [][]byte
-	for _, p := range params {
-		values = append(values, p.GetValue())
-	}
-	last := len(values) - 1
-	values[last] = pipeline.FromUint(pipeline.ToUint(values[last]) ^ 1)
-	changed := newEntry(e.GetTableId(), e.GetMatch(), e.GetAction().GetAction().GetActionId(), values...)
-	changed.Priority = e.GetPriority()
+	changed := proto.CloneOf(e)
+	params := changed.GetAction().GetAction().GetParams()
+	last := params[len(params)-1]
+	last.Value = pipeline.FromUint(pipeline.ToUint(last.GetValue()) ^ 1)
 	return changed
 }
 
@@ -148,21 +144,21 @@ func strange(r *rand.Rand, i int) *p4v1.TableEntry {
 	id := uint16(2000 + i)
 	switch r.IntN(8) {
 	case 0:
-		return vmBody(pipeline.TableVMSrcV4, uint32(5000+i), "10.0.0.1").entry()
+		return entryOf(vmBody(pipeline.TableVMSrcV4, uint32(5000+i), "10.0.0.1"))
 	case 1:
-		return vmBody(pipeline.TableVMDstV6, uint32(5000+i), "fd00::1").entry()
+		return entryOf(vmBody(pipeline.TableVMDstV6, uint32(5000+i), "fd00::1"))
 	case 2:
-		return (&ruleBody{table: pipeline.TableVPC, vip: 9, pool: 9, match: vniOnly(uint32(5000 + i))}).entry()
+		return entryOf(&ruleBody{table: pipeline.TableVPC, vip: 9, pool: 9, match: vniOnly(uint32(5000 + i))})
 	case 3:
-		return flowBody(pipeline.TableFlowV4, int32(100+i), policies.Match{AnyVNI: true, Protocol: 6, Src: prefix}).entry()
+		return entryOf(flowBody(pipeline.TableFlowV4, int32(100+i), policies.Match{AnyVNI: true, Protocol: 6, Src: prefix}))
 	case 4:
-		return flowBody(pipeline.TableFlowV6, int32(100+i), policies.Match{VNI: 3, Protocol: -1}).entry()
+		return entryOf(flowBody(pipeline.TableFlowV6, int32(100+i), policies.Match{VNI: 3, Protocol: -1}))
 	case 5:
-		return (&backendBody{id: id, port: 1}).entry()
+		return entryOf(&backendBody{id: id, port: 1})
 	case 6:
-		return bucketEntry(bucketKey{uint8(200 + i%20), uint8(i % 2), id}, 1)
+		return bucketKey{uint8(200 + i%20), uint8(i % 2), id}.encode(new(block), 1)
 	}
-	return (&vipBody{address: prefix.Addr().Next(), vip: 9, pool: 9, profile: 9}).entry()
+	return entryOf(&vipBody{address: prefix.Addr().Next(), vip: 9, pool: 9, profile: 9})
 }
 
 // TestDeadSwitches has one gateway on switches of which one does not exist, one

@@ -179,7 +179,7 @@ func TestFlip(t *testing.T) {
 			if generation == 0 && hash < flipSize {
 				continue
 			}
-			o.write(newUpdate(p4v1.Update_INSERT, bucketEntry(bucketKey{1, generation, hash}, 0)))
+			o.write(updateOf(p4v1.Update_INSERT, bucketKey{1, generation, hash}.encode(new(block), 0)))
 		}
 	}
 	state, err := r.s.Observe(t.Context(), r.self.Target, r.self)

@@ -106,6 +106,15 @@ func (l *lab) cut() {
 	l.serve(l.sw)
 }
 
+// reconnect cuts the connections and waits until a sink is primary again.
+func (l *lab) reconnect(s *Sink) {
+	l.Helper()
+	before := len(l.asked())
+	l.cut()
+	eventually(l, func() string { return "no new arbitration: " + standing(s) }, func() bool { return len(l.asked()) > before })
+	stands(l, s, "primary")
+}
+
 func (l *lab) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	switch r := req.(type) {
 	case *p4v1.WriteRequest:
@@ -279,13 +288,16 @@ func vniOnly(vni uint32) policies.Match {
 
 // resourceOf is a body that is one entry, as a resource.
 func resourceOf(self *reconciler.Resource, b entryBody) *reconciler.Resource {
-	table := b.entry().GetTableId()
-	_, name := decode(b.entry())
+	table := entryOf(b).GetTableId()
+	_, name := decode(entryOf(b), new(block))
 	return &reconciler.Resource{
 		Key:  reconciler.Key{Target: self.Target, Kind: tableKinds[table], Name: name},
 		Rank: rankOf(table), Body: b,
 	}
 }
+
+// updateOf is one update of an entry.
+func updateOf(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update { return new(block).as(t, e) }
 
 func creates(resources ...*reconciler.Resource) []reconciler.Change {
 	var all []reconciler.Change

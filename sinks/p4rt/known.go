@@ -113,7 +113,7 @@ func (w *writer) proveVPCs(ctx context.Context, changes []reconciler.Change) {
 			continue
 		}
 		if users[b] == nil {
-			filters = append(filters, &p4v1.TableEntry{TableId: b.table, Match: b.entry().GetMatch()})
+			filters = append(filters, &p4v1.TableEntry{TableId: b.table, Match: entryOf(b).GetMatch()})
 		}
 		users[b] = append(users[b], c.Key())
 	}
@@ -125,7 +125,7 @@ func (w *writer) proveVPCs(ctx context.Context, changes []reconciler.Change) {
 	defer cancel()
 	err := w.d.read(ctx, pipeline.Index().Tables[pipeline.TableVPC], filters, func(e *p4v1.TableEntry) {
 		f := readFields(e)
-		there[vpcKey{uint8(f.exact(1)), uint32(f.exact(2))}], _ = decode(e)
+		there[vpcKey{uint8(f.exact(1)), uint32(f.exact(2))}], _ = decode(e, new(block))
 	})
 	for b, keys := range users {
 		k := vpcKey{b.vip, b.match.VNI}

@@ -107,6 +107,7 @@ type reader struct {
 	state   reconciler.State
 	pools   map[uint8]*poolBody
 	buckets map[bucketKey]uint32
+	scratch block
 }
 
 func (r *reader) put(kind, name string, rank int, body reconciler.Body) {
@@ -132,7 +133,7 @@ func (r *reader) add(e *p4v1.TableEntry) {
 		k, backend := readBucket(e)
 		r.buckets[k] = backend
 	default:
-		body, name := decode(e)
+		body, name := decode(e, &r.scratch)
 		r.put(tableKinds[e.GetTableId()], name, rankOf(e.GetTableId()), body)
 	}
 }

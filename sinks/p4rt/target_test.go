@@ -98,14 +98,11 @@ func runTarget(t *testing.T, address string, deviceID uint64) {
 func (r *targetRig) write(kind p4v1.Update_Type, entries ...*p4v1.TableEntry) {
 	r.Helper()
 	w := newWriter(r.d, New(Config{}).limits, r.id.proto())
-	err := w.run(context.Background(), func(yield func(update) bool) {
-		for _, e := range entries {
-			u := update{key: reconciler.Key{Name: rawText(e)}, proto: newUpdate(kind, e), again: true}
-			if !yield(u) {
-				return
-			}
-		}
-	})
+	var updates []update
+	for _, e := range entries {
+		updates = append(updates, update{key: reconciler.Key{Name: rawText(e)}, proto: updateOf(kind, e), again: true})
+	}
+	err := w.write(context.Background(), updates)
 	if err != nil || w.failed != nil {
 		r.Fatalf("%s: %v%v", kind, reason(err), w.failed.Or())
 	}
@@ -168,7 +165,7 @@ func (r *targetRig) clean() {
 		var left []*p4v1.Update
 		for _, e := range r.written {
 			if rankOf(e.GetTableId()) == rank {
-				left = append(left, newUpdate(p4v1.Update_DELETE, e))
+				left = append(left, updateOf(p4v1.Update_DELETE, e))
 			}
 		}
 		for batch := range slices.Chunk(left, batchFirst) {

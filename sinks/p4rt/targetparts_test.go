@@ -116,7 +116,7 @@ func targetPipeline(r *targetRig) {
 func entriesOf(bodies ...entryBody) []*p4v1.TableEntry {
 	var all []*p4v1.TableEntry
 	for _, b := range bodies {
-		all = append(all, b.entry())
+		all = append(all, entryOf(b))
 	}
 	return all
 }
@@ -215,14 +215,14 @@ func targetBuckets(r *targetRig) {
 	var all []*p4v1.TableEntry
 	for generation := range uint8(2) {
 		for i := range uint16(256) {
-			all = append(all, bucketEntry(bucketKey{1, generation, i}, i*uint16(generation)))
+			all = append(all, bucketKey{1, generation, i}.encode(new(block), i*uint16(generation)))
 		}
 	}
-	all = append(all, bucketEntry(bucketKey{255, 1, 65535}, 65535))
+	all = append(all, bucketKey{255, 1, 65535}.encode(new(block), 65535))
 	r.write(p4v1.Update_INSERT, all...)
 	r.check()
 	for _, generation := range []uint8{1, 0} {
-		r.write(p4v1.Update_MODIFY, (&poolBody{pool: 1, generation: generation, mask: 255}).entry())
+		r.write(p4v1.Update_MODIFY, entryOf(&poolBody{pool: 1, generation: generation, mask: 255}))
 		r.check()
 	}
 }
@@ -241,10 +241,10 @@ func targetModify(r *targetRig) {
 	for _, b := range everyTable() {
 		if rule, ok := b.(*ruleBody); ok {
 			rule.pool = 9
-			rules = append(rules, rule.entry())
+			rules = append(rules, entryOf(rule))
 		}
 	}
-	r.write(p4v1.Update_MODIFY, append(rules, bucketEntry(bucketKey{1, 0, 3}, 77), bucketEntry(bucketKey{1, 1, 255}, 0))...)
+	r.write(p4v1.Update_MODIFY, append(rules, bucketKey{1, 0, 3}.encode(new(block), 77), bucketKey{1, 1, 255}.encode(new(block), 0))...)
 	r.check()
 }
 
@@ -252,7 +252,7 @@ func targetModify(r *targetRig) {
 // live. A switch that stops at the first error says ABORTED of those behind it.
 func targetErrors(r *targetRig) {
 	vpc := func(vni uint32) *p4v1.TableEntry {
-		return (&ruleBody{table: pipeline.TableVPC, vip: 1, pool: 3, match: vniOnly(vni)}).entry()
+		return entryOf(&ruleBody{table: pipeline.TableVPC, vip: 1, pool: 3, match: vniOnly(vni)})
 	}
 	type try struct {
 		kind p4v1.Update_Type
@@ -270,7 +270,7 @@ func targetErrors(r *targetRig) {
 	for rounds := 0; len(all) > 0; rounds++ {
 		var updates []*p4v1.Update
 		for _, t := range all {
-			updates = append(updates, newUpdate(t.kind, t.e))
+			updates = append(updates, updateOf(t.kind, t.e))
 		}
 		var aborted []try
 		for i, code := range r.send(updates...) {
@@ -292,10 +292,10 @@ func targetErrors(r *targetRig) {
 	for what, e := range map[string]*p4v1.TableEntry{
 		"a value that is too wide":  vpc(1 << 24),
 		"a missing exact field":     {TableId: pipeline.TableVPC, Match: vpc(1).GetMatch()[:1], Action: vpc(1).GetAction()},
-		"an action of another kind": {TableId: pipeline.TableVPC, Match: vpc(1).GetMatch(), Action: (&poolBody{}).entry().GetAction()},
+		"an action of another kind": {TableId: pipeline.TableVPC, Match: vpc(1).GetMatch(), Action: entryOf(&poolBody{}).GetAction()},
 		"no such table":             {TableId: 0x02ffffff, Match: vpc(1).GetMatch(), Action: vpc(1).GetAction()},
 	} {
-		if code := r.send(newUpdate(p4v1.Update_INSERT, e))[0]; code == codes.OK {
+		if code := r.send(updateOf(p4v1.Update_INSERT, e))[0]; code == codes.OK {
 			r.Errorf("%s is taken", what)
 		}
 	}
@@ -312,22 +312,22 @@ func targetPriorities(r *targetRig) {
 	}
 	r.write(p4v1.Update_INSERT, entriesOf(all...)...)
 	r.check()
-	if code := r.send(newUpdate(p4v1.Update_INSERT, flowBody(pipeline.TableFlowV4, 0, m).entry()))[0]; code != codes.InvalidArgument {
+	if code := r.send(updateOf(p4v1.Update_INSERT, entryOf(flowBody(pipeline.TableFlowV4, 0, m))))[0]; code != codes.InvalidArgument {
 		r.Errorf("priority 0 on a ternary table: %v, want InvalidArgument", code)
 	}
-	exact := everyTable()[0].entry()
+	exact := entryOf(everyTable()[0])
 	exact.Priority = 1
-	exact.Match[0] = exacts(number(uint16(3000)))[0]
-	if code := r.send(newUpdate(p4v1.Update_INSERT, exact))[0]; code == codes.OK {
+	exact.Match[0] = &p4v1.FieldMatch{FieldId: 1, FieldMatchType: &p4v1.FieldMatch_Exact_{Exact: &p4v1.FieldMatch_Exact{Value: number(uint32(3000))}}}
+	if code := r.send(updateOf(p4v1.Update_INSERT, exact))[0]; code == codes.OK {
 		r.Error("a priority on an exact table is taken")
 	}
-	r.write(p4v1.Update_DELETE, all[1].entry())
+	r.write(p4v1.Update_DELETE, entryOf(all[1]))
 	r.check()
 }
 
 // targetByKey reads single entries, as is done before VM entries are deleted.
 func targetByKey(r *targetRig) {
-	e := (&ruleBody{table: pipeline.TableVPC, vip: 255, match: vniOnly(1<<24 - 1)}).entry()
+	e := entryOf(&ruleBody{table: pipeline.TableVPC, vip: 255, match: vniOnly(1<<24 - 1)})
 	found := 0
 	err := r.d.read(r.Context(), pipeline.Index().Tables[pipeline.TableVPC], []*p4v1.TableEntry{{TableId: e.GetTableId(), Match: e.GetMatch()}}, func(got *p4v1.TableEntry) {
 		if sameKey(normal(got), e) {
