@@ -288,7 +288,7 @@ func TestLargeRequests(t *testing.T) {
 	s := newSink(t, 1)
 	self := l.load(s)
 	l.options = []grpc.ServerOption{grpc.MaxRecvMsgSize(40_000)}
-	l.cut()
+	l.reconnect(s)
 	sizes := l.sizes()
 	rules := vpcs(self, 1<<23, 4000, 2)
 	mustApply(t, s, self, creates(rules...)...)
@@ -299,7 +299,7 @@ func TestLargeRequests(t *testing.T) {
 		t.Errorf("batches of %v, want %v", got, want)
 	}
 	l.options = nil
-	l.cut()
+	l.reconnect(s)
 	mustApply(t, s, self, deletes(rules...)...)
 	if got, want := sizes(), []int{512, 512, 1024, 1024, 928}; !slices.Equal(got, want) {
 		t.Errorf("batches of %v, want %v", got, want)
