@@ -8,13 +8,36 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 	"github.com/gray-release/gray/sinks/sinktest"
 )
 
 // TestConformance runs the suite of all sinks against the software gateway.
 func TestConformance(t *testing.T) {
+	conformance(t, "strict")
+}
+
+// TestConformancePersonalities runs it against the gateway as it is like others.
+func TestConformancePersonalities(t *testing.T) {
+	for _, name := range softswitch.PersonalityNames()[1:] {
+		t.Run(name, func(t *testing.T) {
+			conformance(t, name)
+			runTarget(t, newLabLike(t, name).address, 1)
+		})
+	}
+}
+
+func newLabLike(t *testing.T, personality string) *lab {
+	t.Helper()
+	l := &lab{TB: t, address: "127.0.0.1:0", like: personality}
+	l.start()
+	t.Cleanup(l.stop)
+	return l
+}
+
+func conformance(t *testing.T, personality string) {
 	sinktest.Run(t, sinktest.Config{Start: func(t *testing.T) *sinktest.Rig {
-		l := newLab(t)
+		l := newLabLike(t, personality)
 		r := newConformanceRig(t, l.address, l.client)
 		r.Sent = func() int { return int(l.sent.Load()) }
 		r.Kill = l.stop

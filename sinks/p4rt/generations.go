@@ -57,7 +57,9 @@ func (d *device) aim(c reconciler.Change) reconciler.Change {
 		generation = known
 	}
 	with := func(r *reconciler.Resource, b poolBody, generation uint8) *reconciler.Resource {
-		b.generation = generation
+		if b.generation != generation {
+			b.generation, b.stray = generation, nil // what was stray may be live by now
+		}
 		aimed := *r
 		aimed.Body = &b
 		return &aimed

@@ -273,6 +273,7 @@ func TestFlipFails(t *testing.T) {
 			}
 			stop := r.traffic(t)
 			change := reconciler.Change{Old: r.old, New: r.now}
+			asked := len(r.asked())
 			err := apply(t, r.s, r.self, change)
 			fail.Store(false)
 			r.hook.Store(nil)
@@ -281,6 +282,7 @@ func TestFlipFails(t *testing.T) {
 					t.Fatalf("error %v, want one of the whole", err)
 				}
 				r.serve(r.sw)
+				eventually(t, func() string { return "no new arbitration" }, func() bool { return len(r.asked()) > asked })
 				stands(t, r.s, "primary")
 			} else if got := failures(t, err)[r.now.Key]; got == nil || !strings.Contains(got.Error(), c.want) {
 				t.Errorf("error %v, want %q", got, c.want)

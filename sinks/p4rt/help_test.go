@@ -42,6 +42,7 @@ type lab struct {
 	address string
 	options []grpc.ServerOption
 	wrap    func(*softswitch.Switch) p4v1.P4RuntimeServer // nil: as it is
+	like    string                                        // its personality; empty: strict
 
 	mu        sync.Mutex
 	sw        *softswitch.Switch
@@ -68,7 +69,15 @@ func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 // start serves an empty switch, at the same address as before.
 func (l *lab) start() {
 	l.Helper()
-	l.serve(softswitch.New(1))
+	sw := softswitch.New(1)
+	if l.like != "" {
+		like, err := softswitch.PersonalityOf(l.like)
+		if err != nil {
+			l.Fatal(err)
+		}
+		sw = softswitch.NewLike(1, like)
+	}
+	l.serve(sw)
 }
 
 func (l *lab) serve(sw *softswitch.Switch) {

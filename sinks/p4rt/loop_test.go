@@ -103,7 +103,7 @@ func (l *loop) adopted() {
 func (l *loop) settle() {
 	l.Helper()
 	l.adopted()
-	ctx, cancel := context.WithTimeout(l.Context(), patience)
+	ctx, cancel := context.WithTimeout(l.Context(), 3*patience)
 	defer cancel()
 	if err := l.WaitSettled(ctx); err != nil {
 		l.Fatalf("it does not settle: %v\n%s", err, l.log.String())
@@ -117,7 +117,7 @@ func (l *loop) settle() {
 // look is one drift cycle: everything is read, and what differs is put right.
 func (l *loop) look() {
 	l.Helper()
-	ctx, cancel := context.WithTimeout(l.Context(), patience)
+	ctx, cancel := context.WithTimeout(l.Context(), 3*patience)
 	defer cancel()
 	if err := l.ObserveAll(ctx); err != nil {
 		l.Fatal(err)
