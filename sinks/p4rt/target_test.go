@@ -139,12 +139,12 @@ func (r *targetRig) send(updates ...*p4v1.Update) []codes.Code {
 	return got
 }
 
-// readAll reads every table whole, in normal form.
-func (r *targetRig) readAll() map[string]*p4v1.TableEntry {
+// readAll reads tables whole, all where none is named, in normal form.
+func (r *targetRig) readAll(tables ...uint32) map[string]*p4v1.TableEntry {
 	r.Helper()
 	all := map[string]*p4v1.TableEntry{}
-	for _, table := range pipeline.Index().Tables {
-		if table.Const {
+	for id, table := range pipeline.Index().Tables {
+		if table.Const || len(tables) > 0 && !slices.Contains(tables, id) {
 			continue
 		}
 		err := r.d.readTable(context.Background(), table, func(e *p4v1.TableEntry) {
@@ -177,11 +177,15 @@ func (r *targetRig) clean() {
 	}
 }
 
-// check holds that the switch has what was written and nothing else.
-func (r *targetRig) check() {
+// check holds that tables, all where none is named, have what was written and
+// nothing else.
+func (r *targetRig) check(tables ...uint32) {
 	r.Helper()
-	got := r.readAll()
+	got := r.readAll(tables...)
 	for k, want := range r.written {
+		if len(tables) > 0 && !slices.Contains(tables, want.GetTableId()) {
+			continue
+		}
 		if e := got[k]; e == nil {
 			r.Errorf("table %s: not there: %s", tableKinds[want.GetTableId()], rawText(want))
 		} else if !proto.Equal(e, want) {

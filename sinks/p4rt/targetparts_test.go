@@ -191,7 +191,7 @@ func targetFlows(r *targetRig) {
 		all = append(all, flowBody(pipeline.TableFlowV4, int32(most-i), canonical(v4)), flowBody(pipeline.TableFlowV6, int32(2+i), canonical(v6)))
 	}
 	r.write(p4v1.Update_INSERT, entriesOf(all...)...)
-	r.check()
+	r.check(pipeline.TableFlowV4, pipeline.TableFlowV6)
 }
 
 func canonicalPrefix(address string, bits int) netip.Prefix {
@@ -207,7 +207,7 @@ func targetVMs(r *targetRig) {
 			vmBody(pipeline.TableVMSrcV6, 900, v6), vmBody(pipeline.TableVMDstV6, 900, v6))
 	}
 	r.write(p4v1.Update_INSERT, entriesOf(all...)...)
-	r.check()
+	r.check(pipeline.TableVMSrcV4, pipeline.TableVMDstV4, pipeline.TableVMSrcV6, pipeline.TableVMDstV6)
 }
 
 // targetBuckets fills both generations of a pool and flips it, there and back.
@@ -220,10 +220,10 @@ func targetBuckets(r *targetRig) {
 	}
 	all = append(all, bucketKey{255, 1, 65535}.encode(new(block), 65535))
 	r.write(p4v1.Update_INSERT, all...)
-	r.check()
+	r.check(pipeline.TableBucket, pipeline.TablePool)
 	for _, generation := range []uint8{1, 0} {
 		r.write(p4v1.Update_MODIFY, entryOf(&poolBody{pool: 1, generation: generation, mask: 255}))
-		r.check()
+		r.check(pipeline.TableBucket, pipeline.TablePool)
 	}
 }
 
@@ -287,7 +287,7 @@ func targetErrors(r *targetRig) {
 		}
 		all = aborted
 	}
-	r.check()
+	r.check(pipeline.TableVPC)
 	// Values that do not fit, unknown fields and actions.
 	for what, e := range map[string]*p4v1.TableEntry{
 		"a value that is too wide":  vpc(1 << 24),
@@ -299,7 +299,7 @@ func targetErrors(r *targetRig) {
 			r.Errorf("%s is taken", what)
 		}
 	}
-	r.check()
+	r.check(pipeline.TableVPC)
 }
 
 // targetPriorities holds that a priority is part of an entry's key, from 1 up to
@@ -311,7 +311,7 @@ func targetPriorities(r *targetRig) {
 		all = append(all, flowBody(pipeline.TableFlowV4, p, m))
 	}
 	r.write(p4v1.Update_INSERT, entriesOf(all...)...)
-	r.check()
+	r.check(pipeline.TableFlowV4, pipeline.TableBackend)
 	if code := r.send(updateOf(p4v1.Update_INSERT, entryOf(flowBody(pipeline.TableFlowV4, 0, m))))[0]; code != codes.InvalidArgument {
 		r.Errorf("priority 0 on a ternary table: %v, want InvalidArgument", code)
 	}
@@ -322,7 +322,7 @@ func targetPriorities(r *targetRig) {
 		r.Error("a priority on an exact table is taken")
 	}
 	r.write(p4v1.Update_DELETE, entryOf(all[1]))
-	r.check()
+	r.check(pipeline.TableFlowV4, pipeline.TableBackend)
 }
 
 // targetByKey reads single entries, as is done before VM entries are deleted.

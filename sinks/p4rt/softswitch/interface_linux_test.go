@@ -16,7 +16,7 @@ import (
 
 // inNamespace moves the test into a network namespace of its own, which goes
 // with it. That needs root and the ip command.
-func inNamespace(t *testing.T) {
+func inNamespace(t testing.TB) {
 	t.Helper()
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	err := unix.Unshare(unix.CLONE_NEWNET)
@@ -32,20 +32,20 @@ func inNamespace(t *testing.T) {
 	t.Skipf("cannot make a network namespace: %v; run as root, with iproute2 installed, to run this test", err)
 }
 
-func ip(t *testing.T, args string) {
+func ip(t testing.TB, args string) {
 	t.Helper()
 	if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 		t.Fatalf("ip %s: %v: %s", args, err, out)
 	}
 }
 
-func up(t *testing.T, name string) {
+func up(t testing.TB, name string) {
 	t.Helper()
 	ip(t, "link set "+name+" up")
 }
 
 // running waits until an interface that is up takes frames.
-func running(t *testing.T, name string) {
+func running(t testing.TB, name string) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		if ifi, err := net.InterfaceByName(name); err == nil && ifi.Flags&net.FlagRunning != 0 {
@@ -59,12 +59,12 @@ func running(t *testing.T, name string) {
 
 // wire is the far end of a port.
 type wire struct {
-	t    *testing.T
+	t    testing.TB
 	file *os.File
 }
 
 // newWire makes a pair of interfaces, NAME and NAME-far, and opens the far one.
-func newWire(t *testing.T, name string) *wire {
+func newWire(t testing.TB, name string) *wire {
 	t.Helper()
 	ip(t, "link add "+name+" type veth peer name "+name+"-far")
 	up(t, name)
