@@ -18,6 +18,9 @@ type Share struct {
 	Percent int
 }
 
+// holds tells whether a share takes all buckets that another takes.
+func (s Share) holds(o Share) bool { return s.Version == o.Version && s.Percent >= o.Percent }
+
 // poolName names a pool by what it is made of, so that equal pools are one: the
 // version for a pool of one version, else such as "v2=5%,v3=50%,v1": v2 has 5 %
 // of the buckets, v3 of those that are left 50 %, v1 the rest. It ends with the
@@ -28,7 +31,7 @@ func poolName(shares []Share) string {
 	for _, s := range shares {
 		last := len(kept) - 1
 		switch {
-		case slices.ContainsFunc(kept, func(k Share) bool { return k.Version == s.Version && k.Percent >= s.Percent }):
+		case slices.ContainsFunc(kept, func(k Share) bool { return k.holds(s) }):
 			continue
 		case last >= 0 && kept[last].Version == s.Version:
 			kept[last] = s
@@ -156,7 +159,9 @@ func (c *Compiler) use(unit Name, now map[string]schema.Position) {
 
 func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
 	blend := Name{schema.KindGateway, unit.Name, poolPart + pool}
-	c.dirtyBlends[blend] = c.dirtyBlends[blend] // a look is enough, unless it is to be made anew
+	if !c.dirtyBlends[blend] {
+		c.dirtyBlends[blend] = false // a look is enough
+	}
 	switch {
 	case at == nil:
 		delete(c.users[blend], unit)

@@ -113,7 +113,8 @@ func serverNames(ir *IR, pool string) []string {
 	gw := ir.Gateway("gw")
 	var names []string
 	for bucket := range gw.Hash.Buckets {
-		version, backend := pool, uint16(0)
+		version := pool
+		var backend uint16
 		if b := ir.Blend("gw", pool); b != nil {
 			version, backend = gw.Pools[b.Buckets[bucket].Pool].Version, b.Buckets[bucket].Backend
 		} else {

@@ -31,29 +31,41 @@ func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
 	if !wild {
 		all = append(slices.Clone(claims), c.claims[Name{n.Kind, n.Name, anyVNI}]...)
 	}
-	groups := groupClaims(all)
-	c.cellConflicts(n, groups)
-	x := expansion{groups: groups, base: gw.Default}
+	x := expansion{groups: groupClaims(all), base: gw.Default}
+	for i := range x.groups {
+		g := &x.groups[i]
+		g.matches, g.exclude = mergeEntries(g.matches), mergeEntries(g.exclude)
+	}
+	c.cellConflicts(n, &x)
 	x.list(0, anyMatch, nil, nil)
 	if x.over {
-		c.tooMany(n, gw, "makes more entries than can be sorted out")
+		c.tooMany(n, x.groups, "makes more entries than can be sorted out")
 		return &Cell{}
 	}
 	items := slices.DeleteFunc(x.items, func(it item) bool { return it.box == anyMatch })
-	if !wild {
-		items = dropHidden(narrowWild(items, claims[0].box.VNI)) // a copy may hide what follows
-		items = dropIdle(items, gw.DefaultPool)
+	if wild {
+		items = dropUnseen(items)
+	} else {
+		vni := claims[0].box.VNI
+		items = byVPC(items, vni, c.vms[vni], gw.DefaultPool)
+		items = dropIdle(dropUnseen(items), gw.DefaultPool)
+		items = dropHidden(narrowWild(items, vni)) // a copy may hide what follows
 	}
 	lift(items)
+	items = mergeFlows(items, wild)
 	if over := rank(items, wild); over {
-		c.tooMany(n, gw, fmt.Sprintf("makes more than %d flow rules of one priority that overlap", halfBand-1))
+		c.tooMany(n, x.groups, fmt.Sprintf("makes more than %d flow rules", maxFlows-1))
 		return &Cell{}
 	}
 	return &Cell{Gateway: gw.Name, Rules: rulesOf(items, wild)}
 }
 
-func (c *Compiler) tooMany(n Name, gw *Gateway, what string) {
-	err := &schema.Error{Position: gw.Origin, Err: fmt.Errorf("what its policies say about %s %s; match whole networks or fewer flows", n.Part, what)}
+// tooMany reports at the policy that has most to say.
+func (c *Compiler) tooMany(n Name, groups []group, what string) {
+	most := slices.MaxFunc(groups, func(a, b group) int {
+		return cmp.Compare(len(a.matches)+len(a.exclude), len(b.matches)+len(b.exclude))
+	})
+	err := &schema.Error{Position: most.origin(), Err: fmt.Errorf("what the policies say about %s of Gateway %s %s; match whole networks or fewer flows", n.Part, n.Name, what)}
 	c.errs[n] = append(c.errs[n], unitError{n.String(), err})
 }
 
@@ -66,7 +78,7 @@ func narrowWild(items []item, vni uint32) []item {
 		disagrees := false
 		for j := len(done) - 1; it.box.AnyVNI && !disagrees && j >= 0 && done[j].priority == it.priority; j-- {
 			o := &done[j]
-			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.overlaps(it.box)
+			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.overlaps(&it.box)
 		}
 		done = append(done, it)
 		if disagrees {
@@ -79,83 +91,70 @@ func narrowWild(items []item, vni uint32) []item {
 	return done
 }
 
-// dropIdle leaves out items that keep packets at the default which would go
-// there anyway. It works upwards, as an item may be all that one above it is for.
-func dropIdle(items []item, standard string) []item {
-	if !slices.ContainsFunc(items, func(it item) bool { return it.pool == standard && !it.box.AnyVNI }) {
-		return items
-	}
-	var kept []item
-	for _, it := range slices.Backward(items) {
-		idle := it.pool == standard && !it.box.AnyVNI &&
-			!slices.ContainsFunc(kept, func(o item) bool { return o.pool != standard && o.box.overlaps(it.box) })
-		if !idle {
-			kept = append(kept, it)
-		}
-	}
-	slices.Reverse(kept)
-	return kept
-}
-
 // lift makes flow rules of items that would lose against a later item of
-// another pool in a table that is asked before theirs. A lifted item is
-// asked before others in turn, so it goes on until nothing changes.
+// another pool in a table that is asked before theirs. It works upwards, as a
+// lifted item is asked before others in turn.
 func lift(items []item) {
-	for changed := true; changed; {
-		changed = false
-		later := map[Table]map[string]bool{TableVMSrc: {}, TableVMDst: {}}
-		var flows []*item
-		for i := range slices.Backward(items) {
-			it := &items[i]
-			if it.table != TableFlow && (losesToVMs(it, later) || losesToFlow(it, flows)) {
-				it.table = TableFlow
-				changed = true
-			}
-			if it.table == TableFlow {
-				flows = append(flows, it)
-			} else if it.isVM() {
-				later[it.table][it.pool] = true
-			}
+	later := map[Table][]poolAt{} // single VMs in their tables
+	var flows []*item
+	var meets index
+	for i := range slices.Backward(items) {
+		it := &items[i]
+		if it.table != TableFlow && (losesToVMs(it, later) || losesToFlow(it, flows, &meets)) {
+			it.table = TableFlow
+		}
+		switch {
+		case it.table == TableFlow:
+			flows = append(flows, it)
+			meets.add(it, i)
+		case it.isVM():
+			later[it.table] = set(later[it.table], it.pool, i)
 		}
 	}
 }
 
 // losesToVMs looks at the VM tables that are asked before an item's. Source and
 // destination of one VPC always meet in some packet.
-func losesToVMs(it *item, later map[Table]map[string]bool) bool {
+func losesToVMs(it *item, later map[Table][]poolAt) bool {
 	for t := TableVMSrc; t < it.table; t++ {
-		for pool := range later[t] {
-			if pool != it.pool {
-				return true
-			}
+		if slices.ContainsFunc(later[t], func(p poolAt) bool { return p.pool != it.pool }) {
+			return true
 		}
 	}
 	return false
 }
 
-func losesToFlow(it *item, flows []*item) bool {
-	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.overlaps(it.box) })
+func losesToFlow(it *item, flows []*item, meets *index) bool {
+	if it.isVM() {
+		side, a := it.box.vm()
+		return meets.other(side, a, it.pool) != none
+	}
+	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.overlaps(&it.box) })
 }
 
 // rank gives every flow rule its place within its band, above all rules that it
-// precedes and overlaps; true where the band is too narrow.
+// precedes and overlaps; true where there are more rules than can be ranked.
 func rank(items []item, wild bool) bool {
-	var below []*item
+	var band []*item
+	count := 0
 	for i := range slices.Backward(items) {
 		it := &items[i]
 		if it.table != TableFlow || it.box.AnyVNI != wild {
 			continue
 		}
+		if len(band) > 0 && band[0].priority != it.priority {
+			band = band[:0]
+		}
 		it.sub = 1
-		for _, b := range below {
-			if b.priority == it.priority && b.sub >= it.sub && b.box.overlaps(it.box) {
+		for _, b := range band {
+			if b.sub >= it.sub && b.box.overlaps(&it.box) {
 				it.sub = b.sub + 1
 			}
 		}
-		if it.sub >= halfBand {
+		band = append(band, it)
+		if count++; count > maxFlows || it.sub >= halfBand {
 			return true
 		}
-		below = append(below, it)
 	}
 	return false
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -28,6 +29,8 @@ type Compiler struct {
 	warns   map[schema.Name]schema.Errors
 	errs    map[Name][]unitError
 	nets    map[string]map[schema.Name]bool // the Networks by account
+	vms     map[uint32][]netip.Addr         // the VMs of the Networks' route tables by VNI, sorted
+	cells   map[string]map[Name]bool        // units that have claims, by part
 	down    map[string]map[string]bool      // the servers that fail their checks, by gateway
 	again   map[schema.Name]bool            // documents to read again in the next call
 	dirty   map[Name]bool                   // units to make anew in this call
@@ -52,6 +55,8 @@ type docState struct {
 	deps   []dep
 	unique []uniqueKey
 	units  []Name // units that it has claims on
+	vni    uint32 // of a Network
+	vms    []netip.Addr
 	ids    []idKey
 }
 
@@ -95,6 +100,7 @@ func NewCompiler(ids *IDs) *Compiler {
 		owners: map[uniqueKey][]schema.Name{}, clashes: map[uniqueKey]bool{},
 		claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{}, usage: map[string]*usage{},
 		docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, nets: map[string]map[schema.Name]bool{},
+		vms: map[uint32][]netip.Addr{}, cells: map[string]map[Name]bool{},
 		down: map[string]map[string]bool{}, again: map[schema.Name]bool{},
 		dirty: map[Name]bool{}, pending: map[Name]bool{},
 		uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{}, blends: map[string]map[Name]bool{},
@@ -258,6 +264,10 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 			again[user] = true
 		}
 	}
+	if old.vni != now.vni || !slices.Equal(old.vms, now.vms) {
+		c.touchVNI(old.vni)
+		c.touchVNI(now.vni)
+	}
 	if old.facade == now.facade {
 		return
 	}
@@ -297,6 +307,7 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 	}
 	if s.doc != nil && name.Kind == schema.KindNetwork {
 		delete(c.nets[s.doc.Spec.(*schema.NetworkSpec).Account], name)
+		delete(c.vms, s.vni)
 	}
 	for _, u := range s.units {
 		left := slices.DeleteFunc(c.claims[u], func(cl claim) bool { return cl.doc == s.doc })
@@ -317,6 +328,13 @@ func (c *Compiler) touch(u Name) {
 		for part := range c.parts[schema.Name{Kind: u.Kind, Name: u.Name}] {
 			c.dirty[part] = true
 		}
+	}
+}
+
+// touchVNI marks the cells of a VNI to be made anew.
+func (c *Compiler) touchVNI(vni uint32) {
+	for cell := range c.cells[fmt.Sprintf("%s%d", vniPart, vni)] {
+		c.dirty[cell] = true
 	}
 }
 

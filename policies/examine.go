@@ -93,6 +93,15 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 		c.nets[spec.Account] = map[schema.Name]bool{}
 	}
 	c.nets[spec.Account][s.doc.Name] = true
+	s.vni = uint32(*spec.VNI)
+	for _, r := range c.set.Routes(s.doc.Name.Name) {
+		if r.Prefix.IsSingleIP() {
+			s.vms = append(s.vms, r.Prefix.Addr())
+		}
+	}
+	slices.SortFunc(s.vms, netip.Addr.Compare)
+	s.vms = slices.Compact(s.vms)
+	c.vms[s.vni] = s.vms
 }
 
 func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
@@ -230,8 +239,7 @@ func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion, down map[
 		p.Backends = append(p.Backends, backend)
 	}
 	slices.SortFunc(p.Backends, func(a, b Backend) int { return strings.Compare(a.Name, b.Name) })
-	member, kept := members(p.Backends)
-	p.Buckets, p.Kept = fillBuckets(g.Hash, p.Backends, member), kept
+	p.Buckets, p.Kept = g.Hash.Fill(p.Backends)
 	return p
 }
 

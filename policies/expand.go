@@ -9,9 +9,9 @@ import (
 
 // Bounds of the work on one cell.
 const (
-	maxItems = 500_000     // entries of its list
-	maxFlows = 8192        // entries among them that are no single VM
-	maxSteps = 200_000_000 // comparisons
+	maxItems = 500_000    // entries of its list
+	maxFlows = 8192       // entries among them that are no single VM
+	maxSteps = 50_000_000 // comparisons
 )
 
 // item is one entry of a list in which the first match decides.
@@ -39,6 +39,7 @@ type expansion struct {
 	base   string // the gateway's default version
 	items  []item
 	cover  cover
+	steps  int  // comparisons made
 	over   bool // a bound is reached, and the list is not whole
 }
 
@@ -64,21 +65,24 @@ func (x *expansion) list(k int, region Match, above []layer, band *group) {
 		g := &x.groups[i]
 		top := cmp.Or(band, g)
 		for _, e := range g.exclude {
-			r, some := region.intersect(e.box)
-			for j := 0; some && j < len(g.matches) && !x.over; j++ {
-				if y, both := r.intersect(g.matches[j].box); both && !x.cover.hides(y) {
-					x.list(i+1, y, above, top)
-					x.add(y, above, layer{Share{x.base, 100}, g, e.line}, top)
+			for _, y := range x.excluded(g, region, e.box) {
+				if x.over || x.hides(y) {
+					continue
 				}
+				x.list(i+1, y, above, top)
+				x.add(y, above, layer{Share{x.base, 100}, g, e.line}, top)
 			}
 		}
 		for j := 0; j < len(g.matches) && !x.over; j++ {
 			m := &g.matches[j]
 			y, some := region.intersect(m.box)
-			if !some || x.cover.hides(y) {
+			if !some || x.hides(y) {
 				continue
 			}
 			own := layer{Share{g.spec.Version, m.percent}, g, m.line}
+			if slices.ContainsFunc(above, func(l layer) bool { return l.holds(own.Share) }) {
+				continue
+			}
 			if m.percent < 100 {
 				x.list(i+1, y, append(slices.Clip(above), own), top)
 			}
@@ -89,6 +93,38 @@ func (x *expansion) list(k int, region Match, above []layer, band *group) {
 		}
 	}
 }
+
+// excluded is boxes that together hold what a policy excludes of a region, and
+// nothing that it matches and does not exclude. Where it has but few matches
+// there, those are cut out; else it is all that the exclude holds, as the policy
+// has no say in any of it. What names no VNI is looked at on its own: its entries
+// are those of another cell, which knows nothing of this VNI's matches.
+func (x *expansion) excluded(g *group, region, exclude Match) []Match {
+	const few = 2
+	all, some := region.intersect(exclude)
+	if !some {
+		return nil
+	}
+	x.steps += len(g.matches)
+	var wild, own []Match
+	for i := range g.matches {
+		if y, some := all.intersect(g.matches[i].box); some && y.AnyVNI {
+			wild = append(wild, y)
+		} else if some {
+			own = append(own, y)
+		}
+	}
+	if len(wild) > few {
+		return []Match{all}
+	}
+	if len(own) > few {
+		all, _ = all.intersect(vniBox(schema.VNI(own[0].VNI)))
+		own = []Match{all}
+	}
+	return append(own, wild...)
+}
+
+func (x *expansion) hides(m Match) bool { return x.cover.hides(&item{box: m, table: m.table()}) }
 
 // add adds an entry for all that is left of a region.
 func (x *expansion) add(box Match, above []layer, own layer, band *group) {
@@ -106,57 +142,21 @@ func (x *expansion) add(box Match, above []layer, own layer, band *group) {
 	if len(above) > 0 { // who comes first answers for the blend
 		it.group, it.line = above[0].group, above[0].line
 	}
-	x.cover.add(box)
+	x.cover.add(&it)
 	x.items = append(x.items, it)
-	x.over = len(x.items) > maxItems || len(x.cover.broad) > maxFlows || x.cover.steps > maxSteps
-}
-
-// cover is what the entries of a list hold so far.
-type cover struct {
-	seen  map[Match]bool
-	broad []Match // those that are no single VM
-	steps int     // comparisons made
-}
-
-// hides tells whether one entry holds all of a match. A single VM is held by
-// itself or by something broad.
-func (c *cover) hides(m Match) bool {
-	c.steps += len(c.broad) + 1
-	return c.seen[m] || slices.ContainsFunc(c.broad, func(b Match) bool { return b.covers(m) })
-}
-
-func (c *cover) add(m Match) {
-	if c.seen == nil {
-		c.seen = map[Match]bool{}
-	}
-	c.seen[m] = true
-	if t := m.table(); t != TableVMSrc && t != TableVMDst {
-		c.broad = append(c.broad, m)
-	}
-}
-
-// dropHidden leaves out items that an earlier one covers.
-func dropHidden(items []item) []item {
-	var c cover
-	return slices.DeleteFunc(items, func(it item) bool {
-		if c.hides(it.box) {
-			return true
-		}
-		c.add(it.box)
-		return false
-	})
+	x.over = len(x.items) > maxItems || len(x.cover.broad) > maxFlows || x.steps+x.cover.steps > maxSteps
 }
 
 // cellConflicts reports policies of one priority that want different versions
 // for the same packets.
-func (c *Compiler) cellConflicts(n Name, groups []group) {
-	for i := range groups {
-		for j := i + 1; j < len(groups) && groups[j].spec.Priority == groups[i].spec.Priority; j++ {
-			a, b := groups[i], groups[j]
+func (c *Compiler) cellConflicts(n Name, x *expansion) {
+	for i := range x.groups {
+		for j := i + 1; j < len(x.groups) && x.groups[j].spec.Priority == x.groups[i].spec.Priority; j++ {
+			a, b := x.groups[i], x.groups[j]
 			if a.spec.Version == b.spec.Version {
 				continue
 			}
-			if both, some := meet(a, b); some && (n.Part == anyVNI || !both.AnyVNI) {
+			if both, some := x.meet(a, b); some && (n.Part == anyVNI || !both.AnyVNI) {
 				c.conflict(n, a, b, both.describe())
 			}
 		}
@@ -164,12 +164,20 @@ func (c *Compiler) cellConflicts(n Name, groups []group) {
 }
 
 // meet finds packets that two policies match and neither excludes.
-func meet(a, b group) (Match, bool) {
-	for _, x := range a.matches {
-		for _, y := range b.matches {
-			both, some := x.box.intersect(y.box)
+func (x *expansion) meet(a, b group) (Match, bool) {
+	for _, m := range a.matches {
+		x.steps += len(b.matches)
+		if x.over = x.over || x.steps > maxSteps; x.over {
+			break
+		}
+		for _, o := range b.matches {
+			both, some := m.box.intersect(o.box)
+			if !some {
+				continue
+			}
+			x.steps += len(a.exclude) + len(b.exclude)
 			excluded := func(e entry) bool { return e.box.covers(both) }
-			if some && !slices.ContainsFunc(a.exclude, excluded) && !slices.ContainsFunc(b.exclude, excluded) {
+			if !slices.ContainsFunc(a.exclude, excluded) && !slices.ContainsFunc(b.exclude, excluded) {
 				return both, true
 			}
 		}

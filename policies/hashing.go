@@ -1,19 +1,22 @@
 package policies
 
 import (
+	"cmp"
 	"hash/fnv"
 	"math"
 	"slices"
 )
 
-// fillBuckets decides which backend each hash bucket belongs to. It depends on
-// the names and weights of the members only, as backends are sorted by name; a
-// backend that is no member gets no bucket. There is at least one member.
-func fillBuckets(h Hash, backends []Backend, member []bool) []uint16 {
+// Fill decides which backend each hash bucket belongs to: an index into the
+// backends, which are sorted by name and at least one. It depends on the names and
+// weights of those only that are up, or stay though they are down; of the latter
+// it returns the number.
+func (h Hash) Fill(backends []Backend) (buckets []uint16, kept int) {
+	member, kept := members(backends)
 	if h.Algorithm == "rendezvous" {
-		return rendezvous(h.Buckets, backends, member)
+		return rendezvous(h.Buckets, backends, member), kept
 	}
-	return maglev(h.Buckets, backends, member)
+	return maglev(h.Buckets, backends, member), kept
 }
 
 // members tells which backends of a version have buckets: those that are up,
@@ -55,46 +58,89 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// maglev fills the table in turns: each backend walks its own permutation of the
-// buckets and takes the next free one. The size is a power of two, so that any
-// odd step makes a permutation. A backend takes turns in proportion to its
-// weight. Who else is there changes nothing about a backend's permutation.
+// walk is a backend's permutation of the buckets and how far it has come. Like
+// that of Maglev it has an offset and an odd step, as the size is a power of two;
+// what comes of those is mixed, or backends whose steps have a small multiple in
+// common would get in each other's way. Who else is there changes nothing.
+type walk struct {
+	next, step, factor uint32
+	time, pace         uint64 // it grows by pace at every bucket: less for a larger weight
+	want               int    // buckets that it still wants
+	index              uint16
+}
+
+// maglev gives every backend the share of its weight, to the bucket. Each walks
+// its own permutation and takes buckets until it has its share; of two that come
+// to one bucket, it goes to the one that has it earlier in its permutation, by
+// weight, and the other walks on. What comes of that does not depend on who walks first.
+// Maglev's own rule, first come first served in turns, moves half as many buckets
+// again when a backend leaves.
 func maglev(size int, backends []Backend, member []bool) []uint16 {
-	type turn struct {
-		next, step     uint32
-		weight, credit int
-		index          uint16
+	walks := walksOf(size, backends, member)
+	mask, shift := uint32(size-1), 0
+	for 1<<(2*shift) < size {
+		shift++
 	}
-	turns := make([]turn, 0, len(backends))
-	heaviest := 1
+	const free = math.MaxUint64
+	holds := slices.Repeat([]uint64{free}, size) // when its holder came to it, then the holder
+	for again := true; again; {
+		again = false
+		for i := range walks {
+			w := &walks[i]
+			for w.want > 0 {
+				at := w.next & mask
+				at = (at ^ at>>shift) * w.factor & mask
+				w.next += w.step
+				w.time += w.pace
+				claim := w.time<<16 | uint64(i)
+				held := holds[at]
+				if claim >= held {
+					continue
+				}
+				holds[at] = claim
+				w.want--
+				if held != free {
+					walks[held&0xffff].want++
+					again = again || int(held&0xffff) < i
+				}
+			}
+		}
+	}
+	table := make([]uint16, size)
+	for i, h := range holds {
+		table[i] = walks[h&0xffff].index
+	}
+	return table
+}
+
+// walksOf starts the members' walks. The buckets that the shares leave over by
+// rounding go to those that lost most by it.
+func walksOf(size int, backends []Backend, member []bool) []walk {
+	var walks []walk
+	weights, left := 0, size
 	for i, b := range backends {
-		if !member[i] {
-			continue
-		}
-		h1, h2 := hashName(b.Name)
-		turns = append(turns, turn{next: uint32(h1), step: uint32(h2) | 1, weight: b.Weight, index: uint16(i)})
-		heaviest = max(heaviest, b.Weight)
-	}
-	const free = math.MaxUint16
-	mask := uint32(size - 1)
-	table := slices.Repeat([]uint16{free}, size)
-	for left := size; ; {
-		for i := range turns {
-			t := &turns[i]
-			if t.credit += t.weight; t.credit < heaviest {
-				continue
-			}
-			t.credit -= heaviest
-			at := t.next & mask
-			for table[at] != free {
-				at = (at + t.step) & mask
-			}
-			table[at], t.next = t.index, at+t.step
-			if left--; left == 0 {
-				return table
-			}
+		if member[i] {
+			h1, h2 := hashName(b.Name)
+			walks = append(walks, walk{
+				next: uint32(h1), step: uint32(h2) | 1, factor: uint32(h2>>32) | 1,
+				pace: 1 << 20 / uint64(b.Weight), index: uint16(i),
+			})
+			weights += b.Weight
 		}
 	}
+	lost := make([]int, len(walks))
+	order := make([]int, len(walks))
+	for i := range walks {
+		w := &walks[i]
+		share := size * backends[w.index].Weight
+		w.want, lost[i], order[i] = share/weights, share%weights, i
+		left -= w.want
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(lost[b], lost[a]) })
+	for _, i := range order[:left] {
+		walks[i].want++
+	}
+	return walks
 }
 
 // rendezvous gives every bucket to the backend with the highest score for it, so

@@ -41,9 +41,70 @@ func (m Match) covers(o Match) bool {
 }
 
 // overlaps tells whether some packet is in both.
-func (m Match) overlaps(o Match) bool {
-	_, some := m.intersect(o)
-	return some
+func (m *Match) overlaps(o *Match) bool {
+	return m.SrcPort.Lo <= o.SrcPort.Hi && o.SrcPort.Lo <= m.SrcPort.Hi &&
+		m.DstPort.Lo <= o.DstPort.Hi && o.DstPort.Lo <= m.DstPort.Hi &&
+		(m.AnyVNI || o.AnyVNI || m.VNI == o.VNI) && (m.Protocol < 0 || o.Protocol < 0 || m.Protocol == o.Protocol) &&
+		prefixesMeet(m.Src, o.Src) && prefixesMeet(m.Dst, o.Dst) && prefixesOfOneFamily(m.Src, o.Dst) && prefixesOfOneFamily(m.Dst, o.Src)
+}
+
+func prefixesMeet(a, b netip.Prefix) bool { return !a.IsValid() || !b.IsValid() || a.Overlaps(b) }
+
+func prefixesOfOneFamily(a, b netip.Prefix) bool {
+	return !a.IsValid() || !b.IsValid() || a.Addr().Is4() == b.Addr().Is4()
+}
+
+// subtract returns boxes that together hold what m holds and o does not; false
+// where that cannot be said with boxes of this kind.
+func (m Match) subtract(o Match) ([]Match, bool) {
+	if !m.overlaps(&o) {
+		return []Match{m}, true
+	}
+	if !o.AnyVNI && m.AnyVNI || o.Protocol >= 0 && m.Protocol < 0 ||
+		o.Src.IsValid() && !m.Src.IsValid() || o.Dst.IsValid() && !m.Dst.IsValid() {
+		return nil, false // a complement in these fields is no box
+	}
+	var left []Match
+	cut := func(rest Match) { left = append(left, rest) }
+	m.Src = cutPrefix(m.Src, o.Src, func(p netip.Prefix) { rest := m; rest.Src = p; cut(rest) })
+	m.Dst = cutPrefix(m.Dst, o.Dst, func(p netip.Prefix) { rest := m; rest.Dst = p; cut(rest) })
+	m.SrcPort = cutRange(m.SrcPort, o.SrcPort, func(r PortRange) { rest := m; rest.SrcPort = r; cut(rest) })
+	cutRange(m.DstPort, o.DstPort, func(r PortRange) { rest := m; rest.DstPort = r; cut(rest) })
+	return left, true
+}
+
+// cutPrefix passes on the parts of a prefix that another leaves of it, and
+// returns what they have in common.
+func cutPrefix(p, o netip.Prefix, rest func(netip.Prefix)) netip.Prefix {
+	if coversPrefix(o, p) {
+		return p
+	}
+	for bits := o.Bits(); bits > p.Bits(); bits-- {
+		rest(sibling(netip.PrefixFrom(o.Addr(), bits).Masked()))
+	}
+	return o
+}
+
+// sibling is the other half of the prefix that is one bit shorter.
+func sibling(p netip.Prefix) netip.Prefix {
+	b := p.Addr().AsSlice()
+	bit := p.Bits() - 1
+	b[bit/8] ^= 0x80 >> (bit % 8)
+	a, _ := netip.AddrFromSlice(b)
+	return netip.PrefixFrom(a, p.Bits())
+}
+
+// cutRange is cutPrefix for ports.
+func cutRange(r, o PortRange, rest func(PortRange)) PortRange {
+	if r.Lo < o.Lo {
+		rest(PortRange{r.Lo, o.Lo - 1})
+		r.Lo = o.Lo
+	}
+	if r.Hi > o.Hi {
+		rest(PortRange{o.Hi + 1, r.Hi})
+		r.Hi = o.Hi
+	}
+	return r
 }
 
 // Contains tells whether a packet's lookup fields are in the set.

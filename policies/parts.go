@@ -43,6 +43,10 @@ func (c *Compiler) compilePart(n Name) {
 		if len(c.parts[whole]) == 0 {
 			delete(c.parts, whole)
 		}
+		delete(c.cells[n.Part], n)
+		if len(c.cells[n.Part]) == 0 {
+			delete(c.cells, n.Part)
+		}
 	}
 }
 

@@ -68,6 +68,10 @@ func (c *Compiler) claim(e entryOf, unit Name, box Match) {
 		c.parts[whole] = map[Name]bool{}
 	}
 	c.parts[whole][unit] = true
+	if c.cells[unit.Part] == nil {
+		c.cells[unit.Part] = map[Name]bool{}
+	}
+	c.cells[unit.Part][unit] = true
 	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, line: e.m.Line, box: box, percent: e.percent()})
 	c.touch(unit)
 }
@@ -203,7 +207,7 @@ func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
 			continue
 		}
 		for j, a := range vm.Addresses {
-			if a.Is6() {
+			if a.Is6() && *n.VNI == 0 {
 				c.needIPv6(e.s, gw, fmt.Sprintf("%s.addresses[%d]", field, j), a.String())
 			}
 			src, dst := vniBox(*n.VNI), vniBox(*n.VNI)
@@ -221,15 +225,16 @@ func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
 	if f.VNI != nil {
 		m = vniBox(*f.VNI)
 	}
+	plain := f.VNI != nil && *f.VNI == 0
 	if f.Src != nil {
 		m.Src = f.Src.Prefix
-		if f.Src.Addr().Is6() {
+		if plain && f.Src.Addr().Is6() {
 			c.needIPv6(e.s, gw, e.field+".flow.src", f.Src.String())
 		}
 	}
 	if f.Dst != nil {
 		m.Dst = f.Dst.Prefix
-		if f.Dst.Addr().Is6() {
+		if plain && f.Dst.Addr().Is6() {
 			c.needIPv6(e.s, gw, e.field+".flow.dst", f.Dst.String())
 		}
 	}
@@ -245,6 +250,8 @@ func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
 	return m
 }
 
+// needIPv6 reports what plain IPv6 traffic is matched by where none can come.
+// VXLAN carries IPv6 to IPv4 VIPs as well.
 func (c *Compiler) needIPv6(s *docState, gw *Gateway, field, value string) {
 	if !gw.HasIPv6() {
 		c.errorf(s, field, "%s is IPv6, and Gateway %s has no IPv6 VIP", value, gw.Name)

@@ -178,7 +178,9 @@ func (c *Cell) flow(p Packet) *Rule {
 // traceBackend goes from the pool by the hash to a server.
 func (ir *IR) traceBackend(t *Trace, gw *Gateway) {
 	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
-	version, index, origin := t.Pool, uint16(0), schema.Position{}
+	version := t.Pool
+	var index uint16
+	var origin schema.Position
 	if blend := ir.Blend(gw.Name, t.Pool); blend != nil {
 		slot := blend.Buckets[t.Bucket]
 		version, index, origin = gw.Pools[slot.Pool].Version, slot.Backend, blend.Origin

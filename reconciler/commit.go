@@ -52,7 +52,6 @@ func (r *Reconciler) follow(s *schema.Snapshot) error {
 		}
 	}
 	if err != nil {
-		r.meaning.reject()
 		return err
 	}
 	r.enforce(d, now)

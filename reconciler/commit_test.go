@@ -66,6 +66,23 @@ func TestNothingIsAppliedBeforeItsNumbersAreOnDisk(t *testing.T) {
 	})
 }
 
+// What needs no number and no switch needs no disk.
+func TestACommitWithoutNewNumbersWritesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		store := openStore(t)
+		g := start(t, newWorld(t), func(c *Config) { c.Store = store })
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
+		g.commit("1", docs...)
+		g.do(func() {
+			if err := store.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		g.commit("2", append(docs, policyDoc("p", "gw", 7))...)
+		g.live("mem/s", onePlace("1", "rule gw/7: -> v2")...)
+	})
+}
+
 func TestACommitThatCannotBeLoweredLosesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := start(t, newWorld(t), func(c *Config) {
@@ -107,6 +124,9 @@ func TestANACKOutlivesOtherApplies(t *testing.T) {
 		g.live("mem/s", onePlace("1", "rule gw/7: -> v2")...)
 		if c := g.status().Conditions[0]; c.Status != "False" {
 			t.Errorf("after an unrelated change the trouble is forgotten: %+v", c)
+		}
+		if c := g.status().document("gw").Conditions[0]; c.Reason != "Refused" || c.Message != "b.yaml:11: mem/s pool gw/v2: an Envoy refuses it" {
+			t.Errorf("the document shows as %+v", c)
 		}
 		g.w.at("mem/s", func(p *place) { clear(p.trouble) })
 		g.cfg.Hints.Add("mem/s")

@@ -225,6 +225,21 @@ func TestObserveAll(t *testing.T) {
 		if !strings.Contains(g.log.String(), "not ours") {
 			t.Error("it returned and nobody has looked")
 		}
+		// A read that has looked before it was asked for does not count.
+		gate := make(chan struct{})
+		g.w.at("mem/s", func(p *place) { p.readGate = gate })
+		g.cfg.Hints.Add("mem/s")
+		g.quiet()
+		k.Name = "another"
+		g.w.at("mem/s", func(p *place) { p.live[k] = &Resource{Key: k, Rank: rankRule, Body: text("nor this")} })
+		done := make(chan error, 1)
+		go func() { done <- g.ObserveAll(t.Context()) }()
+		g.quiet()
+		g.w.at("mem/s", func(p *place) { p.readGate = nil })
+		close(gate)
+		if err := <-done; err != nil || !strings.Contains(g.log.String(), "nor this") {
+			t.Errorf("it returned %v, and nobody has looked since", err)
+		}
 		g.w.at("mem/o", func(p *place) { p.down = errors.New("no route to host") })
 		begin := time.Now()
 		if err := g.ObserveAll(t.Context()); err == nil || err.Error() != "mem/o cannot be read: no route to host" {

@@ -48,6 +48,7 @@ type place struct {
 	loses    map[Key]bool  // keys that it says it takes and then does not have
 	room     int           // how many resources it holds; 0: any number
 	gate     chan struct{} // an Apply waits for it where there is one
+	readGate chan struct{} // a read that has looked waits for it where there is one
 	foreign  bool          // somebody else changed it since it was last read
 	lost     bool          // it lost something since then
 	observed int           // Observes so far
@@ -98,13 +99,25 @@ type fake struct {
 func (s fake) Lower(ir *policies.IR, n policies.Name) ([]*Resource, error) { return s.lower(ir, n) }
 
 // Observe returns what is live, as a server would: without documents.
-func (s fake) Observe(_ context.Context, target string, _ *Resource) (State, error) {
+func (s fake) Observe(ctx context.Context, target string, _ *Resource) (State, error) {
+	state, gate, err := s.observe(target)
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return state, err
+}
+
+func (s fake) observe(target string) (State, chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.place(target)
 	p.observed++
 	if p.down != nil {
-		return nil, p.down
+		return nil, p.readGate, p.down
 	}
 	p.foreign, p.lost = false, false
 	state := State{}
@@ -115,7 +128,7 @@ func (s fake) Observe(_ context.Context, target string, _ *Resource) (State, err
 	for k, err := range p.trouble {
 		partial = partial.Add(k, err)
 	}
-	return state, partial.Or()
+	return state, p.readGate, partial.Or()
 }
 
 func (s fake) Apply(ctx context.Context, _ *Resource, changes []Change) error {
@@ -179,6 +192,13 @@ func (s fake) apply(p *place, c Change) error {
 		return errors.New("the table is full")
 	}
 	if k.Kind == KindTarget {
+		for _, other := range s.places {
+			for _, r := range other.live {
+				if other != p && slices.ContainsFunc(r.Refs, func(ref Key) bool { return ref.Target == k.Target }) {
+					return s.broken(p.foreign || other.foreign, "%s: %s refers to what it takes away", c, r.Key)
+				}
+			}
+		}
 		clear(p.live) // a new pipeline empties the tables
 	} else if self := p.live[Key{Target: k.Target, Kind: KindTarget}]; self == nil && s.needsSelf(k.Target) {
 		return s.broken(p.foreign || p.lost, "%s: no pipeline is loaded", c)

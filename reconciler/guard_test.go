@@ -103,6 +103,9 @@ func TestASwitchWithoutDocumentIsCleanedOnceConfirmed(t *testing.T) {
 		if s := g.status(); len(s.Targets) != 1 || s.Conditions[0].Status != "True" {
 			t.Errorf("after it was cleaned the status is %+v", s)
 		}
+		if left := load(t, store, bucketSwitches); len(left) != 1 || left["keep"] == "" {
+			t.Errorf("stored are the switches %q, want keep", left)
+		}
 		g.stop()
 		g = start(t, w, func(c *Config) { c.Store = store })
 		g.commit("2", keep)

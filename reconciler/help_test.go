@@ -62,6 +62,8 @@ type memory struct {
 	next    *schema.Snapshot
 	err     error
 	fetches int
+	busy    bool
+	overlap bool          // two Fetches at one time
 	hold    chan struct{} // a Fetch that has looked waits for it where there is one
 	changed chan struct{}
 }
@@ -71,8 +73,15 @@ func (m *memory) Changed() <-chan struct{} { return m.changed }
 func (m *memory) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	m.mu.Lock()
 	m.fetches++
+	m.overlap = m.overlap || m.busy
+	m.busy = true
 	s, err, hold := m.next, m.err, m.hold
 	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		m.busy = false
+		m.mu.Unlock()
+	}()
 	if hold != nil {
 		select {
 		case <-hold:
@@ -129,7 +138,12 @@ func start(t testing.TB, w *world, change ...func(*Config)) *rig {
 		}
 	}()
 	g.stop = func() { cancel(); <-done }
-	t.Cleanup(g.stop)
+	t.Cleanup(func() {
+		g.stop()
+		if g.source.overlap {
+			t.Error("the source was asked twice at one time")
+		}
+	})
 	return g
 }
 

@@ -216,6 +216,46 @@ func TestAnUpdateOfWhatIsReferredToWithdrawsNothing(t *testing.T) {
 	})
 }
 
+// An Apply that broke off may have made what it had not said it made.
+func TestWhatABrokenApplyMayHaveMadeCounts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t), func(c *Config) { c.MaxDelete = 100 })
+		g.w.at("bgp/s", func(p *place) { p.broken = errors.New("the stream ended") })
+		keep := []string{switchDoc("s", 1), gatewayDoc("keep", "203.0.113.12", "s", 4)}
+		g.commit("1", append(keep, gatewayDoc("gw", aVIP, "s", 2), gatewayDoc("other", "203.0.113.11", "s", 3))...)
+		g.live("bgp/s", "route 203.0.113.10: announced") // and nobody was told
+		g.w.at("bgp/s", func(p *place) { p.down = errors.New("no route to host") })
+		g.commit("2", keep...)
+		if !slices.Contains(g.w.live("mem/s"), "vip 203.0.113.10: default v1") {
+			t.Error("the VIP is gone and its route is not")
+		}
+		g.w.at("bgp/s", func(p *place) { p.down, p.broken = nil, nil })
+		g.after(2 * time.Minute)
+		g.live("bgp/s", "route 203.0.113.12: announced")
+		if n := len(g.w.live("mem/s")); n != 6 {
+			t.Errorf("%d resources are live, want 6", n)
+		}
+	})
+}
+
+func TestAPipelineWaitsForRoutesThatAreUnderWay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t))
+		gate := make(chan struct{})
+		g.w.at("bgp/s", func(p *place) { p.gate = gate })
+		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2))
+		g.commit("2", switchDoc("s", 2), gatewayDoc("gw", aVIP, "s", 2))
+		if !slices.Contains(g.w.live("mem/s"), "target : 127.0.0.1:1") {
+			t.Error("another pipeline was loaded while a route was on its way")
+		}
+		g.w.at("bgp/s", func(p *place) { p.gate = nil })
+		close(gate)
+		g.quiet()
+		g.live("mem/s", onePlace("2")...)
+		g.live("bgp/s", "route 203.0.113.10: announced")
+	})
+}
+
 // A new pipeline empties the tables: nothing is announced while that goes on.
 func TestRoutesAreWithdrawnBeforeAnotherPipelineIsLoaded(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -14,7 +14,8 @@ import (
 // meaning says what the documents mean to a set of sinks. It follows a
 // repository from commit to commit, at a cost that follows what changed; a first
 // commit is the full pass. What a commit changes is in force only once it was
-// accepted; until then, or once it is rejected, the last one stands.
+// accepted. Until then it is not lost: any later delta brings it along, or undoes
+// it where the documents did.
 type meaning struct {
 	sinks    []Sink
 	set      *schema.Set
@@ -53,9 +54,16 @@ type lowered struct {
 // read says what a snapshot changes. Reading one snapshot again gives the same
 // delta. The error is schema.Errors where the documents are at fault.
 func (m *meaning) read(s *schema.Snapshot) (*delta, error) {
-	ir, err := m.compile(s)
+	changed := m.set.Update(s)
+	for _, n := range changed {
+		m.docs[n] = true
+	}
+	ir, units, err := m.compiler.Compile(m.set, changed)
 	if err != nil {
 		return nil, err
+	}
+	for _, n := range units {
+		m.units[n] = true
 	}
 	d := &delta{
 		snapshot: s, ir: ir,
@@ -63,28 +71,6 @@ func (m *meaning) read(s *schema.Snapshot) (*delta, error) {
 	}
 	d.fresh, err = lowerUnits(m.sinks, ir, d.units)
 	return d, err
-}
-
-// compile takes a snapshot in and notes what changed.
-func (m *meaning) compile(s *schema.Snapshot) (*policies.IR, error) {
-	changed := m.set.Update(s)
-	for _, n := range changed {
-		m.docs[n] = true
-	}
-	ir, units, err := m.compiler.Compile(m.set, changed)
-	for _, n := range units {
-		m.units[n] = true
-	}
-	return ir, err
-}
-
-// reject goes back to the snapshot in force after a read whose delta is not
-// accepted. What becomes of it, such as a server that fails, then need not wait for
-// a better commit.
-func (m *meaning) reject() {
-	if m.good != nil {
-		_, _ = m.compile(m.good) // it was good; were it not, the next read says so
-	}
 }
 
 // accept puts a delta in force and returns what the changed units had been

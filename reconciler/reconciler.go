@@ -300,9 +300,6 @@ func (r *Reconciler) drop(t *target) {
 		r.touch(t, k)
 	}
 	delete(r.targets, t.name)
-	for user := range r.usersOf(t.name) {
-		r.look(r.targets[user.Target], user)
-	}
 	r.forget(t)
 }
 

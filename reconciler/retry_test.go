@@ -268,6 +268,90 @@ func TestTheSourceIsAskedAgain(t *testing.T) {
 	})
 }
 
+func TestASlowFetchIsNotAskedTwice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t))
+		g.quiet() // it failed, and is tried again after a second
+		hold := make(chan struct{})
+		g.source.mu.Lock()
+		g.source.hold = hold
+		g.source.mu.Unlock()
+		before := g.source.asked()
+		g.after(time.Second)
+		for range 10 {
+			g.cfg.Hints.Add("mem/s") // which wakes the loop
+			g.source.poke()
+			g.after(time.Second)
+		}
+		if n := g.source.asked() - before; n != 1 {
+			t.Errorf("a slow source was asked %d times", n)
+		}
+		close(hold)
+		g.quiet()
+	})
+}
+
+// What was never read may hold anything, also of what is no longer wanted when it
+// is.
+func TestWhatIsDroppedBeforeTheFirstReadIsForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t))
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
+		g.w.at("mem/s", func(p *place) { p.down = errors.New("no route to host") })
+		g.commit("1", append(docs, policyDoc("p", "gw", 7))...)
+		g.commit("2", docs...)
+		g.w.at("mem/s", func(p *place) { p.down = nil })
+		g.after(time.Minute)
+		g.live("mem/s", onePlace("1")...)
+		if c := g.status().Conditions; len(c) != 1 || c[0].Status != "True" {
+			t.Errorf("all is live and the conditions are %+v", c)
+		}
+	})
+}
+
+// Another address or device may be another switch, whatever is on the last one.
+func TestASwitchThatIsReachedOtherwiseIsReadAnew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t))
+		g.commit("1", switchDoc("s", 1))
+		reads, _ := g.w.calls("mem/s")
+		g.commit("2", strings.Replace(switchDoc("s", 1), "spec: {", "spec: {deviceID: 7, ", 1))
+		if now, _ := g.w.calls("mem/s"); now != reads+1 {
+			t.Errorf("it was read %d times, want once", now-reads)
+		}
+	})
+}
+
+// What a commit says of a document's place is known later, also where a job was
+// under way when it came.
+func TestACommitDuringAJobIsNotForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t))
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
+		g.commit("1", append(docs, policyDoc("p", "gw", 7))...)
+		gate, moved := make(chan struct{}), "# a line more\n"+policyDoc("p", "gw", 7)
+		g.w.at("mem/s", func(p *place) { p.gate = gate })
+		g.commit("2", append(docs, policyDoc("p", "gw", 7), policyDoc("q", "gw", 8))...)
+		g.commit("3", append(docs, moved, policyDoc("q", "gw", 8))...)
+		close(gate)
+		g.quiet()
+		read := make(chan struct{})
+		g.w.at("mem/s", func(p *place) { p.gate, p.readGate = nil, read })
+		g.cfg.Hints.Add("mem/s")
+		g.quiet()
+		g.commit("4", append(docs, moved, "# a line more\n"+policyDoc("q", "gw", 8))...)
+		close(read)
+		g.quiet()
+		g.commit("5", append(docs, moved)...)
+		g.commit("6", docs...)
+		lines := g.applied()
+		want := []string{"- mem/s rule gw/8: -> v2  # d.yaml:10", "- mem/s rule gw/7: -> v2  # c.yaml:10"}
+		if got := lines[len(lines)-2:]; !slices.Equal(got, want) {
+			t.Errorf("applied was %q, want %q", got, want)
+		}
+	})
+}
+
 func TestManyFailuresAreLoggedInFew(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := start(t, newWorld(t))

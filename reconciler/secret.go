@@ -23,14 +23,14 @@ func ReadSecret(dir, path string) ([]byte, error) {
 	if !filepath.IsAbs(full) {
 		full = filepath.Join(root, full)
 	}
-	real, err := filepath.EvalSymlinks(full)
+	resolved, err := filepath.EvalSymlinks(full)
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
 	}
-	if rel, err := filepath.Rel(root, real); err != nil || !filepath.IsLocal(rel) {
+	if rel, err := filepath.Rel(root, resolved); err != nil || !filepath.IsLocal(rel) {
 		return nil, fmt.Errorf("%s is not below --secrets-dir %s", path, dir)
 	}
-	f, err := os.Open(real)
+	f, err := os.Open(resolved)
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
 	}

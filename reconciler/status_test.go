@@ -147,6 +147,11 @@ func TestFailuresShowAtTheirDocument(t *testing.T) {
 				t.Errorf("%s shows as %+v, want the message %q", name, c, want)
 			}
 		}
+		// Where the second one was is now a line of the first.
+		g.commit("2", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), policyDoc("p", "gw", 7)+"# more\n# more\n# more\n# more\n  - flow: {vni: 8}\n")
+		if c := g.status().document("p").Conditions[0]; c.Message != "c.yaml:14: mem/s rule gw/8: no (and more)" {
+			t.Errorf("p shows as %+v", c)
+		}
 	})
 }
 

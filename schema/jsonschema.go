@@ -21,17 +21,17 @@ func JSONSchema(kind string) ([]byte, error) {
 		kinds = []string{kind}
 	}
 	defs := object{}
-	var any []object
+	var choices []object
 	for _, k := range kinds {
 		defs[k] = documentSchema(k)
-		any = append(any, object{"$ref": "#/$defs/" + k})
+		choices = append(choices, object{"$ref": "#/$defs/" + k})
 	}
 	root := object{
 		"$schema": "https://json-schema.org/draft/2020-12/schema",
 		"$id":     "https://" + APIVersion + "/schema.json",
 		"title":   "gray documents",
 		"$defs":   defs,
-		"oneOf":   any,
+		"oneOf":   choices,
 	}
 	return json.MarshalIndent(root, "", "  ")
 }

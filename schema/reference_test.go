@@ -52,7 +52,6 @@ func reference() string {
 func referenceFields(b *strings.Builder, t reflect.Type, at string) {
 	for _, f := range fieldsOf(t).list {
 		name, inner := at+"."+f.name, t.Field(f.index).Type
-		value := ""
 		for done := false; !done; {
 			switch inner.Kind() {
 			case reflect.Pointer:
@@ -66,7 +65,7 @@ func referenceFields(b *strings.Builder, t reflect.Type, at string) {
 			}
 		}
 		var words []string
-		value = referenceType(inner, f.rules)
+		value := referenceType(inner, f.rules)
 		if f.rules.required {
 			words = append(words, "required")
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -197,10 +198,17 @@ func TestVIPsAreAnnouncedInOrder(t *testing.T) {
 		return strings.Count(text, "established") == 2 && !strings.Contains(text, "secret")
 	})
 
+	status := exec.Command(os.Args[0], "status", "--admin-listen", l.address("18001"))
+	status.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
+	out, err := status.Output()
+	if err != nil || !regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(l.network)+`3 +bgp/gw-a +64501 +established `).Match(out) {
+		t.Errorf("gray status says, with error %v:\n%s", err, out)
+	}
+
 	// While the switch has not taken the second VIP, it is not announced.
 	var inserts, deletes atomic.Int32
 	l.gate.set(func(op p4v1.Update_Type) {
-		for range 20 {
+		for range 10 {
 			if op == p4v1.Update_INSERT && !l.have(a) {
 				t.Error("a VIP is announced that the switch does not have")
 			}

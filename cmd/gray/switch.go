@@ -19,11 +19,16 @@ func switchCommand() *cobra.Command {
 	var listen string
 	var device uint64
 	var interfaces []string
+	var personality string
 	var insecure bool
 	cmd := &cobra.Command{
 		Use: "switch", Short: "Run the software gateway", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			sw := softswitch.New(device)
+			like, err := softswitch.PersonalityOf(personality)
+			if err != nil {
+				return fmt.Errorf("--personality: %w", err)
+			}
+			sw := softswitch.NewLike(device, like)
 			defer func() { err = errors.Join(err, sw.Close()) }()
 			for _, i := range interfaces {
 				number, name, ok := strings.Cut(i, "@")
@@ -48,6 +53,7 @@ func switchCommand() *cobra.Command {
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:9559", "where to serve P4Runtime")
 	cmd.Flags().Uint64Var(&device, "device-id", 1, "the P4Runtime device id")
 	cmd.Flags().StringArrayVarP(&interfaces, "interface", "i", nil, "a port and its interface, PORT@INTERFACE (repeatable)")
+	cmd.Flags().StringVar(&personality, "personality", "strict", "what other server to be like: "+strings.Join(softswitch.PersonalityNames(), ", "))
 	cmd.Flags().BoolVar(&insecure, "insecure", false, "serve plaintext beyond loopback")
 	return cmd
 }

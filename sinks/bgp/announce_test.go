@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gray-release/gray/reconciler"
 )
@@ -15,7 +16,8 @@ func TestVIPsReachRoutersAndLeave(t *testing.T) {
 	rig := newRig(t, "")
 	v4 := route{nextHop: "192.0.2.1", communities: "64512:100 64512:200"}
 	v6 := route{nextHop: "2001:db8::1"}
-	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32", 64512<<16|100, 64512<<16|200), vip("2001:db8::10/128"))
+	rig.speak(routers.speaker, routers.addresses()...)
+	rig.want(vip("203.0.113.10/32", 64512<<16|100, 64512<<16|200), vip("2001:db8::10/128"))
 	rig.settle()
 	routers.have("both VIPs", map[string]route{"203.0.113.10/32": v4, "2001:db8::10/128": v6})
 
@@ -46,21 +48,22 @@ func TestVIPsReachRoutersAndLeave(t *testing.T) {
 func TestApplyWaitsForWhatItSends(t *testing.T) {
 	routers := startRouters(t)
 	rig := newRig(t, "")
-	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32"), vip("203.0.113.11/32"))
+	rig.speak(routers.speaker, routers.addresses()...)
+	rig.want(vip("203.0.113.10/32"), vip("203.0.113.11/32"))
 	rig.settle()
 	routers.have("both VIPs", map[string]route{"203.0.113.10/32": {nextHop: "192.0.2.1"}, "203.0.113.11/32": {nextHop: "192.0.2.1"}})
-	updates := func() map[netip.Addr]session {
+	updates := func() map[netip.Addr]count {
 		t.Helper()
 		sp := rig.speaker(target)
 		sp.mu.Lock()
 		defer sp.mu.Unlock()
-		all, err := sp.sessions(false)
+		all, err := sp.counts(false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return all
 	}
-	for i := range 200 {
+	for i := range 40 {
 		before := updates()
 		if rig.want(vip("203.0.113.10/32")); i%2 == 0 {
 			rig.want(&pathBody{prefix: netip.MustParsePrefix("203.0.113.10/32")})
@@ -79,7 +82,8 @@ func TestApplyWaitsForWhatItSends(t *testing.T) {
 func TestNothingIsLearned(t *testing.T) {
 	routers := startRouters(t, func(c *routerConfig) { c.announces = []string{"198.51.100.0/24", "203.0.113.10/32"} })
 	rig := newRig(t, "")
-	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32"))
+	rig.speak(routers.speaker, routers.addresses()...)
+	rig.want(vip("203.0.113.10/32"))
 	rig.settle()
 	until(t, "FRR's routes are sent", func() bool {
 		out, err := routers.frr.show(t, "show bgp ipv4 unicast neighbors "+routers.speaker.String()+" advertised-routes")
@@ -97,15 +101,16 @@ func TestNeighborsComeAndGo(t *testing.T) {
 	routers := startRouters(t)
 	frr, bird := routers.at[routers.frr], routers.at[routers.bird]
 	rig := newRig(t, "")
-	rig.want(self(routers.speaker, frr), vip("203.0.113.10/32"))
+	rig.speak(routers.speaker, frr)
+	rig.want(vip("203.0.113.10/32"))
 	rig.settle()
 	until(t, "FRR is up", func() bool { return rig.established(frr) })
 	since := rig.neighbor(frr).Since
 
-	rig.want(self(routers.speaker, routers.addresses()...))
+	rig.speak(routers.speaker, routers.addresses()...)
 	rig.settle()
 	until(t, "BIRD has the VIP too", func() bool { return len(routers.bird.routes(t)) == 1 })
-	rig.want(self(routers.speaker, frr))
+	rig.speak(routers.speaker, frr)
 	rig.settle()
 	until(t, "BIRD lost the VIP", func() bool { return len(routers.bird.routes(t)) == 0 })
 	if n := rig.neighbor(frr); n.State != stateEstablished || !n.Since.Equal(since) || len(routers.frr.routes(t)) != 1 {
@@ -115,9 +120,7 @@ func TestNeighborsComeAndGo(t *testing.T) {
 		t.Errorf("BIRD is no neighbor any more and %s", n.State)
 	}
 
-	other := self(routers.speaker, frr)
-	other.routerID = netip.MustParseAddr("192.0.2.99")
-	rig.want(other)
+	rig.want(&targetBody{asn: 64512, routerID: netip.MustParseAddr("192.0.2.99")})
 	rig.settle()
 	until(t, "the session begins anew with the other router id, and the VIP", func() bool {
 		out, err := routers.frr.show(t, "show bgp neighbors "+routers.speaker.String())
@@ -129,7 +132,8 @@ func TestWhatDoesNotComeUpSaysWhy(t *testing.T) {
 	routers := startRouters(t, func(c *routerConfig) { c.asn = 64499 })
 	nobody := loopback()
 	rig := newRig(t, "")
-	rig.want(self(routers.speaker, append(routers.addresses(), nobody)...), vip("203.0.113.10/32"))
+	rig.speak(routers.speaker, append(routers.addresses(), nobody)...)
+	rig.want(vip("203.0.113.10/32"))
 	rig.settle()
 	routers.until("the reason is there", func(_ router, at netip.Addr) bool {
 		return strings.Contains(rig.neighbor(at).LastError, "another AS number")
@@ -140,7 +144,8 @@ func TestWhatDoesNotComeUpSaysWhy(t *testing.T) {
 func TestRefusalByRouters(t *testing.T) {
 	routers := startRouters(t, func(c *routerConfig) { c.peerASN = 64513 })
 	rig := newRig(t, "")
-	rig.want(self(routers.speaker, routers.addresses()...), vip("203.0.113.10/32"))
+	rig.speak(routers.speaker, routers.addresses()...)
+	rig.want(vip("203.0.113.10/32"))
 	rig.settle()
 	routers.until("the refusal is there", func(_ router, at netip.Addr) bool {
 		return strings.Contains(rig.neighbor(at).LastError, "does it expect this AS number")
@@ -158,7 +163,8 @@ func TestTooManyRoutes(t *testing.T) {
 	r.start(t, c)
 	rig := newRig(t, "")
 	rig.cfg.limit = 1000
-	rig.want(self(c.peer, c.address), vip("203.0.113.10/32"))
+	rig.speak(c.peer, c.address)
+	rig.want(vip("203.0.113.10/32"))
 	rig.settle()
 	until(t, "the session is shut", func() bool {
 		n := rig.neighbor(c.address)
@@ -166,24 +172,63 @@ func TestTooManyRoutes(t *testing.T) {
 	})
 }
 
+// Sessions wait for the first path, but not for ever.
+func TestSessionsWaitForAPath(t *testing.T) {
+	local, nobody := loopback(), loopback()
+	rig := newRig(t, "")
+	rig.speak(local, nobody)
+	rig.settle()
+	if n := rig.neighbor(nobody); n.State != stateWaiting {
+		t.Errorf("without a path the session is %s", n.State)
+	}
+	rig.want(&pathBody{prefix: netip.MustParsePrefix("203.0.113.10/32")})
+	rig.settle()
+	if n := rig.neighbor(nobody); n.State == stateWaiting {
+		t.Error("that the one path is held back is known, and the session waits")
+	}
+	impatient := newRig(t, "")
+	impatient.cfg.patience = time.Millisecond
+	impatient.speak(local, nobody)
+	impatient.settle()
+	until(t, "the session is opened", func() bool { return impatient.neighbor(nobody).State != stateWaiting })
+}
+
 func TestNoGoroutineStays(t *testing.T) {
 	rig := newRig(t, "")
-	rig.want(self(loopback(), loopback(), loopback()), vip("203.0.113.10/32"))
+	rig.speak(loopback(), loopback(), loopback())
+	rig.want(vip("203.0.113.10/32"))
 	rig.settle()
 	until(t, "sessions are tried", func() bool { return rig.Neighbors()[0].LastError != "" })
 	if err := rig.Close(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "all goroutines have ended", func() bool {
-		buf := make([]byte, 1<<20)
-		stacks := string(buf[:runtime.Stack(buf, true)])
-		return !strings.Contains(stacks, "osrg/gobgp") && !strings.Contains(stacks, "eapache/channels")
-	})
+	if left := goroutines(); left != "" {
+		t.Errorf("after Close there are goroutines of GoBGP:\n%s", left)
+	}
+}
+
+// goroutines waits for those of GoBGP to end, and returns those that do not.
+func goroutines() string {
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		left = nil
+		buf := make([]byte, 4<<20)
+		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if strings.Contains(g, "osrg/gobgp") || strings.Contains(g, "eapache/channels") {
+				left = append(left, g)
+			}
+		}
+		if len(left) == 0 {
+			break
+		}
+	}
+	return strings.Join(left, "\n\n")
 }
 
 func TestNothingRunsAfterClose(t *testing.T) {
 	rig := newRig(t, "")
-	rig.want(self(loopback(), loopback()), vip("203.0.113.10/32"))
+	rig.speak(loopback(), loopback())
+	rig.want(vip("203.0.113.10/32"))
 	if err := rig.Close(); err != nil {
 		t.Fatal(err)
 	}

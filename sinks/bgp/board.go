@@ -23,6 +23,7 @@ type Neighbor struct {
 const (
 	stateWaiting     = "waiting"
 	stateIdle        = "idle"
+	stateActive      = "active"
 	stateEstablished = "established"
 )
 
@@ -33,25 +34,31 @@ type board struct {
 	log    *slog.Logger
 
 	mu   sync.Mutex
-	rows map[netip.Addr]*Neighbor
+	rows map[netip.Addr]*row
+}
+
+// row is a session on the board.
+type row struct {
+	Neighbor
+	fell bool // it was established, and is not set up anew yet
 }
 
 func newBoard(target string, log *slog.Logger) *board {
-	return &board{target: target, log: log.With("target", target), rows: map[netip.Addr]*Neighbor{}}
+	return &board{target: target, log: log.With("target", target), rows: map[netip.Addr]*row{}}
 }
 
 // enter adds a session; one that is there begins anew and keeps its last error.
-func (b *board) enter(n neighbor, state string) {
+func (b *board) enter(n neighborBody, state string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	row := &Neighbor{Target: b.target, Address: n.address, ASN: n.asn, State: state, Since: time.Now()}
+	now := &row{Neighbor: Neighbor{Target: b.target, Address: n.address, ASN: n.asn, State: state, Since: time.Now()}}
 	if old := b.rows[n.address]; old != nil {
-		row.LastError, row.LastErrorAt = old.LastError, old.LastErrorAt
+		now.LastError, now.LastErrorAt = old.LastError, old.LastErrorAt
 		if old.State != stateEstablished {
-			row.Since = old.Since
+			now.Since = old.Since
 		}
 	}
-	b.rows[n.address] = row
+	b.rows[n.address] = now
 }
 
 // leave removes a session.
@@ -61,8 +68,9 @@ func (b *board) leave(address netip.Addr) {
 	delete(b.rows, address)
 }
 
-// move records a session's state and tells whether it fell.
-func (b *board) move(address netip.Addr, state, reason string) (fell bool) {
+// move records a session's state. It tells whether one that fell is about to
+// connect again.
+func (b *board) move(address netip.Addr, state, reason string) (again bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	row := b.rows[address]
@@ -76,14 +84,15 @@ func (b *board) move(address netip.Addr, state, reason string) (fell bool) {
 		row.Since = time.Now()
 		b.log.Info("neighbor is up", "neighbor", address)
 	case was == stateEstablished:
-		row.Since = time.Now()
+		row.fell, row.Since = true, time.Now()
 		row.LastError, row.LastErrorAt = reason, row.Since
 		b.log.Warn("neighbor is down", "neighbor", address, "reason", reason)
-		return true
 	case reason != "":
 		b.failed(row, reason)
 	}
-	return false
+	again = row.fell && state == stateActive
+	row.fell = row.fell && !again
+	return again
 }
 
 // fail records why a session does not come up.
@@ -96,7 +105,7 @@ func (b *board) fail(address netip.Addr, reason string) {
 }
 
 // failed logs a reason once and not at every try.
-func (b *board) failed(row *Neighbor, reason string) {
+func (b *board) failed(row *row, reason string) {
 	if row.LastError != reason || row.LastErrorAt.Before(row.Since) {
 		b.log.Warn("neighbor does not come up", "neighbor", row.Address, "reason", reason)
 	}
@@ -109,7 +118,7 @@ func (b *board) list() []Neighbor {
 	defer b.mu.Unlock()
 	var all []Neighbor
 	for _, row := range b.rows {
-		all = append(all, *row)
+		all = append(all, row.Neighbor)
 	}
 	slices.SortFunc(all, func(x, y Neighbor) int { return x.Address.Compare(y.Address) })
 	return all

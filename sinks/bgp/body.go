@@ -4,84 +4,58 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/gray-release/gray/reconciler"
 )
 
-// targetBody is a speaker: who it is, and whom it speaks to.
+// targetBody is a speaker.
 type targetBody struct {
-	asn       uint32
-	routerID  netip.Addr
-	local     netip.Addr // that sessions come from; zero: the route decides
-	neighbors []neighbor // sorted by address
+	asn      uint32
+	routerID netip.Addr
 }
 
-// neighbor is one session of a speaker.
-type neighbor struct {
+func (b *targetBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*targetBody)
+	return ok && *b == *x
+}
+
+func (b *targetBody) String() string { return fmt.Sprintf("AS %d, router id %s", b.asn, b.routerID) }
+
+func (b *targetBody) Delta(old reconciler.Body) string {
+	return fmt.Sprintf("%s -> %s; this restarts its sessions", old, b)
+}
+
+// neighborBody is one session of a speaker.
+type neighborBody struct {
 	address      netip.Addr
+	local        netip.Addr // that the session comes from; zero: the route decides
 	asn          uint32
 	passwordFile string // empty: no MD5
 	stale        bool   // the file holds another password than the session has; only what is observed can be
 }
 
-func (n neighbor) String() string {
-	s := fmt.Sprintf("%s AS %d", n.address, n.asn)
-	if n.passwordFile != "" {
-		s += " with the password in " + n.passwordFile
+func (b *neighborBody) Equal(o reconciler.Body) bool {
+	x, ok := o.(*neighborBody)
+	return ok && *b == *x
+}
+
+func (b *neighborBody) String() string {
+	s := fmt.Sprintf("AS %d", b.asn)
+	if b.local.IsValid() {
+		s += " from " + b.local.String()
 	}
-	if n.stale {
+	if b.passwordFile != "" {
+		s += ", password in " + b.passwordFile
+	}
+	if b.stale {
 		s += " as it was before"
 	}
 	return s
 }
 
-func (b *targetBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*targetBody)
-	return ok && b.asn == x.asn && b.routerID == x.routerID && b.local == x.local && slices.Equal(b.neighbors, x.neighbors)
-}
+func (b *neighborBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
 
-func (b *targetBody) String() string {
-	return b.self() + ", neighbors " + join(b.neighbors)
-}
-
-func (b *targetBody) self() string {
-	s := fmt.Sprintf("AS %d, router id %s", b.asn, b.routerID)
-	if b.local.IsValid() {
-		s += ", from " + b.local.String()
-	}
-	return s
-}
-
-func join(neighbors []neighbor) string {
-	var words []string
-	for _, n := range neighbors {
-		words = append(words, n.String())
-	}
-	return strings.Join(words, "; ")
-}
-
-// Delta names the sessions that end or begin; all of them do where the speaker
-// itself becomes another.
-func (b *targetBody) Delta(old reconciler.Body) string {
-	o, ok := old.(*targetBody)
-	if !ok || b.self() != o.self() {
-		return old.String() + " -> " + b.String()
-	}
-	var words []string
-	if gone := without(o.neighbors, b.neighbors); len(gone) > 0 {
-		words = append(words, "no longer "+join(gone))
-	}
-	if fresh := without(b.neighbors, o.neighbors); len(fresh) > 0 {
-		words = append(words, "now "+join(fresh))
-	}
-	return b.self() + ": " + strings.Join(words, ", ")
-}
-
-// without is the neighbors of a that b does not have.
-func without(a, b []neighbor) []neighbor {
-	return slices.DeleteFunc(slices.Clone(a), func(n neighbor) bool { return slices.Contains(b, n) })
-}
+func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
 
 // pathBody is a VIP's route. Without a next hop it is held back: the speaker
 // knows it and announces nothing.
@@ -116,4 +90,4 @@ func (b *pathBody) String() string {
 	return s
 }
 
-func (b *pathBody) Delta(old reconciler.Body) string { return old.String() + " -> " + b.String() }
+func (b *pathBody) Delta(old reconciler.Body) string { return fromTo(old, b) }

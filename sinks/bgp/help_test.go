@@ -117,17 +117,30 @@ func newRig(t *testing.T, secrets string) *rig {
 	return &rig{Sink: s, t: t, desired: reconciler.State{}, log: log}
 }
 
-// want sets desired resources, and with a nil body takes them away.
+// speak wants a speaker of AS 64512 with exactly these neighbors of AS 64500.
+func (r *rig) speak(local netip.Addr, neighbors ...netip.Addr) {
+	for k := range r.desired {
+		if k.Kind == kindNeighbor {
+			delete(r.desired, k)
+		}
+	}
+	r.want(&targetBody{asn: 64512, routerID: netip.MustParseAddr("192.0.2.1")})
+	for _, a := range neighbors {
+		r.want(&neighborBody{address: a, local: local, asn: 64500})
+	}
+}
+
+// want sets desired resources.
 func (r *rig) want(bodies ...reconciler.Body) {
 	for _, b := range bodies {
+		res := &reconciler.Resource{Key: reconciler.Key{Target: target, Kind: reconciler.KindTarget}, Rank: rankTarget, Body: b}
 		switch b := b.(type) {
-		case *targetBody:
-			k := reconciler.Key{Target: target, Kind: reconciler.KindTarget}
-			r.desired[k] = &reconciler.Resource{Key: k, Rank: rankTarget, Body: b}
+		case *neighborBody:
+			res.Key, res.Rank = neighborKey(target, b.address), rankNeighbor
 		case *pathBody:
-			k := pathKey(target, b.prefix)
-			r.desired[k] = &reconciler.Resource{Key: k, Rank: rankPath, Body: b}
+			res.Key, res.Rank = pathKey(target, b.prefix), rankPath
 		}
+		r.desired[res.Key] = res
 	}
 }
 
@@ -179,15 +192,6 @@ func (r *rig) neighbor(a netip.Addr) Neighbor {
 }
 
 func (r *rig) established(a netip.Addr) bool { return r.neighbor(a).State == stateEstablished }
-
-// self is a speaker of AS 64512 with neighbors of AS 64500.
-func self(local netip.Addr, neighbors ...netip.Addr) *targetBody {
-	b := &targetBody{asn: 64512, routerID: netip.MustParseAddr("192.0.2.1"), local: local}
-	for _, a := range neighbors {
-		b.neighbors = append(b.neighbors, neighbor{address: a, asn: 64500})
-	}
-	return b
-}
 
 // vip is an announced path.
 func vip(prefix string, communities ...uint32) *pathBody {

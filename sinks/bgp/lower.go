@@ -10,11 +10,16 @@ import (
 // The ranks: what a resource refers to has a lower one.
 const (
 	rankTarget = iota
-	rankPath
+	rankNeighbor
+	rankPath // goes first, so that no session ends with a route
 )
 
-// kindPath is the kind of an announced VIP; its name is the prefix.
-const kindPath = "path"
+// The kinds beside reconciler.KindTarget. The name of a neighbor is its address,
+// that of a path the VIP as a prefix.
+const (
+	kindNeighbor = "neighbor"
+	kindPath     = "path"
+)
 
 // TargetOf is the target that a switch's speaker is.
 func TargetOf(switchName string) string { return "bgp/" + switchName }
@@ -25,7 +30,7 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 	switch unit := ir.Get(n).(type) {
 	case *policies.Switch:
 		if unit.BGP != nil {
-			all = append(all, lowerSwitch(unit))
+			all = lowerSwitch(unit)
 		}
 	case *policies.Gateway:
 		for _, name := range unit.Switches {
@@ -37,15 +42,20 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 	return all, nil
 }
 
-func lowerSwitch(sw *policies.Switch) *reconciler.Resource {
-	b := &targetBody{asn: sw.BGP.ASN, routerID: sw.BGP.RouterID, local: sw.BGP.LocalAddress}
+// lowerSwitch makes the speaker of a switch and its sessions.
+func lowerSwitch(sw *policies.Switch) []*reconciler.Resource {
+	target := TargetOf(sw.Name)
+	all := []*reconciler.Resource{{
+		Key:  reconciler.Key{Target: target, Kind: reconciler.KindTarget},
+		Rank: rankTarget, Body: &targetBody{asn: sw.BGP.ASN, routerID: sw.BGP.RouterID}, Origin: sw.Origin,
+	}}
 	for _, n := range sw.BGP.Neighbors {
-		b.neighbors = append(b.neighbors, neighbor{address: n.Address, asn: n.ASN, passwordFile: n.PasswordFile})
+		all = append(all, &reconciler.Resource{
+			Key: neighborKey(target, n.Address), Rank: rankNeighbor, Origin: sw.Origin,
+			Body: &neighborBody{address: n.Address, local: sw.BGP.LocalAddress, asn: n.ASN, passwordFile: n.PasswordFile},
+		})
 	}
-	return &reconciler.Resource{
-		Key:  reconciler.Key{Target: TargetOf(sw.Name), Kind: reconciler.KindTarget},
-		Rank: rankTarget, Body: b, Origin: sw.Origin,
-	}
+	return all
 }
 
 // lowerGateway makes a path of every VIP of a gateway on one switch.
@@ -62,6 +72,10 @@ func lowerGateway(gw *policies.Gateway, sw *policies.Switch) []*reconciler.Resou
 		})
 	}
 	return all
+}
+
+func neighborKey(target string, a netip.Addr) reconciler.Key {
+	return reconciler.Key{Target: target, Kind: kindNeighbor, Name: a.String()}
 }
 
 func pathKey(target string, p netip.Prefix) reconciler.Key {

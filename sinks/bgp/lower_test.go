@@ -79,9 +79,11 @@ func TestLower(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
+		"bgp/gw-a neighbor 192.0.2.253: AS 64500  # all.yaml:2",
+		"bgp/gw-a neighbor 192.0.2.254: AS 64500, password in /etc/gray/bgp  # all.yaml:2",
 		"bgp/gw-a path 2001:db8::10/128: vpc-gw: next hop 2001:db8::1, communities 64512:100 64512:200  # all.yaml:22",
 		"bgp/gw-a path 203.0.113.10/32: vpc-gw: next hop 192.0.2.1, communities 64512:100 64512:200  # all.yaml:22",
-		"bgp/gw-a target : AS 64512, router id 192.0.2.1, neighbors 192.0.2.253 AS 64500; 192.0.2.254 AS 64500 with the password in /etc/gray/bgp  # all.yaml:2",
+		"bgp/gw-a target : AS 64512, router id 192.0.2.1  # all.yaml:2",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("lowered to\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -123,18 +125,21 @@ func TestLowerWithoutAHealthyServer(t *testing.T) {
 	}
 }
 
-func TestDeltaNamesTheSessionsConcerned(t *testing.T) {
-	a, b, c := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("192.0.2.4")
-	old, now := self(netip.Addr{}, a, b), self(netip.Addr{}, a, c)
-	old.neighbors[0].passwordFile, old.neighbors[0].stale, now.neighbors[0].passwordFile = "key", true, "key"
-	const want = "AS 64512, router id 192.0.2.1: no longer 192.0.2.2 AS 64500 with the password in key as it was before; 192.0.2.3 AS 64500," +
-		" now 192.0.2.2 AS 64500 with the password in key; 192.0.2.4 AS 64500"
-	if got := now.Delta(old); got != want {
-		t.Errorf("the change reads\n%s\nwant\n%s", got, want)
-	}
-	now.asn = 64513
-	if got := now.Delta(old); !strings.Contains(got, " -> AS 64513") {
-		t.Errorf("the change of the AS number reads %s", got)
+func TestDeltas(t *testing.T) {
+	a := netip.MustParseAddr("192.0.2.1")
+	for _, c := range []struct {
+		old, now reconciler.Body
+		want     string
+	}{
+		{&targetBody{1, a}, &targetBody{2, a}, "AS 1, router id 192.0.2.1 -> AS 2, router id 192.0.2.1; this restarts its sessions"},
+		{&neighborBody{asn: 1, passwordFile: "key", stale: true}, &neighborBody{asn: 1, passwordFile: "key", local: a}, "AS 1, password in key as it was before -> AS 1 from 192.0.2.1, password in key"},
+	} {
+		if got := c.now.Delta(c.old); got != c.want {
+			t.Errorf("the change reads %q, want %q", got, c.want)
+		}
+		if c.now.Equal(c.old) {
+			t.Errorf("%s equals %s", c.now, c.old)
+		}
 	}
 }
 
@@ -152,8 +157,10 @@ func TestBadDocuments(t *testing.T) {
 		{"192.0.2.253", "0.0.0.0", "spec.bgp.neighbors[1].address: 0.0.0.0 cannot be a neighbor"},
 		{"\"64512:200\", ", "\"64512:100\", ", "all.yaml:15: spec.bgp.communities[1]: 64512:100 stands here twice"},
 		{"64512:200", "64512:65536", "all.yaml:15: spec.bgp.communities[0]: \"64512:65536\" is not a community"},
-		{"spec: {address: \"127.0.0.1:9560\"}", "spec: {address: \"127.0.0.1:9560\", bgp: {asn: 64513, routerID: 192.0.2.2, nextHop: 192.0.2.2, nextHop6: \"2001:db8::2\", neighbors: [{address: 192.0.2.254, asn: 64500}]}}",
-			"all.yaml:20: spec.bgp.neighbors[0].address: neighbor 192.0.2.254 belongs to Switch gw-a already, at all.yaml:2"},
+		{
+			"spec: {address: \"127.0.0.1:9560\"}", "spec: {address: \"127.0.0.1:9560\", bgp: {asn: 64513, routerID: 192.0.2.2, nextHop: 192.0.2.2, nextHop6: \"2001:db8::2\", neighbors: [{address: 192.0.2.254, asn: 64500}]}}",
+			"all.yaml:20: spec.bgp.neighbors[0].address: neighbor 192.0.2.254 belongs to Switch gw-a already, at all.yaml:2",
+		},
 	} {
 		text := strings.Replace(documents, c.old, c.now, 1)
 		if text == documents {
@@ -189,8 +196,8 @@ func TestNeighborOfTwoSwitches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, ok := desired[reconciler.Key{Target: "bgp/gw-b", Kind: reconciler.KindTarget}].Body.(*targetBody)
-	if !ok || b.local != netip.MustParseAddr("192.0.2.9") {
-		t.Errorf("gw-b has speaker %v", b)
+	n := desired[neighborKey("bgp/gw-b", netip.MustParseAddr("192.0.2.254"))]
+	if n == nil || n.Body.String() != "AS 64500 from 192.0.2.9" {
+		t.Errorf("gw-b has neighbor %v", n)
 	}
 }

@@ -24,11 +24,10 @@ func TestMD5(t *testing.T) {
 	}
 	routers := startRouters(t, func(c *routerConfig) { c.password = "right-and-secret" })
 	rig := newRig(t, dir)
-	body := self(routers.speaker, routers.addresses()...)
-	for i := range body.neighbors {
-		body.neighbors[i].passwordFile = "bgp"
+	rig.want(&targetBody{asn: 64512, routerID: netip.MustParseAddr("192.0.2.1")}, vip("203.0.113.10/32"))
+	for _, a := range routers.at {
+		rig.want(&neighborBody{address: a, local: routers.speaker, asn: 64500, passwordFile: "bgp"})
 	}
-	rig.want(body, vip("203.0.113.10/32"))
 
 	write("wrong-and-secret\n")
 	rig.settle()
@@ -38,8 +37,8 @@ func TestMD5(t *testing.T) {
 	routers.have("nothing by the wrong password", map[string]route{})
 
 	write("right-and-secret\n")
-	if plan := rig.plan(); len(plan) != 1 || plan[0].Op() != reconciler.Update {
-		t.Fatalf("another password in the file makes the plan %v, want one update", plan)
+	if plan := rig.plan(); len(plan) != 2 || plan[0].Op() != reconciler.Update || plan[0].Key().Kind != kindNeighbor {
+		t.Fatalf("another password in the file makes the plan %v, want an update of each neighbor", plan)
 	}
 	rig.settle()
 	routers.have("the VIP by the right password", map[string]route{"203.0.113.10/32": {nextHop: "192.0.2.1"}})
@@ -50,13 +49,13 @@ func TestMD5(t *testing.T) {
 		t.Fatal(err)
 	}
 	state, err := rig.Observe(t.Context(), target, nil)
-	if err == nil || !strings.Contains(err.Error(), "bgp cannot be read") || len(state) != 2 {
+	if err == nil || !strings.Contains(err.Error(), "bgp cannot be read") || len(state) != 4 {
 		t.Errorf("without its file the speaker shows %v and error %v, want all of it and the file's name", state, err)
 	}
 	if now := rig.Neighbors(); !cmp.Equal(before, now, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })) {
 		t.Errorf("without the file the sessions are %v, before they were %v", now, before)
 	}
-	for _, text := range []string{rig.log.String(), fmt.Sprintf("%+v %#[1]v", rig.speaker(target).passwords)} {
+	for _, text := range []string{rig.log.String(), fmt.Sprintf("%+v %#[1]v", rig.speaker(target).neighbors)} {
 		if strings.Contains(text, "and-secret") {
 			t.Errorf("a password shows in:\n%s", text)
 		}
@@ -91,20 +90,20 @@ func TestPasswordFiles(t *testing.T) {
 	}
 }
 
-// A neighbor whose file is missing is not spoken to without a password, and the
-// others are.
+// A neighbor whose file is missing is not spoken to without a password, and
+// nothing else waits for it.
 func TestMissingPasswordHoldsOneNeighbor(t *testing.T) {
+	local, first, second := loopback(), loopback(), loopback()
 	rig := newRig(t, t.TempDir())
-	body := self(loopback(), loopback(), loopback())
-	body.neighbors[0].passwordFile = "missing"
-	rig.want(body, vip("203.0.113.10/32"))
-	if err := rig.apply(); err == nil || !strings.Contains(err.Error(), "missing") {
+	rig.speak(local, first, second)
+	rig.want(&neighborBody{address: first, local: local, asn: 64500, passwordFile: "missing"}, vip("203.0.113.10/32"))
+	if err := rig.apply(); err == nil || !strings.Contains(err.Error(), "missing cannot be read") {
 		t.Errorf("a missing password file gives error %v", err)
 	}
-	if n := rig.Neighbors(); len(n) != 1 || n[0].Address != body.neighbors[1].address {
+	if n := rig.Neighbors(); len(n) != 1 || n[0].Address != second {
 		t.Errorf("the sessions are %v, want the second neighbor's", n)
 	}
-	if plan := rig.plan(); len(plan) == 0 || !strings.Contains(plan[0].New.Body.String(), "missing") {
-		t.Errorf("the plan is %v, want the neighbor that is missing", plan)
+	if plan := rig.plan(); len(plan) != 1 || plan[0].Key() != neighborKey(target, first) {
+		t.Errorf("what is left to do is %v, want the first neighbor", plan)
 	}
 }

@@ -62,21 +62,60 @@ func readPassword(dir, file string) (password, error) {
 	return password(line), nil
 }
 
-// addNeighbor sets up a session, which begins at once if the speaker is open.
-func (sp *speaker) addNeighbor(n neighbor) error {
-	if !sp.open {
-		sp.board.enter(n, stateWaiting)
+// session is a neighbor as it is set up.
+type session struct {
+	neighborBody
+	Password password // exported, as fmt asks only such fields how they print
+}
+
+// changeNeighbors sets up sessions and ends them; those that are not named stay as
+// they are. One whose password cannot be read is left as it is, or not begun.
+func (sp *speaker) changeNeighbors(changes []reconciler.Change) error {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.server == nil {
+		return errEnding
+	}
+	var failed *reconciler.PartialError
+	for _, c := range changes {
+		if c.New == nil {
+			failed = failed.Add(c.Key(), sp.end(c.Old.Body.(*neighborBody).address))
+			continue
+		}
+		n := session{neighborBody: *c.New.Body.(*neighborBody)}
+		var err error
+		if n.Password, err = readPassword(sp.cfg.SecretsDir, n.passwordFile); err == nil {
+			err = errors.Join(sp.end(n.address), sp.add(n))
+		}
+		failed = failed.Add(c.Key(), err)
+	}
+	return failed.Or()
+}
+
+// end ends a session, where there is one, for good.
+func (sp *speaker) end(address netip.Addr) error {
+	if _, ok := sp.neighbors[address]; !ok {
 		return nil
 	}
-	sp.board.enter(n, stateIdle)
-	transport := &api.Transport{RemotePort: packet.BGP_PORT}
-	if sp.body.local.IsValid() {
-		transport.LocalAddress = sp.body.local.String()
+	sp.board.leave(address)
+	delete(sp.neighbors, address)
+	return sp.remove(address)
+}
+
+// add sets up a session, which begins at once if the speaker is open.
+func (sp *speaker) add(n session) error {
+	sp.neighbors[n.address] = n
+	if !sp.open {
+		sp.board.enter(n.neighborBody, stateWaiting)
+		return nil
 	}
-	err := sp.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: &api.Peer{
-		Conf: &api.PeerConf{
-			NeighborAddress: n.address.String(), PeerAsn: n.asn, AuthPassword: string(sp.passwords[n.address]),
-		},
+	sp.board.enter(n.neighborBody, stateIdle)
+	transport := &api.Transport{RemotePort: packet.BGP_PORT}
+	if n.local.IsValid() {
+		transport.LocalAddress = n.local.String()
+	}
+	return sp.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: &api.Peer{
+		Conf:         &api.PeerConf{NeighborAddress: n.address.String(), PeerAsn: n.asn, AuthPassword: string(n.Password)},
 		Timers:       &api.Timers{Config: &api.TimersConfig{HoldTime: holdTime, KeepaliveInterval: holdTime / 3, ConnectRetry: connectRetry}},
 		Transport:    transport,
 		EbgpMultihop: &api.EbgpMultihop{Enabled: true, MultihopTtl: hops},
@@ -86,10 +125,6 @@ func (sp *speaker) addNeighbor(n neighbor) error {
 			NotificationEnabled: true, LocalRestarting: true,
 		},
 	}})
-	if err != nil {
-		return fmt.Errorf("neighbor %s: %w", n.address, err)
-	}
-	return nil
 }
 
 func (sp *speaker) family(afi api.Family_Afi) *api.AfiSafi {
@@ -101,16 +136,12 @@ func (sp *speaker) family(afi api.Family_Afi) *api.AfiSafi {
 	}
 }
 
-// removeNeighbor ends a session; the neighbor is told and drops the routes.
-func (sp *speaker) removeNeighbor(address netip.Addr) error {
-	delete(sp.passwords, address)
+// remove ends a session; the neighbor is told and drops the routes.
+func (sp *speaker) remove(address netip.Addr) error {
 	if !sp.open {
 		return nil
 	}
-	if err := sp.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()}); err != nil {
-		return fmt.Errorf("neighbor %s: %w", address, err)
-	}
-	return nil
+	return sp.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
 }
 
 // openSessions begins the sessions that wait.
@@ -120,34 +151,27 @@ func (sp *speaker) openSessions() {
 	}
 	sp.open = true
 	sp.patience.Stop()
-	var errs []error
-	for _, n := range sp.body.neighbors {
-		errs = append(errs, sp.addNeighbor(n))
-	}
-	if err := errors.Join(errs...); err != nil {
-		sp.cfg.Log.Error("sessions cannot be opened", "target", sp.target, "error", err)
+	for address, n := range sp.neighbors {
+		if err := sp.add(n); err != nil {
+			sp.cfg.Log.Error("a session cannot be opened", "target", sp.target, "neighbor", address, "error", err)
+		}
 	}
 }
 
 // renew makes a session that fell anew. GoBGP says that forwarding was preserved
 // only in the first session of a neighbor; without that, one that lost the
-// connection for a moment would drop its routes when it is back.
+// connection for a moment would drop its routes when it is back. It is done when
+// GoBGP is about to connect again: it then has emptied the session's queue, which
+// would leave a goroutine behind if it were not empty.
 func (sp *speaker) renew(address netip.Addr) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	if sp.server == nil || !sp.open {
+	n, ok := sp.neighbors[address]
+	if !ok || sp.server == nil || !sp.open {
 		return
 	}
-	for _, n := range sp.body.neighbors {
-		if n.address != address {
-			continue
-		}
-		pw := sp.passwords[address]
-		err := sp.removeNeighbor(address)
-		sp.passwords[address] = pw
-		if err = errors.Join(err, sp.addNeighbor(n)); err != nil {
-			sp.cfg.Log.Error("a session cannot be opened again", "target", sp.target, "error", err)
-		}
+	if err := errors.Join(sp.remove(address), sp.add(n)); err != nil {
+		sp.cfg.Log.Error("a session cannot be opened again", "target", sp.target, "neighbor", address, "error", err)
 	}
 }
 

@@ -2,7 +2,6 @@ package bgp
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,20 +18,20 @@ var families = []packet.Family{packet.RF_IPv4_UC, packet.RF_IPv6_UC}
 // sendTimeout bounds the wait for a change to be on its way to the neighbors.
 const sendTimeout = 2 * time.Second
 
-// change announces and withdraws, and returns when that is sent: a withdrawal is
+// changePaths announces and withdraws, and returns when that is sent: a withdrawal is
 // on the wire before the switch lets go of the VIP. The first changes after a
 // start open the sessions.
-func (sp *speaker) change(ctx context.Context, changes []reconciler.Change) error {
+func (sp *speaker) changePaths(ctx context.Context, changes []reconciler.Change) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	if sp.server == nil {
-		return errors.New("the speaker is ending")
+		return errEnding
 	}
 	live, err := sp.paths()
 	if err != nil {
 		return err
 	}
-	before, err := sp.sessions(true)
+	before, err := sp.counts(true)
 	if err != nil {
 		return err
 	}
@@ -150,23 +149,23 @@ func (sp *speaker) paths() (map[netip.Prefix]*pathBody, error) {
 	return all, nil
 }
 
-// session is what tells whether something was sent.
-type session struct {
+// count is what tells whether something was sent to a neighbor.
+type count struct {
 	up         time.Time // it was established; zero: it is not
 	updates    uint64    // UPDATE messages that were sent
 	advertised map[packet.Family]uint64
 }
 
-// sessions reads the sessions, by neighbor; what is advertised only on request.
-func (sp *speaker) sessions(advertised bool) (map[netip.Addr]session, error) {
+// counts reads the sessions, by neighbor; what is advertised only on request.
+func (sp *speaker) counts(advertised bool) (map[netip.Addr]count, error) {
 	defer reading()()
-	all := map[netip.Addr]session{}
+	all := map[netip.Addr]count{}
 	err := sp.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: advertised}, func(p *api.Peer) {
 		address, err := netip.ParseAddr(p.GetConf().GetNeighborAddress())
 		if err != nil {
 			return
 		}
-		s := session{updates: p.GetState().GetMessages().GetSent().GetUpdate(), advertised: map[packet.Family]uint64{}}
+		s := count{updates: p.GetState().GetMessages().GetSent().GetUpdate(), advertised: map[packet.Family]uint64{}}
 		if p.GetState().GetSessionState() == api.PeerState_SESSION_STATE_ESTABLISHED {
 			s.up = p.GetTimers().GetState().GetUptime().AsTime()
 		}
@@ -181,12 +180,12 @@ func (sp *speaker) sessions(advertised bool) (map[netip.Addr]session, error) {
 // sent waits until every session that was up has sent an UPDATE since, where it
 // has one to send: GoBGP queues them. One that went down has nothing to send,
 // and one that is stuck is waited for only so long.
-func (sp *speaker) sent(ctx context.Context, before map[netip.Addr]session, touched map[packet.Family]bool) {
-	after, err := sp.sessions(true)
+func (sp *speaker) sent(ctx context.Context, before map[netip.Addr]count, touched map[packet.Family]bool) {
+	after, err := sp.counts(true)
 	if err != nil {
 		return
 	}
-	waits := map[netip.Addr]session{}
+	waits := map[netip.Addr]count{}
 	for address, was := range before {
 		for f := range touched {
 			if !was.up.IsZero() && (was.advertised[f] > 0 || after[address].advertised[f] > 0) {
@@ -199,7 +198,7 @@ func (sp *speaker) sent(ctx context.Context, before map[netip.Addr]session, touc
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		now, err := sp.sessions(false)
+		now, err := sp.counts(false)
 		if err != nil {
 			return
 		}

@@ -35,7 +35,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if left := goroutines(); left != "" {
+		fmt.Printf("after all tests there are goroutines of GoBGP:\n%s\n", left)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // speak starts a speaker, prints how its session stands, announces a VIP when it
@@ -51,9 +56,14 @@ func speak(config string) error {
 	put := func(k reconciler.Key, b reconciler.Body) error {
 		return s.Apply(context.Background(), nil, []reconciler.Change{{New: &reconciler.Resource{Key: k, Body: b}}})
 	}
-	b := self(addresses[0], addresses[1:]...)
-	if err := put(reconciler.Key{Target: target, Kind: reconciler.KindTarget}, b); err != nil {
+	self := &targetBody{asn: 64512, routerID: netip.MustParseAddr("192.0.2.1")}
+	if err := put(reconciler.Key{Target: target, Kind: reconciler.KindTarget}, self); err != nil {
 		return err
+	}
+	for _, a := range addresses[1:] {
+		if err := put(neighborKey(target, a), &neighborBody{address: a, local: addresses[0], asn: 64500}); err != nil {
+			return err
+		}
 	}
 	fmt.Println(s.Neighbors()[0].State)
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
@@ -163,7 +173,8 @@ func TestRoutersKeepRoutesOverALostConnection(t *testing.T) {
 	routers := startRouters(t)
 	wires := map[router]*wire{routers.frr: middlebox(t, routers.speaker, routers.at[routers.frr]), routers.bird: middlebox(t, routers.speaker, routers.at[routers.bird])}
 	rig := newRig(t, "")
-	rig.want(self(loopback(), wires[routers.frr].address, wires[routers.bird].address), vip("203.0.113.10/32"), vip("2001:db8::10/128"))
+	rig.speak(loopback(), wires[routers.frr].address, wires[routers.bird].address)
+	rig.want(vip("203.0.113.10/32"), vip("2001:db8::10/128"))
 	rig.settle()
 	routers.have("the VIPs are there", fresh)
 	for range 2 {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gray-release/gray/reconciler"
 )
@@ -18,7 +19,9 @@ type Config struct {
 	SecretsDir string       // where the password files of Switch documents must lie
 	Log        *slog.Logger // nil: nothing is logged
 
-	limit uint32 // maxReceived, where no test says otherwise
+	// maxReceived and restartTime, where no test says otherwise.
+	limit    uint32
+	patience time.Duration
 }
 
 // Sink implements reconciler.Sink for the speakers of switches. None of them
@@ -36,7 +39,7 @@ func New(cfg Config) *Sink {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	cfg.limit = maxReceived
+	cfg.limit, cfg.patience = maxReceived, restartTime
 	return &Sink{cfg: cfg, speakers: map[string]*speaker{}}
 }
 
@@ -87,15 +90,18 @@ func (s *Sink) Observe(_ context.Context, target string, _ *reconciler.Resource)
 
 // Apply implements reconciler.Sink.
 func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reconciler.Change) error {
-	target := changes[0].Key().Target
-	if changes[0].Key().Kind == reconciler.KindTarget {
-		return s.applyTarget(target, changes[0])
+	k := changes[0].Key()
+	if k.Kind == reconciler.KindTarget {
+		return s.applyTarget(k.Target, changes[0])
 	}
-	sp := s.speaker(target)
+	sp := s.speaker(k.Target)
 	if sp == nil {
-		return fmt.Errorf("no speaker of %s is running", target)
+		return fmt.Errorf("no speaker of %s is running", k.Target)
 	}
-	return sp.change(ctx, changes)
+	if k.Kind == kindNeighbor {
+		return sp.changeNeighbors(changes)
+	}
+	return sp.changePaths(ctx, changes)
 }
 
 // applyTarget starts, changes or ends a speaker. The paths are gone before it
@@ -112,16 +118,17 @@ func (s *Sink) applyTarget(target string, c reconciler.Change) error {
 		return sp.stop(dropRoutes)
 	}
 	want := c.New.Body.(*targetBody)
-	if sp == nil {
-		sp = newSpeaker(target, s.cfg)
-		if err := sp.start(want); err != nil {
-			return err
-		}
-		if err := s.enter(target, sp); err != nil {
-			return errors.Join(err, sp.stop(keepRoutes))
-		}
+	if sp != nil {
+		return sp.become(want)
 	}
-	return sp.configure(want)
+	sp = newSpeaker(target, s.cfg)
+	if err := sp.start(want); err != nil {
+		return err
+	}
+	if err := s.enter(target, sp); err != nil {
+		return errors.Join(err, sp.stop(keepRoutes))
+	}
+	return nil
 }
 
 // enter takes a new speaker in, unless all are ending.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +16,8 @@ import (
 
 	"github.com/gray-release/gray/reconciler"
 )
+
+var errEnding = errors.New("the speaker is ending")
 
 // restartTime is how long neighbors keep the routes of a speaker that is away,
 // and how long a new speaker at most waits for its first paths before it opens
@@ -41,11 +42,12 @@ type speaker struct {
 	mu        sync.Mutex // held during calls into GoBGP, never taken by what GoBGP calls with locks held
 	server    *server.BgpServer
 	unwatch   context.CancelFunc
-	body      targetBody // in force; neighbors that could not be set up are left out
-	passwords map[netip.Addr]password
+	body      targetBody
+	neighbors map[netip.Addr]session
 	held      map[netip.Prefix]bool // paths that are held back
 	open      bool                  // the sessions are; they wait for the first paths
 	patience  *time.Timer           // opens them all the same
+	ended     bool
 }
 
 // options guards two variables of GoBGP that all speakers of a process share. Each
@@ -61,7 +63,7 @@ func reading() func() {
 func newSpeaker(target string, cfg Config) *speaker {
 	return &speaker{
 		target: target, cfg: cfg, board: newBoard(target, cfg.Log),
-		passwords: map[netip.Addr]password{}, held: map[netip.Prefix]bool{},
+		neighbors: map[netip.Addr]session{}, held: map[netip.Prefix]bool{},
 	}
 }
 
@@ -97,9 +99,8 @@ func (sp *speaker) startLocked(b *targetBody) error {
 		return err
 	}
 	sp.server, sp.unwatch = srv, cancel
-	sp.body = targetBody{asn: b.asn, routerID: b.routerID, local: b.local}
-	sp.open = false
-	sp.patience = time.AfterFunc(restartTime, func() {
+	sp.body, sp.open = *b, false
+	sp.patience = time.AfterFunc(sp.cfg.patience, func() {
 		sp.mu.Lock()
 		defer sp.mu.Unlock()
 		if sp.server == srv {
@@ -126,10 +127,11 @@ func learnNothing(ctx context.Context, srv *server.BgpServer) error {
 	}})
 }
 
-// stop ends the speaker and all its sessions. It may be called twice.
+// stop ends the speaker and all its sessions for good. It may be called twice.
 func (sp *speaker) stop(how ending) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
+	sp.ended = true
 	return sp.stopLocked(how)
 }
 
@@ -141,8 +143,8 @@ func (sp *speaker) stopLocked(how ending) error {
 	sp.server = nil
 	sp.patience.Stop()
 	sp.unwatch()
-	for _, n := range sp.body.neighbors {
-		sp.board.leave(n.address)
+	for address := range sp.neighbors {
+		sp.board.leave(address)
 	}
 	// A connection that ends without a notification is a restart to a neighbor
 	// with graceful restart; any other neighbor is told.
@@ -151,75 +153,39 @@ func (sp *speaker) stopLocked(how ending) error {
 	return err
 }
 
-// configure brings the speaker and its neighbors to a body. Sessions that it
-// does not concern stay up; only another AS number or router id restarts them
-// all.
-func (sp *speaker) configure(want *targetBody) error {
+// become makes the speaker another one with the same neighbors and paths, which
+// restarts all sessions.
+func (sp *speaker) become(b *targetBody) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	if sp.server == nil {
-		return errors.New("the speaker is ending")
+	if sp.ended {
+		return errEnding
 	}
-	if sp.body.asn != want.asn || sp.body.routerID != want.routerID {
-		if err := sp.restart(want); err != nil {
+	var paths map[netip.Prefix]*pathBody
+	open := sp.open
+	if sp.server != nil { // it is nil where the last start failed
+		var err error
+		if paths, err = sp.paths(); err != nil {
 			return err
 		}
-	}
-	var errs []error
-	var inForce []neighbor
-	for _, n := range sp.body.neighbors {
-		if sp.body.local != want.local || !slices.Contains(want.neighbors, n) {
-			sp.board.leave(n.address)
-			errs = append(errs, sp.removeNeighbor(n.address))
-			continue
+		if err := sp.stopLocked(dropRoutes); err != nil {
+			return err
 		}
-		inForce = append(inForce, n)
-	}
-	sp.body = *want
-	sp.body.neighbors = inForce
-	for _, n := range want.neighbors {
-		pw, err := readPassword(sp.cfg.SecretsDir, n.passwordFile)
-		known := slices.Contains(inForce, n)
-		switch {
-		case err != nil: // a session that is up stays so
-			errs = append(errs, fmt.Errorf("neighbor %s: %w", n.address, err))
-			continue
-		case known && pw == sp.passwords[n.address]:
-			continue
-		case known:
-			sp.board.leave(n.address)
-			errs = append(errs, sp.removeNeighbor(n.address))
-		default:
-			sp.body.neighbors = append(sp.body.neighbors, n)
-		}
-		sp.passwords[n.address] = pw
-		errs = append(errs, sp.addNeighbor(n))
-	}
-	slices.SortFunc(sp.body.neighbors, func(a, b neighbor) int { return a.address.Compare(b.address) })
-	return errors.Join(errs...)
-}
-
-// restart makes the speaker another one with the same paths.
-func (sp *speaker) restart(b *targetBody) error {
-	paths, err := sp.paths()
-	if err != nil {
-		return err
-	}
-	if err := sp.stopLocked(dropRoutes); err != nil {
-		return err
 	}
 	if err := sp.startLocked(b); err != nil {
 		return fmt.Errorf("cannot start the speaker: %w", err)
 	}
+	var errs []error
 	for _, p := range paths {
-		if err := sp.announce(p); err != nil {
-			return err
-		}
+		errs = append(errs, sp.announce(p))
 	}
-	if len(paths) > 0 {
+	for _, n := range sp.neighbors {
+		errs = append(errs, sp.add(n))
+	}
+	if open {
 		sp.openSessions()
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // observe reads what the speaker is and announces. A password file that cannot
@@ -231,7 +197,7 @@ func (sp *speaker) observe() (reconciler.State, error) {
 	if sp.server == nil {
 		return state, nil
 	}
-	sessions, err := sp.sessions(false)
+	live, err := sp.counts(false)
 	if err != nil {
 		return nil, err
 	}
@@ -240,21 +206,19 @@ func (sp *speaker) observe() (reconciler.State, error) {
 		return nil, err
 	}
 	self := reconciler.Key{Target: sp.target, Kind: reconciler.KindTarget}
+	body := sp.body
+	state[self] = &reconciler.Resource{Key: self, Rank: rankTarget, Body: &body}
 	var trouble *reconciler.PartialError
-	seen := sp.body
-	seen.neighbors = nil
-	for _, n := range sp.body.neighbors {
-		if _, live := sessions[n.address]; sp.open && !live {
+	for address, n := range sp.neighbors {
+		if _, live := live[address]; sp.open && !live {
 			continue
 		}
+		k, seen := neighborKey(sp.target, address), n.neighborBody
 		pw, err := readPassword(sp.cfg.SecretsDir, n.passwordFile)
-		if err != nil {
-			trouble = trouble.Add(self, fmt.Errorf("neighbor %s: %w", n.address, err))
-		}
-		n.stale = err == nil && pw != sp.passwords[n.address]
-		seen.neighbors = append(seen.neighbors, n)
+		trouble = trouble.Add(k, err)
+		seen.stale = err == nil && pw != n.Password
+		state[k] = &reconciler.Resource{Key: k, Rank: rankNeighbor, Body: &seen}
 	}
-	state[self] = &reconciler.Resource{Key: self, Rank: rankTarget, Body: &seen}
 	for p := range sp.held {
 		if paths[p] == nil {
 			paths[p] = &pathBody{prefix: p}
@@ -281,8 +245,7 @@ func (sp *speaker) peerEvent(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time
 	if s.AdminState == api.PeerState_ADMIN_STATE_PFX_CT {
 		reason = fmt.Sprintf("the neighbor announces more than %d prefixes, and gray needs none; filter them there; the session stays shut until the daemon restarts", sp.cfg.limit)
 	}
-	fell := sp.board.move(s.NeighborAddress, stateName(s.SessionState), reason)
-	if fell && s.AdminState == api.PeerState_ADMIN_STATE_UP {
+	if sp.board.move(s.NeighborAddress, stateName(s.SessionState), reason) {
 		sp.renew(s.NeighborAddress)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
@@ -71,6 +72,8 @@ func (b *backendBody) String() string {
 
 func (b *backendBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
 
+func (b *backendBody) name() string { return "backend=" + itoa(b.id) }
+
 func withLabel(label, s string) string {
 	if label == "" {
 		return s
@@ -110,6 +113,8 @@ func (b *profileBody) String() string {
 
 func (b *profileBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
 
+func (b *profileBody) name() string { return "profile=" + itoa(uint16(b.profile)) }
+
 // vipBody is a VIP: its number, its default pool and its hash profile.
 type vipBody struct {
 	address            netip.Addr
@@ -127,6 +132,8 @@ func (b *vipBody) String() string {
 }
 
 func (b *vipBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+
+func (b *vipBody) name() string { return "dst=" + b.address.String() }
 
 // ruleBody is an entry of a rule table: what it matches and the pool it sends to.
 type ruleBody struct {
@@ -154,42 +161,38 @@ func (b *ruleBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
 
 // name is the rule's key, derived from its match alone.
 func (b *ruleBody) name() string {
-	var s strings.Builder
+	s := make([]byte, 0, 64)
+	number := func(key string, v int64) { s = strconv.AppendInt(append(s, key...), v, 10) }
 	if b.priority != 0 {
-		fmt.Fprintf(&s, "priority=%d ", b.priority)
+		number("priority=", int64(b.priority))
+		s = append(s, ' ')
 	}
-	fmt.Fprintf(&s, "vip=%d", b.vip)
+	number("vip=", int64(b.vip))
 	if !b.match.AnyVNI {
-		fmt.Fprintf(&s, " vni=%d", b.match.VNI)
+		number(" vni=", int64(b.match.VNI))
 	}
-	for _, p := range []struct {
-		name string
-		p    netip.Prefix
-	}{{"src", b.match.Src}, {"dst", b.match.Dst}} {
-		switch {
-		case !p.p.IsValid():
+	for i, p := range []netip.Prefix{b.match.Src, b.match.Dst} {
+		switch key := []string{" src=", " dst="}[i]; {
+		case !p.IsValid():
 		case b.priority == 0:
-			fmt.Fprintf(&s, " %s=%s", p.name, p.p.Addr())
+			s = p.Addr().AppendTo(append(s, key...))
 		default:
-			fmt.Fprintf(&s, " %s=%s", p.name, p.p)
+			s = p.AppendTo(append(s, key...))
 		}
 	}
 	if b.match.Protocol >= 0 {
-		fmt.Fprintf(&s, " protocol=%d", b.match.Protocol)
+		number(" protocol=", int64(b.match.Protocol))
 	}
-	for _, p := range []struct {
-		name string
-		r    policies.PortRange
-	}{{"src_port", b.match.SrcPort}, {"dst_port", b.match.DstPort}} {
-		switch {
-		case p.r.Any():
-		case p.r.Lo == p.r.Hi:
-			fmt.Fprintf(&s, " %s=%d", p.name, p.r.Lo)
-		default:
-			fmt.Fprintf(&s, " %s=%d-%d", p.name, p.r.Lo, p.r.Hi)
+	for i, r := range []policies.PortRange{b.match.SrcPort, b.match.DstPort} {
+		if r.Any() {
+			continue
+		}
+		number([]string{" src_port=", " dst_port="}[i], int64(r.Lo))
+		if r.Lo != r.Hi {
+			number("-", int64(r.Hi))
 		}
 	}
-	return s.String()
+	return string(s)
 }
 
 // poolBody is a pool and its buckets. A bucket holds a backend's id plus one; 0
@@ -296,7 +299,6 @@ func (b *rawBody) Equal(o reconciler.Body) bool {
 }
 
 func (b *rawBody) String() string                   { return b.text }
-func (b *rawBody) entry() *p4v1.TableEntry          { return b.proto }
 func (b *rawBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
 
 // tableKinds is the kind of resource of each table, and the table of each kind.

@@ -8,13 +8,36 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 	"github.com/gray-release/gray/sinks/sinktest"
 )
 
 // TestConformance runs the suite of all sinks against the software gateway.
 func TestConformance(t *testing.T) {
+	conformance(t, "strict")
+}
+
+// TestConformancePersonalities runs it against the gateway as it is like others.
+func TestConformancePersonalities(t *testing.T) {
+	for _, name := range softswitch.PersonalityNames()[1:] {
+		t.Run(name, func(t *testing.T) {
+			conformance(t, name)
+			runTarget(t, newLabLike(t, name).address, 1)
+		})
+	}
+}
+
+func newLabLike(t *testing.T, personality string) *lab {
+	t.Helper()
+	l := &lab{TB: t, address: "127.0.0.1:0", like: personality}
+	l.start()
+	t.Cleanup(l.stop)
+	return l
+}
+
+func conformance(t *testing.T, personality string) {
 	sinktest.Run(t, sinktest.Config{Start: func(t *testing.T) *sinktest.Rig {
-		l := newLab(t)
+		l := newLabLike(t, personality)
 		r := newConformanceRig(t, l.address, l.client)
 		r.Sent = func() int { return int(l.sent.Load()) }
 		r.Kill = l.stop
@@ -55,18 +78,18 @@ func newConformanceRig(t *testing.T, address string, client func() p4v1.P4Runtim
 func foreign() []*p4v1.Update {
 	anyPort := policies.PortRange{Hi: 65535}
 	flow := &ruleBody{table: kindTables["gray_flow_v4"], vip: 3, pool: 9, priority: 7, match: policies.Match{AnyVNI: true, Protocol: 17, SrcPort: anyPort, DstPort: anyPort}}
-	odd := flow.entry()
+	odd := entryOf(flow)
 	odd.Match = append(odd.Match, ternary(3, []byte{1, 0, 1}, []byte{1, 0, 1})) // a mask that is no prefix
 	var all []*p4v1.Update
 	for _, e := range []*p4v1.TableEntry{
-		flow.entry(), odd,
-		(&ruleBody{table: kindTables["gray_vpc"], vip: 1, pool: 9, match: vniOnly(77)}).entry(),
-		(&backendBody{id: 4000, port: 5}).entry(),
-		(&profileBody{profile: 200, masks: fullMasks}).entry(),
-		(&poolBody{pool: 200, mask: 3}).entry(),
-		bucketEntry(bucketKey{200, 0, 1}, 4), bucketEntry(bucketKey{200, 1, 1}, 4), bucketEntry(bucketKey{201, 0, 9}, 4),
+		entryOf(flow), odd,
+		entryOf(&ruleBody{table: kindTables["gray_vpc"], vip: 1, pool: 9, match: vniOnly(77)}),
+		entryOf(&backendBody{id: 4000, port: 5}),
+		entryOf(&profileBody{profile: 200, masks: fullMasks}),
+		entryOf(&poolBody{pool: 200, mask: 3}),
+		bucketKey{200, 0, 1}.encode(new(block), 4), bucketKey{200, 1, 1}.encode(new(block), 4), bucketKey{201, 0, 9}.encode(new(block), 4),
 	} {
-		all = append(all, newUpdate(p4v1.Update_INSERT, e))
+		all = append(all, updateOf(p4v1.Update_INSERT, e))
 	}
 	return all
 }
@@ -87,17 +110,17 @@ func damage(t *testing.T, s *Sink, r *sinktest.Rig) []*p4v1.Update {
 		case *ruleBody:
 			changed := *b
 			changed.pool = 250
-			all = append(all, newUpdate(p4v1.Update_MODIFY, changed.entry()))
+			all = append(all, updateOf(p4v1.Update_MODIFY, entryOf(&changed)))
 		case *backendBody:
-			all = append(all, newUpdate(p4v1.Update_DELETE, b.entry()))
+			all = append(all, updateOf(p4v1.Update_DELETE, entryOf(b)))
 		case *poolBody:
 			changed := *b
 			changed.generation, changed.mask = 1, 1
-			all = append(all, newUpdate(p4v1.Update_MODIFY, changed.entry()),
-				newUpdate(p4v1.Update_DELETE, bucketEntry(bucketKey{b.pool, 0, 3}, 0)),
-				newUpdate(p4v1.Update_MODIFY, bucketEntry(bucketKey{b.pool, 0, 4}, 999)))
+			all = append(all, updateOf(p4v1.Update_MODIFY, entryOf(&changed)),
+				updateOf(p4v1.Update_DELETE, bucketKey{b.pool, 0, 3}.encode(new(block), 0)),
+				updateOf(p4v1.Update_MODIFY, bucketKey{b.pool, 0, 4}.encode(new(block), 999)))
 		case entryBody:
-			all = append(all, newUpdate(p4v1.Update_DELETE, b.entry()))
+			all = append(all, updateOf(p4v1.Update_DELETE, entryOf(b)))
 		default:
 			if k.Kind != reconciler.KindTarget {
 				t.Fatalf("%s has a body of a kind that the test does not know", k)

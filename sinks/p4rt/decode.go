@@ -1,6 +1,7 @@
 package p4rt
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -14,26 +15,23 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// entryBody is a body that is one table entry.
-type entryBody interface {
-	reconciler.Body
-	entry() *p4v1.TableEntry
-}
-
 // decode reads an entry back into a body and its name. What gray would not have
 // written becomes a *rawBody, under the name that gray's own entry would have
 // where the match is one that gray writes: then it is put right, not deleted
-// beside it. Buckets and pool entries are gathered elsewhere.
-func decode(e *p4v1.TableEntry) (body reconciler.Body, name string) {
+// beside it. Buckets and pool entries are gathered elsewhere. The block is for
+// what is only needed meanwhile.
+func decode(e *p4v1.TableEntry, scratch *block) (body reconciler.Body, name string) {
+	if own := decodeOwn(e); own != nil && sameEntry(own.encode(scratch), e) { // as good as always
+		return own, own.name()
+	}
 	n := normal(e)
-	own, name := decodeOwn(n)
-	if own != nil {
-		written := own.entry()
-		if proto.Equal(written, n) {
-			return own, name
+	if own := decodeOwn(n); own != nil {
+		written := own.encode(scratch)
+		if sameEntry(written, n) {
+			return own, own.name()
 		}
 		if sameKey(written, n) {
-			return &rawBody{text: rawText(n), proto: e}, name
+			return &rawBody{text: rawText(n), proto: e}, own.name()
 		}
 	}
 	return &rawBody{text: rawText(n), proto: e}, rawName(n)
@@ -41,7 +39,7 @@ func decode(e *p4v1.TableEntry) (body reconciler.Body, name string) {
 
 // decodeOwn reads an entry as one that gray wrote, whatever is in it; nil for a
 // table in which gray writes nothing.
-func decodeOwn(e *p4v1.TableEntry) (entryBody, string) {
+func decodeOwn(e *p4v1.TableEntry) namedBody {
 	f := readFields(e)
 	switch id := e.GetTableId(); id {
 	case pipeline.TableBackend:
@@ -51,32 +49,65 @@ func decodeOwn(e *p4v1.TableEntry) (entryBody, string) {
 		if a := e.GetAction().GetAction().GetActionId(); a != pipeline.ActionForwardMAC {
 			b.address = pipeline.ToAddr(f.params[4], a == pipeline.ActionForwardIPv6)
 		}
-		return b, "backend=" + itoa(b.id)
+		return b
 	case pipeline.TableHashProfile:
 		b := &profileBody{profile: uint8(f.exact(1))}
 		for i := range b.masks {
 			b.masks[i] = uint32(f.param(i + 1))
 		}
-		return b, "profile=" + itoa(uint16(b.profile))
+		return b
 	case pipeline.TableVIPv4, pipeline.TableVIPv6:
 		b := &vipBody{
 			address: pipeline.ToAddr(f.match[1].GetExact().GetValue(), id == pipeline.TableVIPv6),
 			vip:     uint8(f.param(1)), pool: uint8(f.param(2)), profile: uint8(f.param(3)),
 		}
-		return b, "dst=" + b.address.String()
+		return b
 	default:
 		if _, isRule := ruleActions[id]; isRule {
-			b := decodeRule(e, f)
-			return b, b.name()
+			return decodeRule(e, f)
 		}
 	}
-	return nil, ""
+	return nil
 }
 
-// sameKey tells whether two entries in normal form have the same match.
+// namedBody is a body that is one entry of gray's.
+type namedBody interface {
+	entryBody
+	name() string // of the key; it follows from the match
+}
+
+// sameEntry tells whether two entries have the same match, priority and action,
+// with fields and parameters in the same order.
+func sameEntry(a, b *p4v1.TableEntry) bool {
+	x, y := a.GetAction().GetAction(), b.GetAction().GetAction()
+	return sameKey(a, b) && x != nil && y != nil && x.GetActionId() == y.GetActionId() &&
+		slices.EqualFunc(x.GetParams(), y.GetParams(), func(p, q *p4v1.Action_Param) bool {
+			return p.GetParamId() == q.GetParamId() && bytes.Equal(p.GetValue(), q.GetValue())
+		})
+}
+
+// sameKey tells whether two entries have the same match, with fields in the same
+// order, and priority.
 func sameKey(a, b *p4v1.TableEntry) bool {
-	return a.GetPriority() == b.GetPriority() &&
-		slices.EqualFunc(a.GetMatch(), b.GetMatch(), func(x, y *p4v1.FieldMatch) bool { return proto.Equal(x, y) })
+	return a.GetTableId() == b.GetTableId() && a.GetPriority() == b.GetPriority() && slices.EqualFunc(a.GetMatch(), b.GetMatch(), sameField)
+}
+
+func sameField(a, b *p4v1.FieldMatch) bool {
+	if a.GetFieldId() != b.GetFieldId() {
+		return false
+	}
+	switch x := a.GetFieldMatchType().(type) {
+	case *p4v1.FieldMatch_Exact_:
+		y, ok := b.GetFieldMatchType().(*p4v1.FieldMatch_Exact_)
+		return ok && bytes.Equal(x.Exact.GetValue(), y.Exact.GetValue())
+	case *p4v1.FieldMatch_Ternary_:
+		y, ok := b.GetFieldMatchType().(*p4v1.FieldMatch_Ternary_)
+		return ok && bytes.Equal(x.Ternary.GetValue(), y.Ternary.GetValue()) && bytes.Equal(x.Ternary.GetMask(), y.Ternary.GetMask())
+	case *p4v1.FieldMatch_Range_:
+		y, ok := b.GetFieldMatchType().(*p4v1.FieldMatch_Range_)
+		return ok && bytes.Equal(x.Range.GetLow(), y.Range.GetLow()) && bytes.Equal(x.Range.GetHigh(), y.Range.GetHigh())
+	}
+	return false // gray writes no others
 }
 
 // normal is an entry with what gray compares, in the form in which gray writes.

@@ -120,12 +120,12 @@ func TestRoundTrip(t *testing.T) {
 		others := randomBodies(rand.New(rand.NewPCG(seed, 2)))
 		for i, b := range randomBodies(r) {
 			names := map[string]bool{}
-			for _, e := range []*p4v1.TableEntry{b.entry(), padded(b.entry())} {
-				got, name := decode(e)
+			for _, e := range []*p4v1.TableEntry{entryOf(b), padded(entryOf(b))} {
+				got, name := decode(e, new(block))
 				if !got.Equal(b) || !b.Equal(got) {
 					t.Fatalf("seed %d: wrote %#v, read %#v", seed, b, got)
 				}
-				if again, ok := got.(entryBody); !ok || !proto.Equal(again.entry(), b.entry()) {
+				if again, ok := got.(entryBody); !ok || !proto.Equal(entryOf(again), entryOf(b)) {
 					t.Fatalf("seed %d: %#v becomes another entry", seed, got)
 				}
 				names[name] = true
@@ -133,7 +133,7 @@ func TestRoundTrip(t *testing.T) {
 			if len(names) != 1 || names[""] {
 				t.Fatalf("seed %d: names %v", seed, names)
 			}
-			if got, _ := decode(others[i].entry()); b.Equal(got) != proto.Equal(b.entry(), others[i].entry()) {
+			if got, _ := decode(entryOf(others[i]), new(block)); b.Equal(got) != proto.Equal(entryOf(b), entryOf(others[i])) {
 				t.Fatalf("seed %d: %#v equal to %#v: %t", seed, b, others[i], b.Equal(got))
 			}
 		}
@@ -144,7 +144,7 @@ func TestRoundTrip(t *testing.T) {
 // gray's own entry, so that it is modified and not deleted beside it.
 func TestForeignKeys(t *testing.T) {
 	own := &ruleBody{table: pipeline.TableVPC, vip: 1, pool: 2, match: vniOnly(7)}
-	_, want := decode(own.entry())
+	_, want := decode(entryOf(own), new(block))
 	for name, change := range map[string]func(*p4v1.TableEntry){
 		"no action":      func(e *p4v1.TableEntry) { e.Action = nil },
 		"another action": func(e *p4v1.TableEntry) { e.GetAction().GetAction().ActionId = pipeline.ActionFlowPoolV4 },
@@ -157,18 +157,18 @@ func TestForeignKeys(t *testing.T) {
 			e.Action = &p4v1.TableAction{Type: &p4v1.TableAction_ActionProfileMemberId{ActionProfileMemberId: 1}}
 		},
 	} {
-		e := own.entry()
+		e := entryOf(own)
 		change(e)
-		body, got := decode(e)
+		body, got := decode(e, new(block))
 		raw, ok := body.(*rawBody)
-		if !ok || got != want || raw.Equal(own) || own.Equal(raw) || !proto.Equal(raw.entry(), e) {
+		if !ok || got != want || raw.Equal(own) || own.Equal(raw) || !proto.Equal(entryOf(raw), e) {
 			t.Errorf("%s: %T under the name %q, want a raw one under %q", name, body, got, want)
 			continue
 		}
 		res := &reconciler.Resource{Key: reconciler.Key{Target: "p4rt/x", Kind: "gray_vpc", Name: got}, Rank: rankRule, Body: raw}
 		now := &reconciler.Resource{Key: res.Key, Rank: rankRule, Body: own}
-		for u := range updatesOf([]reconciler.Change{{Old: res, New: now}}, phaseFill) {
-			if u.proto.GetType() != p4v1.Update_MODIFY || !proto.Equal(u.proto.GetEntity().GetTableEntry(), own.entry()) {
+		for u := range updatesOf([]reconciler.Change{{Old: res, New: now}}, phaseFill, newRoom) {
+			if u.proto.GetType() != p4v1.Update_MODIFY || !proto.Equal(u.proto.GetEntity().GetTableEntry(), entryOf(own)) {
 				t.Errorf("%s: put right by %v", name, u.proto)
 			}
 		}
@@ -180,25 +180,27 @@ func TestForeignKeys(t *testing.T) {
 		"wide value":    func(e *p4v1.TableEntry) { e.Match[0].GetExact().Value = []byte{9, 1} },
 		"field twice":   func(e *p4v1.TableEntry) { e.Match = append(e.Match, e.Match[0]) },
 		"unknown fields": func(e *p4v1.TableEntry) {
-			e.Match = append(e.Match, exacts([]byte{1}, []byte{1}, []byte{1}, []byte{1})[3])
+			e.Match = append(e.Match, ternary(4, []byte{1}, []byte{1}))
 		},
 		"unknown table": func(e *p4v1.TableEntry) { e.TableId = 99 },
 	} {
-		e := own.entry()
+		e := entryOf(own)
 		change(e)
-		body, got := decode(e)
-		if got == want || !proto.Equal(body.(entryBody).entry(), e) {
-			t.Errorf("%s: %T under the name %q, would delete %v", name, body, got, body.(entryBody).entry())
+		body, got := decode(e, new(block))
+		if got == want || !proto.Equal(entryOf(body.(entryBody)), e) {
+			t.Errorf("%s: %T under the name %q, would delete %v", name, body, got, entryOf(body.(entryBody)))
 		}
 	}
 }
+
+func newRoom() *block { return new(block) }
 
 // FuzzDecode reads any entry: it never panics, what is taken for gray's is written
 // in the same way again, and whatever is not is deleted just as it was read.
 func FuzzDecode(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for _, b := range randomBodies(r) {
-		for _, e := range []*p4v1.TableEntry{b.entry(), padded(b.entry())} {
+		for _, e := range []*p4v1.TableEntry{entryOf(b), padded(entryOf(b))} {
 			raw, err := proto.Marshal(e)
 			if err != nil {
 				f.Fatal(err)
@@ -217,7 +219,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		before := proto.CloneOf(e)
-		body, name := decode(e)
+		body, name := decode(e, new(block))
 		if body == nil || name == "" || body.String() == "" || !body.Equal(body) {
 			t.Fatalf("%T %q", body, name)
 		}
@@ -226,14 +228,14 @@ func FuzzDecode(f *testing.F) {
 		}
 		switch own := body.(type) {
 		case *rawBody:
-			if !proto.Equal(own.entry(), e) {
-				t.Fatalf("read %v, would delete %v", e, own.entry())
+			if !proto.Equal(entryOf(own), e) {
+				t.Fatalf("read %v, would delete %v", e, entryOf(own))
 			}
 		case entryBody:
-			if !proto.Equal(own.entry(), normal(e)) || !sameKey(own.entry(), normal(e)) {
-				t.Fatalf("read %v, would write %v", e, own.entry())
+			if !proto.Equal(entryOf(own), normal(e)) || !sameKey(entryOf(own), normal(e)) {
+				t.Fatalf("read %v, would write %v", e, entryOf(own))
 			}
-			if again, n := decode(own.entry()); n != name || !again.Equal(own) {
+			if again, n := decode(entryOf(own), new(block)); n != name || !again.Equal(own) {
 				t.Fatalf("%q becomes %q", name, n)
 			}
 		}
@@ -242,7 +244,7 @@ func FuzzDecode(f *testing.F) {
 		r.finish()
 		for _, res := range r.state {
 			for phase := range phases {
-				for u := range updatesOf([]reconciler.Change{{Old: res}}, phase) {
+				for u := range updatesOf([]reconciler.Change{{Old: res}}, phase, newRoom) {
 					if u.proto.GetType() != p4v1.Update_DELETE {
 						t.Fatalf("to be rid of %v: %v", e, u.proto)
 					}

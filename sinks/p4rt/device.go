@@ -54,6 +54,7 @@ type device struct {
 	standing error         // why not primary
 	changed  chan struct{} // closed and replaced when the standing changes
 	since    time.Time
+	known
 }
 
 // dial makes the connection of a target and starts to arbitrate unless only
@@ -81,7 +82,7 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 	d := &device{
 		target: target, spec: spec, conn: conn, client: p4v1.NewP4RuntimeClient(conn), stop: stop,
 		done: make(chan struct{}), changed: make(chan struct{}), since: time.Now(),
-		standing: errors.New("not connected yet"),
+		standing: errors.New("not connected yet"), known: newKnown(),
 	}
 	if s.cfg.ReadOnly {
 		close(d.done)

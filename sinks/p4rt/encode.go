@@ -1,73 +1,119 @@
 package p4rt
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// Messages that belong together are made in one piece: a switch may get half a
-// million of them.
-
-// entryBlock is a table entry with one action.
-type entryBlock struct {
-	entry  p4v1.TableEntry
-	action p4v1.TableAction
-	one    p4v1.TableAction_Action
-	act    p4v1.Action
+// block is the messages of one update, in one piece. A switch may get half a
+// million of them, so that they are used again once a batch is done.
+type block struct {
+	update   p4v1.Update
+	entity   p4v1.Entity
+	ofEntity p4v1.Entity_TableEntry
+	entry    p4v1.TableEntry
+	action   p4v1.TableAction
+	ofAction p4v1.TableAction_Action
+	act      p4v1.Action
+	fields   [3]exactField
+	match    [3]*p4v1.FieldMatch
+	params   [4]p4v1.Action_Param
+	pointers [4]*p4v1.Action_Param
+	room     [32]byte
+	bytes    []byte // the values, in room while they fit
 }
 
-// newEntry makes a table entry with one action, whose parameters are numbered
-// from 1.
-func newEntry(table uint32, match []*p4v1.FieldMatch, action uint32, params ...[]byte) *p4v1.TableEntry {
-	b := new(entryBlock)
-	list, pointers := make([]p4v1.Action_Param, len(params)), make([]*p4v1.Action_Param, len(params))
-	for i, p := range params {
-		list[i].ParamId, list[i].Value = uint32(i+1), p
-		pointers[i] = &list[i]
-	}
-	b.act.ActionId, b.act.Params = action, pointers
-	b.one.Action = &b.act
-	b.action.Type = &b.one
-	b.entry.TableId, b.entry.Match, b.entry.Action = table, match, &b.action
-	return &b.entry
-}
-
-type updateBlock struct {
-	update p4v1.Update
-	entity p4v1.Entity
-	one    p4v1.Entity_TableEntry
-}
-
-func newUpdate(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update {
-	b := new(updateBlock)
-	b.one.TableEntry = e
-	b.entity.Entity = &b.one
-	b.update.Type, b.update.Entity = t, &b.entity
-	return &b.update
-}
-
-type exactBlock struct {
+type exactField struct {
 	field p4v1.FieldMatch
 	one   p4v1.FieldMatch_Exact_
 	exact p4v1.FieldMatch_Exact
 }
 
-// exacts makes exact fields, numbered from 1.
-func exacts(values ...[]byte) []*p4v1.FieldMatch {
-	blocks, match := make([]exactBlock, len(values)), make([]*p4v1.FieldMatch, len(values))
-	for i, v := range values {
-		b := &blocks[i]
-		b.exact.Value = v
-		b.one.Exact = &b.exact
-		b.field.FieldId, b.field.FieldMatchType = uint32(i+1), &b.one
-		match[i] = &b.field
-	}
-	return match
+// begin makes the block an entry with one action and no fields or parameters yet.
+func (b *block) begin(table, action uint32) {
+	b.bytes = b.room[:0]
+	b.act.ActionId, b.act.Params = action, b.pointers[:0]
+	b.ofAction.Action = &b.act
+	b.action.Type = &b.ofAction
+	b.entry.TableId, b.entry.Priority, b.entry.Match, b.entry.Action = table, 0, b.match[:0], &b.action
 }
+
+// exact adds exact fields, numbered from 1.
+func (b *block) exact(values ...[]byte) {
+	for _, v := range values {
+		n := len(b.entry.Match)
+		var f *exactField
+		if n < len(b.fields) {
+			f = &b.fields[n]
+		} else {
+			f = new(exactField)
+		}
+		f.exact.Value = v
+		f.one.Exact = &f.exact
+		f.field.FieldId, f.field.FieldMatchType = uint32(n+1), &f.one
+		b.entry.Match = append(b.entry.Match, &f.field)
+	}
+}
+
+// param adds parameters, numbered from 1.
+func (b *block) param(values ...[]byte) {
+	for _, v := range values {
+		n := len(b.act.Params)
+		var p *p4v1.Action_Param
+		if n < len(b.params) {
+			p = &b.params[n]
+		} else {
+			p = new(p4v1.Action_Param)
+		}
+		p.ParamId, p.Value = uint32(n+1), v
+		b.act.Params = append(b.act.Params, p)
+	}
+}
+
+// number gives the canonical byte string of a number.
+func (b *block) number(v uint32) []byte {
+	from := len(b.bytes)
+	for shift := 24; shift > 0; shift -= 8 {
+		if v>>shift != 0 {
+			b.bytes = append(b.bytes, byte(v>>shift))
+		}
+	}
+	b.bytes = append(b.bytes, byte(v))
+	return b.bytes[from:len(b.bytes):len(b.bytes)]
+}
+
+// addr gives the canonical byte string of an address.
+func (b *block) addr(a netip.Addr) []byte {
+	if a.Is4() {
+		v := a.As4()
+		return b.number(binary.BigEndian.Uint32(v[:]))
+	}
+	return pipeline.FromAddr(a)
+}
+
+// as makes the block an update of its entry.
+func (b *block) as(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update {
+	b.ofEntity.TableEntry = e
+	b.entity.Entity = &b.ofEntity
+	b.update.Type, b.update.Entity = t, &b.entity
+	return &b.update
+}
+
+// entryBody is a body that is one table entry.
+type entryBody interface {
+	reconciler.Body
+	// encode makes the entry in a block; it is good for as long as that is.
+	encode(*block) *p4v1.TableEntry
+}
+
+// entryOf makes the entry of a body that is one.
+func entryOf(b entryBody) *p4v1.TableEntry { return b.encode(new(block)) }
 
 func ternary(id uint32, value, mask []byte) *p4v1.FieldMatch {
 	return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Ternary_{Ternary: &p4v1.FieldMatch_Ternary{Value: value, Mask: mask}}}
@@ -78,47 +124,58 @@ func ranged(id uint32, r policies.PortRange) *p4v1.FieldMatch {
 	return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Range_{Range: v}}
 }
 
-func number[T uint8 | uint16 | uint32](v T) []byte { return pipeline.FromUint(uint64(v)) }
-
 // The entry of each body.
 
-func (b *backendBody) entry() *p4v1.TableEntry {
-	match := exacts(number(b.id))
-	params := [][]byte{pipeline.Canonical(b.dstMAC[:]), pipeline.Canonical(b.srcMAC[:]), number(b.port)}
+func (b *backendBody) encode(to *block) *p4v1.TableEntry {
+	action := pipeline.ActionForwardMAC
 	switch {
-	case !b.address.IsValid():
-		return newEntry(pipeline.TableBackend, match, pipeline.ActionForwardMAC, params...)
 	case b.address.Is4():
-		return newEntry(pipeline.TableBackend, match, pipeline.ActionForwardIPv4, append(params, pipeline.FromAddr(b.address))...)
+		action = pipeline.ActionForwardIPv4
+	case b.address.Is6():
+		action = pipeline.ActionForwardIPv6
 	}
-	return newEntry(pipeline.TableBackend, match, pipeline.ActionForwardIPv6, append(params, pipeline.FromAddr(b.address))...)
+	to.begin(pipeline.TableBackend, action)
+	to.exact(to.number(uint32(b.id)))
+	to.param(pipeline.Canonical(b.dstMAC[:]), pipeline.Canonical(b.srcMAC[:]), to.number(b.port))
+	if b.address.IsValid() {
+		to.param(to.addr(b.address))
+	}
+	return &to.entry
 }
 
-func (b *profileBody) entry() *p4v1.TableEntry {
-	var params [][]byte
+func (b *profileBody) encode(to *block) *p4v1.TableEntry {
+	to.begin(pipeline.TableHashProfile, pipeline.ActionSetMasks)
+	to.exact(to.number(uint32(b.profile)))
 	for _, m := range b.masks {
-		params = append(params, number(m))
+		to.param(to.number(m))
 	}
-	return newEntry(pipeline.TableHashProfile, exacts(number(b.profile)), pipeline.ActionSetMasks, params...)
+	return &to.entry
 }
 
-func (b *vipBody) entry() *p4v1.TableEntry {
+func (b *vipBody) encode(to *block) *p4v1.TableEntry {
 	table := pipeline.TableVIPv4
 	if b.address.Is6() {
 		table = pipeline.TableVIPv6
 	}
-	match := exacts(pipeline.FromAddr(b.address))
-	return newEntry(table, match, pipeline.ActionSetVIP, number(b.vip), number(b.pool), number(b.profile))
+	to.begin(table, pipeline.ActionSetVIP)
+	to.exact(to.addr(b.address))
+	to.param(to.number(uint32(b.vip)), to.number(uint32(b.pool)), to.number(uint32(b.profile)))
+	return &to.entry
 }
 
-func (b *poolBody) entry() *p4v1.TableEntry {
-	match := exacts(number(b.pool))
-	return newEntry(pipeline.TablePool, match, pipeline.ActionSetGeneration, number(b.generation), number(b.mask))
+func (b *poolBody) encode(to *block) *p4v1.TableEntry {
+	to.begin(pipeline.TablePool, pipeline.ActionSetGeneration)
+	to.exact(to.number(uint32(b.pool)))
+	to.param(to.number(uint32(b.generation)), to.number(uint32(b.mask)))
+	return &to.entry
 }
 
-func bucketEntry(k bucketKey, backend uint16) *p4v1.TableEntry {
-	match := exacts(number(k.pool), number(k.generation), number(k.hash))
-	return newEntry(pipeline.TableBucket, match, pipeline.ActionSetBackend, number(backend))
+// encode makes the entry of a bucket.
+func (k bucketKey) encode(to *block, backend uint16) *p4v1.TableEntry {
+	to.begin(pipeline.TableBucket, pipeline.ActionSetBackend)
+	to.exact(to.number(uint32(k.pool)), to.number(uint32(k.generation)), to.number(uint32(k.hash)))
+	to.param(to.number(uint32(backend)))
+	return &to.entry
 }
 
 // ruleActions is the action of each rule table.
@@ -129,20 +186,23 @@ var ruleActions = map[uint32]uint32{
 	pipeline.TableVPC: pipeline.ActionVPCPool,
 }
 
-func (b *ruleBody) entry() *p4v1.TableEntry {
-	var match []*p4v1.FieldMatch
+func (b *ruleBody) encode(to *block) *p4v1.TableEntry {
+	to.begin(b.table, ruleActions[b.table])
+	to.exact(to.number(uint32(b.vip)))
 	switch b.table {
 	case pipeline.TableFlowV4, pipeline.TableFlowV6:
-		match = append(exacts(number(b.vip)), b.flowFields()...)
+		to.entry.Match = append(to.entry.Match, b.flowFields()...)
 	case pipeline.TableVPC:
-		match = exacts(number(b.vip), number(b.match.VNI))
+		to.exact(to.number(b.match.VNI))
 	default:
-		match = exacts(number(b.vip), number(b.match.VNI), pipeline.FromAddr(b.vmAddr()))
+		to.exact(to.number(b.match.VNI), to.addr(b.vmAddr()))
 	}
-	e := newEntry(b.table, match, ruleActions[b.table], number(b.pool))
-	e.Priority = b.priority
-	return e
+	to.param(to.number(uint32(b.pool)))
+	to.entry.Priority = b.priority
+	return &to.entry
 }
+
+func (b *rawBody) encode(*block) *p4v1.TableEntry { return b.proto }
 
 func (b *ruleBody) vmAddr() netip.Addr {
 	if b.match.Src.IsValid() {
@@ -174,3 +234,5 @@ func (b *ruleBody) flowFields() []*p4v1.FieldMatch {
 	}
 	return match
 }
+
+func number[T uint8 | uint32](v T) []byte { return pipeline.FromUint(uint64(v)) }

@@ -42,6 +42,7 @@ type lab struct {
 	address string
 	options []grpc.ServerOption
 	wrap    func(*softswitch.Switch) p4v1.P4RuntimeServer // nil: as it is
+	like    string                                        // its personality; empty: strict
 
 	mu        sync.Mutex
 	sw        *softswitch.Switch
@@ -68,7 +69,15 @@ func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 // start serves an empty switch, at the same address as before.
 func (l *lab) start() {
 	l.Helper()
-	l.serve(softswitch.New(1))
+	sw := softswitch.New(1)
+	if l.like != "" {
+		like, err := softswitch.PersonalityOf(l.like)
+		if err != nil {
+			l.Fatal(err)
+		}
+		sw = softswitch.NewLike(1, like)
+	}
+	l.serve(sw)
 }
 
 func (l *lab) serve(sw *softswitch.Switch) {
@@ -104,6 +113,15 @@ func (l *lab) cut() {
 	l.Helper()
 	l.stop()
 	l.serve(l.sw)
+}
+
+// reconnect cuts the connections and waits until a sink is primary again.
+func (l *lab) reconnect(s *Sink) {
+	l.Helper()
+	before := len(l.asked())
+	l.cut()
+	eventually(l, func() string { return "no new arbitration: " + standing(s) }, func() bool { return len(l.asked()) > before })
+	stands(l, s, "primary")
 }
 
 func (l *lab) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -279,13 +297,16 @@ func vniOnly(vni uint32) policies.Match {
 
 // resourceOf is a body that is one entry, as a resource.
 func resourceOf(self *reconciler.Resource, b entryBody) *reconciler.Resource {
-	table := b.entry().GetTableId()
-	_, name := decode(b.entry())
+	table := entryOf(b).GetTableId()
+	_, name := decode(entryOf(b), new(block))
 	return &reconciler.Resource{
 		Key:  reconciler.Key{Target: self.Target, Kind: tableKinds[table], Name: name},
 		Rank: rankOf(table), Body: b,
 	}
 }
+
+// updateOf is one update of an entry.
+func updateOf(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update { return new(block).as(t, e) }
 
 func creates(resources ...*reconciler.Resource) []reconciler.Change {
 	var all []reconciler.Change

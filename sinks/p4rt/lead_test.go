@@ -56,9 +56,7 @@ func TestReconnect(t *testing.T) {
 	self := l.load(s)
 	for n := range uint32(3) {
 		hints.Take()
-		l.cut()
-		eventually(t, func() string { return "no new arbitration: " + standing(s) }, func() bool { return len(l.asked()) >= int(n)+2 })
-		stands(t, s, "primary")
+		l.reconnect(s)
 		eventually(t, func() string { return "the loop is not woken" }, func() bool { return len(hints.Take()) > 0 })
 		if err := s.Apply(t.Context(), self, creates(vpcs(self, n, 1, 2)...)); err != nil {
 			t.Fatal(err)
@@ -127,7 +125,7 @@ func testSecondPrimary(t *testing.T, self *reconciler.Resource, client p4v1.P4Ru
 		t.Errorf("Apply by a backup after %s: %v", time.Since(began), err)
 	}
 	holds(t, s, self) // reading goes on
-	o.write(newUpdate(p4v1.Update_INSERT, bucketEntry(bucketKey{9, 0, 1}, 4)))
+	o.write(updateOf(p4v1.Update_INSERT, bucketKey{9, 0, 1}.encode(new(block), 4)))
 	o.close()
 	stands(t, s, "primary")
 	eventually(t, func() string { return "the loop is not woken when the switch is back" }, func() bool { return len(s.cfg.Hints.Take()) > 0 })
@@ -140,6 +138,26 @@ func testSecondPrimary(t *testing.T, self *reconciler.Resource, client p4v1.P4Ru
 	if err != nil || state[rules[0].Key] == nil || state[reconciler.Key{Target: self.Target, Kind: "pool", Name: "pool=9"}].Body.String() != stray.String() {
 		t.Errorf("state %v, error %v; want the own rule and what the other left", state, err)
 	}
+}
+
+// TestHeld has had to outbid another controller: when its connection is lost, it
+// asks for more than it had, as the switch may not have seen yet that it is gone.
+func TestHeld(t *testing.T) {
+	l := newLab(t)
+	s := newSink(t, 7)
+	connect(t, s, l.target())
+	stands(t, s, "primary")
+	newOther(t, l.client(), "", &p4v1.Uint128{High: 100, Low: 3}).close()
+	eventually(t, func() string { return fmt.Sprint(l.asked()) }, func() bool {
+		return standing(s) == "primary" && l.asked()[len(l.asked())-1] == election{100, 4}
+	})
+	before := len(l.asked())
+	l.cut()
+	eventually(t, func() string { return fmt.Sprint(l.asked()) }, func() bool { return len(l.asked()) > before })
+	if got := l.asked()[before]; got != (election{100, 5}) {
+		t.Errorf("it asks for %v, want the next above the one it had", got)
+	}
+	stands(t, s, "primary")
 }
 
 // TestReplicas has two sinks at one switch: one is primary, and when it leaves the

@@ -103,7 +103,7 @@ func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconcile
 		needs = append(needs, add("pool", poolKey(body.pool), rankPool, p.Origin, body, refs...))
 	}
 	profile := &profileBody{profile: vip, masks: masksOf(gw.Hash), label: gw.Name}
-	needs = append(needs, add("hash_profile", fmt.Sprintf("profile=%d", vip), rankPool, gw.Origin, profile))
+	needs = append(needs, add("hash_profile", profile.name(), rankPool, gw.Origin, profile))
 	pool := poolID(ir, sw, gw.Name, gw.DefaultPool)
 	if blend := (reconciler.Key{Target: target, Kind: "pool", Name: poolKey(pool)}); !slices.Contains(needs, blend) {
 		needs = append(needs, blend)
@@ -114,7 +114,7 @@ func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconcile
 			kind = "vip_v6"
 		}
 		body := &vipBody{address: a, vip: vip, pool: pool, profile: vip, label: gw.Name + "/" + gw.DefaultPool}
-		add(kind, "dst="+a.String(), rankVIP, gw.DefaultOrigin, body, needs...)
+		add(kind, body.name(), rankVIP, gw.DefaultOrigin, body, needs...)
 	}
 	return all
 }

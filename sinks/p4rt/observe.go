@@ -36,6 +36,7 @@ func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Reso
 		state[k] = &reconciler.Resource{Key: k, Rank: rankTarget, Body: &seen}
 	}
 	if seen.cookie != pipeline.Cookie() {
+		d.learn(nil)
 		return state, nil
 	}
 	r := &reader{target: target, state: state, pools: map[uint8]*poolBody{}, buckets: map[bucketKey]uint32{}}
@@ -49,6 +50,7 @@ func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Reso
 		}
 	}
 	r.finish()
+	d.learn(r.pools)
 	return state, nil
 }
 
@@ -66,10 +68,17 @@ func (d *device) cookie(ctx context.Context) (uint64, error) {
 // readTable streams all entries of a table, though not without end: a switch may
 // hold more than the P4Info says, but not many times as much.
 func (d *device) readTable(ctx context.Context, table *pipeline.Table, add func(*p4v1.TableEntry)) error {
-	stream, err := d.client.Read(ctx, &p4v1.ReadRequest{
-		DeviceId: d.spec.deviceID, Role: d.spec.role,
-		Entities: []*p4v1.Entity{{Entity: &p4v1.Entity_TableEntry{TableEntry: &p4v1.TableEntry{TableId: table.ID}}}},
-	})
+	return d.read(ctx, table, []*p4v1.TableEntry{{TableId: table.ID}}, add)
+}
+
+// read streams the entries of a table that filters ask for. A switch that does
+// not know such filters may send others as well.
+func (d *device) read(ctx context.Context, table *pipeline.Table, filters []*p4v1.TableEntry, add func(*p4v1.TableEntry)) error {
+	req := &p4v1.ReadRequest{DeviceId: d.spec.deviceID, Role: d.spec.role}
+	for _, f := range filters {
+		req.Entities = append(req.Entities, &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: f}})
+	}
+	stream, err := d.client.Read(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -98,6 +107,7 @@ type reader struct {
 	state   reconciler.State
 	pools   map[uint8]*poolBody
 	buckets map[bucketKey]uint32
+	scratch block
 }
 
 func (r *reader) put(kind, name string, rank int, body reconciler.Body) {
@@ -105,18 +115,25 @@ func (r *reader) put(kind, name string, rank int, body reconciler.Body) {
 	r.state[k] = &reconciler.Resource{Key: k, Rank: rank, Body: body}
 }
 
+// readBucket reads an entry of the bucket table: its key, and its backend as a
+// poolBody holds it.
+func readBucket(e *p4v1.TableEntry) (bucketKey, uint32) {
+	f := readFields(e)
+	return bucketKey{uint8(f.exact(1)), uint8(f.exact(2)), uint16(f.exact(3))}, uint32(uint16(f.param(1))) + 1
+}
+
 // add takes one entry; pools and buckets wait until all are there.
 func (r *reader) add(e *p4v1.TableEntry) {
-	f := readFields(e)
 	switch e.GetTableId() {
 	case pipeline.TablePool:
+		f := readFields(e)
 		id := uint8(f.exact(1))
 		r.pools[id] = &poolBody{pool: id, hasEntry: true, generation: uint8(f.param(1)), mask: uint16(f.param(2))}
 	case pipeline.TableBucket:
-		k := bucketKey{uint8(f.exact(1)), uint8(f.exact(2)), uint16(f.exact(3))}
-		r.buckets[k] = uint32(uint16(f.param(1))) + 1
+		k, backend := readBucket(e)
+		r.buckets[k] = backend
 	default:
-		body, name := decode(e)
+		body, name := decode(e, &r.scratch)
 		r.put(tableKinds[e.GetTableId()], name, rankOf(e.GetTableId()), body)
 	}
 }

@@ -38,7 +38,7 @@ func Text(resources []*reconciler.Resource) (string, error) {
 		}
 		fmt.Fprintf(&b, "# %s\n", c)
 		for phase := range phases {
-			for u := range updatesOf([]reconciler.Change{c}, phase) {
+			for u := range updatesOf([]reconciler.Change{c}, phase, func() *block { return new(block) }) {
 				text, err := prototext.MarshalOptions{Multiline: true, Indent: "  "}.Marshal(&p4v1.WriteRequest{Updates: []*p4v1.Update{u.proto}})
 				if err != nil {
 					return "", err

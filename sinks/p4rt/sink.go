@@ -146,17 +146,17 @@ func (s *Sink) Apply(ctx context.Context, self *reconciler.Resource, changes []r
 	for _, c := range changes {
 		switch {
 		case c.Key().Kind != reconciler.KindTarget:
-			entries = append(entries, c)
+			entries = append(entries, d.aim(c))
 		case c.New == nil:
 			defer func() { _ = s.letGo(d) }()
 		default:
 			w.fail(c.Key(), w.load(ctx, c))
+			d.learn(nil)
 		}
 	}
-	for phase := range phases {
-		if err := w.run(ctx, updatesOf(w.without(entries), phase)); err != nil {
-			return err
-		}
+	if err := w.writeAll(ctx, entries); err != nil {
+		return err
 	}
+	d.wrote(entries, w.failed)
 	return w.failed.Or()
 }

@@ -201,7 +201,7 @@ func TestPushNever(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.write(newUpdate(p4v1.Update_INSERT, vpcs(l.target(), 1, 1, 2)[0].Body.(entryBody).entry()))
+	o.write(updateOf(p4v1.Update_INSERT, entryOf(vpcs(l.target(), 1, 1, 2)[0].Body.(entryBody))))
 	s := newSink(t, 1)
 	self := l.target()
 	self.Body.(*targetBody).push = "never"
@@ -282,7 +282,7 @@ func TestReadLimits(t *testing.T) {
 		if req.GetEntities()[0].GetTableEntry().GetTableId() != pipeline.TableHashProfile {
 			return sw.Read(req, s)
 		}
-		e := (&profileBody{profile: 1}).entry()
+		e := entryOf(&profileBody{profile: 1})
 		for {
 			if err := s.Send(&p4v1.ReadResponse{Entities: []*p4v1.Entity{{Entity: &p4v1.Entity_TableEntry{TableEntry: e}}}}); err != nil {
 				return err

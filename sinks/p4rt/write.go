@@ -3,7 +3,6 @@ package p4rt
 import (
 	"context"
 	"fmt"
-	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +20,7 @@ import (
 // of the pipeline has more than 250 bytes.
 const (
 	batchFirst = 512
-	batchMost  = 8192
+	batchMost  = 1024
 )
 
 // writer sends updates and keeps the errors by key.
@@ -29,14 +28,16 @@ type writer struct {
 	d      *device
 	limits limits
 	id     *p4v1.Uint128
-	batch  atomic.Int64 // updates in the next batch
+	size   atomic.Int64 // of the next batch
 	most   int          // updates that the switch takes in one
 	failed *reconciler.PartialError
+
+	batches [2]batch
 }
 
 func newWriter(d *device, l limits, id *p4v1.Uint128) *writer {
 	w := &writer{d: d, limits: l, id: id, most: batchMost}
-	w.batch.Store(batchFirst)
+	w.size.Store(batchFirst)
 	return w
 }
 
@@ -55,46 +56,94 @@ func (w *writer) without(changes []reconciler.Change) []reconciler.Change {
 	return slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool { return w.failed.Keys[c.Key()] != nil })
 }
 
-// run sends updates in batches. While one is on its way, the next is made.
-func (w *writer) run(ctx context.Context, updates iter.Seq[update]) error {
+// writeAll writes changes phase by phase. What others lean on is read back before
+// it bears them: a generation before its pool flips to it, the entry of a VPC
+// before those of its VMs go.
+func (w *writer) writeAll(ctx context.Context, changes []reconciler.Change) error {
+	w.proveVPCs(ctx, changes)
+	for phase := range phases {
+		if phase == phasePoint {
+			w.proveIdle(ctx, w.without(changes))
+		}
+		if err := w.run(ctx, w.without(changes), phase); err != nil {
+			return err
+		}
+		if phase == phasePoint {
+			w.d.pointed(w.without(changes))
+		}
+	}
+	return nil
+}
+
+// batch is updates that go out together, and the blocks that they are made in.
+type batch struct {
+	updates []update
+	blocks  []*block
+	used    int
+}
+
+// room gives a block for the next update.
+func (b *batch) room() *block {
+	const most = 64
+	if b.used == len(b.blocks) {
+		fresh := make([]block, min(max(b.used, 1), most))
+		for i := range fresh {
+			b.blocks = append(b.blocks, &fresh[i])
+		}
+	}
+	b.used++
+	return b.blocks[b.used-1]
+}
+
+// run sends what changes write in a phase. While one batch is on its way, the
+// next is made in another.
+func (w *writer) run(ctx context.Context, changes []reconciler.Change, phase int) error {
 	building, stop := context.WithCancel(ctx)
-	batches := make(chan []update)
+	ready, free := make(chan *batch), make(chan *batch, 2)
+	free <- &w.batches[0]
+	free <- &w.batches[1]
 	var builder sync.WaitGroup
 	builder.Go(func() {
-		defer close(batches)
-		w.build(building, updates, batches)
+		defer close(ready)
+		w.build(building, changes, phase, ready, free)
 	})
 	defer builder.Wait()
 	defer stop()
-	for b := range batches {
-		if err := w.write(ctx, b); err != nil {
+	for b := range ready {
+		if err := w.write(ctx, b.updates); err != nil {
 			return err
 		}
+		free <- b
 	}
 	return ctx.Err()
 }
 
-// build cuts updates into batches, until ctx ends.
-func (w *writer) build(ctx context.Context, updates iter.Seq[update], batches chan<- []update) {
-	var batch []update
+// build makes batches of what changes write in a phase, until ctx ends.
+func (w *writer) build(ctx context.Context, changes []reconciler.Change, phase int, ready chan<- *batch, free <-chan *batch) {
+	var b *batch
+	size := 0
+	room := func() *block {
+		if b == nil {
+			b, size = <-free, int(w.size.Load())
+			b.updates, b.used = b.updates[:0], 0
+		}
+		return b.room()
+	}
 	send := func() bool {
 		select {
-		case batches <- batch:
-			batch = nil
+		case ready <- b:
+			b = nil
 			return true
 		case <-ctx.Done():
 			return false
 		}
 	}
-	for u := range updates {
-		if batch == nil {
-			batch = make([]update, 0, w.batch.Load())
-		}
-		if batch = append(batch, u); len(batch) == cap(batch) && !send() {
+	for u := range updatesOf(changes, phase, room) {
+		if b.updates = append(b.updates, u); len(b.updates) >= size && !send() {
 			return
 		}
 	}
-	if len(batch) > 0 {
+	if b != nil {
 		send()
 	}
 }
@@ -103,25 +152,25 @@ func (w *writer) build(ctx context.Context, updates iter.Seq[update], batches ch
 // one is too much for the switch.
 func (w *writer) write(ctx context.Context, updates []update) error {
 	for len(updates) > 0 {
-		batch := int(w.batch.Load())
-		n := min(batch, len(updates))
+		size := int(w.size.Load())
+		n := min(size, len(updates))
 		began := time.Now()
 		errs, err := w.send(ctx, updates[:n])
 		switch code := status.Code(err); {
 		case err == nil:
-			if n == batch && time.Since(began) < w.limits.write/4 { // twice as much will not take too long
-				w.batch.Store(int64(min(2*n, w.most)))
+			if n == size && time.Since(began) < w.limits.write/4 { // twice as much will not take too long
+				w.size.Store(int64(min(2*n, w.most)))
 			}
 		case n > 1 && ctx.Err() == nil && tooLarge(code):
 			w.most = n / 2
-			w.batch.Store(int64(w.most))
+			w.size.Store(int64(w.most))
 			continue
 		default:
 			return fmt.Errorf("cannot write to %s: %w", w.d.spec.address, reason(err))
 		}
 		again, aborted := w.settle(updates[:n], errs)
 		if aborted { // each error costs a round, so the rounds are to be short
-			w.batch.Store(int64(max(n/2, 1)))
+			w.size.Store(int64(max(n/2, 1)))
 		}
 		if updates = updates[n:]; len(again) > 0 {
 			updates = append(again, updates...)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -87,6 +89,55 @@ func TestChangesAreSeen(t *testing.T) {
 	} {
 		c.change()
 		untilFiles(t, s, c.what, c.files...)
+		var folders []string
+		d.ok(filepath.WalkDir(d.dir, func(p string, e os.DirEntry, err error) error {
+			if e.IsDir() {
+				folders = append(folders, p)
+			}
+			return err
+		}))
+		// The last change may have come in several parts, and be told for the
+		// first of them already.
+		for late := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+			watched := slices.Sorted(slices.Values(s.watcher.notify.WatchList()))
+			if slices.Equal(folders, watched) {
+				break
+			}
+			if time.Now().After(late) {
+				t.Fatalf("%s: watches %v, there are %v", c.what, watched, folders)
+			}
+		}
+	}
+}
+
+// TestBurst changes files without a pause: it is told, but not all the time.
+func TestBurst(t *testing.T) {
+	d := newTree(t)
+	s := open(t, d.dir)
+	start := time.Now()
+	for told := 0; told < 2; {
+		d.write("a.yaml", fmt.Sprint(told))
+		select {
+		case <-s.Changed():
+			told++
+		default:
+		}
+		if time.Since(start) > 20*time.Second {
+			t.Fatal("no hint came")
+		}
+	}
+	start = time.Now()
+	told := 0
+	for range 3000 {
+		d.write("a.yaml", "x")
+		select {
+		case <-s.Changed():
+			told++
+		default:
+		}
+	}
+	if most := int(time.Since(start)/quiet) + 2; told > most {
+		t.Errorf("%d hints in %s, want at most %d", told, time.Since(start), most)
 	}
 }
 

@@ -42,7 +42,7 @@ func BenchmarkFetch(b *testing.B) {
 // machine.
 func TestCostFollowsChange(t *testing.T) {
 	var allocs [2]float64
-	for i, files := range []int{500, 20_000} {
+	for i, files := range []int{500, 10_000} {
 		r := benchRepo(t, files, 500)
 		commits := []string{r.git("rev-parse", "main"), r.git("rev-parse", "main~1")}
 		s := follow(t, r.dir, Config{FollowRewrites: true})
@@ -54,9 +54,9 @@ func TestCostFollowsChange(t *testing.T) {
 			fetch(t, s)
 		})
 	}
-	t.Logf("%.0f allocations with 500 files, %.0f with 20,000", allocs[0], allocs[1])
+	t.Logf("%.0f allocations with 500 files, %.0f with 10,000", allocs[0], allocs[1])
 	if allocs[1] > 2*allocs[0] {
-		t.Errorf("%.0f allocations with 500 files, %.0f with 20,000", allocs[0], allocs[1])
+		t.Errorf("%.0f allocations with 500 files, %.0f with 10,000", allocs[0], allocs[1])
 	}
 }
 

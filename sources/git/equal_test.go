@@ -56,6 +56,13 @@ func FuzzIncrementalEqualsFull(f *testing.F) {
 			if changed := snap.Files.Changed(full.Files); len(changed) > 0 {
 				t.Fatalf("seed %d, commit %d: other ids for %v", seed, i, changed)
 			}
+			bytes := int64(0)
+			for f := range snap.Files.All() {
+				bytes += int64(len(f.Data))
+			}
+			if s.good.bytes != bytes {
+				t.Fatalf("seed %d, commit %d: counted %d bytes, there are %d", seed, i, s.good.bytes, bytes)
+			}
 		}
 	})
 }

@@ -129,11 +129,20 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	defer cancel()
 	defer s.release()
 	// First with what was kept since the last time, then with what is on disk
-	// now, then with nothing taken for granted.
+	// now, then with nothing taken for granted. A mirror is only changed by its
+	// source: it is whole or thrown away.
+	last := 2
+	if s.mirror != nil {
+		last = 1
+	}
 	var err error
-	for attempt := range 3 {
+	for attempt := range last + 1 {
+		from := s.good
+		if attempt == last {
+			from.tree = plumbing.ZeroHash
+		}
 		var next state
-		if next, err = s.next(ctx, attempt); err == nil {
+		if next, err = s.next(ctx, from, attempt > 0); err == nil {
 			s.good = next
 			return &schema.Snapshot{Revision: s.cfg.Branch + "@sha1:" + next.tip.String(), Files: next.files}, nil
 		}
@@ -167,29 +176,24 @@ func (s *Source) explain(ctx context.Context, err error) error {
 	return clean(fmt.Errorf("cannot fetch %s: %w", Redact(s.cfg.URL), err), secrets)
 }
 
-// next makes the state of the branch's newest commit.
-func (s *Source) next(ctx context.Context, attempt int) (state, error) {
-	store, tip, err := s.newest(ctx, attempt)
+// next makes the state of the branch's newest commit from an earlier one. A
+// fresh one takes nothing that was kept.
+func (s *Source) next(ctx context.Context, from state, fresh bool) (state, error) {
+	store, tip, err := s.newest(ctx, fresh)
 	if err != nil {
 		return state{}, err
 	}
-	from := s.good
 	if tip == from.tip {
 		return from, nil
-	}
-	// The tree of the last commit may be gone, after a rewrite or with the old
-	// mirror. Then all is read, apart from the content of files that stayed.
-	if attempt == 2 || attempt > 0 && store.HasEncodedObject(from.tree) != nil {
-		from.tree = plumbing.ZeroHash
 	}
 	return advance(ctx, store, s.cfg.Path, from, tip)
 }
 
 // newest finds the branch's newest commit, in a store that holds it, and refuses
 // one that does not come after the last good one, unless it may be followed.
-func (s *Source) newest(ctx context.Context, attempt int) (*filesystem.Storage, plumbing.Hash, error) {
+func (s *Source) newest(ctx context.Context, fresh bool) (*filesystem.Storage, plumbing.Hash, error) {
 	for depth := window; ; depth *= deepen {
-		store, tip, err := s.resolve(ctx, attempt, depth)
+		store, tip, err := s.resolve(ctx, depth, fresh && depth == window)
 		if err != nil {
 			return nil, tip, err
 		}
@@ -228,27 +232,24 @@ func (s *Source) rewritten(tip plumbing.Hash, cut bool) error {
 
 // resolve finds the branch's newest commit, after asking the remote if there is
 // one, and a store that holds it.
-func (s *Source) resolve(ctx context.Context, attempt, depth int) (*filesystem.Storage, plumbing.Hash, error) {
-	if s.mirror == nil {
-		if s.store == nil || attempt > 0 {
-			s.release()
-			store, err := openLocal(s.local)
-			if err != nil {
+func (s *Source) resolve(ctx context.Context, depth int, fresh bool) (*filesystem.Storage, plumbing.Hash, error) {
+	if s.mirror != nil {
+		if fresh {
+			if err := s.mirror.reset(); err != nil {
 				return nil, plumbing.ZeroHash, err
 			}
-			s.store = store
 		}
-		tip, err := branchTip(s.store, s.cfg.Branch)
-		return s.store, tip, err
+		tip, err := s.mirror.fetch(ctx, depth)
+		return s.mirror.store, tip, err
 	}
-	switch {
-	case attempt == 1:
-		s.mirror.reopen()
-	case attempt == 2 && depth == window:
-		if err := s.mirror.reset(); err != nil {
+	if s.store == nil || fresh {
+		s.release()
+		store, err := openLocal(s.local)
+		if err != nil {
 			return nil, plumbing.ZeroHash, err
 		}
+		s.store = store
 	}
-	tip, err := s.mirror.fetch(ctx, depth)
-	return s.mirror.store, tip, err
+	tip, err := branchTip(s.store, s.cfg.Branch)
+	return s.store, tip, err
 }

@@ -2,11 +2,9 @@ package git
 
 import (
 	"context"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -183,7 +181,6 @@ func wantError(t testing.TB, s *Source, parts ...string) {
 }
 
 // paths lists the files of a snapshot.
-func paths(snap *schema.Snapshot) []string { return slices.Sorted(maps.Keys(text(snap))) }
 
 func read(t testing.TB, p string) []byte {
 	t.Helper()

@@ -2,12 +2,12 @@ package git
 
 import (
 	"bytes"
-	"compress/zlib"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -49,8 +49,11 @@ func TestRewrites(t *testing.T) {
 			r.git("reset", "--quiet", "--hard", fresh)
 			wantError(t, s, "was rewritten")
 			r.git("reset", "--quiet", "--hard", old)
-			r.commit("a.yaml", "4")
+			forward := r.commit("a.yaml", "4")
 			wantFiles(t, fetch(t, s), "a.yaml", "4")
+			r.git("reset", "--quiet", "--hard", fresh)
+			wantError(t, s, fresh+" does not follow "+forward)
+			r.git("reset", "--quiet", "--hard", forward)
 			// A merge that has the last commit as its second parent goes forward.
 			r.git("checkout", "--quiet", "-b", "side", first)
 			r.commit("side.yaml", "side")
@@ -64,6 +67,51 @@ func TestRewrites(t *testing.T) {
 			wantFiles(t, fetch(t, s), "a.yaml", "1", "side.yaml", "side")
 		})
 	}
+}
+
+// TestLongHistory has a history with more ways through it than can be gone, and
+// one that must be looked through once only.
+func TestLongHistory(t *testing.T) {
+	r := newRepo(t, "--bare")
+	var in bytes.Buffer
+	mark := 1
+	add := func(lines string) {
+		mark++
+		fmt.Fprintf(&in, "commit refs/heads/main\nmark :%d\ncommitter a <a@example.com> 1700000000 +0000\ndata 1\nx\n%s", mark, lines)
+	}
+	add("M 100644 inline a.yaml\ndata 1\na\n")
+	for range 50 {
+		from := mark
+		add(fmt.Sprintf("from :%d\n", from))
+		add(fmt.Sprintf("from :%d\nM 100644 inline b.yaml\ndata 1\nb\n", from))
+		add(fmt.Sprintf("from :%d\nmerge :%d\n", mark-1, mark))
+	}
+	cmd := exec.Command("git", "fast-import", "--quiet", "--export-marks=marks")
+	cmd.Dir, cmd.Env, cmd.Stdin = r.dir, gitEnv, &in
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	first, last := r.git("rev-list", "--max-parents=0", "main"), r.git("rev-parse", "main")
+	tree := r.git("rev-parse", "main^{tree}")
+	r.git("update-ref", "refs/heads/main", first)
+	s := follow(t, r.dir, Config{})
+	fetch(t, s)
+	r.git("update-ref", "refs/heads/main", last) // as far as can be
+	fetch(t, s)
+	other := r.git("commit-tree", "-m", "other", "-p", last+"^1", tree)
+	r.git("update-ref", "refs/heads/main", other)
+	wantError(t, s, "was rewritten")
+	// It is not looked through again: the rest of it may go.
+	for _, p := range []string{"pack", "idx"} {
+		packs, err := filepath.Glob(filepath.Join(r.dir, "objects", "pack", "*."+p))
+		if err != nil || len(packs) != 1 {
+			t.Fatal(packs, err)
+		}
+		if err := os.Remove(packs[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantError(t, s, "was rewritten")
 }
 
 // TestOldCommitGone follows a rewrite after which the old commit is deleted, so
@@ -145,7 +193,7 @@ func TestShallow(t *testing.T) {
 // TestBroken has objects that cannot be read: the last good commit stays, also
 // when the same object is read again, and it goes on once it is repaired.
 func TestBroken(t *testing.T) {
-	type breakage func(t *testing.T, object string)
+	type breakage func(t *testing.T, object, other string)
 	write := func(t *testing.T, object string, data []byte) {
 		t.Helper()
 		if err := errors.Join(os.Chmod(object, 0o644), os.WriteFile(object, data, 0o644)); err != nil {
@@ -153,23 +201,15 @@ func TestBroken(t *testing.T) {
 		}
 	}
 	for name, damage := range map[string]breakage{
-		"empty": func(t *testing.T, object string) { write(t, object, nil) },
-		"gone": func(t *testing.T, object string) {
+		"empty": func(t *testing.T, object, _ string) { write(t, object, nil) },
+		"gone": func(t *testing.T, object, _ string) {
 			if err := os.Remove(object); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"cut":  func(t *testing.T, object string) { write(t, object, read(t, object)[:len(read(t, object))/2]) },
-		"flip": func(t *testing.T, object string) { b := read(t, object); b[len(b)/2] ^= 8; write(t, object, b) },
-		"swapped": func(t *testing.T, object string) {
-			var b bytes.Buffer
-			z := zlib.NewWriter(&b)
-			fmt.Fprintf(z, "blob 5\x00wrong")
-			if err := z.Close(); err != nil {
-				t.Fatal(err)
-			}
-			write(t, object, b.Bytes())
-		},
+		"cut":     func(t *testing.T, object, _ string) { write(t, object, read(t, object)[:len(read(t, object))/2]) },
+		"flip":    func(t *testing.T, object, _ string) { b := read(t, object); b[len(b)/2] ^= 8; write(t, object, b) },
+		"swapped": func(t *testing.T, object, other string) { write(t, object, read(t, other)) },
 	} {
 		for what, spec := range map[string]string{"file": "HEAD:d/a.yaml", "folder": "HEAD:d", "root": "HEAD^{tree}", "commit": "HEAD", "link": "HEAD:d/l.yaml"} {
 			t.Run(name+" "+what, func(t *testing.T) {
@@ -177,12 +217,14 @@ func TestBroken(t *testing.T) {
 				r.commit("d/a.yaml", "a", "d/b.yaml", "-> a.yaml", "d/l.yaml", "-> a.yaml")
 				s := follow(t, r.dir, Config{})
 				fetch(t, s)
+				loose := func(hash string) string { return filepath.Join(r.dir, ".git", "objects", hash[:2], hash[2:]) }
+				other := loose(r.git("rev-parse", spec))
 				r.git("rm", "--quiet", "d/b.yaml", "d/l.yaml")
 				r.commit("d/a.yaml", strings.Repeat("b", 100), "d/l.yaml", "-> ../d/a.yaml")
 				hash := r.git("rev-parse", spec)
-				object := filepath.Join(r.dir, ".git", "objects", hash[:2], hash[2:])
+				object := loose(hash)
 				whole := read(t, object)
-				damage(t, object)
+				damage(t, object, other)
 				wantError(t, s, "cannot fetch "+r.dir, hash)
 				wantError(t, s, "cannot fetch "+r.dir, hash)
 				wantError(t, follow(t, r.dir, Config{}), hash)
@@ -194,6 +236,26 @@ func TestBroken(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFailedCommitChangesNothing has a commit that cannot be read take a link
+// away, and the next one bring it back.
+func TestFailedCommitChangesNothing(t *testing.T) {
+	r := newRepo(t)
+	r.commit("l.yaml", "-> target", "target", "1", "z.yaml", "1")
+	s := follow(t, r.dir, Config{})
+	fetch(t, s)
+	r.git("rm", "--quiet", "l.yaml")
+	r.commit("z.yaml", "2")
+	hash := r.git("rev-parse", "HEAD:z.yaml")
+	if err := os.Remove(filepath.Join(r.dir, ".git", "objects", hash[:2], hash[2:])); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, s, "z.yaml")
+	r.commit("l.yaml", "-> target", "z.yaml", "3")
+	wantFiles(t, fetch(t, s), "l.yaml", "1", "z.yaml", "3")
+	r.commit("target", "2")
+	wantFiles(t, fetch(t, s), "l.yaml", "2", "z.yaml", "3")
 }
 
 // TestBrokenPack flips each of some bytes of a pack.

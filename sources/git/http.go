@@ -12,10 +12,12 @@ import (
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
 )
 
-// Bounds of what a remote may answer, in bytes, and of the time until it does.
+// maxRefs bounds the list of a remote's branches and tags, in bytes. It is a
+// variable for the tests.
+var maxRefs int64 = 64 << 20
+
 const (
-	maxRefs       = 64 << 20 // the list of its branches and tags
-	maxPage       = 4 << 10  // what it says instead, as an error
+	maxPage       = 4 << 10 // bounds, in bytes, what a remote says as an error
 	answerTimeout = time.Minute
 )
 

@@ -10,9 +10,13 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sources"
 )
 
 // TestPlaces reads one commit by every way to name a local repository.
@@ -207,6 +211,35 @@ func TestBounds(t *testing.T) {
 	r.commit("large.yaml", "small")
 	if got := fetch(t, s).Files.Get("large.yaml"); got.Err != nil || string(got.Data) != "small" {
 		t.Errorf("got %q %v", got.Data, got.Err)
+	}
+}
+
+// TestSnapshotBounds has as much as a snapshot may hold, and then one more.
+func TestSnapshotBounds(t *testing.T) {
+	r := newRepo(t)
+	r.commit("a.yaml", "a")
+	s := follow(t, r.dir, Config{})
+	fetch(t, s)
+	s.good.bytes = sources.MaxBytes
+	r.commit("b.yaml", "b")
+	wantError(t, s, "files with more than 1073741824 bytes together")
+	r.git("rm", "--quiet", "a.yaml")
+	r.commit()
+	wantFiles(t, fetch(t, s), "b.yaml", "b")
+
+	store, err := openLocal(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	hash := plumbing.NewHash(r.git("rev-parse", "HEAD:b.yaml"))
+	w := &walker{ctx: t.Context(), store: store, bytes: sources.MaxBytes}
+	if _, err := w.file("b.yaml", hash); !errors.Is(err, sources.ErrTooLarge) {
+		t.Errorf("got %v", err)
+	}
+	w = &walker{ctx: t.Context(), store: store, put: make([]*schema.File, sources.MaxFiles)}
+	if err := w.entry("b.yaml", object.TreeEntry{}, object.TreeEntry{Mode: filemode.Regular, Hash: hash}); !errors.Is(err, sources.ErrTooMany) {
+		t.Errorf("got %v", err)
 	}
 }
 

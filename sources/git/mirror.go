@@ -103,12 +103,6 @@ func (m *mirror) reset() error {
 	return nil
 }
 
-// reopen forgets what of the mirror is held in memory.
-func (m *mirror) reopen() {
-	_ = m.store.Close()
-	m.store = openStore(osfs.New(m.dir))
-}
-
 func (m *mirror) close() error {
 	return errors.Join(m.store.Close(), os.RemoveAll(m.dir))
 }
@@ -177,7 +171,7 @@ func (m *mirror) pull(ctx context.Context, session transport.UploadPackSession, 
 	if err != nil {
 		return err
 	}
-	defer res.Close()
+	defer func() { _ = res.Close() }()
 	var pack io.Reader = res
 	switch {
 	case req.Capabilities.Supports(capability.Sideband64k):

@@ -119,6 +119,15 @@ func TestMirror(t *testing.T) {
 	// More than the window: it is made deeper.
 	r.grow("main", 3*window, 0)
 	step("deeper", 2, whole+100_000)
+	for _, h := range s.mirror.shallow {
+		commit, err := readCommit(s.mirror.store, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.mirror.store.HasEncodedObject(commit.ParentHashes[0]) == nil {
+			t.Errorf("%s has its parent, but counts as cut off", h)
+		}
+	}
 	r.grow("main", 1, 0)
 	step("one more", 1, 1000)
 

@@ -34,6 +34,7 @@ func TestHTTPS(t *testing.T) {
 	r := newRepo(t)
 	r.commit("a.yaml", "1")
 	g, ca := serveTLS(t, r, "git", password)
+	defer g.wantNoConnection()
 	file := secret(t, password+"\n")
 	s := follow(t, g.URL, Config{Auth: Auth{PasswordFile: file, CAFile: ca}})
 	wantFiles(t, fetch(t, s), "a.yaml", "1")
@@ -207,6 +208,29 @@ func TestRemoteAway(t *testing.T) {
 			}
 		})
 	}
+	// Without an end.
+	defer func(n int64) { maxRefs = n }(maxRefs)
+	maxRefs = 1 << 20
+	for _, c := range []struct {
+		status int
+		line   string
+		want   string
+	}{
+		{http.StatusForbidden, "no", "authorization failed"},
+		{http.StatusOK, "003f" + strings.Repeat("0123456789", 4) + " refs/heads/branch\n", "the remote sends more than gray takes in"},
+	} {
+		g.set(func() {
+			g.wrap = func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+				w.WriteHeader(c.status)
+				fmt.Fprint(w, "001e# service=git-upload-pack\n00000040"+strings.Repeat("0123456789", 4)+" refs/heads/branch\x00\n")
+				for r.Context().Err() == nil {
+					fmt.Fprint(w, strings.Repeat(c.line, 1000))
+				}
+			}
+		})
+		wantError(t, s, c.want)
+	}
+	g.set(func() { g.wrap = nil })
 	// Away altogether.
 	dead := follow(t, "http://127.0.0.1:1/r", Config{})
 	wantError(t, dead, "connection refused")

@@ -157,7 +157,7 @@ func ReadRevision(ctx context.Context, repoPath, revision, subPath string) (*sch
 	if err != nil {
 		return nil, err
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }()
 	repo, err := gogit.Open(readable{store}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the repository %s: %w", repoPath, err)

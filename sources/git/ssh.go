@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/format/pktline"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -22,12 +23,13 @@ import (
 // client waits for ever for a server that accepts and then says nothing; here
 // the connection ends with the context.
 type sshSession struct {
-	client *ssh.Client
-	stop   func() bool // keeps ctx from closing the connection
-	in     io.WriteCloser
-	out    io.Reader
-	said   *tail
-	asked  bool // a request was sent
+	client  *ssh.Client
+	session *ssh.Session
+	stop    func() bool // keeps ctx from closing the connection
+	in      io.WriteCloser
+	out     io.Reader
+	said    *tail
+	asked   bool // a request was sent
 }
 
 // address is the host and port of an ssh endpoint.
@@ -71,21 +73,21 @@ func hostKeyError(err error) error {
 }
 
 func (s *sshSession) start(path string) error {
-	session, err := s.client.NewSession()
-	if err != nil {
+	var err error
+	if s.session, err = s.client.NewSession(); err != nil {
 		return err
 	}
-	session.Stderr = s.said
-	if s.in, err = session.StdinPipe(); err != nil {
+	s.session.Stderr = s.said
+	if s.in, err = s.session.StdinPipe(); err != nil {
 		return err
 	}
-	if s.out, err = session.StdoutPipe(); err != nil {
+	if s.out, err = s.session.StdoutPipe(); err != nil {
 		return err
 	}
 	if strings.HasPrefix(path, "/~") {
 		path = path[1:] // ssh://HOST/~/PATH counts from the home folder, as with Git
 	}
-	return session.Start("git-upload-pack " + quote(path))
+	return s.session.Start("git-upload-pack " + quote(path))
 }
 
 // quote quotes a word for the other side's shell as Git does.
@@ -134,8 +136,13 @@ func (s *sshSession) UploadPack(_ context.Context, req *packp.UploadPackRequest)
 	return res, nil
 }
 
-// explain adds what the other side said on its standard error.
+// explain adds what the other side said on its standard error. It is given a
+// little time to say it and end.
 func (s *sshSession) explain(err error) error {
+	late := time.AfterFunc(2*time.Second, func() { _ = s.client.Close() })
+	defer late.Stop()
+	_ = s.in.Close()
+	_ = s.session.Wait()
 	if said := s.said.String(); said != "" {
 		return fmt.Errorf("%w: %s", err, said)
 	}

@@ -1,6 +1,7 @@
 package git
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,9 +30,18 @@ type sshServer struct {
 	folder string
 	config *ssh.ServerConfig
 	ran    chan string // the commands that were asked for
+	ended  chan error  // how they ended
+	mu     sync.Mutex
+	other  string // is run instead
 }
 
-func serveSSH(t *testing.T, folder string, user string, key ssh.PublicKey, host ...ssh.Signer) *sshServer {
+func (s *sshServer) set(other string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.other = other
+}
+
+func serveSSH(t *testing.T, folder, user string, key ssh.PublicKey, host ...ssh.Signer) *sshServer {
 	t.Helper()
 	need(t, "git")
 	config := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
@@ -47,7 +58,7 @@ func serveSSH(t *testing.T, folder string, user string, key ssh.PublicKey, host 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	s := &sshServer{t, listener.Addr().String(), folder, config, make(chan string, 100)}
+	s := &sshServer{t: t, addr: listener.Addr().String(), folder: folder, config: config, ran: make(chan string, 100), ended: make(chan error, 100)}
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -90,7 +101,9 @@ func (s *sshServer) run(channel ssh.Channel, requests <-chan *ssh.Request) {
 		}
 		s.ran <- ask.Command
 		_ = r.Reply(true, nil)
-		cmd := exec.Command("sh", "-c", ask.Command)
+		s.mu.Lock()
+		cmd := exec.Command("sh", "-c", cmp.Or(s.other, ask.Command))
+		s.mu.Unlock()
 		cmd.Dir, cmd.Env = s.folder, gitEnv
 		cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
 		in, err := cmd.StdinPipe()
@@ -99,9 +112,10 @@ func (s *sshServer) run(channel ssh.Channel, requests <-chan *ssh.Request) {
 		}
 		go func() { _, _ = io.Copy(in, channel); _ = in.Close() }()
 		status := struct{ Code uint32 }{}
-		if cmd.Run() != nil {
+		if err = cmd.Run(); err != nil {
 			status.Code = 1
 		}
+		s.ended <- err
 		_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(&status))
 		return
 	}
@@ -152,19 +166,30 @@ func TestSSH(t *testing.T) {
 	wantFiles(t, fetch(t, s), "a.yaml", "1")
 	r.commit("a.yaml", "2")
 	wantFiles(t, fetch(t, s), "a.yaml", "2")
+	fetch(t, s)
+	for range 3 { // also the command that had nothing to send ends well
+		if err := <-server.ended; err != nil {
+			t.Error(err)
+		}
+	}
 	wantFiles(t, fetch(t, follow(t, "ssh://127.0.0.1:"+port+r.dir, Config{Auth: auth})), "a.yaml", "2")
 	wantFiles(t, fetch(t, follow(t, base+odd, Config{Auth: auth})), "a.yaml", "1")
 	// The form of scp, which go-git reads with a port; a path without a slash
 	// counts from the home folder.
 	wantFiles(t, fetch(t, follow(t, "git@127.0.0.1:"+port+":repo", Config{Auth: auth})), "a.yaml", "2")
 	wantFiles(t, fetch(t, follow(t, "git@127.0.0.1:"+port+":"+r.dir, Config{Auth: auth})), "a.yaml", "2")
-	wantError(t, follow(t, base+"/none", Config{Auth: auth}), "does not appear to be a git repository")
-	wantError(t, follow(t, base+"/none; touch "+t.TempDir(), Config{Auth: auth}), "does not appear to be a git repository")
+	wantError(t, follow(t, base+"/none", Config{Auth: auth}), "cannot fetch ssh://127.0.0.1:"+port+"/none") // the reason may come too late to be read
+	wantError(t, follow(t, base+"/none; touch "+t.TempDir(), Config{Auth: auth}), "cannot fetch ssh://127.0.0.1:"+port+"/none")
 	wantError(t, follow(t, "ssh://eve@127.0.0.1:"+port+r.dir, Config{Auth: auth}), "unable to authenticate")
 
 	for len(server.ran) > 0 {
 		<-server.ran
 	}
+	// One that talks without an end is not listened to for ever.
+	server.set("yes 003fx")
+	wantError(t, s, "invalid hash text")
+	server.set("")
+	<-server.ran
 	wantError(t, follow(t, base+"/~/no'ne", Config{Auth: auth}), "does not appear to be a git repository")
 	if ran := <-server.ran; ran != `git-upload-pack '~/no'\''ne'` {
 		t.Errorf("ran %s", ran)

@@ -23,7 +23,7 @@ import (
 // Bounds of a tree. A few small trees that hold each other many times over are a
 // small repository with a number of files that no machine can read.
 const (
-	maxEntries = 4 * sources.MaxFiles
+	maxEntries = 2 * sources.MaxFiles
 	maxPath    = 4096
 	maxTarget  = 4096 // of a symbolic link
 )

@@ -171,8 +171,6 @@ func (r *rig) push(info *p4configv1.P4Info) {
 	}
 }
 
-const commitNow = p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT
-
 // setConfig makes a request of the primary with election id 1.
 func setConfig(a p4v1.SetForwardingPipelineConfigRequest_Action, c *p4v1.ForwardingPipelineConfig) *p4v1.SetForwardingPipelineConfigRequest {
 	return &p4v1.SetForwardingPipelineConfigRequest{DeviceId: device, ElectionId: id(1), Action: a, Config: c}

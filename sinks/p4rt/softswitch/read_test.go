@@ -140,89 +140,107 @@ func TestChunks(t *testing.T) {
 	}
 }
 
-// TestCounters counts packets at every entry that they hit, and reads and sets
-// the counts in all the ways there are.
-func TestCounters(t *testing.T) {
-	r := ready(t)
+// counted is what counters have counted together.
+type counted struct {
+	packets, octets int64
+	entries         int
+}
+
+func (r *rig) counts(filter *p4v1.Entity) (c counted) {
+	r.Helper()
+	all, err := r.read(filter)
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, e := range all {
+		d := e.GetTableEntry().GetCounterData()
+		if x := e.GetDirectCounterEntry(); x != nil {
+			d = x.GetData()
+		}
+		c.packets, c.octets, c.entries = c.packets+d.GetPacketCount(), c.octets+d.GetByteCount(), c.entries+1
+	}
+	return c
+}
+
+// counting is a gateway with a frame that hits an entry of every kind of rule.
+func counting(t *testing.T) (r *rig, process func(), size int64) {
+	r = ready(t)
 	for _, e := range gateway() {
 		r.mustWrite(insert(e))
 	}
 	frame := in4(1001, inner4("10.0.0.5", "10.0.0.6", tcp(40001, 443)))
-	size := int64(len(frame))
-	for range 3 {
+	return r, func() {
+		t.Helper()
 		if _, _, ok := r.sw.Process(bytes.Clone(frame)); !ok {
 			t.Fatal("dropped")
 		}
-	}
-	vpcEntry := vpc(1, 1001, vpcPool)
-	counts := func(filter *p4v1.Entity) (packets, octets int64, entries int) {
-		t.Helper()
-		all, err := r.read(filter)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range all {
-			d := e.GetTableEntry().GetCounterData()
-			if c := e.GetDirectCounterEntry(); c != nil {
-				d = c.GetData()
-			}
-			packets, octets, entries = packets+d.GetPacketCount(), octets+d.GetByteCount(), entries+1
-		}
-		return packets, octets, entries
-	}
-	// The flow, source, destination and VPC entries, and the backend.
-	if p, b, n := counts(askedCounter(&p4v1.TableEntry{})); p != 5*3 || b != 5*3*size || n != 12 {
-		t.Errorf("all counters: %d packets, %d bytes, %d entries", p, b, n)
+	}, int64(len(frame))
+}
+
+// TestCounters counts packets at every entry that they hit, and reads the counts
+// in all the ways there are.
+func TestCounters(t *testing.T) {
+	r, process, size := counting(t)
+	for range 3 {
+		process()
 	}
 	for name, c := range map[string]struct {
-		asked   *p4v1.Entity
-		packets int64
-		entries int
+		asked *p4v1.Entity
+		want  counted
 	}{
-		"one counter":            {askedCounter(vpcEntry), 3, 1},
-		"one table's counters":   {askedCounter(&p4v1.TableEntry{TableId: pipeline.TableBackend}), 3, 5},
-		"entry with its counter": {asked(&p4v1.TableEntry{TableId: pipeline.TableVPC, CounterData: &p4v1.CounterData{}}), 3, 1},
-		"entry without":          {asked(&p4v1.TableEntry{TableId: pipeline.TableVPC}), 0, 1},
-		"table without counters": {asked(&p4v1.TableEntry{TableId: pipeline.TablePool, CounterData: &p4v1.CounterData{}}), 0, 5},
+		// The flow, source, destination and VPC entries, and the backend.
+		"all counters":           {askedCounter(&p4v1.TableEntry{}), counted{5 * 3, 5 * 3 * size, 12}},
+		"one counter":            {askedCounter(vpc(1, 1001, vpcPool)), counted{3, 3 * size, 1}},
+		"one table's counters":   {askedCounter(&p4v1.TableEntry{TableId: pipeline.TableBackend}), counted{3, 3 * size, 5}},
+		"entry with its counter": {asked(&p4v1.TableEntry{TableId: pipeline.TableVPC, CounterData: &p4v1.CounterData{}}), counted{3, 3 * size, 1}},
+		"entry without":          {asked(&p4v1.TableEntry{TableId: pipeline.TableVPC}), counted{0, 0, 1}},
+		"table without counters": {asked(&p4v1.TableEntry{TableId: pipeline.TablePool, CounterData: &p4v1.CounterData{}}), counted{0, 0, 5}},
 	} {
-		if p, _, n := counts(c.asked); p != c.packets || n != c.entries {
-			t.Errorf("%s: %d packets in %d entries, want %d in %d", name, p, n, c.packets, c.entries)
+		if got := r.counts(c.asked); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}
+}
 
-	// A modification keeps the count unless it brings one.
-	r.mustWrite(modify(vpcEntry))
-	if p, _, _ := counts(askedCounter(vpcEntry)); p != 3 {
-		t.Errorf("%d packets after a modification, want 3", p)
+// TestSetCounters sets counts in all the ways there are.
+func TestSetCounters(t *testing.T) {
+	r, process, size := counting(t)
+	for range 3 {
+		process()
 	}
-	r.mustWrite(modify(with(vpc(1, 1001, vpcPool), func(e *p4v1.TableEntry) { e.CounterData = &p4v1.CounterData{PacketCount: 100, ByteCount: 200} })))
-	if p, b, _ := counts(askedCounter(vpcEntry)); p != 100 || b != 200 {
-		t.Errorf("%d packets, %d bytes after a modification with a count", p, b)
+	counterOf := func(d *p4v1.CounterData) *p4v1.TableEntry {
+		return with(vpc(1, 1001, vpcPool), func(e *p4v1.TableEntry) { e.CounterData = d })
 	}
 	set := func(d *p4v1.CounterData) *p4v1.Update {
 		e := askedCounter(vpc(1, 1001, 0))
 		e.GetDirectCounterEntry().Data = d
 		return &p4v1.Update{Type: p4v1.Update_MODIFY, Entity: e}
 	}
+	expect := func(what string, packets, octets int64) {
+		t.Helper()
+		if got := r.counts(askedCounter(vpc(1, 1001, vpcPool))); got != (counted{packets, octets, 1}) {
+			t.Errorf("%s: %+v, want %d packets and %d bytes", what, got, packets, octets)
+		}
+	}
+	r.mustWrite(modify(counterOf(nil)))
+	expect("a modification keeps the count", 3, 3*size)
+	r.mustWrite(modify(counterOf(&p4v1.CounterData{PacketCount: 100, ByteCount: 200})))
+	expect("a modification that brings one", 100, 200)
 	r.mustWrite(set(nil))
-	if p, _, _ := counts(askedCounter(vpcEntry)); p != 100 {
-		t.Errorf("%d packets after setting nothing", p)
-	}
+	expect("setting nothing", 100, 200)
 	r.mustWrite(set(&p4v1.CounterData{}))
-	r.sw.Process(bytes.Clone(frame))
-	if p, b, _ := counts(askedCounter(vpcEntry)); p != 1 || b != size {
-		t.Errorf("%d packets, %d bytes after clearing", p, b)
-	}
+	process()
+	expect("clearing", 1, size)
 	// What is read without asking for the count has none, so that it compares.
 	all, err := r.read(asked(&p4v1.TableEntry{TableId: pipeline.TableVPC}))
-	if err != nil || len(all) != 1 || !proto.Equal(all[0].GetTableEntry(), vpcEntry) {
+	if err != nil || len(all) != 1 || !proto.Equal(all[0].GetTableEntry(), counterOf(nil)) {
 		t.Errorf("read %v, error %v", all, err)
 	}
-	// An entry that comes anew counts anew, or from where it is told.
-	r.mustWrite(remove(vpcEntry))
-	r.mustWrite(insert(with(vpc(1, 1001, vpcPool), func(e *p4v1.TableEntry) { e.CounterData = &p4v1.CounterData{PacketCount: 50} })))
-	r.sw.Process(bytes.Clone(frame))
-	if p, b, _ := counts(askedCounter(vpcEntry)); p != 51 || b != size {
-		t.Errorf("%d packets, %d bytes after a new insert", p, b)
-	}
+	r.mustWrite(remove(counterOf(nil)))
+	r.mustWrite(insert(counterOf(nil)))
+	expect("an entry that comes anew", 0, 0)
+	r.mustWrite(remove(counterOf(nil)))
+	r.mustWrite(insert(counterOf(&p4v1.CounterData{PacketCount: 50})))
+	process()
+	expect("an entry that comes with a count", 51, size)
 }

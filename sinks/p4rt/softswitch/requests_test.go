@@ -161,58 +161,64 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestConfigActions walks through verify, save and commit.
-func TestConfigActions(t *testing.T) {
-	const (
-		verify = p4v1.SetForwardingPipelineConfigRequest_VERIFY
-		save   = p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_SAVE
-		commit = p4v1.SetForwardingPipelineConfigRequest_COMMIT
-		redo   = p4v1.SetForwardingPipelineConfigRequest_RECONCILE_AND_COMMIT
-	)
+const (
+	verifyOnly = p4v1.SetForwardingPipelineConfigRequest_VERIFY
+	saveOnly   = p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_SAVE
+	commitNow  = p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT
+	commitOnly = p4v1.SetForwardingPipelineConfigRequest_COMMIT
+	reconcile  = p4v1.SetForwardingPipelineConfigRequest_RECONCILE_AND_COMMIT
+)
+
+func configOf(cookie uint64, info *p4configv1.P4Info) *p4v1.ForwardingPipelineConfig {
+	return &p4v1.ForwardingPipelineConfig{P4Info: info, P4DeviceConfig: []byte("blob"), Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: cookie}}
+}
+
+// TestConfigRefusals sets pipelines that are none, or in ways that are none.
+func TestConfigRefusals(t *testing.T) {
 	r := newRig(t)
 	c := r.stream()
 	c.arbitrate("", id(1))
 	c.wants("OK 0/1")
-	config := func(cookie uint64, info *p4configv1.P4Info) *p4v1.ForwardingPipelineConfig {
-		return &p4v1.ForwardingPipelineConfig{P4Info: info, P4DeviceConfig: []byte("blob"), Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: cookie}}
-	}
 	gray := pipeline.P4Info()
 	zero, twice := proto.CloneOf(gray), proto.CloneOf(gray)
 	zero.Tables[0].Preamble.Id = 0
 	twice.Tables[1].Preamble.Id = twice.Tables[0].Preamble.Id
-	for _, a := range []p4v1.SetForwardingPipelineConfigRequest_Action{verify, save, commitNow} {
+	for _, a := range []p4v1.SetForwardingPipelineConfigRequest_Action{verifyOnly, saveOnly, commitNow} {
 		wantCode(t, a.String()+" without config", r.set(setConfig(a, nil)), codes.InvalidArgument)
-		wantCode(t, a.String()+" without P4Info", r.set(setConfig(a, config(1, nil))), codes.InvalidArgument)
-		wantCode(t, a.String()+" of a table 0", r.set(setConfig(a, config(1, zero))), codes.InvalidArgument)
-		wantCode(t, a.String()+" of a table twice", r.set(setConfig(a, config(1, twice))), codes.InvalidArgument)
+		wantCode(t, a.String()+" without P4Info", r.set(setConfig(a, configOf(1, nil))), codes.InvalidArgument)
+		wantCode(t, a.String()+" of a table 0", r.set(setConfig(a, configOf(1, zero))), codes.InvalidArgument)
+		wantCode(t, a.String()+" of a table twice", r.set(setConfig(a, configOf(1, twice))), codes.InvalidArgument)
 	}
-	wantCode(t, "commit of nothing", r.set(setConfig(commit, nil)), codes.NotFound)
-	wantCode(t, "commit with a config", r.set(setConfig(commit, config(1, gray))), codes.InvalidArgument)
-	wantCode(t, "reconcile", r.set(setConfig(redo, config(1, gray))), codes.Unimplemented)
-	wantCode(t, "no action", r.set(setConfig(0, config(1, gray))), codes.InvalidArgument)
-	for name, req := range map[string]*p4v1.SetForwardingPipelineConfigRequest{
-		"another device":    {DeviceId: 8, ElectionId: id(1)},
-		"unknown role":      {DeviceId: device, ElectionId: id(1), Role: "nobody"},
-		"another primary":   {DeviceId: device, ElectionId: id(2)},
-		"without an id":     {DeviceId: device},
-		"the right primary": {DeviceId: device, ElectionId: id(1)},
+	wantCode(t, "commit of nothing", r.set(setConfig(commitOnly, nil)), codes.NotFound)
+	wantCode(t, "commit with a config", r.set(setConfig(commitOnly, configOf(1, gray))), codes.InvalidArgument)
+	wantCode(t, "reconcile", r.set(setConfig(reconcile, configOf(1, gray))), codes.Unimplemented)
+	wantCode(t, "no action", r.set(setConfig(0, configOf(1, gray))), codes.InvalidArgument)
+	for _, c := range []struct {
+		name string
+		req  *p4v1.SetForwardingPipelineConfigRequest
+		code codes.Code
+	}{
+		{"another device", &p4v1.SetForwardingPipelineConfigRequest{DeviceId: 8, ElectionId: id(1)}, codes.NotFound},
+		{"unknown role", &p4v1.SetForwardingPipelineConfigRequest{DeviceId: device, ElectionId: id(1), Role: "nobody"}, codes.NotFound},
+		{"another primary", &p4v1.SetForwardingPipelineConfigRequest{DeviceId: device, ElectionId: id(2)}, codes.PermissionDenied},
+		{"no election id", &p4v1.SetForwardingPipelineConfigRequest{DeviceId: device}, codes.PermissionDenied},
+		{"the primary", &p4v1.SetForwardingPipelineConfigRequest{DeviceId: device, ElectionId: id(1)}, codes.OK},
 	} {
-		req.Action, req.Config = verify, config(1, gray)
-		want := map[string]codes.Code{"another device": codes.NotFound, "unknown role": codes.NotFound, "the right primary": codes.OK}
-		code, listed := want[name]
-		if !listed {
-			code = codes.PermissionDenied
-		}
-		wantCode(t, name, r.set(req), code)
+		c.req.Action, c.req.Config = verifyOnly, configOf(1, gray)
+		wantCode(t, c.name, r.set(c.req), c.code)
 	}
 	if n := r.sw.Stats().Pushes; n != 0 {
-		t.Fatalf("%d pipelines after verifying, want 0", n)
+		t.Errorf("%d pipelines were committed, want 0", n)
 	}
-	r.push(gray)
-	r.mustWrite(insert(vpc(1, 1001, 2)))
+}
 
-	// What is saved takes the writes, and packets see it from the commit on.
-	wantCode(t, "save", r.set(setConfig(save, config(2, gray))), codes.OK)
+// TestConfigActions walks through save and commit: what is saved takes the
+// writes, and packets see it from the commit on.
+func TestConfigActions(t *testing.T) {
+	r := ready(t)
+	gray := pipeline.P4Info()
+	r.mustWrite(insert(vpc(1, 1001, 2)))
+	wantCode(t, "save", r.set(setConfig(saveOnly, configOf(2, gray))), codes.OK)
 	if all, _ := r.read(asked(&p4v1.TableEntry{})); len(all) != 0 {
 		t.Errorf("the saved pipeline begins with %v", all)
 	}
@@ -221,17 +227,16 @@ func TestConfigActions(t *testing.T) {
 	if now := r.sw.plane.Load(); now != before || len(now.vpcs) != 1 {
 		t.Error("packets see the saved pipeline before the commit")
 	}
-	wantCode(t, "commit", r.set(setConfig(commit, nil)), codes.OK)
+	wantCode(t, "commit", r.set(setConfig(commitOnly, nil)), codes.OK)
 	if now := r.sw.plane.Load(); now == before || len(now.vpcs) != 2 {
 		t.Error("packets do not see the pipeline that was committed")
 	}
-	wantCode(t, "commit again", r.set(setConfig(commit, nil)), codes.NotFound)
-
+	wantCode(t, "commit again", r.set(setConfig(commitOnly, nil)), codes.NotFound)
 	for part, want := range map[p4v1.GetForwardingPipelineConfigRequest_ResponseType]*p4v1.ForwardingPipelineConfig{
-		p4v1.GetForwardingPipelineConfigRequest_ALL:                      config(2, gray),
-		p4v1.GetForwardingPipelineConfigRequest_COOKIE_ONLY:              {Cookie: config(2, nil).Cookie},
-		p4v1.GetForwardingPipelineConfigRequest_P4INFO_AND_COOKIE:        {P4Info: gray, Cookie: config(2, nil).Cookie},
-		p4v1.GetForwardingPipelineConfigRequest_DEVICE_CONFIG_AND_COOKIE: {P4DeviceConfig: []byte("blob"), Cookie: config(2, nil).Cookie},
+		p4v1.GetForwardingPipelineConfigRequest_ALL:                      configOf(2, gray),
+		p4v1.GetForwardingPipelineConfigRequest_COOKIE_ONLY:              {Cookie: configOf(2, nil).Cookie},
+		p4v1.GetForwardingPipelineConfigRequest_P4INFO_AND_COOKIE:        {P4Info: gray, Cookie: configOf(2, nil).Cookie},
+		p4v1.GetForwardingPipelineConfigRequest_DEVICE_CONFIG_AND_COOKIE: {P4DeviceConfig: []byte("blob"), Cookie: configOf(2, nil).Cookie},
 	} {
 		res, err := r.client.GetForwardingPipelineConfig(t.Context(), &p4v1.GetForwardingPipelineConfigRequest{DeviceId: device, ResponseType: part})
 		if err != nil || !proto.Equal(res.GetConfig(), want) {

@@ -32,17 +32,14 @@ func (s *Switch) Write(_ context.Context, req *p4v1.WriteRequest) (*p4v1.WriteRe
 	if p == nil {
 		return nil, errNoPipeline
 	}
-	errs := make([]error, len(req.GetUpdates()))
-	failed := false
-	for i, u := range req.GetUpdates() {
-		errs[i] = p.update(u)
-		if errs[i] == nil {
+	errs, failed := s.like.writeAll(p, req.GetUpdates())
+	for _, err := range errs {
+		if err == nil {
 			s.stats.writes.Add(1)
 		}
-		failed = failed || errs[i] != nil
 	}
 	if failed {
-		return nil, batchError("some updates failed", errs)
+		return nil, batchError(s.like.message, errs)
 	}
 	return &p4v1.WriteResponse{}, nil
 }
@@ -70,11 +67,10 @@ func (s *Switch) Read(req *p4v1.ReadRequest, stream p4v1.P4Runtime_ReadServer) e
 	if err != nil {
 		return err
 	}
-	for len(found) > readChunk {
-		if err := stream.Send(&p4v1.ReadResponse{Entities: found[:readChunk]}); err != nil {
+	for most := s.like.chunk(len(found)); len(found) > most; found = found[most:] {
+		if err := stream.Send(&p4v1.ReadResponse{Entities: found[:most]}); err != nil {
 			return err
 		}
-		found = found[readChunk:]
 	}
 	if err := stream.Send(&p4v1.ReadResponse{Entities: found}); err != nil {
 		return err
@@ -98,7 +94,7 @@ func (s *Switch) readAll(asked []*p4v1.Entity) (found []*p4v1.Entity, errs []err
 	}
 	errs = make([]error, len(asked))
 	for i, e := range asked {
-		found, errs[i] = p.read(found, e)
+		found, errs[i] = p.read(found, s.like.asked(e))
 	}
 	return found, errs, nil
 }

@@ -22,6 +22,7 @@ const maxMessage = 64 << 20
 type Switch struct {
 	p4v1.UnimplementedP4RuntimeServer
 	deviceID uint64
+	like     Personality
 
 	// The programs are what Writes and Reads see. Packets see the plane of the
 	// live one; its own lock is held for one update at a time, so that a large
@@ -48,9 +49,12 @@ type port struct {
 	close func() error
 }
 
-// New returns a switch without pipeline and without ports.
-func New(deviceID uint64) *Switch {
-	s := &Switch{deviceID: deviceID, ports: map[uint32]port{}}
+// New returns a strict switch without pipeline and without ports.
+func New(deviceID uint64) *Switch { return NewLike(deviceID, personalities[0]) }
+
+// NewLike returns a switch of another personality.
+func NewLike(deviceID uint64, like Personality) *Switch {
+	s := &Switch{deviceID: deviceID, like: like, ports: map[uint32]port{}}
 	s.controllers.roles = map[string]*role{}
 	s.controllers.device = deviceID
 	return s

@@ -1,0 +1,258 @@
+package policies
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// maxPieces bounds into how many boxes a match is cut while what others hold of
+// it is taken away. Past it the match stays as it is.
+const maxPieces = 64
+
+// byVPC adds an entry for a whole VPC after those of its VMs where all of them,
+// as source and as destination, leave the default for one pool; what the VMs'
+// entries say then need not be said. An address that the route table does not
+// know belongs to no VM and follows the VPC.
+func byVPC(items []item, vni uint32, vms []netip.Addr, standard string) []item {
+	if len(vms) == 0 {
+		return items
+	}
+	var x index
+	for i := range slices.Backward(items) {
+		x.add(&items[i], i)
+	}
+	var last poolAt
+	for _, a := range vms {
+		for side := range 2 {
+			first := x.whole(side, a, "")
+			if first.number == none || last.pool != "" && first.pool != last.pool {
+				return items
+			}
+			last.pool, last.number = first.pool, max(last.number, first.number)
+		}
+	}
+	if last.pool == standard {
+		return items
+	}
+	it := items[last.number]
+	it.box, it.table = vniBox(schema.VNI(vni)), TableVPC
+	return dropHidden(slices.Insert(items, last.number+1, it))
+}
+
+// dropHidden leaves out items that an earlier one covers.
+func dropHidden(items []item) []item {
+	var c cover
+	return slices.DeleteFunc(items, func(it item) bool {
+		if c.hides(&it) {
+			return true
+		}
+		c.add(&it)
+		return false
+	})
+}
+
+// cover is what the entries of a list hold so far.
+type cover struct {
+	seen  map[Match]bool
+	broad []Match // those that are no single VM
+	vms   index   // what holds all packets of a VM
+	steps int     // comparisons made
+}
+
+// hides tells whether one entry holds all of an item.
+func (c *cover) hides(it *item) bool {
+	if it.isVM() {
+		c.steps++
+		side, a := it.box.vm()
+		return c.vms.whole(side, a, "").number != none
+	}
+	if c.seen[it.box] {
+		return true
+	}
+	c.steps += len(c.broad)
+	return slices.ContainsFunc(c.broad, func(b Match) bool { return b.covers(it.box) })
+}
+
+func (c *cover) add(it *item) {
+	if c.seen == nil {
+		c.seen = map[Match]bool{}
+	}
+	c.seen[it.box] = true
+	c.vms.add(it, 0)
+	if !it.isVM() {
+		c.broad = append(c.broad, it.box)
+	}
+}
+
+// dropUnseen leaves out items that several earlier ones cover together.
+func dropUnseen(items []item) []item {
+	drop := make([]bool, len(items))
+	var above []*item
+	for i := range items {
+		it := &items[i]
+		if it.isVM() {
+			continue
+		}
+		left := []Match{it.box}
+		for j := 0; j < len(above) && len(left) > 0; j++ {
+			if above[j].box.overlaps(&it.box) {
+				left = takeAway(left, above[j].box)
+			}
+		}
+		if drop[i] = len(left) == 0; !drop[i] {
+			above = append(above, it)
+		}
+	}
+	return keep(items, drop)
+}
+
+// takeAway takes what a match holds away from boxes, as far as that leaves a
+// few boxes.
+func takeAway(boxes []Match, m Match) []Match {
+	var left []Match
+	for _, b := range boxes {
+		parts, ok := b.subtract(m)
+		if !ok {
+			parts = []Match{b}
+		}
+		if left = append(left, parts...); len(left) > maxPieces {
+			return boxes
+		}
+	}
+	return left
+}
+
+func keep(items []item, drop []bool) []item {
+	i := -1
+	return slices.DeleteFunc(items, func(item) bool { i++; return drop[i] })
+}
+
+// dropIdle leaves out items of a VNI whose packets would go to the same pool
+// without them. It works upwards, as an item may be all that one above it is for.
+// Those that name no VNI stay: they are another cell's, and serve other VNIs.
+func dropIdle(items []item, standard string) []item {
+	below := below{standard: standard}
+	drop := make([]bool, len(items))
+	for i := range slices.Backward(items) {
+		it := &items[i]
+		if drop[i] = !it.box.AnyVNI && below.doesThe(it); !drop[i] {
+			below.add(it, i)
+		}
+	}
+	return keep(items, drop)
+}
+
+// below is what stands below an item.
+type below struct {
+	standard string
+	meets    index    // all of it, for items that are single VMs
+	broad    []*item  // what is no single VM; the nearest is the last
+	numbers  []int    // of broad
+	vms      []poolAt // the nearest single VM of each pool
+}
+
+func (b *below) add(it *item, number int) {
+	b.meets.add(it, number)
+	if it.isVM() {
+		b.vms = set(b.vms, it.pool, number)
+		return
+	}
+	b.broad, b.numbers = append(b.broad, it), append(b.numbers, number)
+}
+
+// doesThe tells whether what is below sends all packets of an item to its pool.
+func (b *below) doesThe(it *item) bool {
+	if it.isVM() {
+		side, a := it.box.vm()
+		other, same := b.meets.other(side, a, it.pool), b.meets.whole(side, a, it.pool).number
+		return same < other || other == none && it.pool == b.standard
+	}
+	vm := none // where a VM of another pool may come in between
+	for _, p := range b.vms {
+		if p.pool != it.pool {
+			vm = min(vm, p.number)
+		}
+	}
+	left := []Match{it.box}
+	for j, o := range slices.Backward(b.broad) {
+		if !o.box.overlaps(&it.box) || !slices.ContainsFunc(left, func(m Match) bool { return m.overlaps(&o.box) }) {
+			continue
+		}
+		if o.pool != it.pool || b.numbers[j] > vm {
+			return false
+		}
+		if left = takeAway(left, o.box); len(left) == 0 {
+			return true
+		}
+	}
+	return vm == none && it.pool == b.standard
+}
+
+// mergeEntries makes fewer boxes of those that a policy names.
+func mergeEntries(entries []entry) []entry {
+	m := merger{dead: make([]bool, len(entries)), may: func(i, j int) (int, bool) { return min(i, j), true }}
+	for i, e := range entries {
+		m.boxes = append(m.boxes, e.box)
+		m.class = append(m.class, e.percent)
+		if e.box.table() != TableFlow {
+			m.class[i] = noClass
+		}
+	}
+	m.run()
+	var left []entry
+	for i, e := range entries {
+		if !m.dead[i] {
+			e.box = m.boxes[i]
+			left = append(left, e)
+		}
+	}
+	return left
+}
+
+// mergeFlows makes fewer flow rules of the cell's own: those of one band and one
+// pool that differ in one field only become one where together they are a prefix
+// or a range. One of the two takes the place of both, if the other does not pass
+// a rule of another pool on the way there that it overlaps.
+func mergeFlows(items []item, wild bool) []item {
+	m := merger{dead: make([]bool, len(items))}
+	type key struct {
+		pool string
+		band int
+	}
+	classes := map[key]int{}
+	for _, it := range items {
+		c := noClass
+		if it.table == TableFlow && it.box.AnyVNI == wild {
+			k := key{it.pool, it.priority}
+			if _, known := classes[k]; !known {
+				classes[k] = len(classes)
+			}
+			c = classes[k]
+		}
+		m.boxes, m.class = append(m.boxes, it.box), append(m.class, c)
+	}
+	steps := 0
+	free := func(from, to, moves int) bool {
+		steps += to - from
+		for k := from + 1; k < to; k++ {
+			if m.class[k] != noClass && !m.dead[k] && items[k].pool != items[moves].pool && m.boxes[k].overlaps(&m.boxes[moves]) {
+				return false
+			}
+		}
+		return steps < maxSteps
+	}
+	m.may = func(i, j int) (int, bool) {
+		first, last := min(i, j), max(i, j)
+		if free(first, last, last) {
+			return first, true
+		}
+		return last, free(first, last, first)
+	}
+	m.run()
+	for i := range items {
+		items[i].box = m.boxes[i]
+	}
+	return keep(items, m.dead)
+}

@@ -1,0 +1,117 @@
+package p4rt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// A pool has two generations of buckets, and its entry says which is live. A small
+// change modifies buckets of the live one. A large one fills the idle generation,
+// reads it back and flips the entry, so that packets see the whole change at once;
+// until the flip everything stays as it was, and after it the old one is cleared.
+
+// largeChange is the part of a pool's buckets that may change in place: a quarter.
+const largeChange = 4
+
+// flips tells whether a pool changes its generation.
+func flips(old, now *poolBody) bool {
+	return old.hasEntry && now.hasEntry && old.generation != now.generation
+}
+
+// large tells whether so many buckets change that a pool is to flip.
+func large(old, now *poolBody) bool {
+	moved := 0
+	for i, is := range now.buckets {
+		if at(old.buckets, i) != is {
+			moved++
+		}
+	}
+	return moved*largeChange > len(now.buckets)
+}
+
+// aim gives the bodies of a pool's change the generations that they have on the
+// switch. A pool whose last change failed half-way is written whole, as nobody
+// knows what its live generation holds.
+func (d *device) aim(c reconciler.Change) reconciler.Change {
+	old, now := poolOf(c.Old), poolOf(c.New)
+	if old == nil && now == nil {
+		return c
+	}
+	id, generation := uint8(0), uint8(0)
+	if old != nil {
+		id, generation = old.pool, old.generation
+	} else {
+		id = now.pool
+	}
+	d.mu.Lock()
+	known, ok := d.generations[id]
+	unsure := d.unsure[id]
+	d.mu.Unlock()
+	if ok {
+		generation = known
+	}
+	with := func(r *reconciler.Resource, b poolBody, generation uint8) *reconciler.Resource {
+		if b.generation != generation {
+			b.generation, b.stray = generation, nil // what was stray may be live by now
+		}
+		aimed := *r
+		aimed.Body = &b
+		return &aimed
+	}
+	if old != nil {
+		c.Old = with(c.Old, *old, generation)
+	}
+	if now != nil {
+		next := generation
+		if old != nil && old.hasEntry && now.hasEntry && (large(old, now) || unsure) {
+			next = 1 - generation
+		}
+		c.New = with(c.New, *now, next)
+	}
+	return c
+}
+
+// proveIdle reads the generations back that pools are about to flip to. A pool
+// that does not read as it was written fails, and stays as it was.
+func (w *writer) proveIdle(ctx context.Context, changes []reconciler.Change) {
+	type idle struct {
+		key reconciler.Key
+		now *poolBody
+		got []uint32
+	}
+	waiting := map[bucketKey]*idle{} // by pool and generation
+	for _, c := range changes {
+		if old, now := poolOf(c.Old), poolOf(c.New); old != nil && now != nil && flips(old, now) {
+			waiting[bucketKey{pool: now.pool, generation: now.generation}] = &idle{c.Key(), now, make([]uint32, len(now.buckets))}
+		}
+	}
+	if len(waiting) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.limits.read)
+	defer cancel()
+	err := w.d.readTable(ctx, pipeline.Index().Tables[pipeline.TableBucket], func(e *p4v1.TableEntry) {
+		k, backend := readBucket(e)
+		if p := waiting[bucketKey{pool: k.pool, generation: k.generation}]; p != nil && int(k.hash) < len(p.got) {
+			p.got[k.hash] = backend
+		}
+	})
+	for _, p := range waiting {
+		if err != nil {
+			w.fail(p.key, fmt.Errorf("cannot read its new buckets back, so the old ones stay: %w", reason(err)))
+		} else if !slices.Equal(p.got, p.now.buckets) {
+			i := 0
+			for p.got[i] == p.now.buckets[i] {
+				i++
+			}
+			w.fail(p.key, fmt.Errorf("its new bucket %d reads back as %s, not %s, so the old ones stay",
+				i, p.now.backendName(p.got[i]), p.now.backendName(p.now.buckets[i])))
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package p4rt
+
+import (
+	"context"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+)
+
+// TestTarget runs the target suite against the switch at the address TARGET, as
+// `make test-target` does; TARGET_DEVICE_ID is its device id, 1 where it is unset.
+func TestTarget(t *testing.T) {
+	address := os.Getenv("TARGET")
+	if address == "" {
+		t.Skip("TARGET names no switch; run make test-target TARGET=host:port")
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		t.Fatalf("TARGET=%s is not host:port", address)
+	}
+	device := uint64(1)
+	if s := os.Getenv("TARGET_DEVICE_ID"); s != "" {
+		var err error
+		if device, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("TARGET_DEVICE_ID=%s is no number", s)
+		}
+	}
+	runTarget(t, address, device)
+}
+
+// TestTargetSuite runs the suite against the software gateway.
+func TestTargetSuite(t *testing.T) {
+	runTarget(t, newLab(t).address, 1)
+}
+
+// targetRig is a switch of whatever kind and everything that the suite has
+// written to it.
+type targetRig struct {
+	*testing.T
+	d       *device
+	id      election
+	close   context.CancelFunc          // ends the stream on which the suite is primary
+	written map[string]*p4v1.TableEntry // by table and match
+}
+
+// runTarget runs the suite. Its parts build on each other. What they wrote goes
+// in the end, also after a failure.
+func runTarget(t *testing.T, address string, deviceID uint64) {
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithMaxHeaderListSize(maxHeaderList), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	d := &device{spec: targetBody{address: address, deviceID: deviceID}, client: p4v1.NewP4RuntimeClient(conn), known: newKnown()}
+	r := &targetRig{T: t, d: d, written: map[string]*p4v1.TableEntry{}}
+	t.Cleanup(r.clean)
+	for _, p := range []struct {
+		name string
+		run  func(*targetRig)
+	}{
+		{"Arbitration", targetArbitration},
+		{"Pipeline", targetPipeline},
+		{"EveryTable", targetEveryTable},
+		{"Flows", targetFlows},
+		{"VMs", targetVMs},
+		{"Buckets", targetBuckets},
+		{"Modify", targetModify},
+		{"Errors", targetErrors},
+		{"Priorities", targetPriorities},
+		{"ByKey", targetByKey},
+		{"Delete", targetDelete},
+		{"Sink", targetSink},
+	} {
+		ok := t.Run(p.name, func(t *testing.T) {
+			part := *r
+			part.T = t
+			defer func() { r.id, r.close = part.id, part.close }()
+			p.run(&part)
+		})
+		if !ok {
+			return
+		}
+	}
+}
+
+// write makes updates that must succeed, in one batch or more.
+func (r *targetRig) write(kind p4v1.Update_Type, entries ...*p4v1.TableEntry) {
+	r.Helper()
+	w := newWriter(r.d, New(Config{}).limits, r.id.proto())
+	var updates []update
+	for _, e := range entries {
+		updates = append(updates, update{key: reconciler.Key{Name: rawText(e)}, proto: updateOf(kind, e), again: true})
+	}
+	err := w.write(context.Background(), updates)
+	if err != nil || w.failed != nil {
+		r.Fatalf("%s: %v%v", kind, reason(err), w.failed.Or())
+	}
+	for _, e := range entries {
+		r.noted(kind, e)
+	}
+}
+
+// noted keeps what the switch holds now.
+func (r *targetRig) noted(kind p4v1.Update_Type, e *p4v1.TableEntry) {
+	if kind == p4v1.Update_DELETE {
+		delete(r.written, rawName(normal(e)))
+		return
+	}
+	r.written[rawName(normal(e))] = e
+}
+
+// send makes one Write and returns the code of each update.
+func (r *targetRig) send(updates ...*p4v1.Update) []codes.Code {
+	r.Helper()
+	w := newWriter(r.d, New(Config{}).limits, r.id.proto())
+	var batch []update
+	for _, u := range updates {
+		batch = append(batch, update{proto: u})
+	}
+	errs, err := w.send(context.Background(), batch)
+	if err != nil {
+		r.Fatalf("a Write of which parts are refused: %v; want UNKNOWN with one error an update", err)
+	}
+	got := make([]codes.Code, len(updates))
+	for i, e := range errs {
+		got[i] = codes.Code(e.GetCanonicalCode())
+	}
+	return got
+}
+
+// readAll reads every table whole, in normal form.
+func (r *targetRig) readAll() map[string]*p4v1.TableEntry {
+	r.Helper()
+	all := map[string]*p4v1.TableEntry{}
+	for _, table := range pipeline.Index().Tables {
+		if table.Const {
+			continue
+		}
+		err := r.d.readTable(context.Background(), table, func(e *p4v1.TableEntry) {
+			n := normal(e)
+			all[rawName(n)] = n
+		})
+		if err != nil {
+			r.Fatalf("cannot read table %s: %v", table.Name, reason(err))
+		}
+	}
+	return all
+}
+
+// clean takes away what was written and is left, pointers before what they point
+// to.
+func (r *targetRig) clean() {
+	for rank := rankRule; rank > rankTarget && r.close != nil; rank-- {
+		var left []*p4v1.Update
+		for _, e := range r.written {
+			if rankOf(e.GetTableId()) == rank {
+				left = append(left, updateOf(p4v1.Update_DELETE, e))
+			}
+		}
+		for batch := range slices.Chunk(left, batchFirst) {
+			r.send(batch...)
+		}
+	}
+	if r.close != nil {
+		r.close()
+	}
+}
+
+// check holds that the switch has what was written and nothing else.
+func (r *targetRig) check() {
+	r.Helper()
+	got := r.readAll()
+	for k, want := range r.written {
+		if e := got[k]; e == nil {
+			r.Errorf("table %s: not there: %s", tableKinds[want.GetTableId()], rawText(want))
+		} else if !proto.Equal(e, want) {
+			r.Errorf("table %s: reads back as %s, want %s", tableKinds[want.GetTableId()], rawText(e), rawText(want))
+		}
+		delete(got, k)
+	}
+	for _, e := range got {
+		r.Errorf("table %s: nobody wrote %s", tableKinds[e.GetTableId()], rawText(e))
+	}
+}
