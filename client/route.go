@@ -44,8 +44,8 @@ func (c Config) choose(service, port string) (way, string, error) {
 		host, port = h, p
 	}
 	host = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
-	ip, err := netip.ParseAddr(host)
-	isName := err != nil
+	ip, isIP := parseIP(host)
+	isName := !isIP
 	if isName && !isDomain(host) {
 		return 0, "", fmt.Errorf("%q names no service; want a domain name or IP:port", service)
 	}
@@ -60,6 +60,11 @@ func (c Config) choose(service, port string) (way, string, error) {
 		return 0, "", fmt.Errorf("%q has no port; want IP:port", service)
 	}
 	return direct, net.JoinHostPort(ip.String(), port), nil
+}
+
+func parseIP(host string) (netip.Addr, bool) {
+	ip, err := netip.ParseAddr(host)
+	return ip, err == nil
 }
 
 // isDomain tells whether a name is made of labels with dots between them.

@@ -51,6 +51,7 @@ type Compiler struct {
 type docState struct {
 	doc    *schema.Document
 	facade string // what others see of it; while it is equal they need no second look
+	runs   string // of a Service: what the nodes that run it see besides
 	deps   []dep
 	unique []uniqueKey
 	units  []Name // units that it has claims on
@@ -73,6 +74,7 @@ type dep struct{ kind, name string }
 const (
 	depAccount = "account" // the networks of an account
 	depLabels  = "labels"  // the labels of all networks
+	depRuns    = "runs"    // what of a Service runs on nodes
 )
 
 // uniqueKey is something that only one document may have.
@@ -255,6 +257,11 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 		c.defaults[name.Name] = true
 		for blend := range c.blends[name.Name] {
 			c.dirtyBlends[blend] = true
+		}
+	}
+	if old.runs != now.runs {
+		for user := range c.deps[dep{depRuns, name.Name}] {
+			again[user] = true
 		}
 	}
 	if old.vni != now.vni || !slices.Equal(old.vms, now.vms) {

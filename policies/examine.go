@@ -108,14 +108,16 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	svc := &Service{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Hosts: slices.Sorted(slices.Values(spec.Hosts)),
 		Protocol: spec.Protocol, RouteBy: RouteBy{Header: "x-ucloud-routeby", Key: "account_id"},
-		Default: spec.Default, Retries: spec.Retries,
+		Default: spec.Default, Health: healthOf(spec.HealthCheck), Retries: spec.Retries,
 	}
 	if spec.Timeout != nil {
 		svc.Timeout = time.Duration(*spec.Timeout)
 	}
 	var names []string
 	for _, v := range spec.Versions {
-		version := ServiceVersion{Name: v.Name, Origin: schema.Position{Path: s.doc.Path, Line: v.Line}}
+		version := ServiceVersion{
+			Name: v.Name, Origin: schema.Position{Path: s.doc.Path, Line: v.Line}, Image: v.Image, Compose: v.Compose,
+		}
 		for _, e := range v.Endpoints {
 			version.Endpoints = append(version.Endpoints, Endpoint{e.Address.Addr, uint16(e.Port), uint32(e.Weight)})
 		}
@@ -131,6 +133,7 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	}
 	slices.Sort(names)
 	s.facade = fmt.Sprint(svc.Default, names, svc.Hosts)
+	s.runs = fmt.Sprint(svc.Health, svc.Versions)
 	return svc
 }
 
@@ -240,18 +243,28 @@ func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion, down map[
 	return p
 }
 
+// proxyImage is the image of a node's Envoy unless the Node says otherwise.
+const proxyImage = "envoyproxy/envoy:v1.40.0"
+
 func (c *Compiler) node(s *docState, spec *schema.NodeSpec) *Node {
+	n := &Node{
+		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address.Addr, Bind: spec.Proxy.Bind.Addr,
+		Port: uint16(spec.Proxy.Port), AdminPort: uint16(spec.Proxy.AdminPort), Image: spec.Proxy.Image,
+	}
+	if n.Image == "" {
+		n.Image = proxyImage
+	}
 	for i, ns := range spec.Services {
 		field := fmt.Sprintf("spec.services[%d]", i)
 		c.dependOn(s, schema.KindService, ns.Name)
+		c.dependOn(s, depRuns, ns.Name)
 		if doc := c.exists(s, schema.KindService, ns.Name, field+".name"); doc != nil {
 			c.hasVersion(s, doc, ns.Version, field+".version")
 		}
+		n.Services = append(n.Services, NodeService{ns.Name, ns.Version, s.doc.At(field)})
 	}
-	return &Node{
-		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address.Addr, Bind: spec.Proxy.Bind.Addr,
-		Port: uint16(spec.Proxy.Port), AdminPort: uint16(spec.Proxy.AdminPort),
-	}
+	slices.SortFunc(n.Services, func(a, b NodeService) int { return strings.Compare(a.Name, b.Name) })
+	return n
 }
 
 // exists returns the document that a field refers to, or nil. It is an error

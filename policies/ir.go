@@ -105,6 +105,7 @@ type Service struct {
 	RouteBy  RouteBy
 	Default  string           // the version of accounts that no policy names
 	Versions []ServiceVersion // sorted by name
+	Health   *HealthCheck     // nil: the endpoints are not checked; a port that is 0 is the endpoint's
 	Timeout  time.Duration    // of a whole request; 0: none
 	Retries  int
 }
@@ -117,7 +118,19 @@ type RouteBy struct{ Header, Key string }
 type ServiceVersion struct {
 	Name      string
 	Origin    schema.Position
-	Endpoints []Endpoint // sorted by address and port
+	Endpoints []Endpoint     // sorted by address and port
+	Image     string         // what nodes run; empty: something else runs it
+	Compose   map[string]any // further fields of its compose service, as schema has checked them; read-only
+}
+
+// Version returns the version of that name, or nil.
+func (s *Service) Version(name string) *ServiceVersion {
+	for i := range s.Versions {
+		if s.Versions[i].Name == name {
+			return &s.Versions[i]
+		}
+	}
+	return nil
 }
 
 // Endpoint is an address that serves a version.
@@ -142,6 +155,14 @@ type Node struct {
 	Bind      netip.Addr // where the proxy listens
 	Port      uint16
 	AdminPort uint16
+	Image     string        // of the proxy
+	Services  []NodeService // what runs on it, sorted by name
+}
+
+// NodeService is a service that runs on a node, in one version.
+type NodeService struct {
+	Name, Version string
+	Origin        schema.Position
 }
 
 // Switch is a P4Runtime target.
@@ -268,8 +289,8 @@ type Backend struct {
 	Down    bool              // its health check fails
 }
 
-// HealthCheck is how the servers of a gateway are checked: one of ICMP, TCP and
-// HTTP.
+// HealthCheck is how the servers of a gateway or the endpoints of a service are
+// checked: one of ICMP, TCP and HTTP.
 type HealthCheck struct {
 	ICMP     bool
 	TCP      uint16        // the port to connect to; 0: not TCP

@@ -220,13 +220,14 @@ spec:
   default: v1
   versions:
   - name: v1
-    compose: {word: a, date: 2026-01-01, int: 5, float: 1.5, yes: true, none: ~, list: [a, ~, {b: []}]}
+    image: api:1
+    compose: {x-free: {word: a, date: 2026-01-01, int: 5, float: 1.5, yes: true, none: ~, list: [a, ~, {b: []}]}}
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{"word": "a", "date": "2026-01-01", "int": 5, "float": 1.5, "yes": true, "none": nil, "list": []any{"a", nil, map[string]any{"b": []any{}}}}
-	if diff := cmp.Diff(want, set.Get(Name{KindService, "api"}).Spec.(*ServiceSpec).Versions[0].Compose); diff != "" {
+	if diff := cmp.Diff(want, set.Get(Name{KindService, "api"}).Spec.(*ServiceSpec).Versions[0].Compose["x-free"]); diff != "" {
 		t.Errorf("compose (-want +got):\n%s", diff)
 	}
 }

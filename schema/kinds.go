@@ -175,7 +175,7 @@ type ServiceVersion struct {
 	Line      int            `json:"-"`
 	Name      string         `json:"name" gray:"required,label" doc:"the version's name"`
 	Image     string         `json:"image" doc:"the image that nodes run"`
-	Compose   map[string]any `json:"compose" gray:"unsupported" doc:"further fields of its compose service"`
+	Compose   map[string]any `json:"compose" doc:"further fields of its compose service, in the shape of the Compose Specification"`
 	Endpoints []Endpoint     `json:"endpoints" doc:"where it runs"`
 	Etcd      *EtcdTarget    `json:"etcd" gray:"unsupported" doc:"endpoints from etcd's gRPC naming; excludes endpoints"`
 }
@@ -325,7 +325,7 @@ type Proxy struct {
 	Port      int    `json:"port" gray:"min=1,max=65535,default=15001" doc:"the port that applications send to"`
 	Bind      *Addr  `json:"bind" doc:"where it listens; absent: 127.0.0.1"`
 	AdminPort int    `json:"adminPort" gray:"min=1,max=65535,default=15000" doc:"Envoy's admin port, on loopback"`
-	Image     string `json:"image" doc:"the Envoy image"`
+	Image     string `json:"image" doc:"the Envoy image; absent: envoyproxy/envoy:v1.40.0"`
 }
 
 // NodeService is a service that runs on a node.

@@ -177,6 +177,7 @@ func (v *validator) service(s *ServiceSpec) {
 	}
 	v.versions(s.Default, namesOf(s.Versions, func(ver ServiceVersion) string { return ver.Name }))
 	for i, ver := range s.Versions {
+		v.compose(&s.Versions[i], fmt.Sprintf("spec.versions[%d]", i))
 		addresses := make([]netip.AddrPort, len(ver.Endpoints))
 		for j, e := range ver.Endpoints {
 			addresses[j] = netip.AddrPortFrom(e.Address.Addr, uint16(e.Port))

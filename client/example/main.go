@@ -22,27 +22,31 @@ import (
 )
 
 func main() {
-	log.SetFlags(0)
 	proxy := flag.String("proxy", "", "the node's Envoy, such as 127.0.0.1:15001")
 	members := flag.String("etcd", "", "etcd's members, such as 10.9.0.1:2379,10.9.0.2:2379")
 	account := flag.String("account", "", "on whose behalf to ask")
 	flag.Parse()
+	log.SetFlags(0)
 	if flag.NArg() != 1 {
 		log.Fatal("usage: example [flags] SERVICE, a name such as vpc-api.internal or IP:port")
 	}
-	cfg := client.Config{Proxy: *proxy} // 1: through the mesh
-	if *members != "" {                 // 2: names are registered in etcd
-		etcdClient, err := clientv3.New(clientv3.Config{Endpoints: strings.Split(*members, ",")})
-		if err != nil {
-			log.Fatal(err)
-		}
-		defer etcdClient.Close()
-		cfg.Naming = etcd.New(etcdClient, "/services/")
-	}
-	// 3: with neither, the service is IP:port.
-	if err := ask(client.WithAccount(context.Background(), *account), cfg, flag.Arg(0)); err != nil {
+	ctx := client.WithAccount(context.Background(), *account)
+	if err := run(ctx, *proxy, *members, flag.Arg(0)); err != nil {
 		log.Fatal(err)
 	}
+}
+
+func run(ctx context.Context, proxy, members, service string) error {
+	cfg := client.Config{Proxy: proxy} // 1: through the mesh
+	if members != "" {                 // 2: names are registered in etcd
+		etcdClient, err := clientv3.New(clientv3.Config{Endpoints: strings.Split(members, ",")})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = etcdClient.Close() }()
+		cfg.Naming = etcd.New(etcdClient, "/services/")
+	}
+	return ask(ctx, cfg, service) // 3: with neither, the service is IP:port
 }
 
 func ask(ctx context.Context, cfg client.Config, service string) error {
@@ -50,7 +54,7 @@ func ask(ctx context.Context, cfg client.Config, service string) error {
 	if err != nil {
 		return err
 	}
-	defer transport.Close()
+	defer func() { _ = transport.Close() }()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+service+"/", http.NoBody)
 	if err != nil {
 		return err
@@ -70,7 +74,7 @@ func ask(ctx context.Context, cfg client.Config, service string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	health, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 	if err != nil {
 		return err

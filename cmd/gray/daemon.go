@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/bgp"
+	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
@@ -32,6 +35,8 @@ type daemonConfig struct {
 	source           string // git or dir
 	state            string
 	xdsListen, admin string
+	xdsAddress       string
+	composeDir       string // empty: no compose files
 	secrets          string
 	drift            time.Duration
 	maxDelete        int
@@ -66,7 +71,9 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&c.git.Auth.SSHPassphrase, "ssh-passphrase-file", "", "file with the passphrase of the key")
 	f.StringVar(&c.git.Auth.KnownHosts, "known-hosts", "", "file with the host keys to trust")
 	f.StringVar(&c.state, "state", "file:/var/lib/gray/state.db", "where to keep what outlives the daemon")
-	f.StringVar(&c.xdsListen, "xds-listen", "127.0.0.1:18000", "where to serve Envoys")
+	f.StringVar(&c.xdsListen, "xds-listen", defaultXDS, "where to serve Envoys")
+	f.StringVar(&c.xdsAddress, "xds-address", "", "where the nodes reach what is served, for --compose-dir; default: --xds-listen")
+	f.StringVar(&c.composeDir, "compose-dir", "", "a folder to keep a docker-compose file a node in")
 	f.StringVar(&c.admin, "admin-listen", "127.0.0.1:18001", "where to serve the admin API")
 	f.StringVar(&c.secrets, "secrets-dir", "/etc/gray", "where files that documents name must lie")
 	f.DurationVar(&c.drift, "drift-interval", 30*time.Second, "how often to read live state again")
@@ -108,10 +115,17 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
 	board := reconciler.NewHealth()
+	sinks, always := []reconciler.Sink{envoys, switches, speakers}, map[string]reconciler.Sink{xds.Target: envoys}
+	if c.composeDir != "" {
+		files, err := c.composeFiles()
+		if err != nil {
+			return err
+		}
+		sinks, always[compose.Target] = append(sinks, files), files
+	}
 	r, err := reconciler.New(reconciler.Config{
-		Source: source, Sinks: []reconciler.Sink{envoys, switches, speakers}, Store: store, Hints: hints, Health: board,
-		Always: map[string]reconciler.Sink{xds.Target: envoys},
-		Drift:  c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
+		Source: source, Sinks: sinks, Always: always, Store: store, Hints: hints, Health: board,
+		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
 	if err != nil {
 		return err
@@ -139,6 +153,18 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 		return err
 	}
 	return nil
+}
+
+// composeFiles is the sink of --compose-dir.
+func (c *daemonConfig) composeFiles() (*compose.Sink, error) {
+	address := c.xdsAddress
+	if address == "" {
+		address = c.xdsListen
+		if bound, err := netip.ParseAddrPort(address); strings.HasPrefix(address, ":") || err == nil && bound.Addr().IsUnspecified() {
+			return nil, fmt.Errorf("--xds-listen %s is no address that a node could reach; give --xds-address for the files of --compose-dir", address)
+		}
+	}
+	return compose.New(compose.Config{Dir: c.composeDir, Bootstrap: bootstrapFor(address)})
 }
 
 func (c *daemonConfig) logger() *slog.Logger {

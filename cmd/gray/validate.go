@@ -10,6 +10,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/bgp"
+	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
@@ -36,7 +37,11 @@ func pureSinks() ([]reconciler.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []reconciler.Sink{x, p4rt.New(p4rt.Config{ReadOnly: true}), bgp.New(bgp.Config{})}, nil
+	files, err := compose.New(compose.Config{Bootstrap: bootstrapFor(defaultXDS)})
+	if err != nil {
+		return nil, err
+	}
+	return []reconciler.Sink{x, p4rt.New(p4rt.Config{ReadOnly: true}), bgp.New(bgp.Config{}), files}, nil
 }
 
 // compileFolder reads and compiles a folder as it lies there.

@@ -28,6 +28,7 @@ var owners = map[string]string{
 	"github.com/p4lang/p4runtime":            "sinks/p4rt",
 	"github.com/go-git/go-git":               "sources/git",
 	"github.com/fsnotify/fsnotify":           "sources/dir",
+	"github.com/compose-spec/compose-go":     "sinks/compose",
 	"github.com/osrg/gobgp":                  "sinks/bgp",
 }
 

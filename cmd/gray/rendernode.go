@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/compose"
+	"github.com/gray-release/gray/sinks/xds"
+	"github.com/gray-release/gray/sources/dir"
+)
+
+// defaultXDS is where a daemon serves xDS unless it is told otherwise.
+const defaultXDS = "127.0.0.1:18000"
+
+// nodeText makes a text for a node.
+type nodeText func(*policies.IR, *policies.Node) (string, error)
+
+func composeCommand() *cobra.Command {
+	var address string
+	cmd := nodeCommand("compose", "Print the docker-compose file of a node", compose.ComposeSuffix, func(ir *policies.IR, n *policies.Node) (string, error) {
+		sink, err := compose.New(compose.Config{Bootstrap: bootstrapFor(address)})
+		if err != nil {
+			return "", err
+		}
+		return sink.Render(ir, n)
+	})
+	addressFlag(cmd, &address)
+	return cmd
+}
+
+func bootstrapCommand() *cobra.Command {
+	var address string
+	cmd := nodeCommand("bootstrap", "Print the Envoy bootstrap of a node", compose.BootstrapSuffix, func(_ *policies.IR, n *policies.Node) (string, error) {
+		b, err := xds.Bootstrap(n, address)
+		return compose.Mark(n.Name, string(b)), err
+	})
+	addressFlag(cmd, &address)
+	return cmd
+}
+
+func systemdCommand() *cobra.Command {
+	var envoy string
+	cmd := nodeCommand("systemd", "Print the systemd unit of a node's Envoy, for a host without containers", compose.UnitSuffix, func(_ *policies.IR, n *policies.Node) (string, error) {
+		return compose.Unit(n, envoy)
+	})
+	cmd.Flags().StringVar(&envoy, "envoy", "/usr/bin/envoy", "where the Envoy is on the host")
+	return cmd
+}
+
+func addressFlag(cmd *cobra.Command, address *string) {
+	cmd.Flags().StringVar(address, "xds-listen", defaultXDS, "where the daemon serves xDS, as the nodes reach it")
+}
+
+// bootstrapFor makes the bootstraps of Envoys that reach the daemon at an address.
+func bootstrapFor(address string) func(*policies.Node) ([]byte, error) {
+	return func(n *policies.Node) ([]byte, error) { return xds.Bootstrap(n, address) }
+}
+
+// nodeCommand prints a text of one node, or keeps those of all nodes in a folder.
+func nodeCommand(name, short, suffix string, text nodeText) *cobra.Command {
+	var all bool
+	var out string
+	cmd := &cobra.Command{
+		Use: name + " NODE [PATH]", Short: short,
+		Long: short + ". With --all it takes no NODE, and keeps a file a node in the folder of --out: it writes where a file differs, removes those of nodes that are gone, and leaves files of others alone.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case all && out == "":
+				return errors.New("--all writes to a folder; name it by --out")
+			case !all && out != "":
+				return errors.New("--out is for all nodes; give --all as well, or leave it out to print one")
+			case all:
+				return cobra.MaximumNArgs(1)(cmd, args)
+			}
+			return cobra.RangeArgs(1, 2)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return renderNodes(cmd, pathArg(args), compose.Folder{Dir: out, Suffix: suffix}, text)
+			}
+			ir, _, err := compileIR(cmd.Context(), pathArg(args[1:]))
+			if err != nil {
+				return err
+			}
+			node, err := nodeOf(ir, args[0])
+			if err != nil {
+				return err
+			}
+			s, err := text(ir, node)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), s)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "all nodes, to the folder of --out")
+	cmd.Flags().StringVar(&out, "out", "", "the folder of --all")
+	return cmd
+}
+
+// renderNodes keeps the texts of all nodes in a folder. All are made before any is
+// written.
+func renderNodes(cmd *cobra.Command, path string, folder compose.Folder, text nodeText) error {
+	ir, units, err := compileIR(cmd.Context(), path)
+	if err != nil {
+		return err
+	}
+	texts := map[string]string{}
+	var wrong schema.Errors
+	for _, u := range units {
+		n, ok := ir.Get(u).(*policies.Node)
+		if !ok {
+			continue
+		}
+		texts[n.Name], err = text(ir, n)
+		if list, ok := errors.AsType[schema.Errors](err); ok {
+			wrong = append(wrong, list...)
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(wrong) > 0 {
+		return wrong.Sort()
+	}
+	written, removed, err := folder.Sync(texts)
+	for _, name := range written {
+		fmt.Fprintln(cmd.ErrOrStderr(), "wrote", name)
+	}
+	for _, name := range removed {
+		fmt.Fprintln(cmd.ErrOrStderr(), "removed", name)
+	}
+	return err
+}
+
+// compileIR compiles the repository at path.
+func compileIR(ctx context.Context, path string) (*policies.IR, []policies.Name, error) {
+	snapshot, err := dir.Read(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	set := schema.NewSet()
+	return policies.NewCompiler(policies.NewIDs()).Compile(set, set.Update(snapshot))
+}
+
+func nodeOf(ir *policies.IR, name string) (*policies.Node, error) {
+	node, ok := ir.Get(policies.Name{Kind: schema.KindNode, Name: name}).(*policies.Node)
+	if !ok {
+		return nil, fmt.Errorf("there is no Node %q in the repository", name)
+	}
+	return node, nil
+}
+
+// renderBootstrap makes the Envoy bootstrap of a node of the repository at path.
+func renderBootstrap(ctx context.Context, path, name, xdsAddress string) ([]byte, error) {
+	ir, _, err := compileIR(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	node, err := nodeOf(ir, name)
+	if err != nil {
+		return nil, err
+	}
+	return xds.Bootstrap(node, xdsAddress)
+}

@@ -1,0 +1,63 @@
+package compose
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/gray-release/gray/policies"
+)
+
+// healthCheck is the service's own check, made from within the container on this
+// node; nil where there is none, or nobody knows the port. It needs curl or wget, or
+// nc, in the image; a version whose image has none says so by a healthcheck of its
+// own.
+func healthCheck(n *policies.Node, svc *policies.Service, v *policies.ServiceVersion) *types.HealthCheckConfig {
+	h := svc.Health
+	if h == nil || h.ICMP {
+		return nil
+	}
+	port := h.TCP
+	if h.HTTP.Path != "" {
+		port = h.HTTP.Port
+	}
+	for _, e := range v.Endpoints {
+		if port == 0 && e.Address == n.Address {
+			port = e.Port
+		}
+	}
+	if port == 0 {
+		return nil
+	}
+	seconds := max(1, int(h.Timeout/time.Second))
+	command := fmt.Sprintf("nc -z -w %d %s %d", seconds, n.Address, port)
+	if h.HTTP.Path != "" {
+		url := quote("http://" + net.JoinHostPort(n.Address.String(), strconv.Itoa(int(port))) + h.HTTP.Path)
+		command = fmt.Sprintf("if command -v curl >/dev/null; then curl -fsS -m %d -o /dev/null %s; else wget -q -T %d -O /dev/null %s; fi",
+			seconds, url, seconds, url)
+	}
+	check := &types.HealthCheckConfig{Test: types.HealthCheckTest{"CMD-SHELL", command}}
+	if h.Interval > 0 {
+		check.Interval = duration(h.Interval)
+	}
+	if h.Timeout > 0 {
+		check.Timeout = duration(h.Timeout)
+	}
+	if h.Fall > 0 {
+		retries := uint64(h.Fall)
+		check.Retries = &retries
+	}
+	return check
+}
+
+func duration(d time.Duration) *types.Duration {
+	t := types.Duration(d)
+	return &t
+}
+
+// quote makes one word for a shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -1,0 +1,220 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/schema"
+)
+
+const (
+	// proxyService is the compose service of a node's Envoy. No Service can have that
+	// name, as it is no label.
+	proxyService = "gray_envoy"
+	// versionLabel is the container label that tells the version of a service.
+	versionLabel = "gray.dev/version"
+	restart      = "unless-stopped"
+	hostNetwork  = "host"
+)
+
+// Render makes the file of a node: its Envoy, and the services that it runs. What
+// is wrong with documents is schema.Errors.
+func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
+	bootstrap, err := s.cfg.Bootstrap(n)
+	if err != nil {
+		return "", err
+	}
+	p := &types.Project{Name: "gray", Services: types.Services{}, Volumes: types.Volumes{}}
+	p.Services[proxyService] = proxyOf(n, string(bootstrap))
+	var missing []string
+	var errs schema.Errors
+	for _, ns := range n.Services {
+		svc := ir.Service(ns.Name)
+		v := svc.Version(ns.Version)
+		if v.Image == "" {
+			missing = append(missing, fmt.Sprintf("# Not here, as the version has no image: %s %s.\n", ns.Name, ns.Version))
+			continue
+		}
+		c, err := serviceOf(svc, v)
+		if err != nil {
+			errs = append(errs, at(v, err))
+			continue
+		}
+		if c.HealthCheck == nil {
+			c.HealthCheck = healthCheck(n, svc, v)
+		}
+		for _, volume := range c.Volumes {
+			if volume.Type == types.VolumeTypeVolume && volume.Source != "" {
+				p.Volumes[volume.Source] = types.VolumeConfig{}
+			}
+		}
+		p.Services[ns.Name] = c
+	}
+	if len(errs) > 0 {
+		return "", errs
+	}
+	text, err := marshal(p)
+	if err != nil {
+		return "", err
+	}
+	if _, err := load(types.ConfigFile{Content: text}, true); err != nil {
+		origin := n.Origin
+		if len(n.Services) > 0 {
+			origin = n.Services[0].Origin
+		}
+		return "", schema.Errors{{Position: origin, Field: "spec.services", Err: fmt.Errorf("make no valid compose file: %w", reason(err))}}
+	}
+	how := fmt.Sprintf("# To run it on its host: docker compose -p gray -f %s up -d --remove-orphans\n", n.Name+ComposeSuffix)
+	return Mark(n.Name, how+strings.Join(missing, "")+string(text)), nil
+}
+
+// proxyOf is a node's Envoy. Its bootstrap stands in the command: a file beside
+// would have to travel with this one, and a changed command is what makes docker
+// compose start the container anew.
+func proxyOf(n *policies.Node, bootstrap string) types.ServiceConfig {
+	var c types.ServiceConfig
+	c.Image, c.NetworkMode, c.Restart = n.Image, hostNetwork, restart
+	// Another Envoy on the host's network is not to be taken for its parent.
+	c.Command = types.ShellCommand{"--disable-hot-restart", "--config-yaml", bootstrap}
+	return c
+}
+
+// serviceOf is a version of a service as a compose service.
+func serviceOf(svc *policies.Service, v *policies.ServiceVersion) (types.ServiceConfig, error) {
+	fields, _ := clone(v.Compose).(map[string]any)
+	if fields == nil {
+		fields = map[string]any{}
+	}
+	fields["image"] = v.Image // a service must have one to be loaded
+	p, err := load(types.ConfigFile{Config: map[string]any{"services": map[string]any{svc.Name: fields}}}, false)
+	if err != nil {
+		return types.ServiceConfig{}, err
+	}
+	c := p.Services[svc.Name]
+	c.NetworkMode = hostNetwork
+	if c.Restart == "" {
+		c.Restart = restart
+	}
+	if c.Labels == nil {
+		c.Labels = types.Labels{}
+	}
+	c.Labels[versionLabel] = v.Name
+	return c, nil
+}
+
+// checkService checks the versions that could run on nodes.
+func checkService(svc *policies.Service) error {
+	var errs schema.Errors
+	for i := range svc.Versions {
+		v := &svc.Versions[i]
+		if len(v.Compose) == 0 {
+			continue
+		}
+		if _, err := serviceOf(svc, v); err != nil {
+			errs = append(errs, at(v, err))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs.Sort()
+}
+
+// at gives an error the place of the version that it is about.
+func at(v *policies.ServiceVersion, err error) *schema.Error {
+	return &schema.Error{Position: v.Origin, Field: "compose", Err: reason(err)}
+}
+
+// reason is a loader's error on one line, without the loader's own words.
+func reason(err error) error {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	text = strings.TrimPrefix(text, "decoding failed due to the following error(s): ")
+	return errors.New(strings.TrimSuffix(text, ": invalid compose project"))
+}
+
+// load loads a file as docker compose does, but opens nothing that it names. A
+// whole one is interpolated, and what it refers to must be in it.
+func load(file types.ConfigFile, whole bool) (*types.Project, error) {
+	file.Filename = "compose.yaml"
+	if file.Content == nil {
+		file.Content = []byte{} // or the loader would read a file of that name
+	}
+	return loader.LoadWithContext(context.Background(), types.ConfigDetails{
+		ConfigFiles: []types.ConfigFile{file}, Environment: types.Mapping{},
+	}, func(o *loader.Options) {
+		o.SkipInterpolation, o.SkipConsistencyCheck = !whole, !whole
+		o.SkipNormalization, o.SkipExtends, o.SkipInclude = true, true, true
+		o.SkipResolveEnvironment, o.SkipResolveLabels, o.ResolvePaths = true, true, false
+		o.Profiles = []string{"*"}
+		o.SetProjectName("gray", true)
+	})
+}
+
+// clone copies a value of a document, as the loader changes what it is given.
+func clone(v any) any {
+	switch x := v.(type) {
+	case map[string]any:
+		m := make(map[string]any, len(x))
+		for k, v := range x {
+			m[k] = clone(v)
+		}
+		return m
+	case []any:
+		l := make([]any, len(x))
+		for i, v := range x {
+			l[i] = clone(v)
+		}
+		return l
+	}
+	return v
+}
+
+// marshal writes a project as a file. It has no name: the Compose of Debian 12
+// knows none. Documents mean what they say, so every dollar sign is escaped.
+func marshal(p *types.Project) ([]byte, error) {
+	raw, err := p.MarshalYAML()
+	if err != nil {
+		return nil, err
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(raw, &root); err != nil {
+		return nil, err
+	}
+	top := root.Content[0]
+	for i := 0; i+1 < len(top.Content); i += 2 {
+		if top.Content[i].Value == "name" {
+			top.Content = append(top.Content[:i], top.Content[i+2:]...)
+			break
+		}
+	}
+	escape(top)
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(top); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), enc.Close()
+}
+
+// escape doubles the dollar signs of values; Compose does not look into keys.
+func escape(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode {
+		n.Value = strings.ReplaceAll(n.Value, "$", "$$")
+		return
+	}
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 {
+			continue
+		}
+		escape(c)
+	}
+}

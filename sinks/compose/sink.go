@@ -1,0 +1,96 @@
+package compose
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
+)
+
+// Target is the one target of this sink.
+const Target = "compose"
+
+// kindFile is the kind of a node's file; its name is the node's.
+const kindFile = "File"
+
+// Config is what a Sink works with.
+type Config struct {
+	Dir       string                               // the folder; empty: Lower only
+	Bootstrap func(*policies.Node) ([]byte, error) // of a node's Envoy, as YAML
+}
+
+// Sink implements reconciler.Sink for a folder of compose files.
+type Sink struct {
+	cfg    Config
+	folder Folder
+}
+
+// New returns a sink; it makes the folder where there is none.
+func New(cfg Config) (*Sink, error) {
+	if cfg.Dir != "" {
+		if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+			return nil, fmt.Errorf("cannot make the folder for compose files: %w", err)
+		}
+	}
+	return &Sink{cfg: cfg, folder: Folder{Dir: cfg.Dir, Suffix: ComposeSuffix}}, nil
+}
+
+// Lower implements reconciler.Sink. A Service makes no resource, but versions that
+// no node runs are checked all the same. What is wrong with documents is
+// schema.Errors.
+func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
+	switch unit := ir.Get(n).(type) {
+	case *policies.Service:
+		return nil, checkService(unit)
+	case *policies.Node:
+		text, err := s.Render(ir, unit)
+		if err != nil {
+			return nil, err
+		}
+		return []*reconciler.Resource{resource(unit.Name, text, unit.Origin)}, nil
+	}
+	return nil, nil
+}
+
+func resource(node, text string, origin schema.Position) *reconciler.Resource {
+	return &reconciler.Resource{
+		Key: reconciler.Key{Target: Target, Kind: kindFile, Name: node}, Body: newBody(text), Origin: origin,
+	}
+}
+
+// Observe implements reconciler.Sink: the files in the folder that are gray's.
+func (s *Sink) Observe(ctx context.Context, _ string, _ *reconciler.Resource) (reconciler.State, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	texts, err := s.folder.Read()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the folder for compose files: %w", err)
+	}
+	state := reconciler.State{}
+	for node, text := range texts {
+		r := resource(node, text, schema.Position{})
+		state[r.Key] = r
+	}
+	return state, nil
+}
+
+// Apply implements reconciler.Sink.
+func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reconciler.Change) error {
+	var failed *reconciler.PartialError
+	for _, c := range changes {
+		err := ctx.Err()
+		switch {
+		case err != nil:
+		case c.New == nil:
+			err = s.folder.Remove(c.Old.Name)
+		default:
+			err = s.folder.Write(c.New.Name, c.New.Body.(*body).text)
+		}
+		failed = failed.Add(c.Key(), err)
+	}
+	return failed.Or()
+}
