@@ -98,8 +98,7 @@ func BenchmarkOneVM(b *testing.B) {
 }
 
 // BenchmarkFlip changes all 16,384 buckets of a pool by its other generation, on a
-// full switch: they are written, read back with all that the table holds, and the
-// old ones cleared.
+// full switch: they are written, read back, and the old ones cleared.
 func BenchmarkFlip(b *testing.B) {
 	l := newLab(b)
 	s := newSink(b, 1)

@@ -3,7 +3,6 @@ package p4rt
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
@@ -77,41 +76,46 @@ func (d *device) aim(c reconciler.Change) reconciler.Change {
 	return c
 }
 
-// proveIdle reads the generations back that pools are about to flip to. A pool
-// that does not read as it was written fails, and stays as it was.
+// proveMost bounds how many entries one Read asks for by their keys.
+const proveMost = 1000
+
+// proveIdle reads the buckets back of the generations that pools are about to flip
+// to, those and no others. A pool whose buckets do not read as they were written
+// fails, and stays as it was.
 func (w *writer) proveIdle(ctx context.Context, changes []reconciler.Change) {
-	type idle struct {
-		key reconciler.Key
-		now *poolBody
-		got []uint32
-	}
-	waiting := map[bucketKey]*idle{} // by pool and generation
-	for _, c := range changes {
-		if old, now := poolOf(c.Old), poolOf(c.New); old != nil && now != nil && flips(old, now) {
-			waiting[bucketKey{pool: now.pool, generation: now.generation}] = &idle{c.Key(), now, make([]uint32, len(now.buckets))}
-		}
-	}
-	if len(waiting) == 0 {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, w.limits.read)
 	defer cancel()
-	err := w.d.readTable(ctx, pipeline.Index().Tables[pipeline.TableBucket], func(e *p4v1.TableEntry) {
-		k, backend := readBucket(e)
-		if p := waiting[bucketKey{pool: k.pool, generation: k.generation}]; p != nil && int(k.hash) < len(p.got) {
-			p.got[k.hash] = backend
-		}
-	})
-	for _, p := range waiting {
-		if err != nil {
-			w.fail(p.key, fmt.Errorf("cannot read its new buckets back, so the old ones stay: %w", reason(err)))
-		} else if !slices.Equal(p.got, p.now.buckets) {
-			i := 0
-			for p.got[i] == p.now.buckets[i] {
-				i++
-			}
-			w.fail(p.key, fmt.Errorf("its new bucket %d reads back as %s, not %s, so the old ones stay",
-				i, p.now.backendName(p.got[i]), p.now.backendName(p.now.buckets[i])))
+	for _, c := range changes {
+		if old, now := poolOf(c.Old), poolOf(c.New); old != nil && now != nil && flips(old, now) {
+			w.fail(c.Key(), w.proveBuckets(ctx, now))
 		}
 	}
+}
+
+// proveBuckets asks for one bucket, then for the others: a switch that knows no
+// such filter answers with the whole table, and need not do so again.
+func (w *writer) proveBuckets(ctx context.Context, p *poolBody) error {
+	got, sent := make([]uint32, len(p.buckets)), 0
+	add := func(e *p4v1.TableEntry) {
+		sent++
+		if k, backend := readBucket(e); k.pool == p.pool && k.generation == p.generation && int(k.hash) < len(got) {
+			got[k.hash] = backend
+		}
+	}
+	for first, end := 0, 1; first < len(got) && sent <= first; first, end = end, min(end+proveMost, len(got)) {
+		var filters []*p4v1.TableEntry
+		for i := first; i < end; i++ {
+			match := bucketEntry(bucketKey{p.pool, p.generation, uint16(i)}, 0).GetMatch()
+			filters = append(filters, &p4v1.TableEntry{TableId: pipeline.TableBucket, Match: match})
+		}
+		if err := w.d.read(ctx, pipeline.Index().Tables[pipeline.TableBucket], filters, add); err != nil {
+			return fmt.Errorf("cannot read its new buckets back, so the old ones stay: %w", reason(err))
+		}
+	}
+	for i, is := range p.buckets {
+		if got[i] != is {
+			return fmt.Errorf("its new bucket %d reads back as %s, not %s, so the old ones stay", i, p.backendName(got[i]), p.backendName(is))
+		}
+	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/grpc/codes"
@@ -28,6 +29,23 @@ type flipRig struct {
 	rest     []*reconciler.Resource // all but the pool
 	old, now *reconciler.Resource
 	read     func(*softswitch.Switch, *p4v1.ReadRequest, p4v1.P4Runtime_ReadServer) error // nil: as it is
+	packets  atomic.Int64                                                                 // that traffic has sent
+	flowing  atomic.Bool
+}
+
+// everyFlow waits until traffic, where there is any, has sent a packet of each flow
+// twice, so that no step goes by unseen.
+func (r *flipRig) everyFlow() {
+	for end := time.Now().Add(patience); r.flowing.Load(); time.Sleep(time.Millisecond) {
+		if sent := r.packets.Load(); sent >= 2*flowCount {
+			r.packets.Store(0)
+			return
+		}
+		if time.Now().After(end) {
+			r.Error("the traffic has stopped")
+			return
+		}
+	}
 }
 
 const flipSize = 64
@@ -36,6 +54,9 @@ func newFlipRig(t *testing.T) *flipRig {
 	t.Helper()
 	r := &flipRig{s: newSink(t, 1)}
 	r.lab = readsBy(t, func(sw *softswitch.Switch, req *p4v1.ReadRequest, s p4v1.P4Runtime_ReadServer) error {
+		if req.GetEntities()[0].GetTableEntry().GetTableId() == pipeline.TableBucket {
+			r.everyFlow()
+		}
 		if r.read != nil {
 			return r.read(sw, req, s)
 		}
@@ -55,9 +76,11 @@ func newFlipRig(t *testing.T) *flipRig {
 	return r
 }
 
+const flowCount = 1000
+
 // flowFrames are frames of many flows, enough for every bucket to be met.
 func flowFrames() [][]byte {
-	all := make([][]byte, 1000)
+	all := make([][]byte, flowCount)
 	for i := range all {
 		all[i] = frameOf(policies.Packet{
 			VIP: netip.MustParseAddr("203.0.113.10"), VNI: 7, Protocol: 6, SrcPort: uint16(1000 + i), DstPort: 80,
@@ -81,18 +104,19 @@ func ways(sw *softswitch.Switch, frames [][]byte) []uint32 {
 // traffic sends packets until stop is called: each goes where its bucket leads in
 // the old or in the new table, and after the first that took a new way no other
 // takes an old one.
-func (r *flipRig) traffic(t *testing.T) (stop func() (packets int)) {
+func (r *flipRig) traffic(t *testing.T) (stop func()) {
 	frames := flowFrames()
 	sw := r.sw
 	before := ways(sw, frames)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	n := 0
 	flipped := false
+	r.flowing.Store(true)
 	wg.Go(func() {
+		defer r.flowing.Store(false)
 		for i := 0; ctx.Err() == nil; i = (i + 1) % len(frames) {
 			port, _, ok := sw.Process(append([]byte(nil), frames[i]...))
-			n++
+			r.packets.Add(1)
 			switch {
 			case !ok:
 				t.Errorf("a packet was dropped: %+v", sw.Stats())
@@ -109,10 +133,9 @@ func (r *flipRig) traffic(t *testing.T) (stop func() (packets int)) {
 			}
 		}
 	})
-	return func() int {
+	return func() {
 		cancel()
 		wg.Wait()
-		return n
 	}
 }
 
@@ -122,6 +145,7 @@ type written struct{ insert, modify, remove, pool int }
 func (r *flipRig) count() *written {
 	w := &written{}
 	r.onWrite(func(_ context.Context, req *p4v1.WriteRequest) error {
+		r.everyFlow()
 		for _, u := range req.GetUpdates() {
 			switch {
 			case u.GetEntity().GetTableEntry().GetTableId() != pipeline.TableBucket:
@@ -153,12 +177,12 @@ func TestFlip(t *testing.T) {
 		w, reads := r.count(), r.reads.Load()
 		stop := r.traffic(t)
 		mustApply(t, r.s, r.self, reconciler.Change{Old: c.from, New: c.to})
-		packets := stop()
-		if *w != c.want || r.reads.Load()-reads != 1 {
-			t.Errorf("flip %d: wrote %+v and read %d times, want %+v and 1", n, *w, r.reads.Load()-reads, c.want)
+		r.everyFlow()
+		stop()
+		if *w != c.want || r.reads.Load()-reads != 2 { // one bucket, and the others
+			t.Errorf("flip %d: wrote %+v and read %d times, want %+v and 2", n, *w, r.reads.Load()-reads, c.want)
 		}
 		holds(t, r.s, r.self, append(r.rest, c.to)...)
-		t.Logf("%d packets", packets)
 	}
 	quarter := pool(r.self, 1, flipSize, 1, 2, 3, 4)
 	for i := range flipSize / 4 {
@@ -261,7 +285,10 @@ func TestFlipFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newFlipRig(t)
 			if c.write != nil {
-				r.onWrite(func(ctx context.Context, req *p4v1.WriteRequest) error { return c.write(r, ctx, req) })
+				r.onWrite(func(ctx context.Context, req *p4v1.WriteRequest) error {
+					r.everyFlow()
+					return c.write(r, ctx, req)
+				})
 			}
 			var fail atomic.Bool
 			fail.Store(c.read != nil)
@@ -307,6 +334,7 @@ func TestFlipFails(t *testing.T) {
 			if !live.Equal(r.now.Body) {
 				mustApply(t, r.s, r.self, reconciler.Change{Old: state[r.now.Key], New: r.now})
 			}
+			r.everyFlow()
 			stop()
 			holds(t, r.s, r.self, append(r.rest, r.now)...)
 		})
