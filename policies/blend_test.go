@@ -225,6 +225,26 @@ func TestEqualBlendsAreOnePool(t *testing.T) {
 	}
 }
 
+// What a gateway has on its switches is lowered again when they change, and when
+// its servers do.
+func TestPartsFollowTheirGateway(t *testing.T) {
+	r := newRepo(t, switchDoc, percentGateway, networkOf("n1", 1), policyOf("p", "v2", 100, "{networks: [n1], percent: 5}"), strings.Replace(switchDoc, "name: sw", "name: sw2", 1))
+	r.must()
+	blend, cell := Name{schema.KindGateway, "gw", "pool/v2=5%,v1"}, Name{schema.KindGateway, "gw", "vni/1"}
+	r.put("1.yaml", strings.Replace(percentGateway, "[sw]", "[sw, sw2]", 1))
+	ir, units := r.must()
+	if diff := cmp.Diff([]Name{gatewayUnit, blend, cell}, units); diff != "" {
+		t.Errorf("a switch more: %s", diff)
+	}
+	if ir.ID("sw2", SpacePool, "gw/v2=5%,v1") == 0 {
+		t.Error("the pool has no number on the new switch")
+	}
+	r.put("1.yaml", strings.NewReplacer("[sw]", "[sw, sw2]", "port: 1}", "port: 9}").Replace(percentGateway))
+	if _, units := r.must(); !slices.Equal(units, []Name{gatewayUnit, blend}) {
+		t.Errorf("another port: %v changed", units)
+	}
+}
+
 func TestPercentIsRefused(t *testing.T) {
 	service := "apiVersion: gray.dev/v1alpha1\nkind: Service\nmetadata: {name: api}\nspec:\n  hosts: [api.internal]\n  default: v1\n  versions: [{name: v1}, {name: v2}]\n"
 	for _, test := range []struct{ policy, want string }{

@@ -162,6 +162,8 @@ func program(t *testing.T, ir *policies.IR, units []policies.Name) {
 	t.Cleanup(func() { _ = sink.Close() })
 	var self *reconciler.Resource
 	byRank := map[int][]reconciler.Change{}
+	ranks := map[reconciler.Key]int{}
+	var all []*reconciler.Resource
 	for _, n := range units {
 		resources, err := sink.Lower(ir, n)
 		if err != nil {
@@ -172,6 +174,18 @@ func program(t *testing.T, ir *policies.IR, units []policies.Name) {
 				self = r
 			}
 			byRank[r.Rank] = append(byRank[r.Rank], reconciler.Change{New: r})
+			ranks[r.Key] = r.Rank
+		}
+		all = append(all, resources...)
+	}
+	for _, r := range all {
+		for _, ref := range r.Refs {
+			if rank, there := ranks[ref]; !there || rank >= r.Rank {
+				t.Errorf("%s refers to %s, which is not there or has no lower rank", r.Key, ref)
+			}
+		}
+		if r.Origin.Path == "" || r.Rank > rankBackend && len(r.Refs) == 0 && r.Kind != "hash_profile" {
+			t.Errorf("%s has no document or refers to nothing", r.Key)
 		}
 	}
 	for rank := range rankRule + 1 {
