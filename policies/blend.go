@@ -159,7 +159,9 @@ func (c *Compiler) use(unit Name, now map[string]schema.Position) {
 
 func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
 	blend := Name{schema.KindGateway, unit.Name, poolPart + pool}
-	c.dirtyBlends[blend] = c.dirtyBlends[blend] // a look is enough, unless it is to be made anew
+	if !c.dirtyBlends[blend] {
+		c.dirtyBlends[blend] = false // to be looked at
+	}
 	switch {
 	case at == nil:
 		delete(c.users[blend], unit)

@@ -113,12 +113,7 @@ func serverNames(ir *IR, pool string) []string {
 	gw := ir.Gateway("gw")
 	var names []string
 	for bucket := range gw.Hash.Buckets {
-		version, backend := pool, uint16(0)
-		if b := ir.Blend("gw", pool); b != nil {
-			version, backend = gw.Pools[b.Buckets[bucket].Pool].Version, b.Buckets[bucket].Backend
-		} else {
-			backend = gw.Pool(version).Buckets[bucket]
-		}
+		version, backend, _ := ir.server(gw, pool, bucket)
 		names = append(names, version+"/"+gw.Pool(version).Backends[backend].Name)
 	}
 	return names

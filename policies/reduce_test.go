@@ -263,63 +263,65 @@ func flow(src string, lo, hi uint16) entry {
 	return entry{box: m, percent: 100}
 }
 
+var fewRules = []struct {
+	name     string
+	policies func(*workbench)
+	want     []string
+}{
+	{"neighbouring prefixes", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.1.0/24", 80, 80), flow("10.0.0.128/25", 80, 80))
+	}, []string{"VNI 1, source 10.0.0.0/23, destination port 80 -> v2 p0.yaml:1"}},
+	{"neighbouring and overlapping ports", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("", 81, 90), flow("", 0, 80), flow("", 85, 100))
+	}, []string{"VNI 1, destination ports 0-100 -> v2 p0.yaml:1"}},
+	{"ports with a gap", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("", 80, 80), flow("", 82, 82))
+	}, []string{"VNI 1, destination port 80 -> v2 p0.yaml:1", "VNI 1, destination port 82 -> v2 p0.yaml:2"}},
+	{"in two fields", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.0.128/25", 80, 80), flow("10.0.0.0/25", 81, 81), flow("10.0.0.128/25", 81, 81))
+	}, []string{"VNI 1, source 10.0.0.0/24, destination ports 80-81 -> v2 p0.yaml:1"}},
+	{"of two policies", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80))
+		b.policy("v2", 5, 0, flow("10.0.0.128/25", 80, 80))
+	}, []string{"VNI 1, source 10.0.0.0/24, destination port 80 -> v2 p0.yaml:1"}},
+	{"hidden by two higher ones together", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/25", 0, 99))
+		b.policy("v3", 8, 0, flow("10.0.0.128/25", 0, 99))
+		b.policy("v1", 5, 0, flow("10.0.0.0/24", 80, 80))
+		b.policy("v3", 4, 0, flow("10.0.0.0/24", 90, 90))
+	}, []string{
+		"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p0.yaml:1",
+		"VNI 1, source 10.0.0.128/25, destination ports 0-99 -> v3 p1.yaml:1",
+	}},
+	{"what lower ones do", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80))
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 0, 99))
+		b.policy("v2", 4, 0, flow("10.0.0.0/16", 50, 120))
+	}, []string{
+		"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p1.yaml:1",
+		"VNI 1, source 10.0.0.0/16, destination ports 50-120 -> v2 p2.yaml:1",
+	}},
+	{"what the default does", func(b *workbench) {
+		b.policy("v1", 9, 0, flow("10.0.0.0/24", 80, 80))
+		b.policy("v2", 5, 0, flow("10.0.1.0/24", 80, 80))
+	}, []string{"VNI 1, source 10.0.1.0/24, destination port 80 -> v2 p1.yaml:1"}},
+	{"of the whole VPC", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80), flow("10.0.0.5/32", 0, 65535))
+		b.policy("v2", 5, 0, entry{box: vniBox(1), percent: 100})
+	}, []string{"VNI 1 -> v2 p2.yaml:1"}},
+	{"not past another", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/25", 80, 80))
+		b.policy("v3", 8, 0, flow("10.0.0.0/24", 80, 443))
+		b.policy("v2", 7, 0, flow("10.0.0.128/25", 80, 80), flow("10.0.0.128/25", 444, 444))
+	}, []string{
+		"VNI 1, source 10.0.0.0/25, destination port 80 -> v2 p0.yaml:1",
+		"VNI 1, source 10.0.0.0/24, destination ports 80-443 -> v3 p1.yaml:1",
+		"VNI 1, source 10.0.0.128/25, destination port 444 -> v2 p2.yaml:2",
+	}},
+}
+
 func TestFlowRulesAreFew(t *testing.T) {
-	for _, test := range []struct {
-		name     string
-		policies func(*workbench)
-		want     []string
-	}{
-		{"neighbouring prefixes", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.1.0/24", 80, 80), flow("10.0.0.128/25", 80, 80))
-		}, []string{"VNI 1, source 10.0.0.0/23, destination port 80 -> v2 p0.yaml:1"}},
-		{"neighbouring and overlapping ports", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("", 81, 90), flow("", 0, 80), flow("", 85, 100))
-		}, []string{"VNI 1, destination ports 0-100 -> v2 p0.yaml:1"}},
-		{"ports with a gap", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("", 80, 80), flow("", 82, 82))
-		}, []string{"VNI 1, destination port 80 -> v2 p0.yaml:1", "VNI 1, destination port 82 -> v2 p0.yaml:2"}},
-		{"in two fields", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.0.128/25", 80, 80), flow("10.0.0.0/25", 81, 81), flow("10.0.0.128/25", 81, 81))
-		}, []string{"VNI 1, source 10.0.0.0/24, destination ports 80-81 -> v2 p0.yaml:1"}},
-		{"of two policies", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80))
-			b.policy("v2", 5, 0, flow("10.0.0.128/25", 80, 80))
-		}, []string{"VNI 1, source 10.0.0.0/24, destination port 80 -> v2 p0.yaml:1"}},
-		{"hidden by two higher ones together", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/25", 0, 99))
-			b.policy("v3", 8, 0, flow("10.0.0.128/25", 0, 99))
-			b.policy("v1", 5, 0, flow("10.0.0.0/24", 80, 80))
-			b.policy("v3", 4, 0, flow("10.0.0.0/24", 90, 90))
-		}, []string{
-			"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p0.yaml:1",
-			"VNI 1, source 10.0.0.128/25, destination ports 0-99 -> v3 p1.yaml:1",
-		}},
-		{"what lower ones do", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80))
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 0, 99))
-			b.policy("v2", 4, 0, flow("10.0.0.0/16", 50, 120))
-		}, []string{
-			"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p1.yaml:1",
-			"VNI 1, source 10.0.0.0/16, destination ports 50-120 -> v2 p2.yaml:1",
-		}},
-		{"what the default does", func(b *workbench) {
-			b.policy("v1", 9, 0, flow("10.0.0.0/24", 80, 80))
-			b.policy("v2", 5, 0, flow("10.0.1.0/24", 80, 80))
-		}, []string{"VNI 1, source 10.0.1.0/24, destination port 80 -> v2 p1.yaml:1"}},
-		{"of the whole VPC", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80), flow("10.0.0.5/32", 0, 65535))
-			b.policy("v2", 5, 0, entry{box: vniBox(1), percent: 100})
-		}, []string{"VNI 1 -> v2 p2.yaml:1"}},
-		{"not past another", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/25", 80, 80))
-			b.policy("v3", 8, 0, flow("10.0.0.0/24", 80, 443))
-			b.policy("v2", 7, 0, flow("10.0.0.128/25", 80, 80), flow("10.0.0.128/25", 444, 444))
-		}, []string{
-			"VNI 1, source 10.0.0.0/25, destination port 80 -> v2 p0.yaml:1",
-			"VNI 1, source 10.0.0.0/24, destination ports 80-443 -> v3 p1.yaml:1",
-			"VNI 1, source 10.0.0.128/25, destination port 444 -> v2 p2.yaml:2",
-		}},
-	} {
+	for _, test := range fewRules {
 		b := newWorkbench()
 		test.policies(b)
 		if !b.compile() {
