@@ -160,7 +160,7 @@ func (c *Compiler) use(unit Name, now map[string]schema.Position) {
 func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
 	blend := Name{schema.KindGateway, unit.Name, poolPart + pool}
 	if !c.dirtyBlends[blend] {
-		c.dirtyBlends[blend] = false // a look is enough
+		c.dirtyBlends[blend] = false // to be looked at
 	}
 	switch {
 	case at == nil:

@@ -113,13 +113,7 @@ func serverNames(ir *IR, pool string) []string {
 	gw := ir.Gateway("gw")
 	var names []string
 	for bucket := range gw.Hash.Buckets {
-		version := pool
-		var backend uint16
-		if b := ir.Blend("gw", pool); b != nil {
-			version, backend = gw.Pools[b.Buckets[bucket].Pool].Version, b.Buckets[bucket].Backend
-		} else {
-			backend = gw.Pool(version).Buckets[bucket]
-		}
+		version, backend, _ := ir.server(gw, pool, bucket)
 		names = append(names, version+"/"+gw.Pool(version).Backends[backend].Name)
 	}
 	return names
@@ -223,6 +217,26 @@ func TestEqualBlendsAreOnePool(t *testing.T) {
 		if id := r.c.IDs().get("sw", SpacePool, "gw/v2=5%,v1"); (id != 0) != (last != nil) {
 			t.Errorf("after %s %s the pool's number is %d", step.file, step.entry, id)
 		}
+	}
+}
+
+// What a gateway has on its switches is lowered again when they change, and when
+// its servers do.
+func TestPartsFollowTheirGateway(t *testing.T) {
+	r := newRepo(t, switchDoc, percentGateway, networkOf("n1", 1), policyOf("p", "v2", 100, "{networks: [n1], percent: 5}"), strings.Replace(switchDoc, "name: sw", "name: sw2", 1))
+	r.must()
+	blend, cell := Name{schema.KindGateway, "gw", "pool/v2=5%,v1"}, Name{schema.KindGateway, "gw", "vni/1"}
+	r.put("1.yaml", strings.Replace(percentGateway, "[sw]", "[sw, sw2]", 1))
+	ir, units := r.must()
+	if diff := cmp.Diff([]Name{gatewayUnit, blend, cell}, units); diff != "" {
+		t.Errorf("a switch more: %s", diff)
+	}
+	if ir.ID("sw2", SpacePool, "gw/v2=5%,v1") == 0 {
+		t.Error("the pool has no number on the new switch")
+	}
+	r.put("1.yaml", strings.NewReplacer("[sw]", "[sw, sw2]", "port: 1}", "port: 9}").Replace(percentGateway))
+	if _, units := r.must(); !slices.Equal(units, []Name{gatewayUnit, blend}) {
+		t.Errorf("another port: %v changed", units)
 	}
 }
 

@@ -1,5 +1,6 @@
 // Package policies is what the documents mean: the IR in gray's own words, the
-// compiler that makes it, precedence and conflicts, consistent hashing.
+// compiler that makes it, precedence and conflicts, the fewest rules that say it,
+// consistent hashing, and the flow model that follows a packet through it.
 //
 // It is the second step of the straight line, between the documents of package
 // schema and the native resources that each sink lowers the IR to. It is pure:

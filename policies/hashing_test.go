@@ -56,7 +56,7 @@ func moved(was, now []uint16, left int) (own, others int) {
 // The figures of the design: 32 servers, 16,384 buckets, one leaves.
 func TestOneOf32Leaves(t *testing.T) {
 	const buckets = 16384
-	for _, prefix := range []string{"gw", "server-", "10.0.0."} {
+	for _, prefix := range []string{"gw", "10.0.0.", "s47-"} { // plain steps fail on the last
 		backends := servers(prefix, 32)
 		for _, test := range []struct {
 			algorithm string

@@ -17,13 +17,13 @@ type Space uint8
 const (
 	SpaceVIP     Space = iota + 1 // one a gateway, 8 bits; its hash profile has the same number
 	SpacePool                     // one a version and one a blend of a gateway, 8 bits
-	SpaceBackend                  // one a backend of a version, 12 bits: as many as the table holds
+	SpaceBackend                  // one a backend of a version: as many as the table holds
 )
 
 // size is the first number past the space.
 func (s Space) size() uint32 {
 	if s == SpaceBackend {
-		return 4096
+		return 4097
 	}
 	return 256
 }

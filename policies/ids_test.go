@@ -56,6 +56,22 @@ func TestNumbersOfBadCommitsAreNotKept(t *testing.T) {
 	r.must()
 }
 
+// What a bad commit drops and the next one has again keeps its number.
+func TestNumbersOutliveBadCommits(t *testing.T) {
+	r := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
+	r.must()
+	r.put("2.yaml", policyOf("p", "v9", 100, "{percent: 5}"))
+	if _, _, err := r.commit(); err == nil {
+		t.Fatal("a version that is not there is no error")
+	}
+	r.put("2.yaml", policyOf("p", "v2", 100, "{percent: 5}"))
+	for range 2 {
+		if ir, _ := r.must(); ir.ID("sw", SpacePool, "gw/v2=5%,v1") == 0 {
+			t.Error("the pool has lost its number")
+		}
+	}
+}
+
 func TestNumbersOutliveTheProcess(t *testing.T) {
 	r := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
 	r.must()

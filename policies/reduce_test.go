@@ -102,19 +102,19 @@ var smallFields = fieldsOf{
 		m.Protocol = pick(r, int16(-1), -1, -1, 6)
 		return m
 	},
-	packets: func(*rand.Rand, []claim) []Packet {
-		var all []Packet
-		for i := range 1 << 12 {
-			p := Packet{
-				VIP: netip.MustParseAddr("203.0.113.10"), VNI: 1 + uint32(i>>11), Protocol: []uint8{6, 17}[i>>10&1],
-				Src: netip.AddrFrom4([4]byte{10, 0, 0, byte(i >> 7 & 7)}), Dst: netip.AddrFrom4([4]byte{10, 0, 0, byte(i >> 4 & 7)}),
-				SrcPort: uint16(i >> 2 & 3), DstPort: uint16(i & 3),
-			}
-			all = append(all, p)
-		}
-		return all
-	},
+	packets: func(*rand.Rand, []claim) []Packet { return smallPackets },
 }
+
+var smallPackets = func() (all []Packet) {
+	for i := range 1 << 12 {
+		all = append(all, Packet{
+			VIP: netip.MustParseAddr("203.0.113.10"), VNI: 1 + uint32(i>>11), Protocol: []uint8{6, 17}[i>>10&1],
+			Src: netip.AddrFrom4([4]byte{10, 0, 0, byte(i >> 7 & 7)}), Dst: netip.AddrFrom4([4]byte{10, 0, 0, byte(i >> 4 & 7)}),
+			SrcPort: uint16(i >> 2 & 3), DstPort: uint16(i & 3),
+		})
+	}
+	return all
+}()
 
 // fullFields is a world of all packets: those at the edges of the boxes are
 // tried, in random combinations.
@@ -213,7 +213,7 @@ func tryPolicies(t *testing.T, seed uint64, f fieldsOf) (saved int, ok bool) {
 		pool := w.tables(p)
 		if got, want := w.pool(pool), w.documents(p); got != want {
 			var docs strings.Builder
-			for _, cl := range w.claims {
+			for _, cl := range b.claims {
 				fmt.Fprintf(&docs, "%s priority %d exclude %v: %s, %d %% -> %s\n", cl.doc.Name.Name, cl.spec.Priority, cl.exclude, cl.box.describe(), cl.percent, cl.spec.Version)
 			}
 			t.Fatalf("seed %d, %s: the tables say %s\n%s\n%s", seed, p, pool, docs.String(), dumpRules(b.c.ir))
@@ -263,60 +263,65 @@ func flow(src string, lo, hi uint16) entry {
 	return entry{box: m, percent: 100}
 }
 
+var fewRules = []struct {
+	name     string
+	policies func(*workbench)
+	want     []string
+}{
+	{"neighbouring prefixes", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.1.0/24", 80, 80), flow("10.0.0.128/25", 80, 80))
+	}, []string{"VNI 1, source 10.0.0.0/23, destination port 80 -> v2 p0.yaml:1"}},
+	{"neighbouring and overlapping ports", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("", 81, 90), flow("", 0, 80), flow("", 85, 100))
+	}, []string{"VNI 1, destination ports 0-100 -> v2 p0.yaml:1"}},
+	{"ports with a gap", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("", 80, 80), flow("", 82, 82))
+	}, []string{"VNI 1, destination port 80 -> v2 p0.yaml:1", "VNI 1, destination port 82 -> v2 p0.yaml:2"}},
+	{"in two fields", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.0.128/25", 80, 80), flow("10.0.0.0/25", 81, 81), flow("10.0.0.128/25", 81, 81))
+	}, []string{"VNI 1, source 10.0.0.0/24, destination ports 80-81 -> v2 p0.yaml:1"}},
+	{"of two policies", func(b *workbench) {
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80))
+		b.policy("v2", 5, 0, flow("10.0.0.128/25", 80, 80))
+	}, []string{"VNI 1, source 10.0.0.0/24, destination port 80 -> v2 p0.yaml:1"}},
+	{"hidden by two higher ones together", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/25", 0, 99))
+		b.policy("v3", 8, 0, flow("10.0.0.128/25", 0, 99))
+		b.policy("v1", 5, 0, flow("10.0.0.0/24", 80, 80))
+		b.policy("v3", 4, 0, flow("10.0.0.0/24", 90, 90))
+	}, []string{
+		"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p0.yaml:1",
+		"VNI 1, source 10.0.0.128/25, destination ports 0-99 -> v3 p1.yaml:1",
+	}},
+	{"what lower ones do", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80))
+		b.policy("v2", 5, 0, flow("10.0.0.0/25", 0, 99))
+		b.policy("v2", 4, 0, flow("10.0.0.0/16", 50, 120))
+	}, []string{
+		"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p1.yaml:1",
+		"VNI 1, source 10.0.0.0/16, destination ports 50-120 -> v2 p2.yaml:1",
+	}},
+	{"what the default does", func(b *workbench) {
+		b.policy("v1", 9, 0, flow("10.0.0.0/24", 80, 80))
+		b.policy("v2", 5, 0, flow("10.0.1.0/24", 80, 80))
+	}, []string{"VNI 1, source 10.0.1.0/24, destination port 80 -> v2 p1.yaml:1"}},
+	{"of the whole VPC", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80), flow("10.0.0.5/32", 0, 65535))
+		b.policy("v2", 5, 0, entry{box: vniBox(1), percent: 100})
+	}, []string{"VNI 1 -> v2 p2.yaml:1"}},
+	{"not past another", func(b *workbench) {
+		b.policy("v2", 9, 0, flow("10.0.0.0/25", 80, 80))
+		b.policy("v3", 8, 0, flow("10.0.0.0/24", 80, 443))
+		b.policy("v2", 7, 0, flow("10.0.0.128/25", 80, 80), flow("10.0.0.128/25", 444, 444))
+	}, []string{
+		"VNI 1, source 10.0.0.0/25, destination port 80 -> v2 p0.yaml:1",
+		"VNI 1, source 10.0.0.0/24, destination ports 80-443 -> v3 p1.yaml:1",
+		"VNI 1, source 10.0.0.128/25, destination port 444 -> v2 p2.yaml:2",
+	}},
+}
+
 func TestFlowRulesAreFew(t *testing.T) {
-	for _, test := range []struct {
-		name     string
-		policies func(*workbench)
-		want     []string
-	}{
-		{"neighbouring prefixes", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.1.0/24", 80, 80), flow("10.0.0.128/25", 80, 80))
-		}, []string{"VNI 1, source 10.0.0.0/23, destination port 80 -> v2 p0.yaml:1"}},
-		{"neighbouring and overlapping ports", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("", 81, 90), flow("", 0, 80), flow("", 85, 100))
-		}, []string{"VNI 1, destination ports 0-100 -> v2 p0.yaml:1"}},
-		{"in two fields", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80), flow("10.0.0.128/25", 80, 80), flow("10.0.0.0/25", 81, 81), flow("10.0.0.128/25", 81, 81))
-		}, []string{"VNI 1, source 10.0.0.0/24, destination ports 80-81 -> v2 p0.yaml:1"}},
-		{"of two policies", func(b *workbench) {
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 80, 80))
-			b.policy("v2", 5, 0, flow("10.0.0.128/25", 80, 80))
-		}, []string{"VNI 1, source 10.0.0.0/24, destination port 80 -> v2 p0.yaml:1"}},
-		{"hidden by two higher ones together", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/25", 0, 99))
-			b.policy("v3", 8, 0, flow("10.0.0.128/25", 0, 99))
-			b.policy("v1", 5, 0, flow("10.0.0.0/24", 80, 80))
-			b.policy("v3", 4, 0, flow("10.0.0.0/24", 90, 90))
-		}, []string{
-			"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p0.yaml:1",
-			"VNI 1, source 10.0.0.128/25, destination ports 0-99 -> v3 p1.yaml:1",
-		}},
-		{"what lower ones do", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80))
-			b.policy("v2", 5, 0, flow("10.0.0.0/25", 0, 99))
-			b.policy("v2", 4, 0, flow("10.0.0.0/16", 50, 120))
-		}, []string{
-			"VNI 1, source 10.0.0.0/25, destination ports 0-99 -> v2 p1.yaml:1",
-			"VNI 1, source 10.0.0.0/16, destination ports 50-120 -> v2 p2.yaml:1",
-		}},
-		{"what the default does", func(b *workbench) {
-			b.policy("v1", 9, 0, flow("10.0.0.0/24", 80, 80))
-			b.policy("v2", 5, 0, flow("10.0.1.0/24", 80, 80))
-		}, []string{"VNI 1, source 10.0.1.0/24, destination port 80 -> v2 p1.yaml:1"}},
-		{"of the whole VPC", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80), flow("10.0.0.5/32", 0, 65535))
-			b.policy("v2", 5, 0, entry{box: vniBox(1), percent: 100})
-		}, []string{"VNI 1 -> v2 p2.yaml:1"}},
-		{"not past another", func(b *workbench) {
-			b.policy("v2", 9, 0, flow("10.0.0.0/25", 80, 80))
-			b.policy("v3", 8, 0, flow("10.0.0.0/24", 80, 443))
-			b.policy("v2", 7, 0, flow("10.0.0.128/25", 80, 80), flow("10.0.0.128/25", 444, 444))
-		}, []string{
-			"VNI 1, source 10.0.0.0/25, destination port 80 -> v2 p0.yaml:1",
-			"VNI 1, source 10.0.0.0/24, destination ports 80-443 -> v3 p1.yaml:1",
-			"VNI 1, source 10.0.0.128/25, destination port 444 -> v2 p2.yaml:2",
-		}},
-	} {
+	for _, test := range fewRules {
 		b := newWorkbench()
 		test.policies(b)
 		if !b.compile() {

@@ -178,16 +178,7 @@ func (c *Cell) flow(p Packet) *Rule {
 // traceBackend goes from the pool by the hash to a server.
 func (ir *IR) traceBackend(t *Trace, gw *Gateway) {
 	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
-	version := t.Pool
-	var index uint16
-	var origin schema.Position
-	if blend := ir.Blend(gw.Name, t.Pool); blend != nil {
-		slot := blend.Buckets[t.Bucket]
-		version, index, origin = gw.Pools[slot.Pool].Version, slot.Backend, blend.Origin
-	} else {
-		pool := gw.Pool(version)
-		index, origin = pool.Buckets[t.Bucket], pool.Origin
-	}
+	version, index, origin := ir.server(gw, t.Pool, t.Bucket)
 	b := &gw.Pool(version).Backends[index]
 	t.Version, t.Backend, t.Port, t.MAC = version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
 	says := fmt.Sprintf("port %d, next hop %s", t.Port, t.MAC)
@@ -198,4 +189,15 @@ func (ir *IR) traceBackend(t *Trace, gw *Gateway) {
 	t.step("pool", t.Pool, fmt.Sprintf("bucket %d of %d", t.Bucket, gw.Hash.Buckets), origin)
 	t.step("bucket", fmt.Sprintf("pool %s, bucket %d", t.Pool, t.Bucket), fmt.Sprintf("backend %s of %s", b.Name, t.Version), origin)
 	t.step("backend", fmt.Sprintf("%s of %s", b.Name, t.Version), says, b.Origin)
+}
+
+// server is the server of a bucket of a pool: its version and its index among the
+// backends of that, and the document that made the pool.
+func (ir *IR) server(gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
+	if b := ir.Blend(gw.Name, pool); b != nil {
+		slot := b.Buckets[bucket]
+		return gw.Pools[slot.Pool].Version, slot.Backend, b.Origin
+	}
+	p := gw.Pool(pool)
+	return pool, p.Buckets[bucket], p.Origin
 }

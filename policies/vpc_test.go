@@ -184,3 +184,53 @@ func BenchmarkCell(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkOneVM adds and removes a VM of one VPC of 1,024, with nothing else
+// there and with 65,536 VMs and 2,048 flows in other VPCs.
+func BenchmarkOneVM(b *testing.B) {
+	for _, vpcs := range []int{1, 64} {
+		b.Run(fmt.Sprintf("vms=%d", vpcs*1024), func(b *testing.B) {
+			files := []*schema.File{fileOf("sw.yaml", switchDoc), fileOf("gw.yaml", percentGateway)}
+			for v := range vpcs {
+				files = append(files, fileOf(fmt.Sprintf("net%d.yaml", v), networkOf(fmt.Sprintf("n%d", v), v+1)), fileOf(fmt.Sprintf("vms%d.yaml", v), manyVMs(v, 1024)))
+				if v > 0 {
+					files = append(files, fileOf(fmt.Sprintf("flows%d.yaml", v), manyFlows(v, 32)))
+				}
+			}
+			set, c := schema.NewSet(), NewCompiler(NewIDs())
+			commit := func(files schema.Files) []Name {
+				_, units, err := c.Compile(set, set.Update(&schema.Snapshot{Files: files}))
+				if err != nil {
+					b.Fatal(err)
+				}
+				return units
+			}
+			all := schema.NewFiles(files...)
+			commit(all)
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				all = all.With([]*schema.File{fileOf("vms0.yaml", manyVMs(0, 1023+n%2))}, nil)
+				if units := commit(all); len(units) > 1 {
+					b.Fatalf("%v changed", units)
+				}
+			}
+		})
+	}
+}
+
+func manyVMs(vpc, n int) string {
+	addresses := make([]string, n)
+	for i := range addresses {
+		addresses[i] = fmt.Sprintf("10.0.%d.%d", i/256, i%256)
+	}
+	return policyOf(fmt.Sprintf("vms%d", vpc), "v2", 100, strings.Replace(vmsOf(addresses...), "n1", fmt.Sprintf("n%d", vpc), 1))
+}
+
+func manyFlows(vpc, n int) string {
+	var b strings.Builder
+	b.WriteString(strings.TrimSuffix(policyOf(fmt.Sprintf("flows%d", vpc), "v3", 200, ""), "  - \n"))
+	for i := range n {
+		fmt.Fprintf(&b, "  - {flow: {vni: %d, src: 10.0.%d.0/24, dstPort: %d}}\n", vpc+1, i, 2*i)
+	}
+	return b.String()
+}

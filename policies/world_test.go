@@ -2,6 +2,7 @@ package policies
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -155,62 +156,81 @@ func (m Match) holds(p Packet) bool {
 
 // world is a commit, and what its documents and its tables say about packets.
 type world struct {
-	t       *testing.T
-	ir      *IR
-	gw      *Gateway
-	claims  []claim
-	routed  map[uint32][]netip.Addr
-	places  map[string][]int  // by version: the place of each bucket
-	said    map[string]string // by list of shares: the version of each bucket
-	written map[string]string // by pool: the version of each bucket
+	t        *testing.T
+	ir       *IR
+	gw       *Gateway
+	policies []said // the highest priority first
+	routed   map[uint32][]netip.Addr
+	cells    map[uint32]*Cell
+	places   map[string][]int  // by version: the place of each bucket
+	buckets  map[string]string // by list of shares: the version of each bucket
+	written  map[string]string // by pool: the version of each bucket
+}
+
+// said is what one policy says.
+type said struct {
+	doc     *schema.Document
+	spec    *schema.PolicySpec
+	entries []claim
 }
 
 func newWorld(t *testing.T, c *Compiler, ir *IR) *world {
-	w := &world{t: t, ir: ir, gw: ir.Gateway("gw"), routed: c.vms, places: map[string][]int{}, said: map[string]string{}, written: map[string]string{}}
-	for _, cl := range c.claims {
-		w.claims = append(w.claims, cl...)
+	w := &world{
+		t: t, ir: ir, gw: ir.Gateway("gw"), routed: c.vms, cells: map[uint32]*Cell{},
+		places: map[string][]int{}, buckets: map[string]string{}, written: map[string]string{},
 	}
-	slices.SortFunc(w.claims, func(a, b claim) int { return b.spec.Priority - a.spec.Priority })
+	for _, claims := range c.claims {
+		for _, cl := range claims {
+			i := slices.IndexFunc(w.policies, func(s said) bool { return s.doc == cl.doc })
+			if i < 0 {
+				i = len(w.policies)
+				w.policies = append(w.policies, said{doc: cl.doc, spec: cl.spec})
+			}
+			w.policies[i].entries = append(w.policies[i].entries, cl)
+		}
+	}
+	slices.SortFunc(w.policies, func(a, b said) int { return b.spec.Priority - a.spec.Priority })
 	return w
+}
+
+// share is the share of the buckets that a policy takes of a packet, 0 to 100.
+func (s *said) share(p Packet) int {
+	percent := 0
+	for i := range s.entries {
+		if cl := &s.entries[i]; cl.box.holds(p) {
+			if cl.exclude {
+				return 0
+			}
+			percent = max(percent, cl.percent)
+		}
+	}
+	return percent
 }
 
 // documents gives the version of each bucket, one letter each, as the documents
 // say: that of the highest policy that matches the packet in this bucket and
 // does not exclude it.
 func (w *world) documents(p Packet) string {
-	percent, excluded := map[*schema.Document]int{}, map[*schema.Document]bool{}
-	for _, cl := range w.claims {
-		switch {
-		case !cl.box.holds(p):
-		case cl.exclude:
-			excluded[cl.doc] = true
-		default:
-			percent[cl.doc] = max(percent[cl.doc], cl.percent)
-		}
+	var key [64]byte
+	for i := range w.policies {
+		key[i] = byte(w.policies[i].share(p))
 	}
-	var shares []Share
-	for _, cl := range w.claims {
-		if percent[cl.doc] > 0 && !excluded[cl.doc] {
-			shares = append(shares, Share{cl.spec.Version, percent[cl.doc]})
-			delete(percent, cl.doc)
-		}
+	if known, ok := w.buckets[string(key[:])]; ok {
+		return known
 	}
-	key := fmt.Sprint(shares)
-	if w.said[key] == "" {
-		var b strings.Builder
-		for bucket := range w.gw.Hash.Buckets {
-			version := w.gw.Default
-			for _, s := range shares {
-				if w.place(s.Version, bucket) < (s.Percent*w.gw.Hash.Buckets+50)/100 {
-					version = s.Version
-					break
-				}
+	var b strings.Builder
+	for bucket := range w.gw.Hash.Buckets {
+		version := w.gw.Default
+		for i, s := range w.policies {
+			if w.place(s.spec.Version, bucket) < (int(key[i])*w.gw.Hash.Buckets+50)/100 {
+				version = s.spec.Version
+				break
 			}
-			b.WriteByte(version[1])
 		}
-		w.said[key] = b.String()
+		b.WriteByte(version[1])
 	}
-	return w.said[key]
+	w.buckets[string(key[:])] = b.String()
+	return b.String()
 }
 
 func (w *world) place(version string, bucket int) int {
@@ -225,9 +245,8 @@ func (w *world) place(version string, bucket int) int {
 
 // tables asks the tables as the pipeline does and returns the pool.
 func (w *world) tables(p Packet) string {
-	best := map[Table]*Rule{}
-	for _, part := range []string{anyVNI, fmt.Sprintf("vni/%d", p.VNI)} {
-		cell, _ := w.ir.Get(Name{schema.KindGateway, "gw", part}).(*Cell)
+	var best [TableVPC + 1]*Rule
+	for _, cell := range []*Cell{w.cell(p.VNI), w.cell(math.MaxUint32)} {
 		for i := 0; cell != nil && i < len(cell.Rules); i++ {
 			r := &cell.Rules[i]
 			if r.Match.holds(p) && (r.Table == TableVPC || r.IPv6 == p.IsIPv6()) && (best[r.Table] == nil || r.Priority > best[r.Table].Priority) {
@@ -235,12 +254,25 @@ func (w *world) tables(p Packet) string {
 			}
 		}
 	}
-	for t := TableFlow; t <= TableVPC; t++ {
-		if best[t] != nil {
-			return best[t].Pool
+	for _, r := range best {
+		if r != nil {
+			return r.Pool
 		}
 	}
 	return w.gw.DefaultPool
+}
+
+// cell is the cell of a VNI, or that of none.
+func (w *world) cell(vni uint32) *Cell {
+	if cell, known := w.cells[vni]; known {
+		return cell
+	}
+	part := anyVNI
+	if vni <= schema.MaxVNI {
+		part = fmt.Sprintf("%s%d", vniPart, vni)
+	}
+	w.cells[vni], _ = w.ir.Get(Name{schema.KindGateway, "gw", part}).(*Cell)
+	return w.cells[vni]
 }
 
 // pool gives the version of each bucket of a pool, one letter each.
@@ -268,7 +300,7 @@ func (w *world) pool(name string) string {
 // route table does not know, where an entry for the VPC stands for its VMs.
 func (w *world) strangers(p Packet) bool {
 	vms := w.routed[p.VNI]
-	cell, _ := w.ir.Get(Name{schema.KindGateway, "gw", fmt.Sprintf("vni/%d", p.VNI)}).(*Cell)
+	cell := w.cell(p.VNI)
 	return len(vms) > 0 && !slices.Contains(vms, p.Src) && !slices.Contains(vms, p.Dst) &&
 		cell != nil && slices.ContainsFunc(cell.Rules, func(r Rule) bool { return r.Match == vniBox(schema.VNI(p.VNI)) })
 }

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -54,5 +55,23 @@ func (v *validator) gatewayHealth(h *HealthCheck) {
 func (v *validator) percent(field string) {
 	if strings.HasPrefix(field, "spec.exclude") {
 		v.errorf(field+".percent", "a share cannot be excluded; give the match a smaller percent")
+	}
+}
+
+// forwardIP checks that the address of every server can take the place of every
+// VIP: a packet stays of its IP version.
+func (v *validator) forwardIP(g *GatewaySpec) {
+	for i, vip := range g.VIPs {
+		if vip.Is6() != g.VIPs[0].Is6() {
+			v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s and %s are of different IP versions, and forward: ip rewrites both to one address; make a Gateway of each", vip, g.VIPs[0])
+			return
+		}
+	}
+	for i, ver := range g.Versions {
+		for j, b := range ver.Backends {
+			if len(g.VIPs) > 0 && b.Address.IsValid() && b.Address.Is6() != g.VIPs[0].Is6() {
+				v.errorf(fmt.Sprintf("spec.versions[%d].backends[%d].address", i, j), "%s is not of the IP version of the VIP %s, which forward: ip rewrites to it", b.Address, g.VIPs[0])
+			}
+		}
 	}
 }

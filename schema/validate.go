@@ -209,7 +209,7 @@ func (v *validator) gateway(g *GatewaySpec) {
 		}
 	}
 	if g.Forward == "ip" {
-		v.errorf("spec.forward", "ip is not supported yet; use mac")
+		v.forwardIP(g)
 	}
 	if g.HealthCheck != nil {
 		v.gatewayHealth(g.HealthCheck)
@@ -248,7 +248,7 @@ func (v *validator) gateway(g *GatewaySpec) {
 // backend checks a server; switches is the gateway's, sorted.
 func (v *validator) backend(b *Backend, field string, switches []string) {
 	if b.MAC == nil {
-		v.errorf(field+".mac", "is missing; the switch needs the MAC address of the next hop")
+		v.errorf(field+".mac", "is missing; the switch needs the MAC address of the next hop, whatever it rewrites")
 	}
 	if b.Port != nil && b.Ports != nil {
 		v.errorf(field+".ports", "stands beside port; give one of the two")

@@ -51,6 +51,7 @@ spec:
   vips: [203.0.113.11]
   switches: [sw]
   default: v1
+  forward: ip
   hash: {buckets: 512, algorithm: rendezvous, fields: [vni, dst, srcPort]}
   versions:
   - name: v1
@@ -140,6 +141,9 @@ func TestTraceSaysWhatTheSwitchDoes(t *testing.T) {
 			dropped++
 			continue
 		}
+		if got := destination(out); want.Address.IsValid() && got != want.Address || !want.Address.IsValid() && got != p.VIP {
+			t.Fatalf("%s: leaves for %s, the trace says %s", p, got, want.Address)
+		}
 		ports[port]++
 		pools[want.Pool]++
 		if port != want.Port || net.HardwareAddr(out[:6]).String() != want.MAC {
@@ -158,6 +162,8 @@ func program(t *testing.T, ir *policies.IR, units []policies.Name) {
 	t.Cleanup(func() { _ = sink.Close() })
 	var self *reconciler.Resource
 	byRank := map[int][]reconciler.Change{}
+	ranks := map[reconciler.Key]int{}
+	var all []*reconciler.Resource
 	for _, n := range units {
 		resources, err := sink.Lower(ir, n)
 		if err != nil {
@@ -168,6 +174,18 @@ func program(t *testing.T, ir *policies.IR, units []policies.Name) {
 				self = r
 			}
 			byRank[r.Rank] = append(byRank[r.Rank], reconciler.Change{New: r})
+			ranks[r.Key] = r.Rank
+		}
+		all = append(all, resources...)
+	}
+	for _, r := range all {
+		for _, ref := range r.Refs {
+			if rank, there := ranks[ref]; !there || rank >= r.Rank {
+				t.Errorf("%s refers to %s, which is not there or has no lower rank", r.Key, ref)
+			}
+		}
+		if r.Origin.Path == "" || r.Rank > rankBackend && len(r.Refs) == 0 && r.Kind != "hash_profile" {
+			t.Errorf("%s has no document or refers to nothing", r.Key)
 		}
 	}
 	for rank := range rankRule + 1 {
@@ -199,6 +217,16 @@ func randomPacket(r *rand.Rand) policies.Packet {
 		p.Src, p.Dst = pick("2001:db8::1", "2001:db8::2", "2001:db8:1::1"), pick("2001:db8::1", "2001:db8::3")
 	}
 	return p
+}
+
+// destination is the outer destination of a frame.
+func destination(frame []byte) netip.Addr {
+	at, size := 14+16, 4
+	if frame[12] == 0x86 {
+		at, size = 14+24, 16
+	}
+	a, _ := netip.AddrFromSlice(frame[at : at+size])
+	return a
 }
 
 // frameOf makes the frame of a packet, in VXLAN where it has a VNI.
