@@ -42,7 +42,7 @@ func (d *device) aim(c reconciler.Change) reconciler.Change {
 	if old == nil && now == nil {
 		return c
 	}
-	id, generation := uint8(0), uint8(0)
+	var id, generation uint8
 	if old != nil {
 		id, generation = old.pool, old.generation
 	} else {
