@@ -20,7 +20,10 @@ func TestConformance(t *testing.T) {
 // TestConformancePersonalities runs it against the gateway as it is like others.
 func TestConformancePersonalities(t *testing.T) {
 	for _, name := range softswitch.PersonalityNames()[1:] {
-		t.Run(name, func(t *testing.T) { conformance(t, name) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
+			conformance(t, name)
+		})
 	}
 }
 

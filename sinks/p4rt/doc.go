@@ -6,5 +6,5 @@
 // gray owns the whole pipeline of a switch: an entry that nothing in Git asks
 // for is foreign, shows as drift and is deleted. A pool and its hash buckets are
 // one resource, as only together they mean something; of its buckets only those
-// that differ are written.
+// that differ are written, or, where many do, the other of its two generations.
 package p4rt

@@ -3,6 +3,7 @@ package p4rt
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -82,6 +83,7 @@ func BenchmarkOneVM(b *testing.B) {
 			vm := oneVM(self, 1<<20)
 			next, other := creates(vm...), deletes(vm...)
 			before := l.calls()
+			runtime.GC() // or what the programming left is cleaned up in the time of the changes
 			b.ReportAllocs()
 			for b.Loop() {
 				mustApply(b, s, self, next...)
