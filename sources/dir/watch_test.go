@@ -1,14 +1,18 @@
 package dir
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -110,35 +114,87 @@ func TestChangesAreSeen(t *testing.T) {
 	}
 }
 
-// TestBurst changes files without a pause: it is told, but not all the time.
-func TestBurst(t *testing.T) {
-	d := newTree(t)
-	s := open(t, d.dir)
-	start := time.Now()
-	for told := 0; told < 2; {
-		d.write("a.yaml", fmt.Sprint(told))
+// TestTiming holds when a change is told, by a clock that the test has.
+func TestTiming(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events, lost, changed, done := make(chan fsnotify.Event), make(chan error), make(chan struct{}, 1), make(chan struct{})
+		var other, full atomic.Bool
+		var watched atomic.Int32
+		watch := func() error {
+			if watched.Add(1); full.Load() {
+				return errors.New("no more watches")
+			}
+			return nil
+		}
+		go func() {
+			defer close(done)
+			tell(events, lost, other.Load, watch, changed)
+		}()
+		start := time.Now()
+		want := func(what string, least, most time.Duration) {
+			t.Helper()
+			select {
+			case <-changed:
+			case <-time.After(time.Hour):
+				t.Errorf("%s: not told", what)
+			}
+			if took := time.Since(start); took < least || took > most {
+				t.Errorf("%s: told after %s, want %s to %s", what, took, least, most)
+			}
+			if n := watched.Swap(0); n != 1 {
+				t.Errorf("%s: watched %d times", what, n)
+			}
+			start = time.Now()
+		}
+		events <- fsnotify.Event{}
+		want("one event", quiet, quiet)
+		// A file that is written in parts is told of when it is whole.
+		for range 5 {
+			events <- fsnotify.Event{}
+			time.Sleep(quiet / 2)
+		}
+		want("several", 3*quiet, 3*quiet)
+		// Events without a pause do not keep it back.
+		enough := make(chan struct{})
+		go func() {
+			for {
+				events <- fsnotify.Event{}
+				select {
+				case <-time.After(quiet / 2):
+				case <-enough:
+					return
+				}
+			}
+		}()
+		want("no pause", patience, patience)
+		want("no pause", patience, patience+quiet)
+		close(enough)
+		time.Sleep(time.Hour)
 		select {
-		case <-s.Changed():
-			told++
+		case <-changed: // the last events, if any came after what was told
 		default:
 		}
-		if time.Since(start) > 20*time.Second {
-			t.Fatal("no hint came")
-		}
-	}
-	start = time.Now()
-	told := 0
-	for range 3000 {
-		d.write("a.yaml", "x")
+		start = time.Now()
+		watched.Store(0)
+		lost <- fsnotify.ErrEventOverflow
+		want("lost events", 0, 0)
+		other.Store(true)
+		want("another folder", 1, beat)
+		other.Store(false)
+		full.Store(true)
+		events <- fsnotify.Event{}
+		want("no more watches", quiet, quiet)
+		want("no more watches", poll, poll)
+		full.Store(false)
+		want("watches again", poll, poll)
 		select {
-		case <-s.Changed():
-			told++
-		default:
+		case <-changed:
+			t.Error("told of nothing")
+		case <-time.After(time.Hour):
 		}
-	}
-	if most := int(time.Since(start)/quiet) + 2; told > most {
-		t.Errorf("%d hints in %s, want at most %d", told, time.Since(start), most)
-	}
+		close(events)
+		<-done
+	})
 }
 
 // TestMountedConfig updates a folder as a mounted config map is updated: files
