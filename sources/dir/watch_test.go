@@ -114,85 +114,86 @@ func TestChangesAreSeen(t *testing.T) {
 	}
 }
 
+// teller runs tell in a bubble of synctest.
+type teller struct {
+	t           *testing.T
+	events      chan fsnotify.Event
+	lost        chan error
+	changed     chan struct{}
+	other, full atomic.Bool // what is seen of the folders
+	watched     atomic.Int32
+	start       time.Time
+}
+
+// watch is the function that tell watches with.
+func (l *teller) watch() error {
+	if l.watched.Add(1); l.full.Load() {
+		return errors.New("no more watches")
+	}
+	return nil
+}
+
+// want waits until a change is told.
+func (l *teller) want(what string, least, most time.Duration) {
+	l.t.Helper()
+	select {
+	case <-l.changed:
+	case <-time.After(time.Hour):
+		l.t.Errorf("%s: not told", what)
+	}
+	if took := time.Since(l.start); took < least || took > most {
+		l.t.Errorf("%s: told after %s, want %s to %s", what, took, least, most)
+	}
+	if n := l.watched.Swap(0); n != 1 {
+		l.t.Errorf("%s: watched %d times", what, n)
+	}
+	l.start = time.Now()
+}
+
 // TestTiming holds when a change is told, by a clock that the test has.
 func TestTiming(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		events, lost, changed, done := make(chan fsnotify.Event), make(chan error), make(chan struct{}, 1), make(chan struct{})
-		var other, full atomic.Bool
-		var watched atomic.Int32
-		watch := func() error {
-			if watched.Add(1); full.Load() {
-				return errors.New("no more watches")
-			}
-			return nil
-		}
+		l := &teller{t: t, events: make(chan fsnotify.Event), lost: make(chan error), changed: make(chan struct{}, 1), start: time.Now()}
+		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			tell(events, lost, other.Load, watch, changed)
+			tell(l.events, l.lost, l.other.Load, l.watch, l.changed)
 		}()
-		start := time.Now()
-		want := func(what string, least, most time.Duration) {
-			t.Helper()
-			select {
-			case <-changed:
-			case <-time.After(time.Hour):
-				t.Errorf("%s: not told", what)
-			}
-			if took := time.Since(start); took < least || took > most {
-				t.Errorf("%s: told after %s, want %s to %s", what, took, least, most)
-			}
-			if n := watched.Swap(0); n != 1 {
-				t.Errorf("%s: watched %d times", what, n)
-			}
-			start = time.Now()
-		}
-		events <- fsnotify.Event{}
-		want("one event", quiet, quiet)
+		l.events <- fsnotify.Event{}
+		l.want("one event", quiet, quiet)
 		// A file that is written in parts is told of when it is whole.
 		for range 5 {
-			events <- fsnotify.Event{}
+			l.events <- fsnotify.Event{}
 			time.Sleep(quiet / 2)
 		}
-		want("several", 3*quiet, 3*quiet)
-		// Events without a pause do not keep it back.
-		enough := make(chan struct{})
-		go func() {
-			for {
-				events <- fsnotify.Event{}
-				select {
-				case <-time.After(quiet / 2):
-				case <-enough:
-					return
-				}
-			}
-		}()
-		want("no pause", patience, patience)
-		want("no pause", patience, patience+quiet)
-		close(enough)
-		time.Sleep(time.Hour)
+		l.want("several", 3*quiet, 3*quiet)
+		l.lost <- fsnotify.ErrEventOverflow
+		l.want("lost events", 0, 0)
+		l.other.Store(true)
+		l.want("another folder", 1, beat)
+		l.other.Store(false)
+		l.full.Store(true)
+		l.events <- fsnotify.Event{}
+		l.want("no more watches", quiet, quiet)
+		l.want("no more watches", poll, poll)
+		l.full.Store(false)
+		l.want("watches again", poll, poll)
 		select {
-		case <-changed: // the last events, if any came after what was told
-		default:
-		}
-		start = time.Now()
-		watched.Store(0)
-		lost <- fsnotify.ErrEventOverflow
-		want("lost events", 0, 0)
-		other.Store(true)
-		want("another folder", 1, beat)
-		other.Store(false)
-		full.Store(true)
-		events <- fsnotify.Event{}
-		want("no more watches", quiet, quiet)
-		want("no more watches", poll, poll)
-		full.Store(false)
-		want("watches again", poll, poll)
-		select {
-		case <-changed:
+		case <-l.changed:
 			t.Error("told of nothing")
 		case <-time.After(time.Hour):
 		}
-		close(events)
+		// Events without a pause do not keep it back.
+		l.start = time.Now()
+		go func() {
+			defer close(l.events)
+			for range 4 * patience / quiet {
+				l.events <- fsnotify.Event{}
+				time.Sleep(quiet / 2)
+			}
+		}()
+		l.want("no pause", patience, patience)
+		l.want("no pause", patience, patience+quiet)
 		<-done
 	})
 }
