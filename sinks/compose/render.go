@@ -3,6 +3,7 @@ package compose
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,16 +35,17 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 	}
 	p := &types.Project{Name: "gray", Services: types.Services{}, Volumes: types.Volumes{}}
 	p.Services[proxyService] = proxyOf(n, string(bootstrap))
-	var missing []string
+	head := Mark(n.Name, fmt.Sprintf("# To run it on its host: docker compose -p gray -f %s up -d --remove-orphans\n", n.Name+ComposeSuffix))
+	var all []string // the keys of what runs
 	var errs schema.Errors
 	for _, ns := range n.Services {
 		svc := ir.Service(ns.Name)
 		v := svc.Version(ns.Version)
 		if v.Image == "" {
-			missing = append(missing, fmt.Sprintf("# Not here, as the version has no image: %s %s.\n", ns.Name, ns.Version))
+			head += fmt.Sprintf("# Not here, as the version has no image: %s %s.\n", ns.Name, ns.Version)
 			continue
 		}
-		c, err := serviceOf(svc, v)
+		c, err := s.service(svc, v)
 		if err != nil {
 			errs = append(errs, at(v, err))
 			continue
@@ -57,6 +59,7 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 			}
 		}
 		p.Services[ns.Name] = c
+		all = append(all, keyOf(svc, v))
 	}
 	if len(errs) > 0 {
 		return "", errs
@@ -65,15 +68,19 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := load(types.ConfigFile{Content: text}, true); err != nil {
+	// What could be wrong with all of them together is what they say of each other.
+	_, err = s.wholes.get(strings.Join(all, "\n"), func() (struct{}, error) {
+		_, err := load(types.ConfigFile{Content: text}, true)
+		return struct{}{}, err
+	})
+	if err != nil {
 		origin := n.Origin
 		if len(n.Services) > 0 {
 			origin = n.Services[0].Origin
 		}
 		return "", schema.Errors{{Position: origin, Field: "spec.services", Err: fmt.Errorf("make no valid compose file: %w", reason(err))}}
 	}
-	how := fmt.Sprintf("# To run it on its host: docker compose -p gray -f %s up -d --remove-orphans\n", n.Name+ComposeSuffix)
-	return Mark(n.Name, how+strings.Join(missing, "")+string(text)), nil
+	return head + string(text), nil
 }
 
 // proxyOf is a node's Envoy. Its bootstrap stands in the command: a file beside
@@ -87,19 +94,31 @@ func proxyOf(n *policies.Node, bootstrap string) types.ServiceConfig {
 	return c
 }
 
-// serviceOf is a version of a service as a compose service.
+// service is a version of a service as a compose service.
+func (s *Sink) service(svc *policies.Service, v *policies.ServiceVersion) (types.ServiceConfig, error) {
+	return s.services.get(keyOf(svc, v), func() (types.ServiceConfig, error) { return serviceOf(svc, v) })
+}
+
+// keyOf tells apart what a version is as a compose service.
+func keyOf(svc *policies.Service, v *policies.ServiceVersion) string {
+	fields, err := json.Marshal(v.Compose)
+	if err != nil { // it came from YAML and was held to have what JSON has
+		panic(err)
+	}
+	return strings.Join([]string{svc.Name, v.Name, v.Image, string(fields)}, "\x00")
+}
+
 func serviceOf(svc *policies.Service, v *policies.ServiceVersion) (types.ServiceConfig, error) {
-	fields, _ := clone(v.Compose).(map[string]any)
-	if fields == nil {
-		fields = map[string]any{}
+	var c types.ServiceConfig
+	if len(v.Compose) > 0 {
+		file := types.ConfigFile{Config: map[string]any{"services": map[string]any{svc.Name: clone(v.Compose)}}}
+		p, err := load(file, false)
+		if err != nil {
+			return c, err
+		}
+		c = p.Services[svc.Name]
 	}
-	fields["image"] = v.Image // a service must have one to be loaded
-	p, err := load(types.ConfigFile{Config: map[string]any{"services": map[string]any{svc.Name: fields}}}, false)
-	if err != nil {
-		return types.ServiceConfig{}, err
-	}
-	c := p.Services[svc.Name]
-	c.NetworkMode = hostNetwork
+	c.Image, c.NetworkMode = v.Image, hostNetwork
 	if c.Restart == "" {
 		c.Restart = restart
 	}
@@ -110,15 +129,15 @@ func serviceOf(svc *policies.Service, v *policies.ServiceVersion) (types.Service
 	return c, nil
 }
 
-// checkService checks the versions that could run on nodes.
-func checkService(svc *policies.Service) error {
+// check checks the versions that could run on nodes.
+func (s *Sink) check(svc *policies.Service) error {
 	var errs schema.Errors
 	for i := range svc.Versions {
 		v := &svc.Versions[i]
-		if len(v.Compose) == 0 {
+		if v.Image == "" {
 			continue
 		}
-		if _, err := serviceOf(svc, v); err != nil {
+		if _, err := s.service(svc, v); err != nil {
 			errs = append(errs, at(v, err))
 		}
 	}

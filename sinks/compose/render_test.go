@@ -197,7 +197,7 @@ func TestLowerRefuses(t *testing.T) {
 	} {
 		ir := compile(t, strings.Replace(plain, c.old, c.new, 1))
 		_, err := newSink(t, "").Lower(ir, policies.Name{Kind: c.kind, Name: c.name})
-		if _, ok := err.(schema.Errors); !ok { //nolint:errorlint // the reconciler looks for this type
+		if _, ok := err.(schema.Errors); !ok {
 			t.Errorf("%s: got %v, want schema.Errors", c.new, err)
 			continue
 		}

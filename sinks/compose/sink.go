@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/compose-spec/compose-go/v2/types"
+
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
@@ -26,6 +28,10 @@ type Config struct {
 type Sink struct {
 	cfg    Config
 	folder Folder
+
+	// compose-go takes milliseconds for what many nodes have in common.
+	services memo[types.ServiceConfig] // by keyOf
+	wholes   memo[struct{}]            // what runs together, as one file
 }
 
 // New returns a sink; it makes the folder where there is none.
@@ -44,7 +50,7 @@ func New(cfg Config) (*Sink, error) {
 func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
 	switch unit := ir.Get(n).(type) {
 	case *policies.Service:
-		return nil, checkService(unit)
+		return nil, s.check(unit)
 	case *policies.Node:
 		text, err := s.Render(ir, unit)
 		if err != nil {

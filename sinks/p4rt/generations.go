@@ -42,7 +42,7 @@ func (d *device) aim(c reconciler.Change) reconciler.Change {
 	if old == nil && now == nil {
 		return c
 	}
-	id, generation := uint8(0), uint8(0)
+	var id, generation uint8
 	if old != nil {
 		id, generation = old.pool, old.generation
 	} else {
@@ -105,7 +105,7 @@ func (w *writer) proveBuckets(ctx context.Context, p *poolBody) error {
 	for first, end := 0, 1; first < len(got) && sent <= first; first, end = end, min(end+proveMost, len(got)) {
 		var filters []*p4v1.TableEntry
 		for i := first; i < end; i++ {
-			match := bucketEntry(bucketKey{p.pool, p.generation, uint16(i)}, 0).GetMatch()
+			match := bucketKey{p.pool, p.generation, uint16(i)}.encode(new(block), 0).GetMatch()
 			filters = append(filters, &p4v1.TableEntry{TableId: pipeline.TableBucket, Match: match})
 		}
 		if err := w.d.read(ctx, pipeline.Index().Tables[pipeline.TableBucket], filters, add); err != nil {

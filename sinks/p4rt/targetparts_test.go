@@ -133,7 +133,7 @@ func flowBody(table uint32, priority int32, m policies.Match) *ruleBody {
 	return &ruleBody{table: table, vip: 1, pool: 2, priority: priority, match: m}
 }
 
-func vmBody(table uint32, vni uint32, address string) *ruleBody {
+func vmBody(table, vni uint32, address string) *ruleBody {
 	b := &ruleBody{table: table, vip: 1, pool: 2, match: vniOnly(vni)}
 	switch table {
 	case pipeline.TableVMSrcV4, pipeline.TableVMSrcV6:
