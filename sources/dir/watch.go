@@ -121,12 +121,19 @@ func (w *Watcher) watch() error {
 
 func (w *Watcher) run() {
 	defer close(w.done)
+	tell(w.notify.Events, w.notify.Errors, w.seen, w.watch, w.changed)
+}
+
+// tell tells of events, until they end. It looks every beat whether a folder is
+// another one, and watches anew before it tells, so that what happens between
+// the two is not missed.
+func tell(events <-chan fsnotify.Event, lost <-chan error, other func() bool, watch func() error, changed chan<- struct{}) {
 	pulse := time.NewTicker(beat)
 	defer pulse.Stop()
 	var settle, latest, again <-chan time.Time // nil: not waited for
 	for {
 		select {
-		case _, open := <-w.notify.Events:
+		case _, open := <-events:
 			if !open {
 				return
 			}
@@ -135,12 +142,12 @@ func (w *Watcher) run() {
 				latest = time.After(patience)
 			}
 			continue
-		case _, open := <-w.notify.Errors: // too many events at once: anything may have changed
+		case _, open := <-lost: // too many events at once: anything may have changed
 			if !open {
 				return
 			}
 		case <-pulse.C:
-			if !w.seen() {
+			if !other() {
 				continue
 			}
 		case <-settle:
@@ -148,14 +155,12 @@ func (w *Watcher) run() {
 		case <-again:
 		}
 		settle, latest, again = nil, nil, nil
-		// Folders are watched before the change is told, so that what happens
-		// between the two is not missed.
-		w.seen()
-		if w.watch() != nil {
+		other()
+		if watch() != nil {
 			again = time.After(poll)
 		}
 		select {
-		case w.changed <- struct{}{}:
+		case changed <- struct{}{}:
 		default:
 		}
 	}

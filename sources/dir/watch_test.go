@@ -1,14 +1,18 @@
 package dir
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -110,35 +114,88 @@ func TestChangesAreSeen(t *testing.T) {
 	}
 }
 
-// TestBurst changes files without a pause: it is told, but not all the time.
-func TestBurst(t *testing.T) {
-	d := newTree(t)
-	s := open(t, d.dir)
-	start := time.Now()
-	for told := 0; told < 2; {
-		d.write("a.yaml", fmt.Sprint(told))
+// teller runs tell in a bubble of synctest.
+type teller struct {
+	t           *testing.T
+	events      chan fsnotify.Event
+	lost        chan error
+	changed     chan struct{}
+	other, full atomic.Bool // what is seen of the folders
+	watched     atomic.Int32
+	start       time.Time
+}
+
+// watch is the function that tell watches with.
+func (l *teller) watch() error {
+	if l.watched.Add(1); l.full.Load() {
+		return errors.New("no more watches")
+	}
+	return nil
+}
+
+// want waits until a change is told.
+func (l *teller) want(what string, least, most time.Duration) {
+	l.t.Helper()
+	select {
+	case <-l.changed:
+	case <-time.After(time.Hour):
+		l.t.Errorf("%s: not told", what)
+	}
+	if took := time.Since(l.start); took < least || took > most {
+		l.t.Errorf("%s: told after %s, want %s to %s", what, took, least, most)
+	}
+	if n := l.watched.Swap(0); n != 1 {
+		l.t.Errorf("%s: watched %d times", what, n)
+	}
+	l.start = time.Now()
+}
+
+// TestTiming holds when a change is told, by a clock that the test has.
+func TestTiming(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &teller{t: t, events: make(chan fsnotify.Event), lost: make(chan error), changed: make(chan struct{}, 1), start: time.Now()}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			tell(l.events, l.lost, l.other.Load, l.watch, l.changed)
+		}()
+		l.events <- fsnotify.Event{}
+		l.want("one event", quiet, quiet)
+		// A file that is written in parts is told of when it is whole.
+		for range 5 {
+			l.events <- fsnotify.Event{}
+			time.Sleep(quiet / 2)
+		}
+		l.want("several", 3*quiet, 3*quiet)
+		l.lost <- fsnotify.ErrEventOverflow
+		l.want("lost events", 0, 0)
+		l.other.Store(true)
+		l.want("another folder", 1, beat)
+		l.other.Store(false)
+		l.full.Store(true)
+		l.events <- fsnotify.Event{}
+		l.want("no more watches", quiet, quiet)
+		l.want("no more watches", poll, poll)
+		l.full.Store(false)
+		l.want("watches again", poll, poll)
 		select {
-		case <-s.Changed():
-			told++
-		default:
+		case <-l.changed:
+			t.Error("told of nothing")
+		case <-time.After(time.Hour):
 		}
-		if time.Since(start) > 20*time.Second {
-			t.Fatal("no hint came")
-		}
-	}
-	start = time.Now()
-	told := 0
-	for range 3000 {
-		d.write("a.yaml", "x")
-		select {
-		case <-s.Changed():
-			told++
-		default:
-		}
-	}
-	if most := int(time.Since(start)/quiet) + 2; told > most {
-		t.Errorf("%d hints in %s, want at most %d", told, time.Since(start), most)
-	}
+		// Events without a pause do not keep it back.
+		l.start = time.Now()
+		go func() {
+			defer close(l.events)
+			for range 4 * patience / quiet {
+				l.events <- fsnotify.Event{}
+				time.Sleep(quiet / 2)
+			}
+		}()
+		l.want("no pause", patience, patience)
+		l.want("no pause", patience, patience+quiet)
+		<-done
+	})
 }
 
 // TestMountedConfig updates a folder as a mounted config map is updated: files

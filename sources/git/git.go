@@ -171,7 +171,7 @@ func (s *Source) explain(ctx context.Context, err error) error {
 		secrets = append(secrets[:len(secrets):len(secrets)], s.mirror.secrets...)
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = fmt.Errorf("it took longer than %s: %w", fetchTimeout, err)
+		err = fmt.Errorf("it took too long: %w", err)
 	}
 	return clean(fmt.Errorf("cannot fetch %s: %w", Redact(s.cfg.URL), err), secrets)
 }
@@ -183,8 +183,8 @@ func (s *Source) next(ctx context.Context, from state, fresh bool) (state, error
 	if err != nil {
 		return state{}, err
 	}
-	if tip == from.tip {
-		return from, nil
+	if tip == s.good.tip {
+		return s.good, nil
 	}
 	return advance(ctx, store, s.cfg.Path, from, tip)
 }

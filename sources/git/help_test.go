@@ -166,9 +166,13 @@ func wantError(t testing.TB, s *Source, parts ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	start := time.Now()
 	snap, err := s.Fetch(ctx)
 	if err == nil {
 		t.Fatalf("no error, but %s", snap.Revision)
+	}
+	if took := time.Since(start); took > 45*time.Second {
+		t.Errorf("it took %s", took)
 	}
 	for _, p := range parts {
 		if !strings.Contains(err.Error(), p) {
@@ -179,8 +183,6 @@ func wantError(t testing.TB, s *Source, parts ...string) {
 		t.Errorf("error %q is more than a line", err)
 	}
 }
-
-// paths lists the files of a snapshot.
 
 func read(t testing.TB, p string) []byte {
 	t.Helper()
@@ -199,4 +201,19 @@ func secret(t testing.TB, text string) string {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// wantClosed holds that no file of a repository is open, so that packs which Git
+// removes go.
+func wantClosed(t testing.TB, r *repo) {
+	t.Helper()
+	open, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range open {
+		if p, err := os.Readlink(fd); err == nil && strings.HasPrefix(p, r.dir) {
+			t.Errorf("%s is open", p)
+		}
+	}
 }

@@ -266,18 +266,10 @@ func TestPacked(t *testing.T) {
 	r.commit("a.yaml", "d", "b.yaml", "b")
 	r.git("repack", "-a", "-d", "--quiet")
 	wantFiles(t, fetch(t, s), "a.yaml", "d", "b.yaml", "b")
+	wantClosed(t, r)
 	r.git("branch", "--move", "elsewhere")
 	wantError(t, s, "no branch")
-	// Nothing of the repository stays open, so that Git's removed packs go.
-	open, err := filepath.Glob("/proc/self/fd/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, fd := range open {
-		if p, err := os.Readlink(fd); err == nil && strings.HasPrefix(p, r.dir) {
-			t.Errorf("%s is open", p)
-		}
-	}
+	wantClosed(t, r)
 }
 
 // TestWhileGitWorks fetches while another process commits and collects garbage.

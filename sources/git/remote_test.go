@@ -131,20 +131,15 @@ func TestSecretFiles(t *testing.T) {
 	wantError(t, s, "cannot read a secret")
 }
 
-// TestRemoteAway has the remote fail in several ways; each time the last good
-// commit stays, and the next fetch goes on.
-func TestRemoteAway(t *testing.T) {
-	r := newRepo(t)
-	r.commit("a.yaml", "0", "b.yaml", strings.Repeat("much ", 1000))
-	g := serveHTTP(t, r)
-	s := follow(t, g.URL, Config{})
-	fetch(t, s)
-	released := make(chan struct{})
-	defer close(released)
-	for name, c := range map[string]struct {
-		wrap func(w http.ResponseWriter, r *http.Request, next http.Handler)
-		want string
-	}{
+// failure is what a server does, and what an error then holds.
+type failure struct {
+	wrap func(w http.ResponseWriter, r *http.Request, next http.Handler)
+	want string
+}
+
+// failures lists ways in which a server fails. One hangs until it is released.
+func failures(released <-chan struct{}) map[string]failure {
+	return map[string]failure{
 		"error": {func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 			http.Error(w, strings.Repeat("<p>\n", 100_000), http.StatusBadGateway)
 		}, "status code: 502"},
@@ -189,7 +184,20 @@ func TestRemoteAway(t *testing.T) {
 		"downgrade": {func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			http.Redirect(w, r, "ftp://127.0.0.1/x/info/refs?service=git-upload-pack", http.StatusFound)
 		}, "redirect"},
-	} {
+	}
+}
+
+// TestRemoteAway has the remote fail in several ways; each time the last good
+// commit stays, and the next fetch goes on.
+func TestRemoteAway(t *testing.T) {
+	r := newRepo(t)
+	r.commit("a.yaml", "0", "b.yaml", strings.Repeat("much ", 1000))
+	g := serveHTTP(t, r)
+	s := follow(t, g.URL, Config{})
+	fetch(t, s)
+	released := make(chan struct{})
+	defer close(released)
+	for name, c := range failures(released) {
 		t.Run(name, func(t *testing.T) {
 			r.commit("a.yaml", name)
 			g.set(func() { g.wrap = c.wrap })
@@ -208,7 +216,20 @@ func TestRemoteAway(t *testing.T) {
 			}
 		})
 	}
-	// Without an end.
+	dead := follow(t, "http://127.0.0.1:1/r", Config{})
+	wantError(t, dead, "connection refused")
+	empty := newRepo(t)
+	wantError(t, follow(t, serveHTTP(t, empty).URL, Config{}), `no branch "main" with a commit`)
+	wantError(t, follow(t, g.URL, Config{Branch: "other"}), `no branch "other" with a commit`)
+}
+
+// TestEndlessRemote has a remote that never ends what it says.
+func TestEndlessRemote(t *testing.T) {
+	r := newRepo(t)
+	r.commit("a.yaml", "1")
+	g := serveHTTP(t, r)
+	s := follow(t, g.URL, Config{})
+	fetch(t, s)
 	defer func(n int64) { maxRefs = n }(maxRefs)
 	maxRefs = 1 << 20
 	for _, c := range []struct {
@@ -231,12 +252,8 @@ func TestRemoteAway(t *testing.T) {
 		wantError(t, s, c.want)
 	}
 	g.set(func() { g.wrap = nil })
-	// Away altogether.
-	dead := follow(t, "http://127.0.0.1:1/r", Config{})
-	wantError(t, dead, "connection refused")
-	empty := newRepo(t)
-	wantError(t, follow(t, serveHTTP(t, empty).URL, Config{}), `no branch "main" with a commit`)
-	wantError(t, follow(t, g.URL, Config{Branch: "other"}), `no branch "other" with a commit`)
+	r.commit("a.yaml", "2")
+	wantFiles(t, fetch(t, s), "a.yaml", "2")
 }
 
 // TestRedirect moves a repository: it is found, but the password is not given to
