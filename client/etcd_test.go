@@ -234,6 +234,26 @@ func (c *counter) Watch(ctx context.Context, name string, update func([]string, 
 	})
 }
 
+// again repeats a call that an etcd which has just been started may break off.
+func again(t *testing.T, call func() error) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := call()
+		if status.Code(err) != codes.Unavailable {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // TestEtcdAway holds that etcd may be away at the start and later: what is known
 // stays, and what changes meanwhile is seen when it is back, even where etcd has
 // forgotten how it came about.
@@ -252,7 +272,9 @@ func TestEtcdAway(t *testing.T) {
 		}
 	}
 	server.start(server.address)
-	server.ok(manager(t, c).AddEndpoint(t.Context(), prefix+name+"/1", endpoints.Endpoint{Addr: b1.address}))
+	server.ok(again(t, func() error {
+		return manager(t, c).AddEndpoint(t.Context(), prefix+name+"/1", endpoints.Endpoint{Addr: b1.address})
+	}))
 	answeredBy(t, a, "b1")
 
 	server.kill()
@@ -263,8 +285,10 @@ func TestEtcdAway(t *testing.T) {
 	server.start(elsewhere)
 	other := server.client(elsewhere)
 	m := manager(t, other)
-	server.ok(m.DeleteEndpoint(t.Context(), prefix+name+"/1"))
-	server.ok(m.AddEndpoint(t.Context(), prefix+name+"/2", endpoints.Endpoint{Addr: b2.address}))
+	server.ok(again(t, func() error { return m.DeleteEndpoint(t.Context(), prefix+name+"/1") }))
+	server.ok(again(t, func() error {
+		return m.AddEndpoint(t.Context(), prefix+name+"/2", endpoints.Endpoint{Addr: b2.address})
+	}))
 	res, err := other.Put(t.Context(), "/elsewhere", "")
 	server.ok(err)
 	_, err = other.Compact(t.Context(), res.Header.Revision, clientv3.WithCompactPhysical())

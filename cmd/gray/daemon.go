@@ -188,6 +188,7 @@ func (c *daemonConfig) open() (reconciler.Source, func() error, error) {
 		return nil, nil, fmt.Errorf("--source %s is not known; want git or dir", c.source)
 	}
 	c.git.Insecure = c.insecure
+	c.git.MirrorDir = strings.TrimPrefix(c.state, "file:") + ".mirror" // of this daemon alone, as its state is
 	stopWatch := func() error { return nil }
 	if paths := git.WatchPaths(c.git.URL); len(paths) > 0 {
 		w, err := dir.Watch(paths...)
