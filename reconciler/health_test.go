@@ -63,7 +63,11 @@ func TestFailingServersLeaveThePools(t *testing.T) {
 			c.Message != "2 of 3 servers of v2 fail their checks (b2, b3), 1 of them keep their buckets, as half always stay" {
 			t.Errorf("failing servers show as %+v", c)
 		}
+		// What failed before is tried at once where it is another thing now.
+		g.w.at("mem/s", func(p *place) { p.refuse[Key{"mem/s", "pool", "gw/v2"}] = errors.New("no") })
 		h.Report("gw", "v2/b2", nil)
+		g.after(100 * time.Second)
+		g.w.at("mem/s", func(p *place) { clear(p.refuse) })
 		h.Report("gw", "v2/b3", nil)
 		h.Report("unknown", "v1/a", refused)
 		g.quiet()

@@ -69,6 +69,9 @@ func TestAVIPIsAnnouncedOnceItWasReadBack(t *testing.T) {
 		if c := g.status().Conditions; len(c) != 1 || c[0].Status != "True" {
 			t.Errorf("all is live and the conditions are %+v", c)
 		}
+		if drift := g.log.records(t, "drift"); len(drift) > 0 {
+			t.Errorf("what the switch lost is reported as drift: %+v", drift)
+		}
 	})
 }
 
@@ -232,6 +235,16 @@ func TestWhatABrokenApplyMayHaveMadeCounts(t *testing.T) {
 		g.w.at("bgp/s", func(p *place) { p.down, p.broken = nil, nil })
 		g.after(2 * time.Minute)
 		g.live("bgp/s", "route 203.0.113.12: announced")
+		if n := len(g.w.live("mem/s")); n != 6 {
+			t.Errorf("%d resources are live, want 6", n)
+		}
+		// One that made nothing holds up nothing once that is known.
+		g.w.at("bgp/s", func(p *place) { p.broken = errors.New("the stream ended") })
+		g.commit("3", append(keep, gatewayDoc("gw", aVIP, "s", 2))...)
+		g.w.at("bgp/s", func(p *place) { p.down = errors.New("no route to host") })
+		g.commit("4", keep...)
+		g.w.at("bgp/s", func(p *place) { p.down, p.broken = nil, nil })
+		g.after(2 * time.Minute)
 		if n := len(g.w.live("mem/s")); n != 6 {
 			t.Errorf("%d resources are live, want 6", n)
 		}

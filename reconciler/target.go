@@ -274,9 +274,8 @@ func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
 	}
 	reset := unproved[Key{Target: t.name, Kind: KindTarget}] // which took what was there
 	for _, k := range res.changed {
-		was := t.dirty[k]
 		r.touch(t, k)
-		if !first && !reset && !was && t.differs(k) {
+		if _, ours := flying[k]; !first && !reset && !ours && !unproved[k] && t.differs(k) {
 			found := Change{Old: t.desired[k], New: t.observed[k]}
 			r.cfg.Log.Warn("drift", "target", t.name, "found", found.String())
 		}
