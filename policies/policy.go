@@ -207,7 +207,7 @@ func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
 			continue
 		}
 		for j, a := range vm.Addresses {
-			if a.Is6() && *n.VNI == 0 {
+			if a.Is6() {
 				c.needIPv6(e.s, gw, fmt.Sprintf("%s.addresses[%d]", field, j), a.String())
 			}
 			src, dst := vniBox(*n.VNI), vniBox(*n.VNI)
@@ -225,16 +225,15 @@ func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
 	if f.VNI != nil {
 		m = vniBox(*f.VNI)
 	}
-	plain := f.VNI != nil && *f.VNI == 0
 	if f.Src != nil {
 		m.Src = f.Src.Prefix
-		if plain && f.Src.Addr().Is6() {
+		if f.Src.Addr().Is6() {
 			c.needIPv6(e.s, gw, e.field+".flow.src", f.Src.String())
 		}
 	}
 	if f.Dst != nil {
 		m.Dst = f.Dst.Prefix
-		if plain && f.Dst.Addr().Is6() {
+		if f.Dst.Addr().Is6() {
 			c.needIPv6(e.s, gw, e.field+".flow.dst", f.Dst.String())
 		}
 	}
@@ -250,8 +249,8 @@ func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
 	return m
 }
 
-// needIPv6 reports what plain IPv6 traffic is matched by where none can come.
-// VXLAN carries IPv6 to IPv4 VIPs as well.
+// needIPv6 reports IPv6 where the gateway has no IPv6 VIP: whoever gives a VPC IPv6
+// gives the gateway that carries it an IPv6 VIP too.
 func (c *Compiler) needIPv6(s *docState, gw *Gateway, field, value string) {
 	if !gw.HasIPv6() {
 		c.errorf(s, field, "%s is IPv6, and Gateway %s has no IPv6 VIP", value, gw.Name)

@@ -102,7 +102,7 @@ func TestVPCStandsForItsVMs(t *testing.T) {
 }
 
 func TestVPCOfRoutesFromAFile(t *testing.T) {
-	r := newRepo(t, switchDoc, percentGateway,
+	r := newRepo(t, switchDoc, strings.Replace(percentGateway, "[203.0.113.10]", "[203.0.113.10, \"2001:db8:ffff::1\"]", 1),
 		"apiVersion: gray.dev/v1alpha1\nkind: Network\nmetadata: {name: n1}\nspec: {vni: 1, account: x, routesFrom: n1.csv}\n",
 		policyOf("p", "v2", 100, vmsOf("10.0.0.1", "2001:db8::1")))
 	const header = "vm,prefix,mac,vtep\n"
