@@ -68,7 +68,7 @@ fuzz:
 BENCH ?= .
 bench: $(ENVOY)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
-	$(GO) test -C testdata/maglevbench -run '^$$' -bench '$(BENCH)' -benchmem .
+	$(GO) test -C testdata/maglevbench -mod=mod -run '^$$' -bench '$(BENCH)' -benchmem .
 
 lint:
 	$(GO) vet ./...
