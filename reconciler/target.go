@@ -345,6 +345,7 @@ func (r *Reconciler) failed(t *target, errs map[Key]error, now time.Time) {
 		tr := t.troubles[k]
 		tr.reads = t.reads
 		tr.retry.failed(now)
+		t.stale = true // some of it may be made, which a commit that takes it back has to know
 	}
 }
 
