@@ -83,9 +83,12 @@ func TestComposeFolderIsKept(t *testing.T) {
 	l.ok(l.commit(t.Context(), "nodes"))
 	l.startDaemon("--compose-dir", folder, "--xds-address", "gray.internal:18000")
 	l.until("the files are there", func(s *admin.Status) bool {
-		return holds("host-1", "vpc-api:1.8.2")(s) && holds("host-2", "gray.internal")(s)
+		return holds("host-1", "vpc-api:1.8.2")(s) && holds("host-2", "gray.internal")(s) &&
+			holds("host-3", "gray.internal")(s) && holds("host-4", "gray.internal")(s)
 	})
-	l.ok(os.WriteFile(file("host-2"), []byte("# Made by somebody\n"), 0o600))
+	// Put there whole, by a rename: no one sees it half written.
+	l.ok(os.WriteFile(file("other"), []byte("# Made by somebody\n"), 0o600))
+	l.ok(os.Rename(file("other"), file("host-2")))
 	l.ok(os.Remove(file("host-3")))
 	l.until("the file is back, and what somebody else put there shows", func(s *admin.Status) bool {
 		for _, target := range s.Targets {
