@@ -25,7 +25,8 @@ type Discovery struct {
 	store *Store
 
 	mu      sync.Mutex
-	wanted  []string
+	wanted  []Wanted
+	number  int
 	found   map[string]Found
 	wrong   map[string]Trouble // with single targets
 	away    Trouble            // with all of them
@@ -71,8 +72,15 @@ func NewDiscovery(store *Store) (*Discovery, error) {
 	return d, nil
 }
 
+// Wanted is a target to look at. One that was not wanted in between has another
+// number: what was found there is forgotten.
+type Wanted struct {
+	Target string
+	number int
+}
+
 // Wanted is the targets to look at, sorted.
-func (d *Discovery) Wanted() []string {
+func (d *Discovery) Wanted() []Wanted {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.wanted
@@ -92,13 +100,13 @@ func (d *Discovery) Known(target string) (Found, bool) {
 
 // Report says what is registered under a target. An error says that it will not
 // outlive the process.
-func (d *Discovery) Report(target string, f Found) error {
-	if !d.take(target, f) || d.store == nil || f.Passing {
+func (d *Discovery) Report(w Wanted, f Found) error {
+	if !d.take(w, f) || d.store == nil || f.Passing {
 		return nil
 	}
 	b, err := json.Marshal(f)
 	if err == nil {
-		err = d.store.Write(bucketEtcd, map[string][]byte{target: b}, nil)
+		err = d.store.Write(bucketEtcd, map[string][]byte{w.Target: b}, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write the --state file: %w", err)
@@ -107,24 +115,26 @@ func (d *Discovery) Report(target string, f Found) error {
 }
 
 // take notes what was found and tells whether that is news for the store.
-func (d *Discovery) take(target string, f Found) bool {
+func (d *Discovery) take(w Wanted, f Found) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, wanted := slices.BinarySearch(d.wanted, target); !wanted { // it was on its way when the last document with it went
+	if !slices.Contains(d.wanted, w) { // it was on its way when the last document with it went
 		return false
 	}
-	was, known := d.found[target]
+	was, known := d.found[w.Target]
 	same := known && slices.Equal(was.Endpoints, f.Endpoints)
-	d.found[target] = f
-	d.say(target, f.Trouble, !same)
+	d.found[w.Target] = f
+	d.say(w.Target, f.Trouble, !same)
 	return !same || was.Passing || was.Cluster != f.Cluster
 }
 
 // Fail says that a target cannot be looked at. What was found there stays.
-func (d *Discovery) Fail(target string, t Trouble) {
+func (d *Discovery) Fail(w Wanted, t Trouble) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.say(target, t, false)
+	if slices.Contains(d.wanted, w) {
+		d.say(w.Target, t, false)
+	}
 }
 
 // say notes how a target stands and wakes the loop where that is news.
@@ -139,14 +149,16 @@ func (d *Discovery) say(target string, t Trouble, news bool) {
 }
 
 // Away says that no target at all can be looked at, or with the zero Trouble that
-// they can again. What was found stays.
-func (d *Discovery) Away(t Trouble) {
+// they can again. What was found stays. It tells whether that is news.
+func (d *Discovery) Away(t Trouble) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.away != t {
-		d.away = t
-		poke(d.wake)
+	if d.away == t {
+		return false
 	}
+	d.away = t
+	poke(d.wake)
+	return true
 }
 
 // Woken gets a value when there is news for the loop; never of a nil board.
@@ -162,8 +174,20 @@ func (d *Discovery) Woken() <-chan struct{} {
 func (d *Discovery) Want(targets []string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !slices.Equal(d.wanted, targets) {
-		d.wanted = targets
+	if !slices.EqualFunc(d.wanted, targets, func(w Wanted, target string) bool { return w.Target == target }) {
+		numbers := make(map[string]int, len(d.wanted))
+		for _, w := range d.wanted {
+			numbers[w.Target] = w.number
+		}
+		d.wanted = nil
+		for _, target := range targets {
+			n, still := numbers[target]
+			if !still {
+				d.number++
+				n = d.number
+			}
+			d.wanted = append(d.wanted, Wanted{target, n})
+		}
 		poke(d.renewed)
 	}
 	unwanted := func(target string) bool {
@@ -196,8 +220,8 @@ func (d *Discovery) Endpoints() map[string][]policies.Endpoint {
 	return all
 }
 
-// trouble is what is wrong with a target.
-func (d *Discovery) trouble(target string) Trouble {
+// Trouble is what is wrong with a target, the zero Trouble where nothing is.
+func (d *Discovery) Trouble(target string) Trouble {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.away != (Trouble{}) {
@@ -213,7 +237,7 @@ func (d *Discovery) pending() bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.away == (Trouble{}) && slices.ContainsFunc(d.wanted, func(target string) bool { return !d.looked[target] })
+	return d.away == (Trouble{}) && slices.ContainsFunc(d.wanted, func(w Wanted) bool { return !d.looked[w.Target] })
 }
 
 // hear takes in what was found in etcd.
@@ -267,7 +291,7 @@ func (r *Reconciler) judge(now time.Time) {
 		var words []string
 		for ; i < len(r.lookups) && r.lookups[i].Service == service; i++ {
 			l := r.lookups[i]
-			if t := r.cfg.Discovery.trouble(l.Target); t != (Trouble{}) {
+			if t := r.cfg.Discovery.Trouble(l.Target); t != (Trouble{}) {
 				sum.Reason = cmp.Or(sum.Reason, t.Reason)
 				words = append(words, fmt.Sprintf("%s: version %s, etcd %s: %s", l.Origin, l.Version, l.Target, t.Message))
 			}

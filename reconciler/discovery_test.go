@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -62,9 +63,27 @@ func board(t testing.TB, store *Store) *Discovery {
 	return d
 }
 
+// wanted is a target as the board wants it; what it never wanted has the number 0.
+func wanted(d *Discovery, target string) Wanted {
+	for _, w := range d.Wanted() {
+		if w.Target == target {
+			return w
+		}
+	}
+	return Wanted{Target: target}
+}
+
+func targets(d *Discovery) []string {
+	var all []string
+	for _, w := range d.Wanted() {
+		all = append(all, w.Target)
+	}
+	return all
+}
+
 func report(t testing.TB, d *Discovery, target string, f Found) {
 	t.Helper()
-	if err := d.Report(target, f); err != nil {
+	if err := d.Report(wanted(d, target), f); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -84,8 +103,8 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		g.quiet()
 		report(t, d, "/a", found(9)) // nobody has asked yet
 		g.commit("1", lookedUp("api", "/b", "/a"), lookedUp("web", "/b"), lookedUp("own", ""))
-		if want := []string{"/a", "/b"}; !slices.Equal(d.Wanted(), want) {
-			t.Errorf("wanted are %q, want %q", d.Wanted(), want)
+		if want := []string{"/a", "/b"}; !slices.Equal(targets(d), want) {
+			t.Errorf("wanted are %q, want %q", targets(d), want)
 		}
 		select {
 		case <-d.Renewed():
@@ -104,7 +123,7 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		// What is wrong with a target shows at every document that names it, and a
 		// refused commit holds nothing up.
 		g.commit("2", "kind: nonsense\n")
-		d.Fail("/b", Trouble{"NotRead", "no"})
+		d.Fail(wanted(d, "/b"), Trouble{"NotRead", "no"})
 		g.quiet()
 		if d.pending() || !g.idle() {
 			t.Error("somebody looked everywhere, and all is not settled")
@@ -153,9 +172,17 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		}
 		// A target that no document names any more is forgotten.
 		again.commit("4", lookedUp("api", "", ""), lookedUp("web", "/b"))
-		if _, known := d.Known("/a"); known || !slices.Equal(d.Wanted(), []string{"/b"}) {
-			t.Errorf("wanted are %q, and what was found under /a is known: %v", d.Wanted(), known)
+		if _, known := d.Known("/a"); known || !slices.Equal(targets(d), []string{"/b"}) {
+			t.Errorf("wanted are %q, and what was found under /a is known: %v", targets(d), known)
 		}
+		late := wanted(d, "/b") // of a look that is on its way
+		if err := errors.Join(d.Want(nil), d.Want([]string{"/b"}), d.Report(late, found(5))); err != nil {
+			t.Fatal(err)
+		}
+		if f, known := d.Known("/b"); known {
+			t.Errorf("a late report counts: %v", f)
+		}
+		report(t, d, "/b", found(6))
 		again.stop()
 		if d = board(t, store); len(d.Endpoints()) != 1 {
 			t.Errorf("the store holds %v, want /b alone", d.Endpoints())
