@@ -18,6 +18,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/naming/endpoints"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
@@ -60,16 +62,27 @@ func (l *etcdLab) service(name string, versions ...string) {
 
 func (l *etcdLab) register(target, name string) {
 	l.t.Helper()
-	m, err := endpoints.NewManager(l.client, target)
-	l.ok(err)
-	l.ok(m.AddEndpoint(l.t.Context(), target+"/"+name, endpoints.Endpoint{Addr: l.backends[name]}))
+	l.change(target, func(m endpoints.Manager) error {
+		return m.AddEndpoint(l.t.Context(), target+"/"+name, endpoints.Endpoint{Addr: l.backends[name]})
+	})
 }
 
 func (l *etcdLab) remove(target, name string) {
 	l.t.Helper()
+	l.change(target, func(m endpoints.Manager) error { return m.DeleteEndpoint(l.t.Context(), target+"/"+name) })
+}
+
+// change changes what is registered; an etcd that was just started may break off.
+func (l *etcdLab) change(target string, f func(endpoints.Manager) error) {
+	l.t.Helper()
 	m, err := endpoints.NewManager(l.client, target)
 	l.ok(err)
-	l.ok(m.DeleteEndpoint(l.t.Context(), target+"/"+name))
+	for end := time.Now().Add(10 * time.Second); ; {
+		if err = f(m); status.Code(err) != codes.Unavailable || time.Now().After(end) {
+			break
+		}
+	}
+	l.ok(err)
 }
 
 // ask sends one request through the Envoy.

@@ -9,6 +9,8 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -92,6 +94,9 @@ func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
 		ConnectTimeout:       durationpb.New(2 * time.Second),
 		OutlierDetection:     outlierDetection(),
 		HealthChecks:         healthChecks(b.Check),
+		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			MaxRetries: wrapperspb.UInt32(1024), // at one time, as many as there may be requests; Envoy's own 3 fail those of an endpoint that dies
+		}}},
 		// What leaves a version is not to be sent its requests any more, however well
 		// it is: it may be of another version now.
 		IgnoreHealthOnHostRemoval: true,
@@ -120,6 +125,14 @@ func outlierDetection() *clusterv3.OutlierDetection {
 		MaxEjectionTime:                    durationpb.New(5 * time.Minute),
 		MaxEjectionPercent:                 wrapperspb.UInt32(50),
 	}
+}
+
+// anotherHost has a request not be tried again where it failed.
+func anotherHost() []*routev3.RetryPolicy_RetryHostPredicate {
+	return []*routev3.RetryPolicy_RetryHostPredicate{{
+		Name:       "envoy.retry_host_predicates.previous_hosts",
+		ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: mustAny(&previoushostsv3.PreviousHostsPredicate{})},
+	}}
 }
 
 // healthChecks are made by every Envoy of every endpoint, also of versions without

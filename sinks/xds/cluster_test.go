@@ -8,13 +8,17 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	healthgrpc "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -214,13 +218,92 @@ func TestEnvoyTakesOutOutliers(t *testing.T) {
 	}
 }
 
-// TestEnvoyStreamsOutliveTheTimeout has a stream that is open for longer than the
-// service's timeout, and an answer that never comes.
-func TestEnvoyStreamsOutliveTheTimeout(t *testing.T) {
+// TestEnvoyTimeouts has streams that are open for longer than the service's timeout,
+// and an answer that never comes.
+func TestEnvoyTimeouts(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = l
-	_ = context.Background
+	server := grpc.NewServer()
+	healthpb.RegisterHealthServer(server, healthgrpc.NewServer())
+	reflection.Register(server)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	h := newHost(t, Config{}, "")
+	const timeout = 300 * time.Millisecond
+	for name, timeout := range map[string]time.Duration{"some": timeout, "none": 0} {
+		svc := h.service(name, l.Addr().String(), "")
+		svc.Protocol, svc.Timeout, svc.Retries = "grpc", timeout, 2
+	}
+	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	h.mustApply()
+	h.synced("host-1")
+	for _, name := range []string{"some", "none"} {
+		conn, err := grpc.NewClient("passthrough:///"+e.proxy, grpc.WithAuthority(name+".internal"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		both, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(ctx, grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func() {
+			t.Helper()
+			err := both.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}})
+			if err == nil {
+				_, err = both.Recv()
+			}
+			if err != nil {
+				t.Errorf("timeout %s: a stream that both sides go on with: %v", name, err)
+			}
+		}
+		ask()
+		began := time.Now()
+		watch, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := watch.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		gone := make(chan error, 1)
+		go func() { _, err := watch.Recv(); gone <- err }()
+		select {
+		case err := <-gone:
+			if took := time.Since(began); name != "some" || took < timeout/2 {
+				t.Errorf("timeout %s: a stream that the server goes on with ends after %s with %v", name, took, err)
+			}
+		case <-time.After(2 * timeout):
+			if name == "some" {
+				t.Error("a stream that the server goes on with outlives the timeout; docs/format.md says that it does not")
+			}
+		}
+		ask()
+	}
+}
+
+// TestEnvoyTriesAnotherEndpoint has requests meet an endpoint that nobody serves,
+// many at a time.
+func TestEnvoyTriesAnotherEndpoint(t *testing.T) {
+	good := newSick(t, "good")
+	h := newHost(t, Config{}, "")
+	svc := h.service("api", "", "")
+	svc.Versions[0].Endpoints, svc.Retries = at(good.at, netip.AddrPortFrom(good.at.Addr(), freePort(t))), 1
+	svc.Versions[0].Endpoints[1].Weight = 3 // it is chosen most of the time
+	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	h.mustApply()
+	h.synced("host-1")
+	var all sync.WaitGroup
+	for range 60 {
+		all.Go(func() {
+			if code, body := e.get(true, "api.internal"); body != "good" {
+				t.Errorf("beside an endpoint that nobody serves: %d %q", code, body)
+			}
+		})
+	}
+	all.Wait()
 }

@@ -34,7 +34,7 @@ type Config struct {
 	TLS      *tls.Config // for https
 	Username string
 	Password string
-	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 5 s
+	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 2 s
 	Log      *slog.Logger
 }
 
@@ -72,7 +72,7 @@ type era struct {
 // Run looks up what the board wants until ctx ends.
 func Run(ctx context.Context, board *reconciler.Discovery, cfg Config) {
 	if cfg.Pulse == 0 {
-		cfg.Pulse = 5 * time.Second
+		cfg.Pulse = 2 * time.Second
 	}
 	s := &source{cfg: cfg, board: board, reads: make(chan struct{}, 16)}
 	if !s.connect(ctx) {
