@@ -77,14 +77,29 @@ func (b *clusterBody) Equal(o reconciler.Body) bool {
 // String implements reconciler.Body.
 func (b *clusterBody) String() string {
 	s := "speaks " + b.Protocol
-	if c := b.Check; c != (check{}) {
-		s += fmt.Sprintf(", checked by %s%s every %s, timeout %s, rise %d, fall %d", c.Kind, c.Path, c.Interval, c.Timeout, c.Rise, c.Fall)
+	if b.Check != (check{}) {
+		s += ", " + b.Check.String()
 	}
 	return s
 }
 
-// Delta implements reconciler.Body.
-func (b *clusterBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+// String is a check in words.
+func (c check) String() string {
+	if c == (check{}) {
+		return "not checked"
+	}
+	what := strings.TrimSpace(c.Kind + " " + c.Host + c.Path)
+	return fmt.Sprintf("checked by %s every %s, timeout %s, rise %d, fall %d", what, c.Interval, c.Timeout, c.Rise, c.Fall)
+}
+
+// Delta implements reconciler.Body: what changes.
+func (b *clusterBody) Delta(old reconciler.Body) string {
+	o, ok := old.(*clusterBody)
+	if !ok || o.Protocol != b.Protocol {
+		return fromTo(old, b)
+	}
+	return fmt.Sprintf("%s -> %s", o.Check, b.Check)
+}
 
 func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
 	c := &clusterv3.Cluster{

@@ -215,8 +215,11 @@ func (s *source) beat(ctx context.Context) error {
 	// Linearizable: a member that was cut off does not answer for the others. The key
 	// is one that the user may read.
 	res, err := s.client.Get(asking, wanted[0].Target+"/", clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithLimit(1))
-	if status.Code(err) == codes.PermissionDenied { // it is there; the watch of that target says what it lacks
-		return nil
+	if coded, ok := errors.AsType[interface {
+		error
+		Code() codes.Code
+	}](err); ok && coded.Code() == codes.PermissionDenied {
+		return nil // it is there; the watch of that target says what it lacks
 	}
 	if err != nil {
 		return plain(err)
