@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -147,37 +148,32 @@ func TestEtcdAsksWhoIsThere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := lookOnce(t, good); got != "10.0.0.1:80" {
-		t.Errorf("with everything right: %s", got)
-	}
-	flags.passwordFile = "wrong"
-	bad, err := flags.config(dir, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := lookOnce(t, bad); !strings.Contains(got, "authentication failed") || strings.Contains(got, "hunter") {
-		t.Errorf("with a wrong password: %s", got)
-	}
-	flags.username, flags.passwordFile, flags.cert, flags.key = "", "", "", ""
-	if bad, err = flags.config(dir, false); err != nil {
-		t.Fatal(err)
-	}
-	if got := lookOnce(t, bad); !strings.Contains(got, "certificate required") {
-		t.Errorf("without a certificate: %s", got)
-	}
-	flags.cert, flags.key = "ca.pem", "key.pem"
-	if bad, err = flags.config(dir, false); err != nil {
-		t.Fatal(err)
-	}
-	if got := lookOnce(t, bad); got != "NotRead: etcdserver: permission denied" { // the certificate's user may read nothing
-		t.Errorf("without a user: %s", got)
+	says(t, good, "10.0.0.1:80")
+	for _, c := range []struct {
+		change func(*etcdFlags)
+		want   string
+	}{
+		{func(f *etcdFlags) { f.passwordFile = "wrong" }, "EtcdAway: etcd cannot be asked since"},
+		{func(f *etcdFlags) { f.passwordFile = "wrong" }, "authentication failed"},
+		{func(f *etcdFlags) { f.cert, f.key, f.username, f.passwordFile = "", "", "", "" }, "certificate required"},
+		// The certificate's user may read nothing.
+		{func(f *etcdFlags) { f.username, f.passwordFile = "", "" }, "NotRead: etcdserver: permission denied"},
+	} {
+		bad := flags
+		c.change(&bad)
+		cfg, err := bad.config(dir, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		says(t, cfg, c.want)
 	}
 }
 
 func second[T any](_ T, err error) error { return err }
 
-// lookOnce runs a source until it knows something about target /a, and returns that.
-func lookOnce(t *testing.T, cfg etcd.Config) string {
+// says runs a source until what it knows of target /a, or what is wrong with that,
+// holds a text.
+func says(t *testing.T, cfg etcd.Config, want string) {
 	t.Helper()
 	board, err := reconciler.NewDiscovery(nil)
 	if err != nil {
@@ -193,17 +189,21 @@ func lookOnce(t *testing.T, cfg etcd.Config) string {
 	done.Go(func() { etcd.Run(ctx, board, cfg) })
 	defer done.Wait()
 	defer cancel()
-	for {
-		if f, ok := board.Known("/a"); ok && len(f.Endpoints) == 1 {
-			return net.JoinHostPort(f.Endpoints[0].Address.String(), "80")
-		}
-		if w := board.Trouble("/a"); w.Reason != "" {
-			return w.Reason + ": " + w.Message
-		}
+	var got string
+	for !strings.Contains(got, want) {
 		select {
 		case <-board.Woken():
 		case <-ctx.Done():
-			t.Fatalf("nothing is known: %+v", board.Trouble("/a"))
+			t.Fatalf("it says %q, want %q in it", got, want)
+		}
+		f, _ := board.Known("/a")
+		w := board.Trouble("/a")
+		got = w.Reason + ": " + w.Message
+		for _, e := range f.Endpoints {
+			got += netip.AddrPortFrom(e.Address, e.Port).String()
+		}
+		if strings.Contains(got, "hunter") {
+			t.Fatalf("a password shows: %s", got)
 		}
 	}
 }
