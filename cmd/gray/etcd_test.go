@@ -294,3 +294,19 @@ func (l *etcdLab) documentsChange() {
 	l.answered("own.internal", "own")
 	done()
 }
+
+// TestOnceLooksIntoEtcd holds that --once waits for what etcd has.
+func TestOnceLooksIntoEtcd(t *testing.T) {
+	l := newEtcdLab(t, etcdtest.New(t))
+	l.ok(l.commit(t.Context(), "a service whose endpoints are in etcd"))
+	code, said := l.once("--etcd", l.server.URL, "--once-timeout", "2s")
+	if want := "services/looked.yaml:8: xds Endpoints looked/v1: nobody knows yet what is registered under etcd " + lookedV1; code != exitNo || !strings.Contains(said, want) {
+		t.Errorf("with etcd away it ends with %d and says\n%s, want %s in it", code, said, want)
+	}
+	l.server.Start()
+	l.client = l.server.Client()
+	l.register(lookedV1, "e1")
+	if code, said := l.once("--etcd", l.server.URL); code != exitFine || said != "" {
+		t.Errorf("it ends with %d and says\n%s", code, said)
+	}
+}

@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthgrpc "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -154,6 +156,11 @@ func TestEnvoyChecksEndpoints(t *testing.T) {
 	}
 	e.answerers("h1.internal", "b")
 	e.answerers("h2.internal", "b")
+	b.health.Store(http.StatusNotFound) // where fewer than half are left, all are asked
+	healthy("h1/v1", 0)
+	e.answerers("h1.internal", "a b")
+	b.health.Store(http.StatusFound)
+	healthy("h1/v1", 1)
 	a.health.Store(http.StatusNoContent)
 	health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	for cluster, want := range map[string]int{"h1/v1": 2, "h2/v1": 2, "grpc/v1": 2, "port/v1": 1} {
@@ -215,6 +222,56 @@ func TestEnvoyTakesOutOutliers(t *testing.T) {
 	}
 	if n := e.stat("cluster.three/v1.outlier_detection.ejections_active"); n != 1 {
 		t.Errorf("%d of 3 endpoints are out, want 1", n)
+	}
+}
+
+// failing is gRPC's health service with an answer for everybody.
+type failing struct {
+	healthpb.UnimplementedHealthServer
+	code codes.Code
+}
+
+func (f failing) Check(context.Context, *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	return &healthpb.HealthCheckResponse{}, status.Error(f.code, "")
+}
+
+// TestEnvoyTakesOutOutliersOfGRPC has endpoints fail as gRPC says it.
+func TestEnvoyTakesOutOutliersOfGRPC(t *testing.T) {
+	h := newHost(t, Config{}, "")
+	var ports []netip.AddrPort
+	for _, code := range []codes.Code{codes.OK, codes.Unavailable, codes.Unknown} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := grpc.NewServer()
+		healthpb.RegisterHealthServer(s, failing{code: code})
+		go func() { _ = s.Serve(l) }()
+		t.Cleanup(s.Stop)
+		ports = append(ports, netip.MustParseAddrPort(l.Addr().String()))
+	}
+	for i, name := range []string{"away", "rude"} {
+		svc := h.service(name, "", "")
+		svc.Protocol, svc.Versions[0].Endpoints = "grpc", at(ports[0], ports[i+1])
+	}
+	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	h.mustApply()
+	h.synced("host-1")
+	for name, want := range map[string]int{"away": 1, "rude": 0} {
+		conn, err := grpc.NewClient("passthrough:///"+e.proxy, grpc.WithAuthority(name+".internal"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		failed := 0
+		for range 30 {
+			if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true)); err != nil {
+				failed++
+			}
+		}
+		if n := e.stat("cluster." + name + "/v1.outlier_detection.ejections_active"); n != want || failed == 0 {
+			t.Errorf("%s: %d endpoints are out after %d failures, want %d", name, n, failed, want)
+		}
 	}
 }
 
