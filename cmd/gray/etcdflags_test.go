@@ -106,7 +106,7 @@ func TestEtcdFlagsAreRefused(t *testing.T) {
 func TestEtcdAsksWhoIsThere(t *testing.T) {
 	dir := secrets(t)
 	cfg := embed.NewConfig()
-	cfg.Dir, cfg.LogLevel = t.TempDir(), "fatal"
+	cfg.Dir, cfg.LogLevel, cfg.BcryptCost = t.TempDir(), "fatal", 4
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
