@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
@@ -86,4 +87,47 @@ func TestUnknownEndpointsStay(t *testing.T) {
 	h.put(policies.Name{Kind: schema.KindService, Name: "api"}, &svc)
 	h.mustApply()
 	says(h.sink, "")
+}
+
+// TestEnvoyKeepsWhatNobodyKnows starts a server whose state is gone, and which does
+// not know the endpoints of a version, below an Envoy that does.
+func TestEnvoyKeepsWhatNobodyKnows(t *testing.T) {
+	h := newHost(t, Config{}, "")
+	svc := h.service("api", backend(t, "one"), "")
+	h.service("old", backend(t, "old"), "")
+	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	h.mustApply()
+	e.answers("one HTTP/1.1", "api.internal")
+	e.answers("old HTTP/1.1", "old.internal")
+	h.server.Stop()
+
+	const grace = 20 * time.Millisecond
+	again := newHost(t, Config{Grace: grace}, h.addr)
+	again.ir, again.names = h.ir, h.names
+	again.put(policies.Name{Kind: schema.KindService, Name: "old"}, nil)
+	lost := *svc
+	lost.Versions = append([]policies.ServiceVersion{}, svc.Versions...)
+	lost.Versions[0].Etcd, lost.Versions[0].Unknown, lost.Versions[0].Endpoints = "/api", true, nil
+	again.put(policies.Name{Kind: schema.KindService, Name: "api"}, &lost)
+	eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
+	if failed := again.apply(); failed == nil {
+		t.Fatal("unknown endpoints are served")
+	}
+	for end := time.Now().Add(20 * grace); time.Now().Before(end); {
+		for host, want := range map[string]string{"api.internal": "one HTTP/1.1", "old.internal": "old HTTP/1.1"} {
+			if _, got := e.get(true, host); got != want {
+				t.Fatalf("while nobody knows the endpoints of one service, %s is answered with %q, want %q", host, got, want)
+			}
+		}
+	}
+	known := lost
+	known.Versions = append([]policies.ServiceVersion{}, lost.Versions...)
+	known.Versions[0].Endpoints, known.Versions[0].Unknown = svc.Versions[0].Endpoints, false
+	again.put(policies.Name{Kind: schema.KindService, Name: "api"}, &known)
+	again.mustApply()
+	again.sink.mu.Lock()
+	again.sink.unsure = time.Now().Add(-sureAfter)
+	again.sink.mu.Unlock()
+	eventually(t, func() string { return "what nobody names is not removed" }, func() bool { code, _ := e.get(true, "old.internal"); return code == 404 })
+	e.answers("one HTTP/1.1", "api.internal")
 }

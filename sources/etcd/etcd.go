@@ -78,7 +78,7 @@ func Run(ctx context.Context, board *reconciler.Discovery, cfg Config) {
 	if !s.connect(ctx) {
 		return
 	}
-	defer s.client.Close()
+	defer func() { _ = s.client.Close() }()
 	var all sync.WaitGroup
 	defer all.Wait()
 	s.begin(ctx)
