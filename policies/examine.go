@@ -107,8 +107,11 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	svc := &Service{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Hosts: slices.Sorted(slices.Values(spec.Hosts)),
-		Protocol: spec.Protocol, RouteBy: RouteBy{Header: "x-ucloud-routeby", Key: "account_id"},
+		Protocol: spec.Protocol, RouteBy: DefaultRouteBy,
 		Default: spec.Default, Health: healthOf(spec.HealthCheck), Retries: spec.Retries,
+	}
+	if spec.RouteBy != nil {
+		svc.RouteBy = RouteBy{Header: spec.RouteBy.Header, Key: spec.RouteBy.Key}
 	}
 	if spec.Timeout != nil {
 		svc.Timeout = time.Duration(*spec.Timeout)
@@ -132,7 +135,7 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 		c.own(s, "host", h)
 	}
 	slices.Sort(names)
-	s.facade = fmt.Sprint(svc.Default, names, svc.Hosts)
+	s.facade = fmt.Sprint(svc.Default, names)
 	s.runs = fmt.Sprint(svc.Health, svc.Versions)
 	return svc
 }

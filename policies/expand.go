@@ -157,7 +157,7 @@ func (c *Compiler) cellConflicts(n Name, x *expansion) {
 				continue
 			}
 			if both, some := x.meet(a, b); some && (n.Part == anyVNI || !both.AnyVNI) {
-				c.conflict(n, a, b, both.describe())
+				c.conflict(n, a.side(), b.side(), both.describe())
 			}
 		}
 	}

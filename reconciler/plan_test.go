@@ -132,7 +132,7 @@ func TestStages(t *testing.T) {
 		observed[k] = &Resource{Key: k, Rank: rank, Body: text("x")}
 	}
 	var got []string
-	for s := range stages(Diff(desired, observed, Union(desired, observed))) {
+	for s := range Stages(Diff(desired, observed, Union(desired, observed))) {
 		got = append(got, fmt.Sprintf("%c%d x%d", s[0].Op(), s[0].Rank(), len(s)))
 	}
 	if want := []string{"~0 x1", "+0 x1", "+1 x2", "+2 x1", "-2 x1", "-1 x2", "-0 x1"}; !slices.Equal(got, want) {

@@ -52,9 +52,9 @@ func (v *validator) gatewayHealth(h *HealthCheck) {
 }
 
 // percent checks an entry that names a share.
-func (v *validator) percent(field string) {
-	if strings.HasPrefix(field, "spec.exclude") {
-		v.errorf(field+".percent", "a share cannot be excluded; give the match a smaller percent")
+func (v *validator) percent(field string, kinds map[string]bool) {
+	if strings.HasPrefix(field, "spec.exclude") && kinds[KindGateway] {
+		v.errorf(field+".percent", "a Gateway's share of buckets cannot be excluded; give the match a smaller percent")
 	}
 }
 

@@ -60,12 +60,12 @@ type TargetRef struct {
 type Match struct {
 	Line            int               `json:"-"`
 	Accounts        []string          `json:"accounts" gray:"nonempty" doc:"Service: by the routing header; Gateway: every Network of that account"`
-	Headers         []HeaderMatch     `json:"headers" gray:"nonempty,unsupported" doc:"Service only"`
+	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must hold"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"Gateway only: whole VPCs by document name"`
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets"`
 }
 
 // HeaderMatch is a test of one request header.
@@ -154,9 +154,9 @@ type ExecProbe struct {
 
 // ServiceSpec is the spec of a Service: a cluster behind Envoy.
 type ServiceSpec struct {
-	Hosts       []string         `json:"hosts" gray:"required" doc:"Host or :authority values"`
+	Hosts       []string         `json:"hosts" gray:"required" doc:"Host or :authority values; *.example.internal is every host below example.internal"`
 	Protocol    string           `json:"protocol" gray:"enum=http|http2|grpc" doc:"what the endpoints speak"`
-	RouteBy     *RouteBy         `json:"routeBy" gray:"unsupported" doc:"where a request carries its account"`
+	RouteBy     *RouteBy         `json:"routeBy" doc:"where a request carries its account; absent: key account_id of header x-ucloud-routeby"`
 	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
 	Versions    []ServiceVersion `json:"versions" gray:"required" doc:"the versions and where they run"`
 	HealthCheck *HealthCheck     `json:"healthCheck" gray:"unsupported" doc:"how endpoints are checked"`

@@ -103,10 +103,19 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		return
 	}
 	if m.Percent != nil {
-		v.percent(field)
+		v.percent(field, kinds)
 	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
+	}
+	if m.Headers != nil && !kinds[KindService] && !v.wrong("spec.targets") {
+		v.errorf(field, "headers are matched by Services, and no target is one")
+	}
+	if m.Headers != nil && gateway {
+		v.errorf(field, "no Service knows networks, vms or flows, and no Gateway knows headers; make two entries of it")
+	}
+	for i := range m.Headers {
+		v.header(&m.Headers[i], fmt.Sprintf("%s.headers[%d]", field, i))
 	}
 	for i, a := range m.Accounts {
 		if a == "" || strings.TrimSpace(a) != a {
@@ -175,6 +184,9 @@ func (v *validator) service(s *ServiceSpec) {
 	for i, h := range twice(s.Hosts) {
 		v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q stands here twice; remove one", h)
 	}
+	if s.RouteBy != nil {
+		v.routeBy(s.RouteBy)
+	}
 	v.versions(s.Default, namesOf(s.Versions, func(ver ServiceVersion) string { return ver.Name }))
 	for i, ver := range s.Versions {
 		v.compose(&s.Versions[i], fmt.Sprintf("spec.versions[%d]", i))
@@ -190,12 +202,9 @@ func (v *validator) service(s *ServiceSpec) {
 
 // checkHost checks a Host value.
 func checkHost(h string) error {
-	if strings.HasPrefix(h, "*.") {
-		return fmt.Errorf("%q: hosts with a wildcard are not supported yet; list the hosts", clip(h))
-	}
-	for label := range strings.SplitSeq(h, ".") {
+	for label := range strings.SplitSeq(strings.TrimPrefix(h, "*."), ".") {
 		if !isLabel(label) {
-			return fmt.Errorf("%q is not a host; want lower-case labels with dots between them, without port", clip(h))
+			return fmt.Errorf("%q is not a host; want lower-case labels with dots between them, without port, the first one perhaps a *", clip(h))
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,9 +11,12 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/gray-release/gray/policies"
@@ -24,7 +28,10 @@ import (
 const (
 	routesName = "gray"
 	keyHeader  = "x-gray-key"
-	anchorName = routesName + "/@none"
+	slotHeader = "x-gray-slot"
+
+	accountFilter = "gray.account" // finds its metadata by its own name
+	anchorName    = routesName + "/@none"
 )
 
 // adsSource says that a resource comes by the stream that this one came by.
@@ -115,7 +122,7 @@ func nativeRoutes() *routev3.RouteConfiguration {
 	return &routev3.RouteConfiguration{
 		Name:                   routesName,
 		VhostHeader:            keyHeader,
-		RequestHeadersToRemove: []string{keyHeader},
+		RequestHeadersToRemove: []string{keyHeader, slotHeader},
 		Vhds:                   &routev3.Vhds{ConfigSource: patientSource()},
 	}
 }
@@ -129,37 +136,47 @@ func anchorHost() *routev3.VirtualHost {
 
 func defaultHostName(service string) string { return routesName + "/" + service }
 
-// defaultHost is the virtual host of a service for everyone whom no policy names.
-func defaultHost(service string, b *virtualHostBody) *routev3.VirtualHost {
-	h := &routev3.VirtualHost{Name: defaultHostName(service), Routes: []*routev3.Route{routeTo(service, b.Default, b)}}
-	for _, host := range b.Hosts {
-		h.Domains = append(h.Domains, host+"/*")
+// defaultHost is the virtual host of a service for everyone whom no policy names by
+// account. It is found by the host first; its routes tell the filter whose service
+// it is and where requests carry their account.
+func defaultHost(service string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{
+		Name: defaultHostName(service), Domains: append(slices.Clone(b.Hosts), service+"/*"),
+		Routes: nativeRules(service, b, policies.OrderRules(rules, nil, nil)),
+	}
+	meta := routeMetadata(service, b.RouteBy)
+	for _, r := range h.Routes {
+		r.Metadata = meta
 	}
 	return h
 }
 
-// accountsHost is the virtual host of some accounts of a service that go to one
-// version; accounts are sorted.
-func accountsHost(k shardKey, accounts []string, b *virtualHostBody) *routev3.VirtualHost {
-	h := &routev3.VirtualHost{
-		Name: k.name(), Routes: []*routev3.Route{routeTo(k.service, k.version, b)},
-		Domains: make([]string, 0, len(b.Hosts)*len(accounts)),
+// routeMetadata is what the filter reads off a route.
+func routeMetadata(service string, by policies.RouteBy) *corev3.Metadata {
+	fields := map[string]*structpb.Value{}
+	for k, v := range map[string]string{"service": service, "header": by.Header, "key": by.Key} {
+		fields[k] = structpb.NewStringValue(v)
 	}
-	for _, host := range b.Hosts {
-		for _, a := range accounts {
-			h.Domains = append(h.Domains, accountDomain(host, a))
-		}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{accountFilter: {Fields: fields}}}
+}
+
+// accountsHost is the virtual host of some accounts of a service that are routed
+// alike; accounts are sorted.
+func accountsHost(name, service string, accounts []string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{Name: name, Routes: nativeRules(service, b, rules), Domains: make([]string, len(accounts))}
+	for i, a := range accounts {
+		h.Domains[i] = accountDomain(service, a)
 	}
 	return h
 }
 
 // accountDomain is the key that account.lua makes for a request of an account.
-func accountDomain(host, account string) string { return host + "/a" + escapeAccount(account) }
+func accountDomain(service, account string) string { return service + "/a" + escapeAccount(account) }
 
 // escapeAccount writes an account so that two accounts never make domains that
-// are equal without case; account.lua does the same.
+// are equal without case, and none ends like a host; account.lua does the same.
 func escapeAccount(a string) string {
-	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '-' }
+	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' }
 	n := 0
 	for n < len(a) && plain(a[n]) {
 		n++
@@ -178,9 +195,66 @@ func escapeAccount(a string) string {
 	return s.String()
 }
 
-// routeTo sends every path to a version. Only requests that the upstream cannot
-// have begun to work on are tried again.
-func routeTo(service, version string, b *virtualHostBody) *routev3.Route {
+// nativeRules is rules as routes, of which Envoy takes the first that matches.
+func nativeRules(service string, b *virtualHostBody, rules []*policies.RequestRule) []*routev3.Route {
+	var routes []*routev3.Route
+	for _, r := range rules {
+		for _, m := range r.Match {
+			routes = append(routes, &routev3.Route{
+				Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Headers: nativeMatch(m)},
+				Action: routeTo(service, r.Version, b),
+			})
+		}
+		if r.Whole() {
+			return routes
+		}
+	}
+	return append(routes, &routev3.Route{
+		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Action: routeTo(service, b.Default, b),
+	})
+}
+
+// nativeMatch is a set of requests as header matchers, all of which must match.
+func nativeMatch(m policies.RequestMatch) []*routev3.HeaderMatcher {
+	var all []*routev3.HeaderMatcher
+	for i := range m.Tests {
+		all = append(all, nativeTest(&m.Tests[i]))
+	}
+	if m.Lo > 0 || m.Hi < policies.Slots {
+		all = append(all, &routev3.HeaderMatcher{Name: slotHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_RangeMatch{
+			RangeMatch: &typev3.Int64Range{Start: int64(m.Lo), End: int64(m.Hi)},
+		}})
+	}
+	return all
+}
+
+// nativeTest is a test as a header matcher. Envoy lets a header that is missing
+// fail an inverted matcher too, unless it takes it for an empty one.
+func nativeTest(t *policies.HeaderTest) *routev3.HeaderMatcher {
+	m := &routev3.HeaderMatcher{Name: t.Name, InvertMatch: t.Not, TreatMissingHeaderAsEmpty: t.Not}
+	value := new(matcherv3.StringMatcher)
+	switch t.Kind {
+	case "exact":
+		value.MatchPattern = &matcherv3.StringMatcher_Exact{Exact: t.Value}
+	case "prefix":
+		value.MatchPattern = &matcherv3.StringMatcher_Prefix{Prefix: t.Value}
+	case "suffix":
+		value.MatchPattern = &matcherv3.StringMatcher_Suffix{Suffix: t.Value}
+	case "regex":
+		value.MatchPattern = &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: t.Value}}
+	default:
+		m.HeaderMatchSpecifier = &routev3.HeaderMatcher_PresentMatch{PresentMatch: !t.Not}
+		m.InvertMatch, m.TreatMissingHeaderAsEmpty = false, false
+		return m
+	}
+	m.HeaderMatchSpecifier = &routev3.HeaderMatcher_StringMatch{StringMatch: value}
+	return m
+}
+
+// routeTo sends requests to a version. Only those that the upstream cannot have
+// begun to work on are tried again.
+func routeTo(service, version string, b *virtualHostBody) *routev3.Route_Route {
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version},
 		Timeout:          durationpb.New(b.Timeout),
@@ -190,8 +264,5 @@ func routeTo(service, version string, b *virtualHostBody) *routev3.Route {
 			RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(uint32(b.Retries)),
 		}
 	}
-	return &routev3.Route{
-		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-		Action: &routev3.Route_Route{Route: action},
-	}
+	return &routev3.Route_Route{Route: action}
 }

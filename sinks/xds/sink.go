@@ -15,9 +15,10 @@ import (
 )
 
 // bucket is the store's bucket for what is served: a record a resource, named
-// "kind name", and one that says that they are a whole state.
+// "kind name", and one that says that they are a whole state. The number is that of
+// the records' form: a state of another one is not read.
 const (
-	bucket = "xds"
+	bucket = "xds/2"
 	whole  = "whole"
 )
 
