@@ -224,14 +224,15 @@ func ownRules(own []*taken) []RequestRule {
 }
 
 // requestConflict reports that two policies of one priority want different
-// versions for the same requests, of one account or of all.
+// versions for the same requests, of one account or of all. Whoever sends a header
+// in two lines, one for each of two policies, gets the lower version.
 func (c *Compiler) requestConflict(n Name, a, b *taken, account string) {
 	if a.doc == b.doc || a.spec.Priority != b.spec.Priority || a.spec.Version == b.spec.Version {
 		return
 	}
 	for _, m := range a.sets {
 		for _, o := range b.sets {
-			both, some := m.intersect(o)
+			both, some := m.meets(o)
 			if !some {
 				continue
 			}

@@ -38,8 +38,8 @@ var (
 	allRequests  = []RequestMatch{everyRequest}
 )
 
-// HeaderTest is a test of one request header. One that is not there fails every
-// test.
+// HeaderTest is a test of one request header. It passes where one of the header's
+// lines does; a header that is not there fails every test.
 type HeaderTest struct {
 	Name  string `json:"name"` // lower case
 	Kind  string `json:"kind"` // "exact", "prefix", "suffix", "regex" (RE2, of the whole value) or "present"
@@ -47,16 +47,12 @@ type HeaderTest struct {
 	Not   bool   `json:"not,omitempty"` // holds where the test fails
 }
 
-// Holds tells whether the test holds for the header's value; a header that comes
-// in several lines has them joined by commas.
-func (t *HeaderTest) Holds(value string, present bool) bool {
-	return t.passes(value, present) != t.Not
+// Holds tells whether the test holds for the lines of the header.
+func (t *HeaderTest) Holds(lines []string) bool {
+	return slices.ContainsFunc(lines, t.passes) != t.Not
 }
 
-func (t *HeaderTest) passes(value string, present bool) bool {
-	if !present {
-		return false
-	}
+func (t *HeaderTest) passes(value string) bool {
 	switch t.Kind {
 	case "exact":
 		return value == t.Value
@@ -103,7 +99,7 @@ func compareTests(a, b HeaderTest) int {
 		cmp.Compare(not[a.Not], not[b.Not]))
 }
 
-// apart tells whether two tests of one header never hold both.
+// apart tells whether two tests never hold both, whatever the lines.
 func (t *HeaderTest) apart(o *HeaderTest) bool {
 	if t.Name != o.Name {
 		return false
@@ -113,17 +109,31 @@ func (t *HeaderTest) apart(o *HeaderTest) bool {
 		switch {
 		case a.Kind == b.Kind && a.Value == b.Value:
 			return a.Not != b.Not
-		case a.Kind == "exact" && !a.Not:
-			return !b.Holds(a.Value, true)
+		case a.Kind == "exact" && !a.Not && b.Not:
+			return b.passes(a.Value)
 		case a.Kind == "present" && a.Not:
-			return !b.Holds("", false)
+			return !b.Not
 		}
 	}
-	if t.Not || o.Not || t.Kind != o.Kind {
-		return false
+	return false
+}
+
+// apartInLine tells whether two tests never hold both for a header of one line.
+func (t *HeaderTest) apartInLine(o *HeaderTest) bool {
+	if t.Name != o.Name || t.Not || o.Not {
+		return t.apart(o)
 	}
-	return t.Kind == "prefix" && !strings.HasPrefix(t.Value, o.Value) && !strings.HasPrefix(o.Value, t.Value) ||
-		t.Kind == "suffix" && !strings.HasSuffix(t.Value, o.Value) && !strings.HasSuffix(o.Value, t.Value)
+	switch {
+	case t.Kind == "exact":
+		return !o.passes(t.Value)
+	case o.Kind == "exact":
+		return !t.passes(o.Value)
+	case t.Kind == "prefix" && o.Kind == "prefix":
+		return !strings.HasPrefix(t.Value, o.Value) && !strings.HasPrefix(o.Value, t.Value)
+	case t.Kind == "suffix" && o.Kind == "suffix":
+		return !strings.HasSuffix(t.Value, o.Value) && !strings.HasSuffix(o.Value, t.Value)
+	}
+	return false
 }
 
 // intersect returns the requests that both hold; false where there are none.
@@ -143,6 +153,18 @@ func (m RequestMatch) intersect(o RequestMatch) (RequestMatch, bool) {
 		}
 	}
 	return both, true
+}
+
+// meets returns the requests that both hold, of those that have one line of each
+// header; false where there are none.
+func (m RequestMatch) meets(o RequestMatch) (RequestMatch, bool) {
+	both, some := m.intersect(o)
+	for i := range both.Tests {
+		for j := range i {
+			some = some && !both.Tests[i].apartInLine(&both.Tests[j])
+		}
+	}
+	return both, some
 }
 
 // without returns sets that together hold what m holds and o does not.
@@ -180,11 +202,11 @@ func (m RequestMatch) equal(o RequestMatch) bool { return m.compare(o) == 0 }
 // whole tells whether a set holds every request.
 func (m RequestMatch) whole() bool { return m.equal(everyRequest) }
 
-// Holds tells whether a request is in the set. header returns the value of a
-// header and whether it is there; slot is the one of the request's account.
-func (m RequestMatch) Holds(slot int, header func(name string) (string, bool)) bool {
+// Holds tells whether a request is in the set: by the slot of its account, and the
+// lines of its headers by lower-case name.
+func (m RequestMatch) Holds(slot int, headers map[string][]string) bool {
 	for i := range m.Tests {
-		if value, present := header(m.Tests[i].Name); !m.Tests[i].Holds(value, present) {
+		if !m.Tests[i].Holds(headers[m.Tests[i].Name]) {
 			return false
 		}
 	}
@@ -219,8 +241,8 @@ func (r *RequestRule) equal(o *RequestRule) bool {
 func (r *RequestRule) Whole() bool { return len(r.Match) == 1 && r.Match[0].whole() }
 
 // Holds tells whether the rule takes a request; see RequestMatch.Holds.
-func (r *RequestRule) Holds(slot int, header func(name string) (string, bool)) bool {
-	return slices.ContainsFunc(r.Match, func(m RequestMatch) bool { return m.Holds(slot, header) })
+func (r *RequestRule) Holds(slot int, headers map[string][]string) bool {
+	return slices.ContainsFunc(r.Match, func(m RequestMatch) bool { return m.Holds(slot, headers) })
 }
 
 // MatchString says in words what the rule takes.

@@ -11,8 +11,6 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -193,76 +191,4 @@ func escapeAccount(a string) string {
 		}
 	}
 	return s.String()
-}
-
-// nativeRules is rules as routes, of which Envoy takes the first that matches.
-func nativeRules(service string, b *virtualHostBody, rules []*policies.RequestRule) []*routev3.Route {
-	var routes []*routev3.Route
-	for _, r := range rules {
-		for _, m := range r.Match {
-			routes = append(routes, &routev3.Route{
-				Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Headers: nativeMatch(m)},
-				Action: routeTo(service, r.Version, b),
-			})
-		}
-		if r.Whole() {
-			return routes
-		}
-	}
-	return append(routes, &routev3.Route{
-		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-		Action: routeTo(service, b.Default, b),
-	})
-}
-
-// nativeMatch is a set of requests as header matchers, all of which must match.
-func nativeMatch(m policies.RequestMatch) []*routev3.HeaderMatcher {
-	var all []*routev3.HeaderMatcher
-	for i := range m.Tests {
-		all = append(all, nativeTest(&m.Tests[i]))
-	}
-	if m.Lo > 0 || m.Hi < policies.Slots {
-		all = append(all, &routev3.HeaderMatcher{Name: slotHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_RangeMatch{
-			RangeMatch: &typev3.Int64Range{Start: int64(m.Lo), End: int64(m.Hi)},
-		}})
-	}
-	return all
-}
-
-// nativeTest is a test as a header matcher. Envoy lets a header that is missing
-// fail an inverted matcher too, unless it takes it for an empty one.
-func nativeTest(t *policies.HeaderTest) *routev3.HeaderMatcher {
-	m := &routev3.HeaderMatcher{Name: t.Name, InvertMatch: t.Not, TreatMissingHeaderAsEmpty: t.Not}
-	value := new(matcherv3.StringMatcher)
-	switch t.Kind {
-	case "exact":
-		value.MatchPattern = &matcherv3.StringMatcher_Exact{Exact: t.Value}
-	case "prefix":
-		value.MatchPattern = &matcherv3.StringMatcher_Prefix{Prefix: t.Value}
-	case "suffix":
-		value.MatchPattern = &matcherv3.StringMatcher_Suffix{Suffix: t.Value}
-	case "regex":
-		value.MatchPattern = &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: t.Value}}
-	default:
-		m.HeaderMatchSpecifier = &routev3.HeaderMatcher_PresentMatch{PresentMatch: !t.Not}
-		m.InvertMatch, m.TreatMissingHeaderAsEmpty = false, false
-		return m
-	}
-	m.HeaderMatchSpecifier = &routev3.HeaderMatcher_StringMatch{StringMatch: value}
-	return m
-}
-
-// routeTo sends requests to a version. Only those that the upstream cannot have
-// begun to work on are tried again.
-func routeTo(service, version string, b *virtualHostBody) *routev3.Route_Route {
-	action := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version},
-		Timeout:          durationpb.New(b.Timeout),
-	}
-	if b.Retries > 0 {
-		action.RetryPolicy = &routev3.RetryPolicy{
-			RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(uint32(b.Retries)),
-		}
-	}
-	return &routev3.Route_Route{Route: action}
 }

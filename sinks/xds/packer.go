@@ -283,7 +283,7 @@ func (p *packer) claimOne(res *reconciler.Resource, moving map[string]bool, take
 		return err
 	}
 	for _, host := range res.Body.(*virtualHostBody).Hosts {
-		if err := checkLabel(host); err != nil {
+		if err := checkLabel(strings.TrimPrefix(host, "*.")); err != nil {
 			return fmt.Errorf("host cannot be routed: %w", err)
 		}
 		owner, again := taken[host]
