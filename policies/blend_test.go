@@ -241,19 +241,14 @@ func TestPartsFollowTheirGateway(t *testing.T) {
 }
 
 func TestPercentIsRefused(t *testing.T) {
-	service := "apiVersion: gray.dev/v1alpha1\nkind: Service\nmetadata: {name: api}\nspec:\n  hosts: [api.internal]\n  default: v1\n  versions: [{name: v1}, {name: v2}]\n"
 	for _, test := range []struct{ policy, want string }{
 		{
-			strings.Replace(policyOf("p", "v2", 1, "{accounts: [x], percent: 5}"), "{kind: Gateway, name: gw}", "{kind: Service, name: api}", 1),
-			"p.yaml:9: spec.match[0].percent: not supported yet for a Service; make a policy whose targets are Gateways alone",
-		},
-		{
 			policyOf("p", "v2", 1, "{networks: [n1]}\n  exclude:\n  - {percent: 5}"),
-			"p.yaml:11: spec.exclude[0].percent: a share cannot be excluded; give the match a smaller percent",
+			"p.yaml:11: spec.exclude[0].percent: a Gateway's share of buckets cannot be excluded; give the match a smaller percent",
 		},
 		{policyOf("p", "v2", 1, "{percent: 101}"), "p.yaml:9: spec.match[0].percent: 101 is out of range; want 0 to 100"},
 	} {
-		r := newRepo(t, switchDoc, percentGateway, service, networkOf("n1", 1))
+		r := newRepo(t, switchDoc, percentGateway, networkOf("n1", 1))
 		r.put("p.yaml", test.policy)
 		if _, _, err := r.commit(); err == nil || err.Error() != test.want {
 			t.Errorf("%v\nwant %s", err, test.want)

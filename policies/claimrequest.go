@@ -148,7 +148,7 @@ func (c *Compiler) policyRule(n Name, claims []claim) any {
 	c.settle(n, own[0])
 	sets := 0
 	for _, o := range c.generalOf(n.Name) {
-		sets += len(o.sets)
+		sets += countRoutes(o.sets)
 		if o.doc == own[0].doc && sets > maxServiceSets {
 			at := o.doc.Errorf("spec.match", "makes more than %d sets of requests of Service %s, with those of the policies above it; name less", maxServiceSets, n.Name)
 			c.errs[n] = append(c.errs[n], unitError{o.doc.Name.Name + " " + n.Name, at})

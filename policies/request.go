@@ -274,7 +274,23 @@ func combine(matches, exclude []RequestMatch) ([]RequestMatch, bool) {
 		sets = left
 	}
 	sets = reduceSets(sets)
-	return sets, len(sets) <= maxCombinations
+	return sets, countRoutes(sets) <= maxCombinations
+}
+
+// countRoutes is how many routes sets need. A test that fails for an empty value and
+// holds for a missing header needs two.
+func countRoutes(sets []RequestMatch) int {
+	all := 0
+	for _, m := range sets {
+		n := 1
+		for i := range m.Tests {
+			if t := &m.Tests[i]; t.Not && t.Kind != "present" && t.passes("") && n <= maxServiceSets {
+				n *= 2
+			}
+		}
+		all += n
+	}
+	return all
 }
 
 // reduceSets sorts sets and leaves out those that another holds.
