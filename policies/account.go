@@ -70,9 +70,9 @@ func SlotOf(account string) int {
 	if account == "" {
 		return Slots - 1
 	}
-	h := uint32(2166136261) // FNV-1a
+	h := uint32(2166136261) // FNV-1a, of which the lower half alone would see digits as too much alike
 	for i := range len(account) {
 		h = (h ^ uint32(account[i])) * 16777619
 	}
-	return int(h % Slots)
+	return int((h ^ h>>16) % Slots)
 }

@@ -176,12 +176,16 @@ func printSideBySide(b *strings.Builder, base, head *traced) {
 		}
 	}
 	fmt.Fprintln(b, strings.TrimRight(fmt.Sprintf("%17s %-*s  %s", "", columnWidth, base.heading(), head.heading()), " "))
-	var tables []string
+	var tables []string // of both, in the order in which each has them
 	for _, t := range []*traced{base, head} {
+		last := 0
 		for _, s := range t.steps {
-			if !slices.Contains(tables, s.Table) {
-				tables = append(tables, s.Table)
+			i := slices.Index(tables, s.Table)
+			if i < 0 {
+				i = last
+				tables = slices.Insert(tables, i, s.Table)
 			}
+			last = i + 1
 		}
 	}
 	for _, table := range tables {
