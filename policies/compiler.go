@@ -33,6 +33,7 @@ type Compiler struct {
 	vms     map[uint32][]netip.Addr         // the VMs of the Networks' route tables by VNI, sorted
 	cells   map[string]map[Name]bool        // units that have claims, by part
 	down    map[string]map[string]bool      // the servers that fail their checks, by gateway
+	found   map[string][]Endpoint           // what is registered, by etcd target
 	again   map[schema.Name]bool            // documents to read again in the next call
 	dirty   map[Name]bool                   // units to make anew in this call
 	pending map[Name]bool                   // units made anew since the last call without errors

@@ -113,10 +113,13 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	if spec.RouteBy != nil {
 		svc.RouteBy = RouteBy{Header: spec.RouteBy.Header, Key: spec.RouteBy.Key}
 	}
+	if h := spec.HealthCheck; h != nil {
+		svc.Health.GRPC = h.HTTP == nil && h.TCP == nil
+	}
 	if spec.Timeout != nil {
 		svc.Timeout = time.Duration(*spec.Timeout)
 	}
-	var names []string
+	var names, runs []string
 	for _, v := range spec.Versions {
 		version := ServiceVersion{
 			Name: v.Name, Origin: schema.Position{Path: s.doc.Path, Line: v.Line}, Image: v.Image, Compose: v.Compose,
@@ -127,6 +130,12 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 		slices.SortFunc(version.Endpoints, func(a, b Endpoint) int {
 			return netip.AddrPortFrom(a.Address, a.Port).Compare(netip.AddrPortFrom(b.Address, b.Port))
 		})
+		runs = append(runs, fmt.Sprint(version)) // without what comes and goes in etcd
+		if v.Etcd != nil {
+			c.dependOn(s, depEtcd, v.Etcd.Target)
+			found, known := c.found[v.Etcd.Target]
+			version.Etcd, version.Endpoints, version.Unknown = v.Etcd.Target, found, !known
+		}
 		svc.Versions = append(svc.Versions, version)
 		names = append(names, v.Name)
 	}
@@ -135,8 +144,9 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 		c.own(s, "host", h)
 	}
 	slices.Sort(names)
+	slices.Sort(runs)
 	s.facade = fmt.Sprint(svc.Default, names)
-	s.runs = fmt.Sprint(svc.Health, svc.Versions)
+	s.runs = fmt.Sprint(svc.Health, svc.Protocol, runs)
 	return svc
 }
 

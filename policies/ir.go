@@ -39,12 +39,13 @@ func (n Name) String() string {
 type IR struct {
 	units    map[Name]any
 	gateways map[string]*Gateway
+	looked   map[string]*Service // those with versions whose endpoints are looked up
 	ids      *IDs
 }
 
 // NewIR returns an empty IR over a table of numbers; Put fills it.
 func NewIR(ids *IDs) *IR {
-	return &IR{units: map[Name]any{}, gateways: map[string]*Gateway{}, ids: ids}
+	return &IR{units: map[Name]any{}, gateways: map[string]*Gateway{}, looked: map[string]*Service{}, ids: ids}
 }
 
 // Put sets the unit of a name (see Name for its type); a nil unit removes it.
@@ -53,6 +54,12 @@ func (ir *IR) Put(n Name, unit any) {
 		delete(ir.gateways, n.Name)
 		if gw, ok := unit.(*Gateway); ok {
 			ir.gateways[n.Name] = gw
+		}
+	}
+	if n.Kind == schema.KindService && n.Part == "" {
+		delete(ir.looked, n.Name)
+		if s, ok := unit.(*Service); ok && slices.ContainsFunc(s.Versions, func(v ServiceVersion) bool { return v.Etcd != "" }) {
+			ir.looked[n.Name] = s
 		}
 	}
 	if unit == nil {
@@ -106,7 +113,7 @@ type Service struct {
 	RouteBy  RouteBy
 	Default  string           // the version of accounts that no policy names
 	Versions []ServiceVersion // sorted by name
-	Health   *HealthCheck     // nil: the endpoints are not checked; a port that is 0 is the endpoint's
+	Health   *HealthCheck     // nil: the endpoints are not checked
 	Timeout  time.Duration    // of a whole request; 0: none
 	Retries  int
 }
@@ -130,6 +137,8 @@ type ServiceVersion struct {
 	Name      string
 	Origin    schema.Position
 	Endpoints []Endpoint     // sorted by address and port
+	Etcd      string         // the target that the endpoints are registered under; empty: the document lists them
+	Unknown   bool           // nobody has told yet what is registered there; what is live stays
 	Image     string         // what nodes run; empty: something else runs it
 	Compose   map[string]any // further fields of its compose service, as schema has checked them; read-only
 }
@@ -308,9 +317,11 @@ type Backend struct {
 }
 
 // HealthCheck is how the servers of a gateway or the endpoints of a service are
-// checked: one of ICMP, TCP and HTTP.
+// checked: one of ICMP, TCP and HTTP. Of a service it is HTTP where that has a
+// path, gRPC or else TCP, and a port that is 0 is the endpoint's.
 type HealthCheck struct {
 	ICMP     bool
+	GRPC     bool          // of a service: by gRPC's health service
 	TCP      uint16        // the port to connect to; 0: not TCP
 	HTTP     HTTPCheck     // port 0: not HTTP
 	Interval time.Duration // from one check of a server to the next

@@ -27,7 +27,8 @@ func (k Key) Compare(l Key) int {
 }
 
 // Body is a sink's native resource in canonical form: what was lowered and what
-// was read back are Equal exactly when nothing has to be done. It is immutable.
+// was read back are Equal exactly when nothing has to be done. It is immutable. A
+// desired one may be Equal to whatever is live, while it is not known what is to be.
 type Body interface {
 	Equal(Body) bool
 	String() string        // the whole of it on one line, for a plan; no secrets

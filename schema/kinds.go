@@ -159,7 +159,7 @@ type ServiceSpec struct {
 	RouteBy     *RouteBy         `json:"routeBy" doc:"where a request carries its account; absent: key account_id of header x-ucloud-routeby"`
 	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
 	Versions    []ServiceVersion `json:"versions" gray:"required" doc:"the versions and where they run"`
-	HealthCheck *HealthCheck     `json:"healthCheck" gray:"unsupported" doc:"how endpoints are checked"`
+	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how Envoys check the endpoints; absent: they do not"`
 	Timeout     *Duration        `json:"timeout" doc:"of a whole request; absent: none"`
 	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that found no server is tried again"`
 }
@@ -177,12 +177,12 @@ type ServiceVersion struct {
 	Image     string         `json:"image" doc:"the image that nodes run"`
 	Compose   map[string]any `json:"compose" doc:"further fields of its compose service, in the shape of the Compose Specification"`
 	Endpoints []Endpoint     `json:"endpoints" doc:"where it runs"`
-	Etcd      *EtcdTarget    `json:"etcd" gray:"unsupported" doc:"endpoints from etcd's gRPC naming; excludes endpoints"`
+	Etcd      *EtcdTarget    `json:"etcd" doc:"endpoints from etcd's gRPC naming; excludes endpoints"`
 }
 
 // EtcdTarget is a prefix in etcd.
 type EtcdTarget struct {
-	Target string `json:"target" gray:"required" doc:"the prefix that the endpoints are registered under"`
+	Target string `json:"target" gray:"required" doc:"what the endpoints are registered under, without a slash at its end: their keys are <target>/<anything>"`
 }
 
 // Endpoint is an address that serves a version.
@@ -192,11 +192,12 @@ type Endpoint struct {
 	Weight  int  `json:"weight" gray:"min=1,max=1000,default=1" doc:"its share of the requests"`
 }
 
-// HealthCheck is how servers are checked.
+// HealthCheck is how servers are checked: by one of the first three. A Service has
+// no icmp, and one that speaks grpc may have none: it then is asked by gRPC.
 type HealthCheck struct {
 	HTTP     *HTTPCheck `json:"http" doc:"an HTTP request"`
 	TCP      *TCPCheck  `json:"tcp" doc:"a TCP connection"`
-	ICMP     *struct{}  `json:"icmp" doc:"an echo request"`
+	ICMP     *struct{}  `json:"icmp" doc:"an echo request; Gateway only"`
 	Interval Duration   `json:"interval" doc:"time between checks"`
 	Timeout  Duration   `json:"timeout" doc:"how long a check may take"`
 	Rise     int        `json:"rise" gray:"min=1,max=100,default=2" doc:"passes that bring a server back"`

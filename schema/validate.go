@@ -187,9 +187,15 @@ func (v *validator) service(s *ServiceSpec) {
 	if s.RouteBy != nil {
 		v.routeBy(s.RouteBy)
 	}
+	if s.HealthCheck != nil {
+		v.serviceHealth(s)
+	}
 	v.versions(s.Default, namesOf(s.Versions, func(ver ServiceVersion) string { return ver.Name }))
 	for i, ver := range s.Versions {
 		v.compose(&s.Versions[i], fmt.Sprintf("spec.versions[%d]", i))
+		if ver.Etcd != nil {
+			v.etcd(&s.Versions[i], fmt.Sprintf("spec.versions[%d]", i))
+		}
 		addresses := make([]netip.AddrPort, len(ver.Endpoints))
 		for j, e := range ver.Endpoints {
 			addresses[j] = netip.AddrPortFrom(e.Address.Addr, uint16(e.Port))
@@ -198,6 +204,28 @@ func (v *validator) service(s *ServiceSpec) {
 			v.errorf(fmt.Sprintf("spec.versions[%d].endpoints[%d]", i, j), "%s stands here twice; use weight for a larger share", a)
 		}
 	}
+}
+
+// maxTarget bounds an etcd target, in bytes.
+const maxTarget = 512
+
+// etcd checks a version whose endpoints are looked up.
+func (v *validator) etcd(ver *ServiceVersion, field string) {
+	if ver.Endpoints != nil {
+		v.errorf(field+".etcd", "stands beside endpoints; give one of the two")
+	}
+	target := ver.Etcd.Target
+	switch field += ".etcd.target"; {
+	case strings.HasSuffix(target, "/"):
+		v.errorf(field, "%q ends in a slash; leave it out, keys are %s/<anything>", clip(target), clip(strings.TrimRight(target, "/")))
+	case len(target) > maxTarget || !isPrintable(target):
+		v.errorf(field, "%q is no target; want up to %d printable ASCII characters without spaces", clip(target), maxTarget)
+	}
+}
+
+// isPrintable tells whether a text is ASCII without spaces and control characters.
+func isPrintable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 // checkHost checks a Host value.

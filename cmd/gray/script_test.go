@@ -10,12 +10,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/gray-release/gray/sources/etcd/etcdtest"
 	"github.com/gray-release/gray/testdata"
 )
 
 // TestMain makes the test binary the real gray: for scripts, and for tests that
 // start a daemon of their own.
 func TestMain(m *testing.M) {
+	etcdtest.Main()
 	if os.Getenv("GRAY_TEST_RUN_MAIN") != "" {
 		os.Exit(run())
 	}

@@ -32,16 +32,6 @@ var rankOf = map[string]int{kindCluster: 1, kindEndpoints: 2, kindVirtualHost: 3
 // this one does.
 var togetherOf = map[string]bool{kindVirtualHost: true, kindRule: true, kindAccount: true}
 
-// clusterBody is a version of a service as a cluster; its endpoints come by EDS.
-type clusterBody struct {
-	Protocol string `json:"protocol"`
-}
-
-// endpointsBody is where a version runs.
-type endpointsBody struct {
-	Endpoints []policies.Endpoint `json:"endpoints"`
-}
-
 // virtualHostBody is a service and what everybody gets whom no policy names.
 type virtualHostBody struct {
 	Hosts   []string      `json:"hosts"`
@@ -58,65 +48,7 @@ type listenerBody struct {
 	Port uint16     `json:"port"`
 }
 
-// Equal implements reconciler.Body.
-func (b *clusterBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*clusterBody)
-	return ok && *b == *x
-}
-
-// String implements reconciler.Body.
-func (b *clusterBody) String() string { return "speaks " + b.Protocol }
-
-// Delta implements reconciler.Body.
-func (b *clusterBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
-
 func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
-
-// Equal implements reconciler.Body.
-func (b *endpointsBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*endpointsBody)
-	return ok && slices.Equal(b.Endpoints, x.Endpoints)
-}
-
-// String implements reconciler.Body.
-func (b *endpointsBody) String() string {
-	if len(b.Endpoints) == 0 {
-		return "none"
-	}
-	words := make([]string, len(b.Endpoints))
-	for i, e := range b.Endpoints {
-		words[i] = endpointText(e)
-	}
-	return strings.Join(words, ", ")
-}
-
-func endpointText(e policies.Endpoint) string {
-	s := netip.AddrPortFrom(e.Address, e.Port).String()
-	if e.Weight != 1 {
-		s += fmt.Sprintf(" weight %d", e.Weight)
-	}
-	return s
-}
-
-// Delta implements reconciler.Body: the endpoints that come and go.
-func (b *endpointsBody) Delta(old reconciler.Body) string {
-	o, ok := old.(*endpointsBody)
-	if !ok {
-		return fromTo(old, b)
-	}
-	var words []string
-	for _, e := range b.Endpoints {
-		if !slices.Contains(o.Endpoints, e) {
-			words = append(words, "+"+endpointText(e))
-		}
-	}
-	for _, e := range o.Endpoints {
-		if !slices.Contains(b.Endpoints, e) {
-			words = append(words, "-"+endpointText(e))
-		}
-	}
-	return strings.Join(words, ", ")
-}
 
 // Equal implements reconciler.Body.
 func (b *virtualHostBody) Equal(o reconciler.Body) bool {

@@ -32,8 +32,8 @@ func lowerService(svc *policies.Service) []*reconciler.Resource {
 	for _, v := range svc.Versions {
 		name := svc.Name + "/" + v.Name
 		all = append(all,
-			resource(kindCluster, name, &clusterBody{svc.Protocol}, v.Origin),
-			resource(kindEndpoints, name, &endpointsBody{v.Endpoints}, v.Origin))
+			resource(kindCluster, name, &clusterBody{svc.Protocol, checkOf(svc)}, v.Origin),
+			resource(kindEndpoints, name, &endpointsBody{v.Endpoints, v.Etcd, checkPort(svc.Health), v.Unknown}, v.Origin))
 	}
 	body := &virtualHostBody{svc.Hosts, svc.Default, svc.Timeout, svc.Retries, svc.RouteBy}
 	return append(all, resource(kindVirtualHost, svc.Name, body, svc.Origin))

@@ -4,18 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -58,19 +54,6 @@ func mustAny(m proto.Message) *anypb.Any {
 	return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: b}
 }
 
-func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
-	c := &clusterv3.Cluster{
-		Name:                 name,
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
-		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()},
-		ConnectTimeout:       durationpb.New(2 * time.Second),
-	}
-	if b.Protocol != "http" {
-		c.TypedExtensionProtocolOptions = http2Upstream(&corev3.Http2ProtocolOptions{})
-	}
-	return c
-}
-
 // http2Upstream makes a cluster speak HTTP/2.
 func http2Upstream(o *corev3.Http2ProtocolOptions) map[string]*anypb.Any {
 	return map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": mustAny(&upstreamsv3.HttpProtocolOptions{
@@ -80,31 +63,6 @@ func http2Upstream(o *corev3.Http2ProtocolOptions) map[string]*anypb.Any {
 			},
 		},
 	})}
-}
-
-func nativeEndpoints(name string, b *endpointsBody) *endpointv3.ClusterLoadAssignment {
-	a := &endpointv3.ClusterLoadAssignment{ClusterName: name}
-	if len(b.Endpoints) == 0 {
-		return a
-	}
-	locality := &endpointv3.LocalityLbEndpoints{
-		Locality:            &corev3.Locality{},
-		LoadBalancingWeight: wrapperspb.UInt32(1), // grpc-go leaves out localities without
-	}
-	for _, e := range b.Endpoints {
-		locality.LbEndpoints = append(locality.LbEndpoints, nativeEndpoint(e))
-	}
-	a.Endpoints = []*endpointv3.LocalityLbEndpoints{locality}
-	return a
-}
-
-func nativeEndpoint(e policies.Endpoint) *endpointv3.LbEndpoint {
-	return &endpointv3.LbEndpoint{
-		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-			Endpoint: &endpointv3.Endpoint{Address: socketAddress(e.Address.String(), e.Port)},
-		},
-		LoadBalancingWeight: wrapperspb.UInt32(e.Weight),
-	}
 }
 
 func socketAddress(address string, port uint16) *corev3.Address {

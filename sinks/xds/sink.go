@@ -161,6 +161,7 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 		own[i] = reconciler.Change{Old: s.state[c.Key()], New: c.New}
 	}
 	own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return c.Old == nil && c.New == nil })
+	own, unknown := settle(own)
 	st := s.packer.stage(own)
 	if st.failed != nil {
 		own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return st.failed.Keys[c.Key()] != nil })
@@ -185,6 +186,11 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 		s.restartGrace()
 	}
 	s.wakeAll()
+	if unknown != nil {
+		for k, err := range unknown.Keys {
+			st.failed = st.failed.Add(k, err)
+		}
+	}
 	return st.failed, before, s.wire.revision, nil
 }
 
