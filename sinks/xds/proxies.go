@@ -11,21 +11,24 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// Proxy is how a connected Envoy stands.
+// Proxy is how a connected Envoy, or another client of xDS, stands.
 type Proxy struct {
 	Node     string    `json:"node"`
-	Version  string    `json:"version"` // of Envoy
-	Since    time.Time `json:"since"`   // it is connected
-	Synced   bool      `json:"synced"`  // it has acknowledged all that is served
+	Agent    string    `json:"agent"`    // what it is: envoy, gRPC Go
+	Version  string    `json:"version"`  // of that
+	Protocol string    `json:"protocol"` // delta or sotw
+	Since    time.Time `json:"since"`    // it is connected
+	Synced   bool      `json:"synced"`   // it has acknowledged all that is served
 	Waits    string    `json:"waits,omitempty"`
 	LastNACK *NACK     `json:"lastNACK,omitempty"`
 }
 
-// NACK is a refusal by an Envoy.
+// NACK is a refusal by a client.
 type NACK struct {
 	Time     time.Time `json:"time"`
-	Type     string    `json:"type"`     // of the resource
-	Resource string    `json:"resource"` // its name; the first few of many
+	Type     string    `json:"type"`             // of the resource
+	Resource string    `json:"resource"`         // its name; the first few of many
+	Places   []string  `json:"places,omitempty"` // of the documents that make it, file:line; the first few of many
 	Message  string    `json:"message"`
 }
 
@@ -50,7 +53,9 @@ func (s *Sink) Proxies() []Proxy {
 func (st *stream) proxy(revision uint64) Proxy {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	p := Proxy{Node: st.node, Version: st.version, Since: st.since, LastNACK: st.lastNACK}
+	p := Proxy{
+		Node: st.node, Agent: st.agent, Version: st.version, Protocol: "delta", Since: st.since, LastNACK: st.lastNACK,
+	}
 	var waits []string
 	for t := range wireTypes {
 		ts := &st.types[t]
@@ -124,6 +129,23 @@ func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 			}
 		}
 	}
+}
+
+// places lists where the documents stand that make resources, the first few.
+func (st *stream) places(t wireType, names []string, message string) []string {
+	st.sink.mu.RLock()
+	defer st.sink.mu.RUnlock()
+	var all []string
+	for _, name := range names {
+		for _, k := range st.sink.keysOf(t, name, st.node, message) {
+			if r := st.sink.state[k]; r != nil && r.Origin.Path != "" {
+				all = append(all, r.Origin.String())
+			}
+		}
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	return all[:min(len(all), 5)]
 }
 
 // keysOf is the keys that a resource is made of. Of the accounts that share a

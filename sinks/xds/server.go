@@ -44,7 +44,7 @@ type deltaServer = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourc
 // own, so that a slow Envoy holds up nobody else; what it has missed is worked
 // out when it is ready for more.
 func (s *Sink) DeltaAggregatedResources(server deltaServer) error {
-	st, err := s.open()
+	st, err := s.open(callerOf(server.Context()))
 	if err != nil {
 		return err
 	}
@@ -69,13 +69,13 @@ func (s *Sink) DeltaAggregatedResources(server deltaServer) error {
 	}
 }
 
-func (s *Sink) open() (*stream, error) {
+func (s *Sink) open(from caller) (*stream, error) {
 	s.streamsMu.Lock()
 	defer s.streamsMu.Unlock()
 	if len(s.streams) >= maxStreams {
 		return nil, status.Errorf(codes.ResourceExhausted, "%d envoys are connected, which is the most", maxStreams)
 	}
-	st := newStream(s)
+	st := newStream(s, from)
 	s.streams[st] = true
 	return st, nil
 }

@@ -3,6 +3,7 @@ package xds
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"golang.org/x/time/rate"
 
 	"github.com/gray-release/gray/reconciler"
 )
@@ -25,6 +27,7 @@ const (
 type Config struct {
 	Store *reconciler.Store // nil: what is served does not outlive the process
 	Hints *reconciler.Hints // told when an Envoy refuses something, or takes it after all
+	Log   *slog.Logger      // of clients that are turned away; nil: none
 
 	// AckWait bounds how long an Apply waits for the Envoys; 0: 3 s. One that is
 	// slower is not waited for again until it has caught up.
@@ -50,6 +53,8 @@ type Sink struct {
 	partial bool // it may be the beginning of one: what it does not name stays
 	grace   *time.Timer
 
+	often *rate.Sometimes // bounds the log
+
 	streamsMu sync.Mutex
 	streams   map[*stream]bool
 }
@@ -60,6 +65,9 @@ func New(cfg Config) (*Sink, error) {
 	if cfg.Hints == nil {
 		cfg.Hints = reconciler.NewHints()
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	if cfg.AckWait == 0 {
 		cfg.AckWait = 3 * time.Second
 	}
@@ -68,7 +76,7 @@ func New(cfg Config) (*Sink, error) {
 	}
 	s := &Sink{
 		cfg: cfg, chunk: 4 << 20, state: reconciler.State{}, packer: newPacker(), wire: newWire(),
-		partial: true, streams: map[*stream]bool{},
+		partial: true, streams: map[*stream]bool{}, often: logSometimes(),
 	}
 	routes, err := pack(nativeRoutes())
 	if err != nil {

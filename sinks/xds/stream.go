@@ -19,12 +19,14 @@ import (
 // and refused.
 type stream struct {
 	sink  *Sink
+	from  caller
 	since time.Time
 	wake  chan struct{}
 
 	mu      sync.Mutex
 	node    string
-	version string // of Envoy
+	agent   string // what it is: envoy
+	version string // of that
 	nonce   uint64
 	types   [wireTypes]typeState
 	warming map[string]uint64 // clusters whose endpoints have to follow, by the nonce that brought them
@@ -70,9 +72,9 @@ type item struct {
 // refusal is a version of a resource that the client refused.
 type refusal struct{ version, message string }
 
-func newStream(s *Sink) *stream {
+func newStream(s *Sink, from caller) *stream {
 	return &stream{
-		sink: s, since: time.Now(), wake: make(chan struct{}, 1), warming: map[string]uint64{}, progress: make(chan struct{}),
+		sink: s, from: from, since: time.Now(), wake: make(chan struct{}, 1), warming: map[string]uint64{}, progress: make(chan struct{}),
 	}
 }
 
@@ -156,11 +158,24 @@ func (st *stream) greet(n *corev3.Node) error {
 	if id == "" || len(id) > maxNodeID || checkLabel(id) != nil {
 		return status.Errorf(codes.InvalidArgument, "the first request has node id %q; want the name of a Node", id[:min(len(id), maxNodeID)])
 	}
+	if err := st.from.mayBe(id); err != nil {
+		st.sink.often.Do(func() {
+			st.sink.cfg.Log.Warn("a client of xDS is refused", "address", st.from.address, "error", status.Convert(err).Message())
+		})
+		return err
+	}
 	st.node = id
+	st.agent, st.version = told(n.GetUserAgentName()), told(n.GetUserAgentVersion())
 	if v := n.GetUserAgentBuildVersion().GetVersion(); v != nil {
 		st.version = fmt.Sprintf("%d.%d.%d", v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
 	}
 	return nil
+}
+
+// told is what a client says of itself, short and on one line.
+func told(s string) string {
+	const most = 64
+	return oneLine(strings.ToValidUTF8(s[:min(len(s), most)], ""))
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
@@ -327,7 +342,8 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 		return // the culprit is still being looked for
 	}
 	st.lastNACK = &NACK{
-		Time: time.Now(), Type: shortType(t), Resource: strings.Join(names[:min(len(names), 5)], " "), Message: message,
+		Time: time.Now(), Type: shortType(t), Resource: strings.Join(names[:min(len(names), 5)], " "),
+		Places: st.places(t, names, message), Message: message,
 	}
 	st.sink.cfg.Hints.Add(Target)
 }
