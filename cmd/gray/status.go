@@ -107,6 +107,9 @@ func showProxies(cmd *cobra.Command, client admin.Client, output string, names [
 			more = append(more, fmt.Sprintf("%s refused %s %s at %s, of %s: %s", p.Node, n.Type, n.Resource,
 				n.Time.UTC().Format(time.RFC3339), cmp.Or(strings.Join(n.Places, " "), "no document"), n.Message))
 		}
+		if len(p.Cannot) > 0 {
+			more = append(more, fmt.Sprintf("%s cannot do: %s", p.Node, strings.Join(p.Cannot, "; ")))
+		}
 	}
 	if err := out.Flush(); err != nil || len(more) == 0 {
 		return err

@@ -74,7 +74,10 @@ type recorder struct {
 }
 
 func (r *recorder) SendMsg(m any) error {
-	res := m.(*discoveryv3.DeltaDiscoveryResponse)
+	res, ok := m.(*discoveryv3.DeltaDiscoveryResponse)
+	if !ok {
+		return r.ServerStream.SendMsg(m)
+	}
 	msg := message{kind: res.GetTypeUrl(), resources: len(res.GetResources()) + len(res.GetRemovedResources()), bytes: proto.Size(res)}
 	for _, x := range res.GetResources() {
 		msg.names = append(msg.names, x.GetName())

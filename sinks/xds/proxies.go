@@ -21,6 +21,7 @@ type Proxy struct {
 	Synced   bool      `json:"synced"`   // it has acknowledged all that is served
 	Waits    string    `json:"waits,omitempty"`
 	LastNACK *NACK     `json:"lastNACK,omitempty"`
+	Cannot   []string  `json:"cannot,omitempty"` // what it is not given, as its protocol has no words for it
 }
 
 // NACK is a refusal by a client.
@@ -55,6 +56,10 @@ func (st *stream) proxy(revision uint64) Proxy {
 	defer st.mu.Unlock()
 	p := Proxy{
 		Node: st.node, Agent: st.agent, Version: st.version, Protocol: "delta", Since: st.since, LastNACK: st.lastNACK,
+		Cannot: st.cannot(),
+	}
+	if st.sotw {
+		p.Protocol = "sotw"
 	}
 	var waits []string
 	for t := range wireTypes {
@@ -91,25 +96,32 @@ func itemNames(items []item) string {
 
 // refused gathers by key what connected Envoys refuse of what is served.
 func (s *Sink) refused() *reconciler.PartialError {
-	by := map[reconciler.Key]map[string]string{} // key -> node -> message
+	by := map[reconciler.Key]map[string]string{} // key -> client -> message
 	for _, st := range s.all() {
 		st.refusals(func(k reconciler.Key, message string) {
 			if by[k] == nil {
 				by[k] = map[string]string{}
 			}
-			by[k][st.node] = message
+			by[k][st.who()] = message
 		})
 	}
 	var failed *reconciler.PartialError
-	for k, nodes := range by {
-		first := slices.Min(slices.Collect(maps.Keys(nodes)))
+	for k, clients := range by {
+		first := slices.Min(slices.Collect(maps.Keys(clients)))
 		more := ""
-		if len(nodes) > 1 {
-			more = fmt.Sprintf(" (and %d others)", len(nodes)-1)
+		if len(clients) > 1 {
+			more = fmt.Sprintf(" (and %d others)", len(clients)-1)
 		}
-		failed = failed.Add(k, fmt.Errorf("the envoy of %s%s refuses it: %s", first, more, nodes[first]))
+		failed = failed.Add(k, fmt.Errorf("%s%s refuses it: %s", first, more, clients[first]))
 	}
 	return failed
+}
+
+func (st *stream) who() string {
+	if st.sotw {
+		return "the client of " + st.node
+	}
+	return "the envoy of " + st.node
 }
 
 // refusals calls f for every key of which a resource is refused as it is served
@@ -121,10 +133,10 @@ func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 	defer st.sink.mu.RUnlock()
 	for t := range wireTypes {
 		for name, r := range st.types[t].refused {
-			if p := st.sink.wire.get(t, name); p == nil || p.version != r.version {
+			if p := st.served(t, name); p == nil || p.version != r.version {
 				continue // there is a newer one, which it may take
 			}
-			for _, k := range st.sink.keysOf(t, name, st.node, r.message) {
+			for _, k := range st.sink.keysOf(st.table(t), name, st.node, r.message) {
 				f(k, r.message)
 			}
 		}
@@ -137,7 +149,7 @@ func (st *stream) places(t wireType, names []string, message string) []string {
 	defer st.sink.mu.RUnlock()
 	var all []string
 	for _, name := range names {
-		for _, k := range st.sink.keysOf(t, name, st.node, message) {
+		for _, k := range st.sink.keysOf(st.table(t), name, st.node, message) {
 			if r := st.sink.state[k]; r != nil && r.Origin.Path != "" {
 				all = append(all, r.Origin.String())
 			}
@@ -159,6 +171,10 @@ func (s *Sink) keysOf(t wireType, name, node, message string) []reconciler.Key {
 		return []reconciler.Key{key(kindEndpoints, name)}
 	case typeListener, typeRoutes:
 		return []reconciler.Key{key(kindListener, node)}
+	case apiListener:
+		return []reconciler.Key{key(kindVirtualHost, s.packer.owners[name])}
+	case apiRoutes:
+		return []reconciler.Key{key(kindVirtualHost, name)}
 	}
 	parts := strings.Split(strings.TrimPrefix(name, routesName+"/"), "@")
 	service := parts[0]

@@ -14,12 +14,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// stream is one Envoy's delta ADS stream. It does not list what its Envoy has:
+// stream is one Envoy's delta ADS stream, or what is made one. It does not list what its Envoy has:
 // that is everything as of a revision, apart from the few names in due, claimed
 // and refused.
 type stream struct {
 	sink  *Sink
 	from  caller
+	sotw  bool // a state-of-the-world stream, translated
 	since time.Time
 	wake  chan struct{}
 
@@ -72,9 +73,9 @@ type item struct {
 // refusal is a version of a resource that the client refused.
 type refusal struct{ version, message string }
 
-func newStream(s *Sink, from caller) *stream {
+func newStream(s *Sink, from caller, sotw bool) *stream {
 	return &stream{
-		sink: s, from: from, since: time.Now(), wake: make(chan struct{}, 1), warming: map[string]uint64{}, progress: make(chan struct{}),
+		sink: s, from: from, sotw: sotw, since: time.Now(), wake: make(chan struct{}, 1), warming: map[string]uint64{}, progress: make(chan struct{}),
 	}
 }
 
@@ -163,6 +164,9 @@ func (st *stream) greet(n *corev3.Node) error {
 			st.sink.cfg.Log.Warn("a client of xDS is refused", "address", st.from.address, "error", status.Convert(err).Message())
 		})
 		return err
+	}
+	if st.sotw && n.GetUserAgentName() == "envoy" {
+		return errSotwEnvoy
 	}
 	st.node = id
 	st.agent, st.version = told(n.GetUserAgentName()), told(n.GetUserAgentVersion())
@@ -304,7 +308,8 @@ func (st *stream) warm(t wireType, name string, nonce uint64) {
 // refuse takes a NACK. A resource that the message names, or that came alone, is
 // not sent again until its content changes. The others, which Envoy may have
 // dropped with it, are: those that came with a named one at once, else in
-// halves, until the one at fault is found.
+// halves, until the one at fault is found. What is no delta stream is given all at
+// once, and its client takes what it can.
 func (st *stream) refuse(t wireType, out *sent, message string) {
 	ts := &st.types[t]
 	var guilty, rest []item
@@ -319,6 +324,10 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 	switch {
 	case !slices.ContainsFunc(out.items, func(it item) bool { return it.packed != nil }):
 		guilty = out.items // removals alone: there is nothing to try again
+	case st.sotw && (len(guilty) > 0 || ts.mentionsRefused(message)):
+		st.accept(t, &sent{out.nonce, rest})
+	case st.sotw:
+		guilty = rest
 	case len(guilty) > 0:
 		ts.requeue(rest)
 	case half > 0:
@@ -339,13 +348,23 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 		}
 	}
 	if len(names) == 0 && len(out.items) > 0 {
-		return // the culprit is still being looked for
+		return // the culprit is still being looked for, or known
 	}
 	st.lastNACK = &NACK{
 		Time: time.Now(), Type: shortType(t), Resource: strings.Join(names[:min(len(names), 5)], " "),
 		Places: st.places(t, names, message), Message: message,
 	}
 	st.sink.cfg.Hints.Add(Target)
+}
+
+// mentionsRefused tells whether a message is about what was refused before.
+func (ts *typeState) mentionsRefused(message string) bool {
+	for name := range ts.refused {
+		if mentions(message, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func shortType(t wireType) string { return typeNames[t][strings.LastIndexByte(typeNames[t], '.')+1:] }
@@ -401,5 +420,19 @@ func mentions(message, name string) bool {
 // listeners an Envoy gets its own.
 func (st *stream) subscribed(t wireType, name string) bool {
 	ts := &st.types[t]
-	return (ts.all || ts.names[name]) && (t != typeListener || name == st.node)
+	return (ts.all || ts.names[name]) && (t != typeListener || name == st.node || st.sotw)
 }
+
+// table is where the resources of a type are for the stream.
+func (st *stream) table(t wireType) wireType {
+	switch {
+	case st.sotw && t == typeListener:
+		return apiListener
+	case st.sotw && t == typeRoutes:
+		return apiRoutes
+	}
+	return t
+}
+
+// served is a resource as it is served to the stream, nil where it is not.
+func (st *stream) served(t wireType, name string) *packed { return st.sink.wire.get(st.table(t), name) }
