@@ -15,6 +15,9 @@ import (
 // ask for the endpoints of its clusters.
 const warmWait = 5 * time.Second
 
+// helloWait bounds how long a stream may be open without a request.
+const helloWait = 15 * time.Second
+
 // work is what there is to send of one type.
 type work struct {
 	changed []item // since the stream's revision
@@ -34,7 +37,10 @@ func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, 
 	st.sink.mu.RLock()
 	defer st.sink.mu.RUnlock()
 	if st.node == "" {
-		return nil, 0, nil
+		if wait = helloWait - now.Sub(st.since); wait <= 0 {
+			err = status.Errorf(codes.DeadlineExceeded, "no request came within %s", helloWait)
+		}
+		return nil, wait, err
 	}
 	if !st.sink.ready {
 		st.settle(st.sink.wire.revision)

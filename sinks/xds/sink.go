@@ -55,7 +55,8 @@ type Sink struct {
 	accounts map[string]int
 	grace    *time.Timer
 
-	often *rate.Sometimes // bounds the log
+	often     *rate.Sometimes // bounds the log
+	admission *admission
 
 	streamsMu sync.Mutex
 	streams   map[*stream]bool
@@ -78,7 +79,7 @@ func New(cfg Config) (*Sink, error) {
 	}
 	s := &Sink{
 		cfg: cfg, chunk: 4 << 20, state: reconciler.State{}, packer: newPacker(), wire: newWire(),
-		partial: true, accounts: map[string]int{}, streams: map[*stream]bool{}, often: logSometimes(),
+		partial: true, accounts: map[string]int{}, streams: map[*stream]bool{}, often: logSometimes(), admission: newAdmission(),
 	}
 	routes, err := pack(nativeRoutes())
 	if err != nil {

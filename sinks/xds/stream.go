@@ -108,6 +108,9 @@ func (st *stream) end() bool {
 	defer st.mu.Unlock()
 	st.ended = true
 	st.signal()
+	if st.node != "" {
+		st.sink.admission.leave(st.node)
+	}
 	for t := range st.types {
 		if len(st.types[t].refused) > 0 {
 			return true
@@ -159,14 +162,18 @@ func (st *stream) greet(n *corev3.Node) error {
 	if id == "" || len(id) > maxNodeID || checkLabel(id) != nil {
 		return status.Errorf(codes.InvalidArgument, "the first request has node id %q; want the name of a Node", id[:min(len(id), maxNodeID)])
 	}
-	if err := st.from.mayBe(id); err != nil {
+	err := st.from.mayBe(id)
+	if err == nil && st.sotw && n.GetUserAgentName() == "envoy" {
+		err = errSotwEnvoy
+	}
+	if err == nil {
+		err = st.sink.admission.enter(id)
+	}
+	if err != nil {
 		st.sink.often.Do(func() {
-			st.sink.cfg.Log.Warn("a client of xDS is refused", "address", st.from.address, "error", status.Convert(err).Message())
+			st.sink.cfg.Log.Warn("a client of xDS is refused", "address", st.from.address, "node", id, "error", status.Convert(err).Message())
 		})
 		return err
-	}
-	if st.sotw && n.GetUserAgentName() == "envoy" {
-		return errSotwEnvoy
 	}
 	st.node = id
 	st.agent, st.version = told(n.GetUserAgentName()), told(n.GetUserAgentVersion())

@@ -118,6 +118,8 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
+func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
 func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,7 +153,7 @@ func securedHost(t testing.TB) (*host, *authority, *lines) {
 	ca := newAuthority(t, dir, "ca")
 	ca.leaf("server", "127.0.0.1", x509.ExtKeyUsageServerAuth)
 	log := new(lines)
-	logger := slog.New(slog.NewTextHandler(log, nil))
+	logger := log.logger()
 	creds, err := Credentials(TLS{SecretsDir: dir, Cert: "server.pem", Key: "server.key", CA: "ca.pem"}, logger)
 	if err != nil {
 		t.Fatal(err)
