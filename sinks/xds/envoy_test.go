@@ -342,7 +342,7 @@ func TestBootstrap(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	n := h.node("host-1", 15001)
 	for _, addr := range []string{"gray.internal:18000", "127.0.0.1:18000", "[::1]:18000"} {
-		yaml, err := Bootstrap(n, addr)
+		yaml, err := Bootstrap(n, Server{Address: addr})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -355,7 +355,7 @@ func TestBootstrap(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"", "x", "x:", ":1", "x:0", "x:99999"} {
-		if _, err := Bootstrap(n, addr); err == nil {
+		if _, err := Bootstrap(n, Server{Address: addr}); err == nil {
 			t.Errorf("%q makes a bootstrap", addr)
 		}
 	}

@@ -74,7 +74,10 @@ type recorder struct {
 }
 
 func (r *recorder) SendMsg(m any) error {
-	res := m.(*discoveryv3.DeltaDiscoveryResponse)
+	res, ok := m.(*discoveryv3.DeltaDiscoveryResponse)
+	if !ok {
+		return r.ServerStream.SendMsg(m)
+	}
 	msg := message{kind: res.GetTypeUrl(), resources: len(res.GetResources()) + len(res.GetRemovedResources()), bytes: proto.Size(res)}
 	for _, x := range res.GetResources() {
 		msg.names = append(msg.names, x.GetName())
@@ -98,7 +101,7 @@ func (h *host) sent() []message {
 }
 
 // newHost starts a server. The address is chosen where it is empty.
-func newHost(t testing.TB, cfg Config, addr string) *host {
+func newHost(t testing.TB, cfg Config, addr string, options ...grpc.ServerOption) *host {
 	t.Helper()
 	if addr == "" {
 		addr = "127.0.0.1:0"
@@ -114,7 +117,7 @@ func newHost(t testing.TB, cfg Config, addr string) *host {
 	h := &host{
 		t: t, sink: s, cfg: cfg, addr: l.Addr().String(), ir: policies.NewIR(policies.NewIDs()), names: map[policies.Name]bool{},
 	}
-	h.server = grpc.NewServer(append(ServerOptions(), grpc.StreamInterceptor(h.record))...)
+	h.server = grpc.NewServer(append(append(ServerOptions(), grpc.StreamInterceptor(h.record)), options...)...)
 	s.Register(h.server)
 	go func() { _ = h.server.Serve(l) }()
 	t.Cleanup(h.server.Stop)
@@ -338,8 +341,13 @@ type envoy struct {
 // startEnvoy runs a node's Envoy with the bootstrap that gray makes.
 func startEnvoy(h *host, n *policies.Node) *envoy {
 	h.t.Helper()
+	return startEnvoyOf(h, n, Server{Address: h.addr})
+}
+
+func startEnvoyOf(h *host, n *policies.Node, server Server) *envoy {
+	h.t.Helper()
 	binary := envoyBinary(h.t)
-	yaml, err := Bootstrap(n, h.addr)
+	yaml, err := Bootstrap(n, server)
 	if err != nil {
 		h.t.Fatal(err)
 	}
