@@ -257,8 +257,8 @@ type SwitchSpec struct {
 	DeviceID     uint64   `json:"deviceID" gray:"min=1,default=1" doc:"the P4Runtime device id"`
 	MAC          *MAC     `json:"mac" doc:"source of what the switch forwards; absent: made from the device id"`
 	Role         string   `json:"role" doc:"P4Runtime role name; empty: full pipeline"`
-	Pipeline     string   `json:"pipeline" gray:"default=v1model" doc:"v1model, tna, or a folder in the repository"`
-	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie"`
+	Pipeline     string   `json:"pipeline" gray:"default=v1model" doc:"v1model, tna (loaded by other means: pushPipeline never), or a folder of the repository with p4info.txtpb and device_config.bin or device_config.json"`
+	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie, without a device config by P4Info"`
 	TLS          *TLS     `json:"tls" doc:"absent: plaintext, loopback only unless insecure"`
 	Insecure     bool     `json:"insecure" doc:"allow plaintext beyond loopback"`
 	BGP          *BGPSpec `json:"bgp" doc:"absent: VIPs are announced by something else"`
