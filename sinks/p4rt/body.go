@@ -35,7 +35,7 @@ type targetBody struct {
 
 func (b *targetBody) Equal(o reconciler.Body) bool {
 	t, ok := o.(*targetBody)
-	return ok && b.cookie == t.cookie
+	return ok && b.cookie == t.cookie && b.lack == t.lack
 }
 
 func (b *targetBody) String() string {
