@@ -87,7 +87,7 @@ type claim struct {
 	exclude bool
 	line    int
 	box     Match // on a Gateway
-	percent int   // on a Gateway: of the buckets, 1 to 100
+	percent int   // on a Gateway: of the buckets, 1 to 100; of an exclude, those that stay
 }
 
 // NewCompiler returns a compiler of an empty repository. The table of numbers

@@ -102,9 +102,6 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		v.errorf(field, "is empty and would match everything; name accounts, networks, vms, a flow or percent: 100")
 		return
 	}
-	if m.Percent != nil {
-		v.percent(field)
-	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
 	}
