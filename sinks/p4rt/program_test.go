@@ -1,6 +1,8 @@
 package p4rt
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -105,6 +107,28 @@ func TestForeignPrograms(t *testing.T) {
 	}
 	if err := lower([]byte("tables { match_fields { frob: 1 } }")); err == nil || !strings.HasPrefix(err.Error(), "sw.yaml:7: spec.pipeline: p4info.txtpb in p is no P4Info of P4Runtime 1: ") {
 		t.Errorf("nonsense: %v", err)
+	}
+}
+
+// TestRememberedProgram keeps a switch as the --state file does, so that it can be
+// cleaned once its document is gone: it runs the same pipeline, and the device
+// config is not kept.
+func TestRememberedProgram(t *testing.T) {
+	config := bytes.Repeat([]byte("config "), 10_000)
+	before := &policies.Switch{Name: "sw", Pipeline: "p", Push: "ifDifferent", Program: &policies.Program{
+		P4Info: textOf(t, pipeline.P4Info()), DeviceConfig: config, Loads: true, Cookie: 77,
+	}}
+	kept, err := json.Marshal(before)
+	if err != nil || len(kept) > 40_000 {
+		t.Fatalf("%d bytes are kept, error %v", len(kept), err)
+	}
+	after := new(policies.Switch)
+	if err := json.Unmarshal(kept, after); err != nil {
+		t.Fatal(err)
+	}
+	self, again := switchOf(before), switchOf(after)
+	if !self.Body.Equal(again.Body) || !again.Body.(*targetBody).program.Loads {
+		t.Errorf("%s is remembered as %s", self.Body, again.Body)
 	}
 }
 
