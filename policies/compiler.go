@@ -92,7 +92,7 @@ type claim struct {
 	match   *schema.Match // on a Service
 	line    int
 	box     Match // on a Gateway
-	percent int   // of the buckets or of the accounts, 1 to 100
+	percent int   // of the buckets or of the accounts, 1 to 100; of an exclude, those that stay
 }
 
 // NewCompiler returns a compiler of an empty repository. The table of numbers

@@ -35,6 +35,7 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address, DeviceID: spec.DeviceID,
 		Role: spec.Role, Pipeline: spec.Pipeline, Push: spec.PushPipeline, Insecure: spec.Insecure,
 	}
+	sw.Program, sw.sizes = c.program(s, spec)
 	if spec.TLS != nil {
 		sw.TLS = &TLS{CA: spec.TLS.CA, Cert: spec.TLS.Cert, Key: spec.TLS.Key}
 	}

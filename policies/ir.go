@@ -200,11 +200,14 @@ type Switch struct {
 	DeviceID uint64
 	MAC      [6]byte // source of what the switch forwards
 	Role     string
-	Pipeline string // "v1model"
-	Push     string // "ifDifferent" or "never"
-	TLS      *TLS   // nil: plaintext
-	Insecure bool   // plaintext is allowed beyond loopback
-	BGP      *BGP   // nil: the VIPs are announced by something else
+	Pipeline string   // "v1model", "tna" or a folder of the repository
+	Program  *Program // what is in the folder; nil: the pipeline is gray's own
+	Push     string   // "ifDifferent" or "never"
+	TLS      *TLS     // nil: plaintext
+	Insecure bool     // plaintext is allowed beyond loopback
+	BGP      *BGP     // nil: the VIPs are announced by something else
+
+	sizes map[string]int // of its tables; nil: TableSizes
 }
 
 // BGP is how the VIPs of a switch are announced.

@@ -59,7 +59,7 @@ type group struct {
 	doc              *schema.Document
 	spec             *schema.PolicySpec
 	line             int     // of the first match
-	matches, exclude []entry // the matches with larger shares first
+	matches, exclude []entry // those with larger shares first
 }
 
 // entry is one of the sets of packets that a policy's match or exclude names.
@@ -84,7 +84,7 @@ func groupClaims(claims []claim) []group {
 		}
 		g := &groups[i]
 		if cl.exclude {
-			g.exclude = append(g.exclude, entry{cl.box, 100, cl.line})
+			g.exclude = append(g.exclude, entry{cl.box, cl.percent, cl.line})
 			continue
 		}
 		if len(g.matches) == 0 {
@@ -93,7 +93,9 @@ func groupClaims(claims []claim) []group {
 		g.matches = append(g.matches, entry{cl.box, cl.percent, cl.line})
 	}
 	for i := range groups {
-		slices.SortStableFunc(groups[i].matches, func(a, b entry) int { return cmp.Compare(b.percent, a.percent) })
+		for _, entries := range [][]entry{groups[i].matches, groups[i].exclude} {
+			slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(b.percent, a.percent) })
+		}
 	}
 	slices.SortFunc(groups, func(a, b group) int {
 		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), strings.Compare(a.doc.Name.Name, b.doc.Name.Name))

@@ -65,7 +65,7 @@ type Match struct {
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets; in exclude, the share that stays"`
 }
 
 // HeaderMatch is a test of one request header.
@@ -258,8 +258,8 @@ type SwitchSpec struct {
 	DeviceID     uint64   `json:"deviceID" gray:"min=1,default=1" doc:"the P4Runtime device id"`
 	MAC          *MAC     `json:"mac" doc:"source of what the switch forwards; absent: made from the device id"`
 	Role         string   `json:"role" doc:"P4Runtime role name; empty: full pipeline"`
-	Pipeline     string   `json:"pipeline" gray:"default=v1model" doc:"v1model, tna, or a folder in the repository"`
-	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie"`
+	Pipeline     string   `json:"pipeline" gray:"default=v1model" doc:"v1model, tna (loaded by other means: pushPipeline never), or a folder of the repository with p4info.txtpb and device_config.bin or device_config.json"`
+	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie, without a device config by P4Info"`
 	TLS          *TLS     `json:"tls" doc:"absent: plaintext, loopback only unless insecure"`
 	Insecure     bool     `json:"insecure" doc:"allow plaintext beyond loopback"`
 	BGP          *BGPSpec `json:"bgp" doc:"absent: VIPs are announced by something else"`

@@ -102,9 +102,6 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		v.errorf(field, "is empty and would match everything; name accounts, networks, vms, a flow or percent: 100")
 		return
 	}
-	if m.Percent != nil {
-		v.percent(field, kinds)
-	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
 	}
@@ -313,8 +310,11 @@ func (v *validator) swtch(s *SwitchSpec) {
 	if s.BGP != nil {
 		v.bgp(s.BGP)
 	}
-	if s.Pipeline != "v1model" {
-		v.errorf("spec.pipeline", "%q is not supported yet; want v1model", clip(s.Pipeline))
+	switch {
+	case s.Pipeline == PipelineTNA && s.PushPipeline != "never" && !v.wrong("spec.pushPipeline"):
+		v.errorf("spec.pipeline", "gray has no device config for a Tofino, which is made with the switch's own SDE; put it and %s into a folder and name that here, or load the pipeline by other means and set pushPipeline: never", P4InfoFile)
+	case !fs.ValidPath(s.Pipeline):
+		v.errorf("spec.pipeline", "%q is not a clean path within the repository; want %s, %s or a folder", clip(s.Pipeline), PipelineV1Model, PipelineTNA)
 	}
 	if s.TLS != nil && (s.TLS.Cert == "") != (s.TLS.Key == "") {
 		v.errorf("spec.tls", "cert and key go together; give both or none")
