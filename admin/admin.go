@@ -24,6 +24,15 @@ type Status struct {
 	Neighbors any `json:"neighbors"` // BGP sessions
 }
 
+// ProxiesVersion is the apiVersion of Proxies.
+const ProxiesVersion = "gray.dev/proxies/v1"
+
+// Proxies is the daemon's answer to GET /v1/proxies: the clients of xDS.
+type Proxies struct {
+	APIVersion string `json:"apiVersion"`
+	Proxies    any    `json:"proxies"`
+}
+
 // Diff is the daemon's answer to POST /v1/diff, and the JSON form of a plan.
 type Diff struct {
 	APIVersion string            `json:"apiVersion"`
@@ -95,6 +104,9 @@ func Handler(r *reconciler.Reconciler, proxies, neighbors func() any) http.Handl
 		}
 		reply(w, Status{s, proxies(), neighbors()})
 	})
+	mux.HandleFunc("GET /v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, Proxies{ProxiesVersion, proxies()})
+	})
 	mux.HandleFunc("POST /v1/diff", func(w http.ResponseWriter, req *http.Request) {
 		var u upload
 		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxUpload)).Decode(&u); err != nil {
@@ -149,6 +161,15 @@ func (c Client) Status(ctx context.Context) (*Status, []byte, error) {
 	}
 	s := new(Status)
 	return s, b, json.Unmarshal(b, s)
+}
+
+// Proxies asks for the clients of xDS, and reads them into a pointer to a list.
+func (c Client) Proxies(ctx context.Context, list any) error {
+	b, err := c.do(ctx, http.MethodGet, "/v1/proxies", nil)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, &Proxies{Proxies: list})
 }
 
 // Diff asks what adopting a snapshot would change in what is live; fresh has the

@@ -109,7 +109,7 @@ func startMesh(t *testing.T, v1, v2 *backend) string {
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 
-	bootstrap, err := xds.Bootstrap(ir.Get(policies.Name{Kind: schema.KindNode, Name: "host-1"}).(*policies.Node), listener.Addr().String())
+	bootstrap, err := xds.Bootstrap(ir.Get(policies.Name{Kind: schema.KindNode, Name: "host-1"}).(*policies.Node), xds.Server{Address: listener.Addr().String()})
 	ok(err)
 	file, log := filepath.Join(folder, "envoy.yaml"), filepath.Join(folder, "envoy.log")
 	ok(os.WriteFile(file, bootstrap, 0o600))

@@ -35,6 +35,7 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address, DeviceID: spec.DeviceID,
 		Role: spec.Role, Pipeline: spec.Pipeline, Push: spec.PushPipeline, Insecure: spec.Insecure,
 	}
+	sw.Program, sw.sizes = c.program(s, spec)
 	if spec.TLS != nil {
 		sw.TLS = &TLS{CA: spec.TLS.CA, Cert: spec.TLS.Cert, Key: spec.TLS.Key}
 	}
@@ -107,8 +108,11 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	svc := &Service{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Hosts: slices.Sorted(slices.Values(spec.Hosts)),
-		Protocol: spec.Protocol, RouteBy: RouteBy{Header: "x-ucloud-routeby", Key: "account_id"},
+		Protocol: spec.Protocol, RouteBy: DefaultRouteBy,
 		Default: spec.Default, Health: healthOf(spec.HealthCheck), Retries: spec.Retries,
+	}
+	if spec.RouteBy != nil {
+		svc.RouteBy = RouteBy{Header: spec.RouteBy.Header, Key: spec.RouteBy.Key}
 	}
 	if h := spec.HealthCheck; h != nil {
 		svc.Health.GRPC = h.HTTP == nil && h.TCP == nil
@@ -142,7 +146,7 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	}
 	slices.Sort(names)
 	slices.Sort(runs)
-	s.facade = fmt.Sprint(svc.Default, names, svc.Hosts)
+	s.facade = fmt.Sprint(svc.Default, names)
 	s.runs = fmt.Sprint(svc.Health, svc.Protocol, runs)
 	return svc
 }

@@ -16,6 +16,7 @@ import (
 //
 //	{Service vpc-api ""}                 -> *Service
 //	{Service vpc-api "account/50002001"} -> *AccountRoute
+//	{Service vpc-api "policy/canary"}    -> *RequestRule, about all requests
 //	{Gateway vpc-gw ""}                  -> *Gateway
 //	{Gateway vpc-gw "vni/1001"}          -> *Cell, the rules of one VNI
 //	{Gateway vpc-gw "vni/*"}             -> *Cell, the rules that name no VNI
@@ -119,7 +120,17 @@ type Service struct {
 
 // RouteBy says where a request carries its account: the value of Key in the
 // cookie-encoded header Header (lower case).
-type RouteBy struct{ Header, Key string }
+type RouteBy struct {
+	Header string `json:"header"`
+	Key    string `json:"key"`
+}
+
+// String is "key KEY of header HEADER".
+func (r RouteBy) String() string { return "key " + r.Key + " of header " + r.Header }
+
+// DefaultRouteBy is where requests carry their account unless a Service says
+// otherwise.
+var DefaultRouteBy = RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}
 
 // ServiceVersion is one version of a service and where it runs.
 type ServiceVersion struct {
@@ -149,11 +160,18 @@ type Endpoint struct {
 	Weight  uint32 // at least 1
 }
 
-// AccountRoute sends the requests of one account for one service to a version.
+// AccountRoute is what holds for the requests of one account for one service,
+// beside the rules that are about all requests; see OrderRules.
 type AccountRoute struct {
-	Service, Account, Version string
-	Policy                    string
-	Origin                    schema.Position
+	Service, Account string
+	Rules            []RequestRule // in order of precedence
+	Instead          []string      // the policies whose rules about all requests do not count for it, sorted
+	Origin           schema.Position
+}
+
+func (r *AccountRoute) equal(o *AccountRoute) bool {
+	return r.Origin == o.Origin && slices.Equal(r.Instead, o.Instead) &&
+		slices.EqualFunc(r.Rules, o.Rules, func(a, b RequestRule) bool { return a.equal(&b) })
 }
 
 // Node is a host with an Envoy sidecar.
@@ -182,11 +200,14 @@ type Switch struct {
 	DeviceID uint64
 	MAC      [6]byte // source of what the switch forwards
 	Role     string
-	Pipeline string // "v1model"
-	Push     string // "ifDifferent" or "never"
-	TLS      *TLS   // nil: plaintext
-	Insecure bool   // plaintext is allowed beyond loopback
-	BGP      *BGP   // nil: the VIPs are announced by something else
+	Pipeline string   // "v1model", "tna" or a folder of the repository
+	Program  *Program // what is in the folder; nil: the pipeline is gray's own
+	Push     string   // "ifDifferent" or "never"
+	TLS      *TLS     // nil: plaintext
+	Insecure bool     // plaintext is allowed beyond loopback
+	BGP      *BGP     // nil: the VIPs are announced by something else
+
+	sizes map[string]int // of its tables; nil: TableSizes
 }
 
 // BGP is how the VIPs of a switch are announced.

@@ -254,7 +254,7 @@ func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Ch
 			}
 		case tr != nil && tr.reads == t.reads:
 			unsure = true
-		case c.turn() == 0: // it may take all else with it, so that is read anew first
+		case c.turn() == turnTarget: // it may take all else with it, so that is read anew first
 			return []Change{c}, false, next
 		default:
 			able = append(able, c)

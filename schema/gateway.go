@@ -75,13 +75,6 @@ func (v *validator) checkTimes(h *HealthCheck, interval Duration) {
 	}
 }
 
-// percent checks an entry that names a share.
-func (v *validator) percent(field string) {
-	if strings.HasPrefix(field, "spec.exclude") {
-		v.errorf(field+".percent", "a share cannot be excluded; give the match a smaller percent")
-	}
-}
-
 // forwardIP checks that the address of every server can take the place of every
 // VIP: a packet stays of its IP version.
 func (v *validator) forwardIP(g *GatewaySpec) {

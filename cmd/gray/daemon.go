@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -35,8 +34,9 @@ type daemonConfig struct {
 	source           string // git or dir
 	state            string
 	xdsListen, admin string
-	xdsAddress       string
-	composeDir       string // empty: no compose files
+	xdsTLS           xds.TLS
+	nodes            xds.Server // the daemon, as the nodes reach it
+	composeDir       string     // empty: no compose files
 	secrets          string
 	etcd             etcdFlags
 	drift            time.Duration
@@ -73,8 +73,12 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&c.git.Auth.KnownHosts, "known-hosts", "", "file with the host keys to trust")
 	f.StringVar(&c.state, "state", "file:/var/lib/gray/state.db", "where to keep what outlives the daemon")
 	f.StringVar(&c.xdsListen, "xds-listen", defaultXDS, "where to serve Envoys")
-	f.StringVar(&c.xdsAddress, "xds-address", "", "where the nodes reach what is served, for --compose-dir; default: --xds-listen")
+	f.StringVar(&c.xdsTLS.Cert, "xds-cert", "", "file below --secrets-dir with the certificate of xDS; Envoys then need one with their Node's name")
+	f.StringVar(&c.xdsTLS.Key, "xds-key", "", "file below --secrets-dir with the key of --xds-cert")
+	f.StringVar(&c.xdsTLS.CA, "xds-ca", "", "file below --secrets-dir with the authorities of the Envoys' certificates")
+	f.StringVar(&c.nodes.Address, "xds-address", "", "where the nodes reach what is served, for --compose-dir; default: --xds-listen")
 	f.StringVar(&c.composeDir, "compose-dir", "", "a folder to keep a docker-compose file a node in")
+	nodeTLSFlags(cmd, &c.nodes)
 	f.StringVar(&c.admin, "admin-listen", "127.0.0.1:18001", "where to serve the admin API")
 	f.StringVar(&c.secrets, "secrets-dir", "/etc/gray", "where files that documents name must lie")
 	c.etcd.add(f)
@@ -99,7 +103,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	hints := reconciler.NewHints()
-	envoys, err := xds.New(xds.Config{Store: store, Hints: hints})
+	envoys, err := xds.New(xds.Config{Store: store, Hints: hints, Log: c.logger()})
 	if err != nil {
 		return err
 	}
@@ -167,18 +171,6 @@ func (c *daemonConfig) wait(ctx context.Context, r *reconciler.Reconciler, errs 
 	return nil
 }
 
-// composeFiles is the sink of --compose-dir.
-func (c *daemonConfig) composeFiles() (*compose.Sink, error) {
-	address := c.xdsAddress
-	if address == "" {
-		address = c.xdsListen
-		if bound, err := netip.ParseAddrPort(address); strings.HasPrefix(address, ":") || err == nil && bound.Addr().IsUnspecified() {
-			return nil, fmt.Errorf("--xds-listen %s is no address that a node could reach; give --xds-address for the files of --compose-dir", address)
-		}
-	}
-	return compose.New(compose.Config{Dir: c.composeDir, Bootstrap: bootstrapFor(address)})
-}
-
 func (c *daemonConfig) logger() *slog.Logger {
 	if c.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(c.log, nil))
@@ -219,7 +211,7 @@ func (c *daemonConfig) open() (reconciler.Source, func() error, error) {
 // serve starts the xDS and the admin server. The function that it returns waits
 // for both to end after ctx has.
 func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envoys *xds.Sink, speakers *bgp.Sink, errs chan<- error) (func(), error) {
-	xdsListener, err := listenPlain(c.xdsListen, c.insecure)
+	xdsListener, options, err := c.listenXDS()
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +219,7 @@ func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envo
 	if err != nil {
 		return nil, errors.Join(err, xdsListener.Close())
 	}
-	server := grpc.NewServer(xds.ServerOptions()...)
+	server := grpc.NewServer(options...)
 	envoys.Register(server)
 	web := &http.Server{
 		Handler:           admin.Handler(r, func() any { return envoys.Proxies() }, func() any { return speakers.Neighbors() }),

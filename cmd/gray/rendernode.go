@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -22,25 +24,25 @@ const defaultXDS = "127.0.0.1:18000"
 type nodeText func(*policies.IR, *policies.Node) (string, error)
 
 func composeCommand() *cobra.Command {
-	var address string
+	var server xds.Server
 	cmd := nodeCommand("compose", "Print the docker-compose file of a node", compose.ComposeSuffix, func(ir *policies.IR, n *policies.Node) (string, error) {
-		sink, err := compose.New(compose.Config{Bootstrap: bootstrapFor(address)})
+		sink, err := compose.New(composeConfig("", server))
 		if err != nil {
 			return "", err
 		}
 		return sink.Render(ir, n)
 	})
-	addressFlag(cmd, &address)
+	serverFlags(cmd, &server)
 	return cmd
 }
 
 func bootstrapCommand() *cobra.Command {
-	var address string
+	var server xds.Server
 	cmd := nodeCommand("bootstrap", "Print the Envoy bootstrap of a node", compose.BootstrapSuffix, func(_ *policies.IR, n *policies.Node) (string, error) {
-		b, err := xds.Bootstrap(n, address)
+		b, err := xds.Bootstrap(n, server)
 		return compose.Mark(n.Name, string(b)), err
 	})
-	addressFlag(cmd, &address)
+	serverFlags(cmd, &server)
 	return cmd
 }
 
@@ -53,13 +55,30 @@ func systemdCommand() *cobra.Command {
 	return cmd
 }
 
-func addressFlag(cmd *cobra.Command, address *string) {
-	cmd.Flags().StringVar(address, "xds-listen", defaultXDS, "where the daemon serves xDS, as the nodes reach it")
+func serverFlags(cmd *cobra.Command, server *xds.Server) {
+	cmd.Flags().StringVar(&server.Address, "xds-listen", defaultXDS, "where the daemon serves xDS, as the nodes reach it")
+	nodeTLSFlags(cmd, server)
 }
 
-// bootstrapFor makes the bootstraps of Envoys that reach the daemon at an address.
-func bootstrapFor(address string) func(*policies.Node) ([]byte, error) {
-	return func(n *policies.Node) ([]byte, error) { return xds.Bootstrap(n, address) }
+// nodeTLSFlags are about the TLS of nodes; the files are those on the nodes.
+func nodeTLSFlags(cmd *cobra.Command, server *xds.Server) {
+	f := cmd.Flags()
+	f.StringVar(&server.CA, "node-ca", "", "on the nodes, the file with the authority of the daemon's certificate")
+	f.StringVar(&server.Cert, "node-cert", "", "on the nodes, the file with the node's certificate, with the Node's name as DNS name")
+	f.StringVar(&server.Key, "node-key", "", "on the nodes, the file with the key of that")
+	f.StringVar(&server.Name, "xds-name", "", "the daemon's name in its certificate; default: the host by which nodes reach it")
+}
+
+// composeConfig is the configuration of compose files whose Envoys reach the
+// daemon in a way.
+func composeConfig(folder string, server xds.Server) compose.Config {
+	c := compose.Config{Dir: folder, Bootstrap: func(n *policies.Node) ([]byte, error) { return xds.Bootstrap(n, server) }}
+	for _, file := range []string{server.CA, server.Cert, server.Key} {
+		if file != "" && !slices.Contains(c.Mounts, path.Dir(file)) {
+			c.Mounts = append(c.Mounts, path.Dir(file))
+		}
+	}
+	return c
 }
 
 // nodeCommand prints a text of one node, or keeps those of all nodes in a folder.
@@ -167,5 +186,5 @@ func renderBootstrap(ctx context.Context, path, name, xdsAddress string) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	return xds.Bootstrap(node, xdsAddress)
+	return xds.Bootstrap(node, xds.Server{Address: xdsAddress})
 }

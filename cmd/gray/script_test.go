@@ -42,6 +42,11 @@ func TestScripts(t *testing.T) {
 				env.Setenv("GIT_"+who+"_NAME", "test")
 				env.Setenv("GIT_"+who+"_EMAIL", "test@example.com")
 			}
+			pipelines, err := filepath.Abs(filepath.Join("..", "..", "sinks", "p4rt", "pipeline"))
+			if err != nil {
+				return err
+			}
+			env.Setenv("PIPELINES", pipelines)
 			return os.CopyFS(filepath.Join(env.WorkDir, "repo"), must(testdata.Quickstart))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"blob": blob},

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -10,14 +13,24 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds"
 )
 
 func statusCommand() *cobra.Command {
 	var address, output string
+	var proxies bool
 	cmd := &cobra.Command{
 		Use: "status [NAME]", Short: "Show policies, commits, sinks and conditions", Args: cobra.MaximumNArgs(1),
+		Long: "Show policies, commits, sinks and conditions: of all documents, or of those with a name. With --proxies it shows the Envoys instead, all or that of a node.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, raw, err := admin.Client{Address: address}.Status(cmd.Context())
+			client := admin.Client{Address: address}
+			if output != "text" && output != "json" {
+				return fmt.Errorf("-o %s is not known; want text or json", output)
+			}
+			if proxies {
+				return showProxies(cmd, client, output, args)
+			}
+			s, raw, err := client.Status(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -29,6 +42,7 @@ func statusCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&address, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
+	cmd.Flags().BoolVar(&proxies, "proxies", false, "show each connected Envoy: since when, what it waits for, what it refused and cannot do")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
 }
@@ -73,6 +87,40 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 		}
 	}
 	return out.Flush()
+}
+
+// showProxies prints the clients of xDS, or those of a node.
+func showProxies(cmd *cobra.Command, client admin.Client, output string, names []string) error {
+	list := []xds.Proxy{}
+	if err := client.Proxies(cmd.Context(), &list); err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(p xds.Proxy) bool { return len(names) > 0 && p.Node != names[0] })
+	if output == "json" {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(admin.Proxies{APIVersion: admin.ProxiesVersion, Proxies: list})
+	}
+	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprint(out, "NODE\tCLIENT\tVERSION\tPROTOCOL\tSINCE\tSTATE\n")
+	var more []string
+	for _, p := range list {
+		state := "synced"
+		if !p.Synced {
+			state = "waits: " + p.Waits
+		}
+		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%s\n", p.Node, p.Agent, p.Version, p.Protocol, p.Since.UTC().Format(time.RFC3339), state)
+		if n := p.LastNACK; n != nil {
+			more = append(more, fmt.Sprintf("%s refused %s %s at %s, of %s: %s", p.Node, n.Type, n.Resource,
+				n.Time.UTC().Format(time.RFC3339), cmp.Or(strings.Join(n.Places, " "), "no document"), n.Message))
+		}
+		if len(p.Cannot) > 0 {
+			more = append(more, fmt.Sprintf("%s cannot do: %s", p.Node, strings.Join(p.Cannot, "; ")))
+		}
+	}
+	if err := out.Flush(); err != nil || len(more) == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", strings.Join(more, "\n"))
+	return err
 }
 
 // neighborError is the last error of a BGP session and its time.

@@ -37,7 +37,7 @@ func pureSinks() ([]reconciler.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := compose.New(compose.Config{Bootstrap: bootstrapFor(defaultXDS)})
+	files, err := compose.New(composeConfig("", xds.Server{Address: defaultXDS}))
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 		return "", err
 	}
 	p := &types.Project{Name: "gray", Services: types.Services{}, Volumes: types.Volumes{}}
-	p.Services[proxyService] = proxyOf(n, string(bootstrap))
+	p.Services[proxyService] = proxyOf(n, string(bootstrap), s.cfg.Mounts)
 	head := Mark(n.Name, fmt.Sprintf("# To run it on its host: docker compose -p gray -f %s up -d --remove-orphans\n", n.Name+ComposeSuffix))
 	var all []string // the keys of what runs
 	var errs schema.Errors
@@ -86,11 +86,14 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 // proxyOf is a node's Envoy. Its bootstrap stands in the command: a file beside
 // would have to travel with this one, and a changed command is what makes docker
 // compose start the container anew.
-func proxyOf(n *policies.Node, bootstrap string) types.ServiceConfig {
+func proxyOf(n *policies.Node, bootstrap string, mounts []string) types.ServiceConfig {
 	var c types.ServiceConfig
 	c.Image, c.NetworkMode, c.Restart = n.Image, hostNetwork, restart
 	// Another Envoy on the host's network is not to be taken for its parent.
 	c.Command = types.ShellCommand{"--disable-hot-restart", "--config-yaml", bootstrap}
+	for _, dir := range mounts { // whole, as a file that is replaced would stay what it was
+		c.Volumes = append(c.Volumes, types.ServiceVolumeConfig{Type: types.VolumeTypeBind, Source: dir, Target: dir, ReadOnly: true})
+	}
 	return c
 }
 

@@ -22,6 +22,7 @@ const kindFile = "File"
 type Config struct {
 	Dir       string                               // the folder; empty: Lower only
 	Bootstrap func(*policies.Node) ([]byte, error) // of a node's Envoy, as YAML
+	Mounts    []string                             // folders of the host that the bootstrap reads from
 }
 
 // Sink implements reconciler.Sink for a folder of compose files.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -18,12 +19,18 @@ const (
 	kindCluster     = "Cluster"
 	kindEndpoints   = "Endpoints"
 	kindVirtualHost = "VirtualHost"
+	kindRule        = "Rule"
 	kindAccount     = "Account"
 	kindListener    = "Listener"
 )
 
 // rankOf orders the kinds: what a resource refers to has a lower rank.
-var rankOf = map[string]int{kindCluster: 1, kindEndpoints: 2, kindVirtualHost: 3, kindAccount: 4, kindListener: 5}
+var rankOf = map[string]int{kindCluster: 1, kindEndpoints: 2, kindVirtualHost: 3, kindRule: 4, kindAccount: 5, kindListener: 6}
+
+// togetherOf marks the kinds that decide about requests together: some of what a
+// commit changes in them would answer requests as neither the commit before nor
+// this one does.
+var togetherOf = map[string]bool{kindVirtualHost: true, kindRule: true, kindAccount: true}
 
 // virtualHostBody is a service and what everybody gets whom no policy names.
 type virtualHostBody struct {
@@ -31,13 +38,8 @@ type virtualHostBody struct {
 	Default string        `json:"default"`
 	Timeout time.Duration `json:"timeout,omitempty"`
 	Retries int           `json:"retries,omitempty"`
-}
 
-// accountBody sends one account to a version. There are many of them, so the
-// name is the key's, "service/account", and shares its memory.
-type accountBody struct {
-	name    string
-	Version string `json:"version"`
+	RouteBy policies.RouteBy `json:"routeBy"`
 }
 
 // listenerBody is where a node's Envoy listens.
@@ -51,12 +53,12 @@ func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.St
 // Equal implements reconciler.Body.
 func (b *virtualHostBody) Equal(o reconciler.Body) bool {
 	x, ok := o.(*virtualHostBody)
-	return ok && b.Default == x.Default && b.sameForAccounts(x)
+	return ok && slices.Equal(b.Hosts, x.Hosts) && b.RouteBy == x.RouteBy && b.sameForAccounts(x)
 }
 
 // sameForAccounts tells whether the two make equal shards of accounts.
 func (b *virtualHostBody) sameForAccounts(x *virtualHostBody) bool {
-	return slices.Equal(b.Hosts, x.Hosts) && b.Timeout == x.Timeout && b.Retries == x.Retries
+	return b.Default == x.Default && b.Timeout == x.Timeout && b.Retries == x.Retries
 }
 
 // String implements reconciler.Body.
@@ -67,6 +69,9 @@ func (b *virtualHostBody) String() string {
 	}
 	if b.Retries > 0 {
 		s += fmt.Sprintf(", retries %d", b.Retries)
+	}
+	if b.RouteBy != policies.DefaultRouteBy {
+		s += ", by " + b.RouteBy.String()
 	}
 	return s
 }
@@ -90,35 +95,10 @@ func (b *virtualHostBody) Delta(old reconciler.Body) string {
 	if o.Retries != b.Retries {
 		words = append(words, fmt.Sprintf("retries %d -> %d", o.Retries, b.Retries))
 	}
-	return strings.Join(words, ", ")
-}
-
-// Equal implements reconciler.Body.
-func (b *accountBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*accountBody)
-	return ok && *b == *x
-}
-
-// String implements reconciler.Body.
-func (b *accountBody) String() string { return b.who() + " -> " + b.Version }
-
-// Delta implements reconciler.Body.
-func (b *accountBody) Delta(old reconciler.Body) string {
-	if o, ok := old.(*accountBody); ok {
-		return b.who() + " " + o.Version + " -> " + b.Version
+	if o.RouteBy != b.RouteBy {
+		words = append(words, fmt.Sprintf("by %s -> %s", o.RouteBy, b.RouteBy))
 	}
-	return fromTo(old, b)
-}
-
-// split gives the two halves of the name.
-func (b *accountBody) split() (service, account string) {
-	service, account, _ = strings.Cut(b.name, "/")
-	return service, account
-}
-
-func (b *accountBody) who() string {
-	service, account := b.split()
-	return service + " account " + account
+	return strings.Join(words, ", ")
 }
 
 // Equal implements reconciler.Body.

@@ -1,9 +1,13 @@
 package xds
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"path"
+	"slices"
 	"strconv"
 	"time"
 
@@ -11,6 +15,8 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"sigs.k8s.io/yaml"
@@ -22,13 +28,27 @@ import (
 // holds no slash, so that no service version has it.
 const serverCluster = "gray-xds"
 
-// Bootstrap is the bootstrap of a node's Envoy as YAML. xdsAddress is where the
-// daemon serves, host:port.
-func Bootstrap(n *policies.Node, xdsAddress string) ([]byte, error) {
-	host, portText, err := net.SplitHostPort(xdsAddress)
+// Server is the daemon as an Envoy reaches it.
+type Server struct {
+	Address string // host:port
+
+	// The files on the Envoy's host by which it knows the daemon and shows who it is,
+	// by absolute paths; all empty: plaintext.
+	CA, Cert, Key string
+	// Name is the daemon's name in its certificate; empty: the host of Address.
+	Name string
+}
+
+// Bootstrap is the bootstrap of a node's Envoy as YAML.
+func Bootstrap(n *policies.Node, server Server) ([]byte, error) {
+	host, portText, err := net.SplitHostPort(server.Address)
 	port, portErr := strconv.ParseUint(portText, 10, 16)
 	if err != nil || portErr != nil || host == "" || port == 0 {
-		return nil, fmt.Errorf("the daemon's address %q is not host:port", xdsAddress)
+		return nil, fmt.Errorf("the daemon's address %q is not host:port", server.Address)
+	}
+	secured, err := server.transport(host)
+	if err != nil {
+		return nil, err
 	}
 	kind := clusterv3.Cluster_STRICT_DNS
 	if _, err := netip.ParseAddr(host); err == nil {
@@ -52,7 +72,7 @@ func Bootstrap(n *policies.Node, xdsAddress string) ([]byte, error) {
 			CdsConfig: adsSource(), LdsConfig: adsSource(),
 		},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{{
-			Name: serverCluster, ConnectTimeout: durationpb.New(2 * time.Second),
+			Name: serverCluster, ConnectTimeout: durationpb.New(2 * time.Second), TransportSocket: secured,
 			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: kind},
 			LoadAssignment: &endpointv3.ClusterLoadAssignment{
 				ClusterName: serverCluster,
@@ -73,4 +93,42 @@ func Bootstrap(n *policies.Node, xdsAddress string) ([]byte, error) {
 		return nil, err
 	}
 	return yaml.JSONToYAML(json)
+}
+
+// transport is the TLS of the connection to the daemon, nil for plaintext.
+func (s Server) transport(host string) (*corev3.TransportSocket, error) {
+	files := []string{s.CA, s.Cert, s.Key}
+	if !slices.ContainsFunc(files, func(f string) bool { return f != "" }) {
+		if s.Name != "" {
+			return nil, errors.New("the daemon's name is for TLS; give the files of the authority, the certificate and the key as well")
+		}
+		return nil, nil
+	}
+	for _, f := range files {
+		if !path.IsAbs(f) {
+			return nil, fmt.Errorf("the file %q is no absolute path on the nodes; TLS needs those of the authority, the certificate and the key", f)
+		}
+	}
+	name := cmp.Or(s.Name, host)
+	kind, sni := tlsv3.SubjectAltNameMatcher_DNS, name
+	if _, err := netip.ParseAddr(name); err == nil {
+		kind, sni = tlsv3.SubjectAltNameMatcher_IP_ADDRESS, ""
+	}
+	file := func(f string) *corev3.DataSource {
+		return &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: f}}
+	}
+	context := &tlsv3.UpstreamTlsContext{Sni: sni, CommonTlsContext: &tlsv3.CommonTlsContext{
+		AlpnProtocols:   []string{"h2"},
+		TlsParams:       &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2},
+		TlsCertificates: []*tlsv3.TlsCertificate{{CertificateChain: file(s.Cert), PrivateKey: file(s.Key)}},
+		ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
+			TrustedCa: file(s.CA),
+			MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{
+				SanType: kind, Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: name}},
+			}},
+		}},
+	}}
+	return &corev3.TransportSocket{
+		Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(context)},
+	}, nil
 }

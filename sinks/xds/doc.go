@@ -11,6 +11,10 @@
 // list), and VHDS delivers the virtual hosts in small shards, so that one more
 // account resends one shard.
 //
+// Clients with a state-of-the-world stream, which is gRPC's own, get what they
+// can use of the same: sotw.go translates their stream, grpc.go makes listeners
+// and routes for them.
+//
 // What is served is kept in the store: a restarted daemon serves the last good
 // state at once, and as versions are content hashes, Envoys that are up to date
 // are sent nothing.

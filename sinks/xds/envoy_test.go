@@ -32,7 +32,8 @@ func TestEnvoyRouting(t *testing.T) {
 	}
 	const one, two = "one HTTP/1.1", "two HTTP/1.1"
 	e.answers(one, "vpc-api.internal")
-	long := strings.Repeat("x", 5000)
+	long := strings.Repeat("x", 16_000)
+	longer := strings.Repeat("x", 17_000)
 	for _, c := range []struct{ header, want string }{
 		{"account_id=50002001", two},
 		{"account_id=50002001; region=cn-bj2", two},
@@ -59,7 +60,8 @@ func TestEnvoyRouting(t *testing.T) {
 		{"50002001", one},
 		{";;;", one},
 		{`account_id="50002001`, one},
-		{"pad=" + long + "; account_id=50002001", one},
+		{"pad=" + long + "; account_id=50002001", two},
+		{"pad=" + longer + "; account_id=50002001", one},
 		{"account_id=" + long, one},
 	} {
 		if _, got := e.get(true, "vpc-api.internal", "x-ucloud-routeby: "+c.header); got != c.want {
@@ -340,7 +342,7 @@ func TestBootstrap(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	n := h.node("host-1", 15001)
 	for _, addr := range []string{"gray.internal:18000", "127.0.0.1:18000", "[::1]:18000"} {
-		yaml, err := Bootstrap(n, addr)
+		yaml, err := Bootstrap(n, Server{Address: addr})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -353,7 +355,7 @@ func TestBootstrap(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"", "x", "x:", ":1", "x:0", "x:99999"} {
-		if _, err := Bootstrap(n, addr); err == nil {
+		if _, err := Bootstrap(n, Server{Address: addr}); err == nil {
 			t.Errorf("%q makes a bootstrap", addr)
 		}
 	}

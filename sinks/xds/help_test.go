@@ -74,7 +74,10 @@ type recorder struct {
 }
 
 func (r *recorder) SendMsg(m any) error {
-	res := m.(*discoveryv3.DeltaDiscoveryResponse)
+	res, ok := m.(*discoveryv3.DeltaDiscoveryResponse)
+	if !ok {
+		return r.ServerStream.SendMsg(m)
+	}
 	msg := message{kind: res.GetTypeUrl(), resources: len(res.GetResources()) + len(res.GetRemovedResources()), bytes: proto.Size(res)}
 	for _, x := range res.GetResources() {
 		msg.names = append(msg.names, x.GetName())
@@ -98,7 +101,7 @@ func (h *host) sent() []message {
 }
 
 // newHost starts a server. The address is chosen where it is empty.
-func newHost(t testing.TB, cfg Config, addr string) *host {
+func newHost(t testing.TB, cfg Config, addr string, options ...grpc.ServerOption) *host {
 	t.Helper()
 	if addr == "" {
 		addr = "127.0.0.1:0"
@@ -114,7 +117,7 @@ func newHost(t testing.TB, cfg Config, addr string) *host {
 	h := &host{
 		t: t, sink: s, cfg: cfg, addr: l.Addr().String(), ir: policies.NewIR(policies.NewIDs()), names: map[policies.Name]bool{},
 	}
-	h.server = grpc.NewServer(append(ServerOptions(), grpc.StreamInterceptor(h.record))...)
+	h.server = grpc.NewServer(append(append(ServerOptions(), grpc.StreamInterceptor(h.record)), options...)...)
 	s.Register(h.server)
 	go func() { _ = h.server.Serve(l) }()
 	t.Cleanup(h.server.Stop)
@@ -164,8 +167,24 @@ func (h *host) account(service, account, version string) {
 		return
 	}
 	h.put(n, &policies.AccountRoute{
-		Service: service, Account: account, Version: version, Policy: "p", Origin: schema.Position{Path: "policy.yaml", Line: 7},
+		Service: service, Account: account, Rules: toVersion(version), Origin: schema.Position{Path: "policy.yaml", Line: 7},
 	})
+}
+
+// toVersion is the rules of an account that goes to a version.
+func toVersion(version string) []policies.RequestRule {
+	return []policies.RequestRule{{Priority: 100, Version: version, Match: []policies.RequestMatch{{Hi: policies.Slots}}}}
+}
+
+// rule says what holds for all requests of a service.
+func (h *host) rule(service, policy string, r *policies.RequestRule) {
+	n := policies.Name{Kind: schema.KindService, Name: service, Part: "policy/" + policy}
+	if r == nil {
+		h.put(n, nil)
+		return
+	}
+	r.Policy, r.Origin = policy, schema.Position{Path: policy + ".yaml", Line: 9}
+	h.put(n, r)
 }
 
 func (h *host) node(name string, port uint16) *policies.Node {
@@ -204,12 +223,8 @@ func applyState(t testing.TB, s *Sink, desired reconciler.State) *reconciler.Par
 	observed, _ := s.Observe(t.Context(), Target, nil)
 	changes := reconciler.Diff(desired, observed, reconciler.Union(desired, observed))
 	var failed *reconciler.PartialError
-	for len(changes) > 0 {
-		n := 1
-		for n < len(changes) && changes[n].Op() == changes[0].Op() && changes[n].Rank() == changes[0].Rank() {
-			n++
-		}
-		if err := s.Apply(t.Context(), nil, changes[:n]); err != nil {
+	for stage := range reconciler.Stages(changes) {
+		if err := s.Apply(t.Context(), nil, stage); err != nil {
 			partial, ok := errors.AsType[*reconciler.PartialError](err)
 			if !ok {
 				t.Fatal(err)
@@ -218,7 +233,6 @@ func applyState(t testing.TB, s *Sink, desired reconciler.State) *reconciler.Par
 				failed = failed.Add(k, e)
 			}
 		}
-		changes = changes[n:]
 	}
 	return failed
 }
@@ -327,8 +341,13 @@ type envoy struct {
 // startEnvoy runs a node's Envoy with the bootstrap that gray makes.
 func startEnvoy(h *host, n *policies.Node) *envoy {
 	h.t.Helper()
+	return startEnvoyOf(h, n, Server{Address: h.addr})
+}
+
+func startEnvoyOf(h *host, n *policies.Node, server Server) *envoy {
+	h.t.Helper()
 	binary := envoyBinary(h.t)
-	yaml, err := Bootstrap(n, h.addr)
+	yaml, err := Bootstrap(n, server)
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	statusv3 "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -23,7 +24,12 @@ type deltaClient = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourc
 // dial opens a stream to a host.
 func dial(t testing.TB, h *host) deltaClient {
 	t.Helper()
-	conn, err := grpc.NewClient(h.addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+	return dialBy(t, h, insecure.NewCredentials())
+}
+
+func dialBy(t testing.TB, h *host, creds credentials.TransportCredentials) deltaClient {
+	t.Helper()
+	conn, err := grpc.NewClient(h.addr, grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +281,12 @@ type client struct {
 }
 
 func newClient(h *host, node string) *client {
-	c := &client{t: h.t, stream: dial(h.t, h), got: make(chan *discoveryv3.DeltaDiscoveryResponse, 1024), first: true, node: node}
+	h.t.Helper()
+	return newClientOn(h, node, dial(h.t, h))
+}
+
+func newClientOn(h *host, node string, stream deltaClient) *client {
+	c := &client{t: h.t, stream: stream, got: make(chan *discoveryv3.DeltaDiscoveryResponse, 1024), first: true, node: node}
 	go func() {
 		defer close(c.got)
 		for {
@@ -365,4 +376,24 @@ func (c *client) nothing() {
 		c.subscribe(typeEndpoints, name)
 		c.expect("ClusterLoadAssignment -" + name)
 	}
+}
+
+// turnedAway opens a stream, asks for clusters and returns why it ended.
+func turnedAway(t testing.TB, conn *grpc.ClientConn, node string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		return err
+	}
+	req := request(typeCluster)
+	req.Node = &corev3.Node{Id: node}
+	_ = stream.Send(req)
+	if res, err := stream.Recv(); err != nil {
+		return err
+	} else {
+		t.Errorf("got %s", text(res))
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -10,7 +11,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/gray-release/gray/policies"
 )
 
 // The names that Envoys see. Envoy takes everything up to the last slash of a
@@ -19,7 +22,10 @@ import (
 const (
 	routesName = "gray"
 	keyHeader  = "x-gray-key"
-	anchorName = routesName + "/@none"
+	slotHeader = "x-gray-slot"
+
+	accountFilter = "gray.account" // finds its metadata by its own name
+	anchorName    = routesName + "/@none"
 )
 
 // adsSource says that a resource comes by the stream that this one came by.
@@ -72,7 +78,7 @@ func nativeRoutes() *routev3.RouteConfiguration {
 	return &routev3.RouteConfiguration{
 		Name:                   routesName,
 		VhostHeader:            keyHeader,
-		RequestHeadersToRemove: []string{keyHeader},
+		RequestHeadersToRemove: []string{keyHeader, slotHeader},
 		Vhds:                   &routev3.Vhds{ConfigSource: patientSource()},
 	}
 }
@@ -86,37 +92,47 @@ func anchorHost() *routev3.VirtualHost {
 
 func defaultHostName(service string) string { return routesName + "/" + service }
 
-// defaultHost is the virtual host of a service for everyone whom no policy names.
-func defaultHost(service string, b *virtualHostBody) *routev3.VirtualHost {
-	h := &routev3.VirtualHost{Name: defaultHostName(service), Routes: []*routev3.Route{routeTo(service, b.Default, b)}}
-	for _, host := range b.Hosts {
-		h.Domains = append(h.Domains, host+"/*")
+// defaultHost is the virtual host of a service for everyone whom no policy names by
+// account. It is found by the host first; its routes tell the filter whose service
+// it is and where requests carry their account.
+func defaultHost(service string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{
+		Name: defaultHostName(service), Domains: append(slices.Clone(b.Hosts), service+"/*"),
+		Routes: nativeRules(service, b, policies.OrderRules(rules, nil, nil)),
+	}
+	meta := routeMetadata(service, b.RouteBy)
+	for _, r := range h.Routes {
+		r.Metadata = meta
 	}
 	return h
 }
 
-// accountsHost is the virtual host of some accounts of a service that go to one
-// version; accounts are sorted.
-func accountsHost(k shardKey, accounts []string, b *virtualHostBody) *routev3.VirtualHost {
-	h := &routev3.VirtualHost{
-		Name: k.name(), Routes: []*routev3.Route{routeTo(k.service, k.version, b)},
-		Domains: make([]string, 0, len(b.Hosts)*len(accounts)),
+// routeMetadata is what the filter reads off a route.
+func routeMetadata(service string, by policies.RouteBy) *corev3.Metadata {
+	fields := map[string]*structpb.Value{}
+	for k, v := range map[string]string{"service": service, "header": by.Header, "key": by.Key} {
+		fields[k] = structpb.NewStringValue(v)
 	}
-	for _, host := range b.Hosts {
-		for _, a := range accounts {
-			h.Domains = append(h.Domains, accountDomain(host, a))
-		}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{accountFilter: {Fields: fields}}}
+}
+
+// accountsHost is the virtual host of some accounts of a service that are routed
+// alike; accounts are sorted.
+func accountsHost(name, service string, accounts []string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{Name: name, Routes: nativeRules(service, b, rules), Domains: make([]string, len(accounts))}
+	for i, a := range accounts {
+		h.Domains[i] = accountDomain(service, a)
 	}
 	return h
 }
 
 // accountDomain is the key that account.lua makes for a request of an account.
-func accountDomain(host, account string) string { return host + "/a" + escapeAccount(account) }
+func accountDomain(service, account string) string { return service + "/a" + escapeAccount(account) }
 
 // escapeAccount writes an account so that two accounts never make domains that
-// are equal without case; account.lua does the same.
+// are equal without case, and none ends like a host; account.lua does the same.
 func escapeAccount(a string) string {
-	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '-' }
+	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' }
 	n := 0
 	for n < len(a) && plain(a[n]) {
 		n++
@@ -133,23 +149,4 @@ func escapeAccount(a string) string {
 		}
 	}
 	return s.String()
-}
-
-// routeTo sends every path to a version. Only requests that the upstream cannot
-// have begun to work on are tried again.
-func routeTo(service, version string, b *virtualHostBody) *routev3.Route {
-	action := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version},
-		Timeout:          durationpb.New(b.Timeout),
-	}
-	if b.Retries > 0 {
-		action.RetryPolicy = &routev3.RetryPolicy{
-			RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(uint32(b.Retries)),
-			RetryHostPredicate: anotherHost(), HostSelectionRetryMaxAttempts: 5,
-		}
-	}
-	return &routev3.Route{
-		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-		Action: &routev3.Route_Route{Route: action},
-	}
 }

@@ -11,21 +11,25 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// Proxy is how a connected Envoy stands.
+// Proxy is how a connected Envoy, or another client of xDS, stands.
 type Proxy struct {
 	Node     string    `json:"node"`
-	Version  string    `json:"version"` // of Envoy
-	Since    time.Time `json:"since"`   // it is connected
-	Synced   bool      `json:"synced"`  // it has acknowledged all that is served
+	Agent    string    `json:"agent"`    // what it is: envoy, gRPC Go
+	Version  string    `json:"version"`  // of that
+	Protocol string    `json:"protocol"` // delta or sotw
+	Since    time.Time `json:"since"`    // it is connected
+	Synced   bool      `json:"synced"`   // it has acknowledged all that is served
 	Waits    string    `json:"waits,omitempty"`
 	LastNACK *NACK     `json:"lastNACK,omitempty"`
+	Cannot   []string  `json:"cannot,omitempty"` // what it is not given, as its protocol has no words for it
 }
 
-// NACK is a refusal by an Envoy.
+// NACK is a refusal by a client.
 type NACK struct {
 	Time     time.Time `json:"time"`
-	Type     string    `json:"type"`     // of the resource
-	Resource string    `json:"resource"` // its name; the first few of many
+	Type     string    `json:"type"`             // of the resource
+	Resource string    `json:"resource"`         // its name; the first few of many
+	Places   []string  `json:"places,omitempty"` // of the documents that make it, file:line; the first few of many
 	Message  string    `json:"message"`
 }
 
@@ -50,7 +54,13 @@ func (s *Sink) Proxies() []Proxy {
 func (st *stream) proxy(revision uint64) Proxy {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	p := Proxy{Node: st.node, Version: st.version, Since: st.since, LastNACK: st.lastNACK}
+	p := Proxy{
+		Node: st.node, Agent: st.agent, Version: st.version, Protocol: "delta", Since: st.since, LastNACK: st.lastNACK,
+		Cannot: st.cannot(),
+	}
+	if st.sotw {
+		p.Protocol = "sotw"
+	}
 	var waits []string
 	for t := range wireTypes {
 		ts := &st.types[t]
@@ -86,25 +96,32 @@ func itemNames(items []item) string {
 
 // refused gathers by key what connected Envoys refuse of what is served.
 func (s *Sink) refused() *reconciler.PartialError {
-	by := map[reconciler.Key]map[string]string{} // key -> node -> message
+	by := map[reconciler.Key]map[string]string{} // key -> client -> message
 	for _, st := range s.all() {
 		st.refusals(func(k reconciler.Key, message string) {
 			if by[k] == nil {
 				by[k] = map[string]string{}
 			}
-			by[k][st.node] = message
+			by[k][st.who()] = message
 		})
 	}
 	var failed *reconciler.PartialError
-	for k, nodes := range by {
-		first := slices.Min(slices.Collect(maps.Keys(nodes)))
+	for k, clients := range by {
+		first := slices.Min(slices.Collect(maps.Keys(clients)))
 		more := ""
-		if len(nodes) > 1 {
-			more = fmt.Sprintf(" (and %d others)", len(nodes)-1)
+		if len(clients) > 1 {
+			more = fmt.Sprintf(" (and %d others)", len(clients)-1)
 		}
-		failed = failed.Add(k, fmt.Errorf("the envoy of %s%s refuses it: %s", first, more, nodes[first]))
+		failed = failed.Add(k, fmt.Errorf("%s%s refuses it: %s", first, more, clients[first]))
 	}
 	return failed
+}
+
+func (st *stream) who() string {
+	if st.sotw {
+		return "the client of " + st.node
+	}
+	return "the envoy of " + st.node
 }
 
 // refusals calls f for every key of which a resource is refused as it is served
@@ -116,14 +133,31 @@ func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 	defer st.sink.mu.RUnlock()
 	for t := range wireTypes {
 		for name, r := range st.types[t].refused {
-			if p := st.sink.wire.get(t, name); p == nil || p.version != r.version {
+			if p := st.served(t, name); p == nil || p.version != r.version {
 				continue // there is a newer one, which it may take
 			}
-			for _, k := range st.sink.keysOf(t, name, st.node, r.message) {
+			for _, k := range st.sink.keysOf(st.table(t), name, st.node, r.message) {
 				f(k, r.message)
 			}
 		}
 	}
+}
+
+// places lists where the documents stand that make resources, the first few.
+func (st *stream) places(t wireType, names []string, message string) []string {
+	st.sink.mu.RLock()
+	defer st.sink.mu.RUnlock()
+	var all []string
+	for _, name := range names {
+		for _, k := range st.sink.keysOf(st.table(t), name, st.node, message) {
+			if r := st.sink.state[k]; r != nil && r.Origin.Path != "" {
+				all = append(all, r.Origin.String())
+			}
+		}
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	return all[:min(len(all), 5)]
 }
 
 // keysOf is the keys that a resource is made of. Of the accounts that share a
@@ -137,6 +171,10 @@ func (s *Sink) keysOf(t wireType, name, node, message string) []reconciler.Key {
 		return []reconciler.Key{key(kindEndpoints, name)}
 	case typeListener, typeRoutes:
 		return []reconciler.Key{key(kindListener, node)}
+	case apiListener:
+		return []reconciler.Key{key(kindVirtualHost, s.packer.owners[name])}
+	case apiRoutes:
+		return []reconciler.Key{key(kindVirtualHost, name)}
 	}
 	parts := strings.Split(strings.TrimPrefix(name, routesName+"/"), "@")
 	service := parts[0]
@@ -147,12 +185,16 @@ func (s *Sink) keysOf(t wireType, name, node, message string) []reconciler.Key {
 	if _, err := fmt.Sscanf(parts[1], "%d", &number); err != nil {
 		return nil
 	}
+	g := s.packer.groups[groupKey{service, number}]
+	if g == nil {
+		return nil
+	}
 	var named, all []reconciler.Key
-	for _, account := range s.packer.shards[groupKey{service, number}][parts[2]] {
-		k := key(kindAccount, service+"/"+account)
-		all = append(all, k)
-		for _, host := range s.packer.services[service].Hosts {
-			if mentions(message, accountDomain(host, account)) {
+	for _, text := range g.shards[name] {
+		for _, account := range g.accounts[text] {
+			k := key(kindAccount, service+"/"+account)
+			all = append(all, k)
+			if mentions(message, accountDomain(service, account)) {
 				named = append(named, k)
 			}
 		}

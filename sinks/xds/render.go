@@ -61,7 +61,7 @@ func Native(resources []*reconciler.Resource) ([]proto.Message, error) {
 	st := s.packer.stage(changes)
 	s.wire.commit(st.puts)
 	var all []proto.Message
-	for t := range s.wire.tables {
+	for t := range s.wire.tables[:wireTypes] {
 		entries := slices.SortedFunc(maps.Values(s.wire.tables[t].entries), func(a, b *entry) int {
 			return strings.Compare(a.name, b.name)
 		})

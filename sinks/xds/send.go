@@ -15,6 +15,9 @@ import (
 // ask for the endpoints of its clusters.
 const warmWait = 5 * time.Second
 
+// helloWait bounds how long a stream may be open without a request.
+const helloWait = 15 * time.Second
+
 // work is what there is to send of one type.
 type work struct {
 	changed []item // since the stream's revision
@@ -34,7 +37,10 @@ func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, 
 	st.sink.mu.RLock()
 	defer st.sink.mu.RUnlock()
 	if st.node == "" {
-		return nil, 0, nil
+		if wait = helloWait - now.Sub(st.since); wait <= 0 {
+			err = status.Errorf(codes.DeadlineExceeded, "no request came within %s", helloWait)
+		}
+		return nil, wait, err
 	}
 	if !st.sink.ready {
 		st.settle(st.sink.wire.revision)
@@ -46,7 +52,7 @@ func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, 
 		if !ts.wanted || ts.out != nil {
 			continue
 		}
-		if ts.revision > 0 && ts.revision < st.sink.wire.tables[t].forgotten {
+		if ts.revision > 0 && ts.revision < st.sink.wire.tables[st.table(t)].forgotten {
 			return nil, 0, status.Error(codes.Aborted, "too far behind; open a new stream")
 		}
 		todo[t] = st.collect(t)
@@ -79,7 +85,7 @@ func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, 
 // for its listeners and routes yet. Until then nobody knows where they lead.
 func (st *stream) frontWait(now time.Time) time.Duration {
 	for t := typeListener; t < wireTypes; t++ {
-		if !st.types[t].wanted {
+		if !st.types[t].wanted && (t != typeVirtualHost || !st.sotw) {
 			return max(0, warmWait-now.Sub(st.since))
 		}
 	}
@@ -148,7 +154,7 @@ func (st *stream) rest(todo *[wireTypes]work, blocked bool) {
 
 // collect finds what a client lacks of a type, and what it has too much.
 func (st *stream) collect(t wireType) work {
-	ts, table := &st.types[t], &st.sink.wire.tables[t]
+	ts, table := &st.types[t], &st.sink.wire.tables[st.table(t)]
 	if !ts.compared {
 		st.compare(t)
 	} else if len(ts.claimed) > 0 && !st.sink.partial {
@@ -197,7 +203,7 @@ func (st *stream) add(t wireType, w *work, to *[]item, name string) {
 	ts := &st.types[t]
 	it := item{name: name}
 	if st.subscribed(t, name) {
-		it.packed = st.sink.wire.get(t, name)
+		it.packed = st.served(t, name)
 	}
 	version, claimed := ts.claimed[name]
 	switch {
@@ -213,8 +219,8 @@ func (st *stream) add(t wireType, w *work, to *[]item, name string) {
 // compare sets what the client said it has against what is served, once. What
 // was never served stays claimed while the state may be the beginning of one.
 func (st *stream) compare(t wireType) {
-	ts, wire := &st.types[t], st.sink.wire
-	ts.compared, ts.revision = true, wire.revision
+	ts, entries := &st.types[t], st.sink.wire.tables[st.table(t)].entries
+	ts.compared, ts.revision = true, st.sink.wire.revision
 	check := func(name string, p *packed) {
 		if p == nil || !st.subscribed(t, name) {
 			return
@@ -225,16 +231,16 @@ func (st *stream) compare(t wireType) {
 		delete(ts.claimed, name)
 	}
 	if ts.all {
-		for name, e := range wire.tables[t].entries {
+		for name, e := range entries {
 			check(name, e.packed)
 		}
 	} else {
 		for name := range ts.names {
-			check(name, wire.get(t, name))
+			check(name, st.served(t, name))
 		}
 	}
 	for name := range ts.claimed {
-		if e := wire.tables[t].entries[name]; e != nil && e.packed == nil {
+		if e := entries[name]; e != nil && e.packed == nil {
 			ts.due = append(ts.due, name)
 		}
 	}
@@ -248,7 +254,7 @@ func (st *stream) compare(t wireType) {
 func (st *stream) releaseClaimed(t wireType) {
 	ts := &st.types[t]
 	for name, version := range ts.claimed {
-		if p := st.sink.wire.get(t, name); p == nil || p.version != version {
+		if p := st.served(t, name); p == nil || p.version != version {
 			ts.due = append(ts.due, name)
 		}
 	}
@@ -316,9 +322,13 @@ func (st *stream) warmUp(items []item) {
 			delete(st.warming, it.name)
 			continue
 		}
+		served := st.served(typeEndpoints, it.name) != nil
+		if st.sotw && !served {
+			continue // it may have asked before, and cannot be told that there are none
+		}
 		st.warming[it.name] = st.nonce
 		delete(endpoints.claimed, it.name)
-		if st.subscribed(typeEndpoints, it.name) && st.sink.wire.get(typeEndpoints, it.name) != nil {
+		if served && st.subscribed(typeEndpoints, it.name) {
 			endpoints.owe(it.name)
 		}
 	}

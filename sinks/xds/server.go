@@ -27,6 +27,7 @@ const (
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxConcurrentStreams(maxNodeStreams), // of one connection
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
@@ -40,14 +41,26 @@ func (s *Sink) Register(server *grpc.Server) {
 // deltaServer is the server's side of one stream.
 type deltaServer = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 
-// DeltaAggregatedResources serves one Envoy. Each stream has goroutines of its
-// own, so that a slow Envoy holds up nobody else; what it has missed is worked
-// out when it is ready for more.
+// DeltaAggregatedResources serves one Envoy.
 func (s *Sink) DeltaAggregatedResources(server deltaServer) error {
-	st, err := s.open()
+	st, err := s.open(callerOf(server.Context()), false)
 	if err != nil {
 		return err
 	}
+	return s.run(st, server)
+}
+
+// deltaStream is what a stream is served by.
+type deltaStream interface {
+	Send(*discoveryv3.DeltaDiscoveryResponse) error
+	Recv() (*discoveryv3.DeltaDiscoveryRequest, error)
+	Context() context.Context
+}
+
+// run serves a stream until it ends. Each has goroutines of its own, so that a
+// slow Envoy holds up nobody else; what it has missed is worked out when it is
+// ready for more.
+func (s *Sink) run(st *stream, server deltaStream) error {
 	defer s.close(st)
 	ctx, cancel := context.WithCancelCause(server.Context())
 	defer cancel(nil)
@@ -69,13 +82,13 @@ func (s *Sink) DeltaAggregatedResources(server deltaServer) error {
 	}
 }
 
-func (s *Sink) open() (*stream, error) {
+func (s *Sink) open(from caller, sotw bool) (*stream, error) {
 	s.streamsMu.Lock()
 	defer s.streamsMu.Unlock()
 	if len(s.streams) >= maxStreams {
 		return nil, status.Errorf(codes.ResourceExhausted, "%d envoys are connected, which is the most", maxStreams)
 	}
-	st := newStream(s)
+	st := newStream(s, from, sotw)
 	s.streams[st] = true
 	return st, nil
 }
@@ -91,7 +104,7 @@ func (s *Sink) close(st *stream) {
 }
 
 // receive takes requests until the stream ends, and returns why it does.
-func (st *stream) receive(server deltaServer) error {
+func (st *stream) receive(server deltaStream) error {
 	for {
 		req, err := server.Recv()
 		if err != nil {

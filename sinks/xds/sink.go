@@ -3,6 +3,7 @@ package xds
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -10,14 +11,16 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"golang.org/x/time/rate"
 
 	"github.com/gray-release/gray/reconciler"
 )
 
 // bucket is the store's bucket for what is served: a record a resource, named
-// "kind name", and one that says that they are a whole state.
+// "kind name", and one that says that they are a whole state. The number is that of
+// the records' form: a state of another one is not read.
 const (
-	bucket = "xds"
+	bucket = "xds/2"
 	whole  = "whole"
 )
 
@@ -25,6 +28,7 @@ const (
 type Config struct {
 	Store *reconciler.Store // nil: what is served does not outlive the process
 	Hints *reconciler.Hints // told when an Envoy refuses something, or takes it after all
+	Log   *slog.Logger      // of clients that are turned away; nil: none
 
 	// AckWait bounds how long an Apply waits for the Envoys; 0: 3 s. One that is
 	// slower is not waited for again until it has caught up.
@@ -48,8 +52,13 @@ type Sink struct {
 	wire    *wire
 	ready   bool // there is, or was, a state to serve
 	partial bool // it may be the beginning of one: what it does not name stays
-	grace   *time.Timer
-	unsure  time.Time // when an Apply had endpoints that nobody knows last
+	// accounts counts what policies send to another version, by service.
+	accounts map[string]int
+	grace    *time.Timer
+	unsure   time.Time // when an Apply had endpoints that nobody knows last
+
+	often     *rate.Sometimes // bounds the log
+	admission *admission
 
 	streamsMu sync.Mutex
 	streams   map[*stream]bool
@@ -61,6 +70,9 @@ func New(cfg Config) (*Sink, error) {
 	if cfg.Hints == nil {
 		cfg.Hints = reconciler.NewHints()
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	if cfg.AckWait == 0 {
 		cfg.AckWait = 3 * time.Second
 	}
@@ -69,7 +81,7 @@ func New(cfg Config) (*Sink, error) {
 	}
 	s := &Sink{
 		cfg: cfg, chunk: 4 << 20, state: reconciler.State{}, packer: newPacker(), wire: newWire(),
-		partial: true, streams: map[*stream]bool{},
+		partial: true, accounts: map[string]int{}, streams: map[*stream]bool{}, often: logSometimes(), admission: newAdmission(),
 	}
 	routes, err := pack(nativeRoutes())
 	if err != nil {
@@ -108,15 +120,11 @@ func (s *Sink) load() error {
 	if err != nil {
 		return err
 	}
-	st := s.packer.stage(changes)
+	st := s.stage(changes)
 	if err := st.failed.Or(); err != nil {
 		return err
 	}
-	s.packer.adopt(st)
-	s.wire.commit(st.puts)
-	for _, c := range changes {
-		s.state[c.New.Key] = c.New
-	}
+	s.adopt(st, changes)
 	s.ready = s.ready || len(s.state) > 0
 	return nil
 }
@@ -162,7 +170,7 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 	}
 	own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return c.Old == nil && c.New == nil })
 	own, unknown := settle(own)
-	st := s.packer.stage(own)
+	st := s.stage(own)
 	if st.failed != nil {
 		own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return st.failed.Keys[c.Key()] != nil })
 	}
@@ -172,15 +180,7 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before = s.wire.revision
-	s.packer.adopt(st)
-	s.wire.commit(st.puts)
-	for _, c := range own {
-		if c.New == nil {
-			delete(s.state, c.Old.Key)
-		} else {
-			s.state[c.New.Key] = c.New
-		}
-	}
+	s.adopt(st, own)
 	s.ready = true
 	if unknown != nil {
 		s.unsure = time.Now()
@@ -195,6 +195,44 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 		}
 	}
 	return st.failed, before, s.wire.revision, nil
+}
+
+// stage works out what changes do.
+func (s *Sink) stage(changes []reconciler.Change) *staged {
+	st := s.packer.stage(changes)
+	if st.failed != nil {
+		changes = slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool { return st.failed.Keys[c.Key()] != nil })
+	}
+	puts, failed := apiPuts(changes, st.failed)
+	st.puts, st.failed = append(st.puts, puts...), failed
+	return st
+}
+
+// adopt takes over what was staged, and the changes that did not fail. The caller
+// holds the lock.
+func (s *Sink) adopt(st *staged, changes []reconciler.Change) {
+	s.packer.adopt(st)
+	s.wire.commit(st.puts)
+	for _, c := range changes {
+		k := c.Key()
+		_, had := s.state[k]
+		if c.New == nil {
+			delete(s.state, k)
+		} else {
+			s.state[k] = c.New
+		}
+		if k.Kind == kindAccount && had != (c.New != nil) {
+			service, _, _ := strings.Cut(k.Name, "/")
+			if had {
+				s.accounts[service]--
+			} else {
+				s.accounts[service]++
+			}
+			if s.accounts[service] == 0 {
+				delete(s.accounts, service)
+			}
+		}
+	}
 }
 
 // save writes changes to the store before they are served: after a crash no

@@ -14,17 +14,20 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// stream is one Envoy's delta ADS stream. It does not list what its Envoy has:
+// stream is one Envoy's delta ADS stream, or what is made one. It does not list what its Envoy has:
 // that is everything as of a revision, apart from the few names in due, claimed
 // and refused.
 type stream struct {
 	sink  *Sink
+	from  caller
+	sotw  bool // a state-of-the-world stream, translated
 	since time.Time
 	wake  chan struct{}
 
 	mu      sync.Mutex
 	node    string
-	version string // of Envoy
+	agent   string // what it is: envoy
+	version string // of that
 	nonce   uint64
 	types   [wireTypes]typeState
 	warming map[string]uint64 // clusters whose endpoints have to follow, by the nonce that brought them
@@ -70,9 +73,9 @@ type item struct {
 // refusal is a version of a resource that the client refused.
 type refusal struct{ version, message string }
 
-func newStream(s *Sink) *stream {
+func newStream(s *Sink, from caller, sotw bool) *stream {
 	return &stream{
-		sink: s, since: time.Now(), wake: make(chan struct{}, 1), warming: map[string]uint64{}, progress: make(chan struct{}),
+		sink: s, from: from, sotw: sotw, since: time.Now(), wake: make(chan struct{}, 1), warming: map[string]uint64{}, progress: make(chan struct{}),
 	}
 }
 
@@ -105,6 +108,9 @@ func (st *stream) end() bool {
 	defer st.mu.Unlock()
 	st.ended = true
 	st.signal()
+	if st.node != "" {
+		st.sink.admission.leave(st.node)
+	}
 	for t := range st.types {
 		if len(st.types[t].refused) > 0 {
 			return true
@@ -156,11 +162,31 @@ func (st *stream) greet(n *corev3.Node) error {
 	if id == "" || len(id) > maxNodeID || checkLabel(id) != nil {
 		return status.Errorf(codes.InvalidArgument, "the first request has node id %q; want the name of a Node", id[:min(len(id), maxNodeID)])
 	}
+	err := st.from.mayBe(id)
+	if err == nil && st.sotw && n.GetUserAgentName() == "envoy" {
+		err = errSotwEnvoy
+	}
+	if err == nil {
+		err = st.sink.admission.enter(id)
+	}
+	if err != nil {
+		st.sink.often.Do(func() {
+			st.sink.cfg.Log.Warn("a client of xDS is refused", "address", st.from.address, "node", id, "error", status.Convert(err).Message())
+		})
+		return err
+	}
 	st.node = id
+	st.agent, st.version = told(n.GetUserAgentName()), told(n.GetUserAgentVersion())
 	if v := n.GetUserAgentBuildVersion().GetVersion(); v != nil {
 		st.version = fmt.Sprintf("%d.%d.%d", v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
 	}
 	return nil
+}
+
+// told is what a client says of itself, short and on one line.
+func told(s string) string {
+	const most = 64
+	return oneLine(strings.ToValidUTF8(s[:min(len(s), most)], ""))
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
@@ -289,7 +315,8 @@ func (st *stream) warm(t wireType, name string, nonce uint64) {
 // refuse takes a NACK. A resource that the message names, or that came alone, is
 // not sent again until its content changes. The others, which Envoy may have
 // dropped with it, are: those that came with a named one at once, else in
-// halves, until the one at fault is found.
+// halves, until the one at fault is found. What is no delta stream is given all at
+// once, and its client takes what it can.
 func (st *stream) refuse(t wireType, out *sent, message string) {
 	ts := &st.types[t]
 	var guilty, rest []item
@@ -304,6 +331,10 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 	switch {
 	case !slices.ContainsFunc(out.items, func(it item) bool { return it.packed != nil }):
 		guilty = out.items // removals alone: there is nothing to try again
+	case st.sotw && (len(guilty) > 0 || ts.mentionsRefused(message)):
+		st.accept(t, &sent{out.nonce, rest})
+	case st.sotw:
+		guilty = rest
 	case len(guilty) > 0:
 		ts.requeue(rest)
 	case half > 0:
@@ -324,12 +355,23 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 		}
 	}
 	if len(names) == 0 && len(out.items) > 0 {
-		return // the culprit is still being looked for
+		return // the culprit is still being looked for, or known
 	}
 	st.lastNACK = &NACK{
-		Time: time.Now(), Type: shortType(t), Resource: strings.Join(names[:min(len(names), 5)], " "), Message: message,
+		Time: time.Now(), Type: shortType(t), Resource: strings.Join(names[:min(len(names), 5)], " "),
+		Places: st.places(t, names, message), Message: message,
 	}
 	st.sink.cfg.Hints.Add(Target)
+}
+
+// mentionsRefused tells whether a message is about what was refused before.
+func (ts *typeState) mentionsRefused(message string) bool {
+	for name := range ts.refused {
+		if mentions(message, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func shortType(t wireType) string { return typeNames[t][strings.LastIndexByte(typeNames[t], '.')+1:] }
@@ -385,5 +427,19 @@ func mentions(message, name string) bool {
 // listeners an Envoy gets its own.
 func (st *stream) subscribed(t wireType, name string) bool {
 	ts := &st.types[t]
-	return (ts.all || ts.names[name]) && (t != typeListener || name == st.node)
+	return (ts.all || ts.names[name]) && (t != typeListener || name == st.node || st.sotw)
 }
+
+// table is where the resources of a type are for the stream.
+func (st *stream) table(t wireType) wireType {
+	switch {
+	case st.sotw && t == typeListener:
+		return apiListener
+	case st.sotw && t == typeRoutes:
+		return apiRoutes
+	}
+	return t
+}
+
+// served is a resource as it is served to the stream, nil where it is not.
+func (st *stream) served(t wireType, name string) *packed { return st.sink.wire.get(st.table(t), name) }

@@ -23,6 +23,14 @@ const (
 	wireTypes
 )
 
+// Clients with a state-of-the-world stream get other listeners and routes, which
+// are kept in tables of their own.
+const (
+	apiListener = wireTypes + iota
+	apiRoutes
+	allTables
+)
+
 const typePrefix = "type.googleapis.com/"
 
 var typeNames = [wireTypes]string{
@@ -77,7 +85,7 @@ type table struct {
 // wire is what is served.
 type wire struct {
 	revision uint64 // counts the commits that changed something
-	tables   [wireTypes]table
+	tables   [allTables]table
 }
 
 // put is a resource to be served, or no longer with a nil one.

@@ -1,0 +1,159 @@
+package xds
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+// TLS names the files by which the server shows who it is and tells who its
+// clients are, in PEM, below a folder.
+type TLS struct {
+	SecretsDir string
+	Cert, Key  string // of the server
+	CA         string // the authorities of its clients
+}
+
+// Credentials makes a server ask every client for a certificate of the
+// authorities. The files are read again for each connection, so that new ones
+// need no restart; where they cannot be used, the last good ones are, and the log
+// says so. An error is that of the files now.
+func Credentials(files TLS, log *slog.Logger) (credentials.TransportCredentials, error) {
+	id := &identity{files: files, log: log}
+	if err := id.load(); err != nil {
+		return nil, err
+	}
+	return &strict{
+		TransportCredentials: credentials.NewTLS(&tls.Config{
+			MinVersion:         tls.VersionTLS12,
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return id.config(), nil },
+		}),
+		log: log, often: logSometimes(),
+	}, nil
+}
+
+// logSometimes bounds the lines that clients can make the log grow by.
+func logSometimes() *rate.Sometimes { return &rate.Sometimes{First: 10, Interval: time.Second} }
+
+// identity is what the files held when they could last be used.
+type identity struct {
+	files TLS
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	content [3][]byte
+	current *tls.Config
+	failed  string // why the files are not used as they are now
+}
+
+// config is that of the files, or of the last ones that could be used.
+func (id *identity) config() *tls.Config {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	before := id.current
+	err := id.load()
+	switch {
+	case err != nil && err.Error() != id.failed:
+		id.failed = err.Error()
+		id.log.Error("the certificate of xDS is not replaced; the last good one stays", "error", err)
+	case err == nil && id.current != before:
+		id.log.Info("the certificate of xDS was replaced")
+		fallthrough
+	case err == nil:
+		id.failed = ""
+	}
+	return id.current
+}
+
+// load reads the files, and takes them where they have changed.
+func (id *identity) load() error {
+	var content [3][]byte
+	for i, path := range []string{id.files.Cert, id.files.Key, id.files.CA} {
+		b, err := reconciler.ReadSecret(id.files.SecretsDir, path)
+		if err != nil {
+			return err
+		}
+		content[i] = b
+	}
+	if id.current != nil && slices.EqualFunc(content[:], id.content[:], bytes.Equal) {
+		return nil
+	}
+	pair, err := tls.X509KeyPair(content[0], content[1])
+	if err != nil {
+		return fmt.Errorf("%s and %s are no certificate and key that belong together", id.files.Cert, id.files.Key)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(content[2]) {
+		return fmt.Errorf("%s holds no certificate; want PEM", id.files.CA)
+	}
+	id.content = content
+	id.current = &tls.Config{
+		Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"},
+		SessionTicketsDisabled: true, // an authority that was taken away admits nobody any more
+	}
+	return nil
+}
+
+// strict are credentials that tell the log about clients that are turned away.
+type strict struct {
+	credentials.TransportCredentials
+	log   *slog.Logger
+	often *rate.Sometimes
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (c *strict) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secured, info, err := c.TransportCredentials.ServerHandshake(conn)
+	if err != nil {
+		c.often.Do(func() {
+			c.log.Warn("a client of xDS is refused", "address", conn.RemoteAddr().String(), "error", oneLine(err.Error()))
+		})
+	}
+	return secured, info, err
+}
+
+// caller is who opened a stream.
+type caller struct {
+	address string
+	secured bool     // it has shown a certificate
+	names   []string // the DNS names in that
+}
+
+func callerOf(ctx context.Context) caller {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return caller{}
+	}
+	c := caller{address: p.Addr.String()}
+	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+		c.secured = true
+		if certs := info.State.PeerCertificates; len(certs) > 0 {
+			c.names = certs[0].DNSNames
+		}
+	}
+	return c
+}
+
+// mayBe tells whether the caller is the node that it says it is.
+func (c caller) mayBe(node string) error {
+	if !c.secured || slices.Contains(c.names, node) {
+		return nil
+	}
+	return status.Errorf(codes.PermissionDenied, "node id %s is not among the DNS names %q of its certificate", node, c.names[:min(len(c.names), 5)])
+}
