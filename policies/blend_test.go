@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -240,20 +241,15 @@ func TestPartsFollowTheirGateway(t *testing.T) {
 	}
 }
 
-func TestPercentIsRefused(t *testing.T) {
-	service := "apiVersion: gray.dev/v1alpha1\nkind: Service\nmetadata: {name: api}\nspec:\n  hosts: [api.internal]\n  default: v1\n  versions: [{name: v1}, {name: v2}]\n"
+func TestPercentOutOfRange(t *testing.T) {
 	for _, test := range []struct{ policy, want string }{
 		{
-			strings.Replace(policyOf("p", "v2", 1, "{accounts: [x], percent: 5}"), "{kind: Gateway, name: gw}", "{kind: Service, name: api}", 1),
-			"p.yaml:9: spec.match[0].percent: not supported yet for a Service; make a policy whose targets are Gateways alone",
-		},
-		{
-			policyOf("p", "v2", 1, "{networks: [n1]}\n  exclude:\n  - {percent: 5}"),
-			"p.yaml:11: spec.exclude[0].percent: a share cannot be excluded; give the match a smaller percent",
+			policyOf("p", "v2", 1, "{networks: [n1]}\n  exclude:\n  - {percent: 101}"),
+			"p.yaml:11: spec.exclude[0].percent: 101 is out of range; want 0 to 100",
 		},
 		{policyOf("p", "v2", 1, "{percent: 101}"), "p.yaml:9: spec.match[0].percent: 101 is out of range; want 0 to 100"},
 	} {
-		r := newRepo(t, switchDoc, percentGateway, service, networkOf("n1", 1))
+		r := newRepo(t, switchDoc, percentGateway, networkOf("n1", 1))
 		r.put("p.yaml", test.policy)
 		if _, _, err := r.commit(); err == nil || err.Error() != test.want {
 			t.Errorf("%v\nwant %s", err, test.want)
@@ -271,4 +267,28 @@ func TestSharesOfOnePriorityConflict(t *testing.T) {
 	}
 	r.put("4.yaml", policyOf("b", "v3", 7, "{networks: [n1], percent: 0}"))
 	r.must()
+}
+
+// What an exclude has a share of: of that at most the other buckets go, and the
+// rest is for those below.
+func TestShareThatStays(t *testing.T) {
+	const matches = "{networks: [n1, n2]}\n  - {networks: [n3], percent: 10}"
+	for _, test := range []struct{ exclude, n1, n2, n3 string }{
+		{"{networks: [n1], percent: 20}", "v2=80%,v3=50%,v1", "v2", "v2=10%,v3=50%,v1"},
+		{"{percent: 20}", "v2=80%,v3=50%,v1", "v2=80%,v3=50%,v1", "v2=10%,v3=50%,v1"},
+		{"{percent: 95}", "v2=5%,v3=50%,v1", "v2=5%,v3=50%,v1", "v2=5%,v3=50%,v1"},
+		{"{percent: 0}", "v2", "v2", "v2=10%,v3=50%,v1"},
+		{"{percent: 100}", "v3=50%,v1", "v3=50%,v1", "v3=50%,v1"},
+		{"{networks: [n1]}\n  - {percent: 30}\n  - {networks: [n2], percent: 60}", "v3=50%,v1", "v2=40%,v3=50%,v1", "v2=10%,v3=50%,v1"},
+	} {
+		r := newRepo(t, switchDoc, percentGateway, networkOf("n1", 1), networkOf("n2", 2), networkOf("n3", 3),
+			policyOf("p", "v2", 200, matches+"\n  exclude:\n  - "+test.exclude), policyOf("below", "v3", 100, "{percent: 50}"))
+		ir, _ := r.must()
+		for vni, want := range map[uint32]string{1: test.n1, 2: test.n2, 3: test.n3, 4: "v3=50%,v1"} {
+			p := Packet{VIP: ir.Gateway("gw").VIPs[0], VNI: vni, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.9")}
+			if got := ir.TracePacket("sw", p).Pool; got != want {
+				t.Errorf("exclude %s, VNI %d: pool %s, want %s", test.exclude, vni, got, want)
+			}
+		}
+	}
 }

@@ -9,8 +9,9 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// TableSizes is how many entries the tables of a switch hold, by the names of
-// the pipeline. The bucket table holds two generations of every pool.
+// TableSizes is how many entries the tables of a switch hold that runs a pipeline
+// of gray's own, by the names of the pipeline. The bucket table holds two
+// generations of every pool.
 var TableSizes = map[string]int{
 	"vip_v4": 1024, "vip_v6": 1024,
 	"gray_flow_v4": 2048, "gray_flow_v6": 1024,
@@ -77,7 +78,8 @@ func (c *Compiler) overflows() schema.Errors {
 	}
 	var errs schema.Errors
 	for sw, gateways := range bySwitch {
-		for _, table := range slices.Sorted(maps.Keys(TableSizes)) {
+		sizes := c.sizesOf(sw)
+		for _, table := range slices.Sorted(maps.Keys(sizes)) {
 			sum, most := 0, gateways[0]
 			for _, g := range gateways {
 				n := c.demand(g, table)
@@ -86,12 +88,21 @@ func (c *Compiler) overflows() schema.Errors {
 					most = g
 				}
 			}
-			if sum > TableSizes[table] {
-				errs = append(errs, c.overflow(sw, table, sum, most))
+			if sum > sizes[table] {
+				errs = append(errs, c.overflow(sw, table, sum, sizes[table], most))
 			}
 		}
 	}
 	return errs
+}
+
+// sizesOf is the sizes of a switch's tables. Of a table that its P4Info does not
+// have nothing is said here.
+func (c *Compiler) sizesOf(sw string) map[string]int {
+	if s := c.ir.Switch(sw); s != nil && s.sizes != nil {
+		return s.sizes
+	}
+	return TableSizes
 }
 
 // demand is how many entries of a table a gateway needs on each of its switches.
@@ -125,7 +136,7 @@ func (c *Compiler) demand(g *Gateway, table string) int {
 
 // overflow names the policy with most rules in the table, or for what no policy
 // makes the gateway.
-func (c *Compiler) overflow(sw, table string, sum int, most *Gateway) *schema.Error {
+func (c *Compiler) overflow(sw, table string, sum, size int, most *Gateway) *schema.Error {
 	byPolicy := map[string]int{}
 	at := most.Origin
 	if u := c.usage[most.Name]; u != nil && u.total[table] > 0 {
@@ -165,7 +176,7 @@ func (c *Compiler) overflow(sw, table string, sum int, most *Gateway) *schema.Er
 		remedy = "use fewer VIPs"
 	}
 	return &schema.Error{Position: at, Err: fmt.Errorf("table %s of switch %s would hold %d entries, its size is %d; %s, or spread the gateways over more switches",
-		table, sw, sum, TableSizes[table], remedy)}
+		table, sw, sum, size, remedy)}
 }
 
 func minPosition(a, b schema.Position) schema.Position {

@@ -24,7 +24,8 @@ type Compiler struct {
 	clashes map[uniqueKey]bool          // keys with several owners
 	claims  map[Name][]claim            // what policies say about a unit, in order of precedence
 	parts   map[schema.Name]map[Name]bool
-	usage   map[string]*usage // by gateway
+	general map[string]map[Name]bool // by service: the claimed units that are about all requests
+	usage   map[string]*usage        // by gateway
 	docErrs map[schema.Name]schema.Errors
 	warns   map[schema.Name]schema.Errors
 	errs    map[Name][]unitError
@@ -32,6 +33,7 @@ type Compiler struct {
 	vms     map[uint32][]netip.Addr         // the VMs of the Networks' route tables by VNI, sorted
 	cells   map[string]map[Name]bool        // units that have claims, by part
 	down    map[string]map[string]bool      // the servers that fail their checks, by gateway
+	found   map[string][]Endpoint           // what is registered, by etcd target
 	again   map[schema.Name]bool            // documents to read again in the next call
 	dirty   map[Name]bool                   // units to make anew in this call
 	pending map[Name]bool                   // units made anew since the last call without errors
@@ -45,6 +47,8 @@ type Compiler struct {
 	defaults    map[string]bool                     // gateways whose default pool is to be looked at
 
 	num numbering
+
+	generalNow map[string][]*taken // what generalOf has worked out in this call
 }
 
 // docState is what a document contributed, so that it can be taken back.
@@ -85,9 +89,10 @@ type claim struct {
 	doc     *schema.Document
 	spec    *schema.PolicySpec
 	exclude bool
+	match   *schema.Match // on a Service
 	line    int
 	box     Match // on a Gateway
-	percent int   // on a Gateway: of the buckets, 1 to 100
+	percent int   // of the buckets or of the accounts, 1 to 100; of an exclude, those that stay
 }
 
 // NewCompiler returns a compiler of an empty repository. The table of numbers
@@ -105,7 +110,7 @@ func NewCompiler(ids *IDs) *Compiler {
 		dirty: map[Name]bool{}, pending: map[Name]bool{},
 		uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{}, blends: map[string]map[Name]bool{},
 		blendIDs: map[Name][]idKey{}, dirtyBlends: map[Name]bool{}, defaults: map[string]bool{},
-		num: newNumbering(),
+		num: newNumbering(), general: map[string]map[Name]bool{}, generalNow: map[string][]*taken{},
 	}
 }
 
@@ -139,6 +144,7 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name,
 		c.compilePart(name)
 	}
 	clear(c.dirty)
+	clear(c.generalNow)
 	for _, name := range slices.SortedFunc(maps.Keys(c.dirtyBlends), compareNames) {
 		c.compileBlend(name, c.dirtyBlends[name])
 	}
@@ -314,17 +320,21 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 		c.claims[u] = left
 		if len(left) == 0 {
 			delete(c.claims, u)
+			delete(c.general[u.Name], u)
 		}
 		c.touch(u)
 	}
 }
 
 // touch marks a unit to be made anew. The rules that name no VNI meet those of
-// every VNI, so all of the gateway's cells follow.
+// every VNI, so all of the gateway's cells follow; and what is about all requests
+// of a service meets what is about each account.
 func (c *Compiler) touch(u Name) {
 	c.dirty[u] = true
-	if u.Part == anyVNI {
+	if u.Kind == schema.KindGateway && u.Part == anyVNI {
 		c.defaults[u.Name] = true
+	}
+	if u.Part == anyVNI || u.Kind == schema.KindService && strings.HasPrefix(u.Part, policyPart) {
 		for part := range c.parts[schema.Name{Kind: u.Kind, Name: u.Name}] {
 			c.dirty[part] = true
 		}

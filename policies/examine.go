@@ -35,6 +35,7 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Address: spec.Address, DeviceID: spec.DeviceID,
 		Role: spec.Role, Pipeline: spec.Pipeline, Push: spec.PushPipeline, Insecure: spec.Insecure,
 	}
+	sw.Program, sw.sizes = c.program(s, spec)
 	if spec.TLS != nil {
 		sw.TLS = &TLS{CA: spec.TLS.CA, Cert: spec.TLS.Cert, Key: spec.TLS.Key}
 	}
@@ -107,13 +108,19 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	svc := &Service{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Hosts: slices.Sorted(slices.Values(spec.Hosts)),
-		Protocol: spec.Protocol, RouteBy: RouteBy{Header: "x-ucloud-routeby", Key: "account_id"},
+		Protocol: spec.Protocol, RouteBy: DefaultRouteBy,
 		Default: spec.Default, Health: healthOf(spec.HealthCheck), Retries: spec.Retries,
+	}
+	if spec.RouteBy != nil {
+		svc.RouteBy = RouteBy{Header: spec.RouteBy.Header, Key: spec.RouteBy.Key}
+	}
+	if h := spec.HealthCheck; h != nil {
+		svc.Health.GRPC = h.HTTP == nil && h.TCP == nil
 	}
 	if spec.Timeout != nil {
 		svc.Timeout = time.Duration(*spec.Timeout)
 	}
-	var names []string
+	var names, runs []string
 	for _, v := range spec.Versions {
 		version := ServiceVersion{
 			Name: v.Name, Origin: schema.Position{Path: s.doc.Path, Line: v.Line}, Image: v.Image, Compose: v.Compose,
@@ -124,6 +131,12 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 		slices.SortFunc(version.Endpoints, func(a, b Endpoint) int {
 			return netip.AddrPortFrom(a.Address, a.Port).Compare(netip.AddrPortFrom(b.Address, b.Port))
 		})
+		runs = append(runs, fmt.Sprint(version)) // without what comes and goes in etcd
+		if v.Etcd != nil {
+			c.dependOn(s, depEtcd, v.Etcd.Target)
+			found, known := c.found[v.Etcd.Target]
+			version.Etcd, version.Endpoints, version.Unknown = v.Etcd.Target, found, !known
+		}
 		svc.Versions = append(svc.Versions, version)
 		names = append(names, v.Name)
 	}
@@ -132,8 +145,9 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 		c.own(s, "host", h)
 	}
 	slices.Sort(names)
-	s.facade = fmt.Sprint(svc.Default, names, svc.Hosts)
-	s.runs = fmt.Sprint(svc.Health, svc.Versions)
+	slices.Sort(runs)
+	s.facade = fmt.Sprint(svc.Default, names)
+	s.runs = fmt.Sprint(svc.Health, svc.Protocol, runs)
 	return svc
 }
 

@@ -54,7 +54,8 @@ type layer struct {
 // list adds what the policies from number k on say about a region, in the order
 // in which the first match decides.
 //
-// What a policy excludes is decided by those below it, above its own matches.
+// What a policy excludes is decided by those below it, above its own matches. Of
+// what it excludes a share of, its matches have at most the other buckets.
 // Where a policy has only a share of the buckets, those below it decide about
 // the rest: the entry sends to a blend of what is above and what they say. So
 // does every packet get the first policy that takes it, bucket by bucket.
@@ -65,12 +66,14 @@ func (x *expansion) list(k int, region Match, above []layer, band *group) {
 		g := &x.groups[i]
 		top := cmp.Or(band, g)
 		for _, e := range g.exclude {
+			if e.percent < 100 {
+				x.limit(i, region, e, above, top)
+				continue
+			}
 			for _, y := range x.excluded(g, region, e.box) {
-				if x.over || x.hides(y) {
-					continue
+				if !x.over && !x.hides(y) {
+					x.pass(i, y, e, above, top)
 				}
-				x.list(i+1, y, above, top)
-				x.add(y, above, layer{Share{x.base, 100}, g, e.line}, top)
 			}
 		}
 		for j := 0; j < len(g.matches) && !x.over; j++ {
@@ -80,7 +83,7 @@ func (x *expansion) list(k int, region Match, above []layer, band *group) {
 				continue
 			}
 			own := layer{Share{g.spec.Version, m.percent}, g, m.line}
-			if slices.ContainsFunc(above, func(l layer) bool { return l.holds(own.Share) }) {
+			if held(above, own) {
 				continue
 			}
 			if m.percent < 100 {
@@ -91,6 +94,41 @@ func (x *expansion) list(k int, region Match, above []layer, band *group) {
 		if x.cover.seen[region] {
 			return // nothing of the region is left
 		}
+	}
+}
+
+// held tells whether layers take all buckets that another takes.
+func held(above []layer, own layer) bool {
+	return slices.ContainsFunc(above, func(l layer) bool { return l.holds(own.Share) })
+}
+
+// pass leaves a region to the policies below number k, as an entry says that
+// excludes it.
+func (x *expansion) pass(k int, region Match, e entry, above []layer, band *group) {
+	x.list(k+1, region, above, band)
+	x.add(region, above, layer{Share{x.base, 100}, &x.groups[k], e.line}, band)
+}
+
+// limit adds what policy number k takes where an entry excludes a share of the
+// buckets: no more than the rest. What one of its matches holds with a larger
+// share comes first, as in the list of all its matches.
+func (x *expansion) limit(k int, region Match, e entry, above []layer, band *group) {
+	g := &x.groups[k]
+	region, some := region.intersect(e.box)
+	for j := 0; some && j < len(g.matches) && !x.over; j++ {
+		x.steps++
+		m := &g.matches[j]
+		y, some := region.intersect(m.box)
+		if !some || x.hides(y) {
+			continue
+		}
+		own := layer{Share{g.spec.Version, min(m.percent, 100-e.percent)}, g, e.line}
+		if held(above, own) {
+			x.pass(k, y, e, above, band)
+			continue
+		}
+		x.list(k+1, y, append(slices.Clip(above), own), band)
+		x.add(y, above, own, band)
 	}
 }
 
@@ -157,7 +195,7 @@ func (c *Compiler) cellConflicts(n Name, x *expansion) {
 				continue
 			}
 			if both, some := x.meet(a, b); some && (n.Part == anyVNI || !both.AnyVNI) {
-				c.conflict(n, a, b, both.describe())
+				c.conflict(n, a.side(), b.side(), both.describe())
 			}
 		}
 	}
@@ -176,7 +214,7 @@ func (x *expansion) meet(a, b group) (Match, bool) {
 				continue
 			}
 			x.steps += len(a.exclude) + len(b.exclude)
-			excluded := func(e entry) bool { return e.box.covers(both) }
+			excluded := func(e entry) bool { return e.percent == 100 && e.box.covers(both) }
 			if !slices.ContainsFunc(a.exclude, excluded) && !slices.ContainsFunc(b.exclude, excluded) {
 				return both, true
 			}

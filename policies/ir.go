@@ -16,6 +16,7 @@ import (
 //
 //	{Service vpc-api ""}                 -> *Service
 //	{Service vpc-api "account/50002001"} -> *AccountRoute
+//	{Service vpc-api "policy/canary"}    -> *RequestRule, about all requests
 //	{Gateway vpc-gw ""}                  -> *Gateway
 //	{Gateway vpc-gw "vni/1001"}          -> *Cell, the rules of one VNI
 //	{Gateway vpc-gw "vni/*"}             -> *Cell, the rules that name no VNI
@@ -38,12 +39,13 @@ func (n Name) String() string {
 type IR struct {
 	units    map[Name]any
 	gateways map[string]*Gateway
+	looked   map[string]*Service // those with versions whose endpoints are looked up
 	ids      *IDs
 }
 
 // NewIR returns an empty IR over a table of numbers; Put fills it.
 func NewIR(ids *IDs) *IR {
-	return &IR{units: map[Name]any{}, gateways: map[string]*Gateway{}, ids: ids}
+	return &IR{units: map[Name]any{}, gateways: map[string]*Gateway{}, looked: map[string]*Service{}, ids: ids}
 }
 
 // Put sets the unit of a name (see Name for its type); a nil unit removes it.
@@ -52,6 +54,12 @@ func (ir *IR) Put(n Name, unit any) {
 		delete(ir.gateways, n.Name)
 		if gw, ok := unit.(*Gateway); ok {
 			ir.gateways[n.Name] = gw
+		}
+	}
+	if n.Kind == schema.KindService && n.Part == "" {
+		delete(ir.looked, n.Name)
+		if s, ok := unit.(*Service); ok && slices.ContainsFunc(s.Versions, func(v ServiceVersion) bool { return v.Etcd != "" }) {
+			ir.looked[n.Name] = s
 		}
 	}
 	if unit == nil {
@@ -105,20 +113,32 @@ type Service struct {
 	RouteBy  RouteBy
 	Default  string           // the version of accounts that no policy names
 	Versions []ServiceVersion // sorted by name
-	Health   *HealthCheck     // nil: the endpoints are not checked; a port that is 0 is the endpoint's
+	Health   *HealthCheck     // nil: the endpoints are not checked
 	Timeout  time.Duration    // of a whole request; 0: none
 	Retries  int
 }
 
 // RouteBy says where a request carries its account: the value of Key in the
 // cookie-encoded header Header (lower case).
-type RouteBy struct{ Header, Key string }
+type RouteBy struct {
+	Header string `json:"header"`
+	Key    string `json:"key"`
+}
+
+// String is "key KEY of header HEADER".
+func (r RouteBy) String() string { return "key " + r.Key + " of header " + r.Header }
+
+// DefaultRouteBy is where requests carry their account unless a Service says
+// otherwise.
+var DefaultRouteBy = RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}
 
 // ServiceVersion is one version of a service and where it runs.
 type ServiceVersion struct {
 	Name      string
 	Origin    schema.Position
 	Endpoints []Endpoint     // sorted by address and port
+	Etcd      string         // the target that the endpoints are registered under; empty: the document lists them
+	Unknown   bool           // nobody has told yet what is registered there; what is live stays
 	Image     string         // what nodes run; empty: something else runs it
 	Compose   map[string]any // further fields of its compose service, as schema has checked them; read-only
 }
@@ -140,11 +160,18 @@ type Endpoint struct {
 	Weight  uint32 // at least 1
 }
 
-// AccountRoute sends the requests of one account for one service to a version.
+// AccountRoute is what holds for the requests of one account for one service,
+// beside the rules that are about all requests; see OrderRules.
 type AccountRoute struct {
-	Service, Account, Version string
-	Policy                    string
-	Origin                    schema.Position
+	Service, Account string
+	Rules            []RequestRule // in order of precedence
+	Instead          []string      // the policies whose rules about all requests do not count for it, sorted
+	Origin           schema.Position
+}
+
+func (r *AccountRoute) equal(o *AccountRoute) bool {
+	return r.Origin == o.Origin && slices.Equal(r.Instead, o.Instead) &&
+		slices.EqualFunc(r.Rules, o.Rules, func(a, b RequestRule) bool { return a.equal(&b) })
 }
 
 // Node is a host with an Envoy sidecar.
@@ -173,11 +200,14 @@ type Switch struct {
 	DeviceID uint64
 	MAC      [6]byte // source of what the switch forwards
 	Role     string
-	Pipeline string // "v1model"
-	Push     string // "ifDifferent" or "never"
-	TLS      *TLS   // nil: plaintext
-	Insecure bool   // plaintext is allowed beyond loopback
-	BGP      *BGP   // nil: the VIPs are announced by something else
+	Pipeline string   // "v1model", "tna" or a folder of the repository
+	Program  *Program // what is in the folder; nil: the pipeline is gray's own
+	Push     string   // "ifDifferent" or "never"
+	TLS      *TLS     // nil: plaintext
+	Insecure bool     // plaintext is allowed beyond loopback
+	BGP      *BGP     // nil: the VIPs are announced by something else
+
+	sizes map[string]int // of its tables; nil: TableSizes
 }
 
 // BGP is how the VIPs of a switch are announced.
@@ -290,9 +320,11 @@ type Backend struct {
 }
 
 // HealthCheck is how the servers of a gateway or the endpoints of a service are
-// checked: one of ICMP, TCP and HTTP.
+// checked: one of ICMP, TCP and HTTP. Of a service it is HTTP where that has a
+// path, gRPC or else TCP, and a port that is 0 is the endpoint's.
 type HealthCheck struct {
 	ICMP     bool
+	GRPC     bool          // of a service: by gRPC's health service
 	TCP      uint16        // the port to connect to; 0: not TCP
 	HTTP     HTTPCheck     // port 0: not HTTP
 	Interval time.Duration // from one check of a server to the next

@@ -17,7 +17,11 @@ func (c *Compiler) compilePart(n Name) {
 	var unit any
 	switch {
 	case n.Kind == schema.KindService && c.ir.Service(n.Name) != nil:
-		unit = c.accountRoute(n, claims)
+		if strings.HasPrefix(n.Part, policyPart) {
+			unit = c.policyRule(n, claims)
+		} else {
+			unit = c.accountRoute(n, claims)
+		}
 	case n.Kind == schema.KindGateway:
 		gw := c.ir.Gateway(n.Name)
 		cell := &Cell{}
@@ -55,7 +59,7 @@ type group struct {
 	doc              *schema.Document
 	spec             *schema.PolicySpec
 	line             int     // of the first match
-	matches, exclude []entry // the matches with larger shares first
+	matches, exclude []entry // those with larger shares first
 }
 
 // entry is one of the sets of packets that a policy's match or exclude names.
@@ -80,7 +84,7 @@ func groupClaims(claims []claim) []group {
 		}
 		g := &groups[i]
 		if cl.exclude {
-			g.exclude = append(g.exclude, entry{cl.box, 100, cl.line})
+			g.exclude = append(g.exclude, entry{cl.box, cl.percent, cl.line})
 			continue
 		}
 		if len(g.matches) == 0 {
@@ -89,7 +93,9 @@ func groupClaims(claims []claim) []group {
 		g.matches = append(g.matches, entry{cl.box, cl.percent, cl.line})
 	}
 	for i := range groups {
-		slices.SortStableFunc(groups[i].matches, func(a, b entry) int { return cmp.Compare(b.percent, a.percent) })
+		for _, entries := range [][]entry{groups[i].matches, groups[i].exclude} {
+			slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(b.percent, a.percent) })
+		}
 	}
 	slices.SortFunc(groups, func(a, b group) int {
 		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), strings.Compare(a.doc.Name.Name, b.doc.Name.Name))
@@ -99,31 +105,23 @@ func groupClaims(claims []claim) []group {
 
 func (g group) origin() schema.Position { return schema.Position{Path: g.doc.Path, Line: g.line} }
 
-// accountRoute decides about one account of one service; nil where it stays at
-// the default.
-func (c *Compiler) accountRoute(n Name, claims []claim) any {
-	account := strings.TrimPrefix(n.Part, accountPart)
-	groups := slices.DeleteFunc(groupClaims(claims), func(g group) bool { return len(g.exclude) > 0 || len(g.matches) == 0 })
-	for i := 1; i < len(groups); i++ {
-		if a, b := groups[i-1], groups[i]; a.spec.Priority == b.spec.Priority && a.spec.Version != b.spec.Version {
-			c.conflict(n, a, b, "account "+account)
-		}
-	}
-	if len(groups) == 0 || groups[0].spec.Version == c.ir.Service(n.Name).Default {
-		return nil
-	}
-	g := groups[0]
-	return &AccountRoute{Service: n.Name, Account: account, Version: g.spec.Version, Policy: g.doc.Name.Name, Origin: g.origin()}
+// side is one of two policies that want different things.
+type side struct {
+	doc  *schema.Document
+	spec *schema.PolicySpec
+	line int // of what it matches
 }
+
+func (g group) side() side { return side{g.doc, g.spec, g.line} }
 
 // conflict reports that two policies of one priority want different versions
 // for the same. It is reported at the policy that comes later by place.
-func (c *Compiler) conflict(n Name, a, b group, what string) {
+func (c *Compiler) conflict(n Name, a, b side, what string) {
 	if b.doc.Compare(a.doc) < 0 {
 		a, b = b, a
 	}
 	err := b.doc.Errorf("spec.priority", "%d is also the priority of GrayPolicy %s (%s), and both match %s of %s %s with different versions, %s there and %s here; give one a higher priority",
-		b.spec.Priority, a.doc.Name.Name, a.origin(), what, n.Kind, n.Name, a.spec.Version, b.spec.Version)
+		b.spec.Priority, a.doc.Name.Name, schema.Position{Path: a.doc.Path, Line: a.line}, what, n.Kind, n.Name, a.spec.Version, b.spec.Version)
 	pair := a.doc.Name.Name + " " + b.doc.Name.Name + " " + n.Kind + " " + n.Name
 	c.errs[n] = append(c.errs[n], unitError{pair, err})
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gray-release/gray/schema"
 )
@@ -11,6 +12,7 @@ import (
 // The parts of a Service and a Gateway.
 const (
 	accountPart = "account/"
+	policyPart  = "policy/"
 	vniPart     = "vni/"
 	anyVNI      = vniPart + "*"
 )
@@ -32,7 +34,7 @@ func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
 			for j := range entries {
 				entry := entryOf{s: s, spec: spec, m: &entries[j], field: fmt.Sprintf("%s[%d]", at, j), exclude: exclude}
 				if t.Kind == schema.KindService {
-					c.claimAccounts(entry, t.Name)
+					c.claimRequests(entry, t.Name)
 				} else {
 					c.claimPackets(entry, t.Name)
 				}
@@ -50,7 +52,7 @@ type entryOf struct {
 	exclude bool
 }
 
-// percent is the share of the buckets that the entry is about.
+// percent is the share of the buckets, or of the accounts, that the entry is about.
 func (e entryOf) percent() int {
 	if e.m.Percent == nil {
 		return 100
@@ -72,28 +74,22 @@ func (c *Compiler) claim(e entryOf, unit Name, box Match) {
 		c.cells[unit.Part] = map[Name]bool{}
 	}
 	c.cells[unit.Part][unit] = true
-	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, line: e.m.Line, box: box, percent: e.percent()})
+	if unit.Kind == schema.KindService && strings.HasPrefix(unit.Part, policyPart) {
+		if c.general[unit.Name] == nil {
+			c.general[unit.Name] = map[Name]bool{}
+		}
+		c.general[unit.Name][unit] = true
+	}
+	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, match: e.m, line: e.m.Line, box: box, percent: e.percent()})
 	c.touch(unit)
 }
 
-// claimAccounts claims the accounts of an entry on a Service. An entry that
-// also names packets is about Gateways only.
-func (c *Compiler) claimAccounts(e entryOf, service string) {
-	m := e.m
-	if m.Percent != nil {
-		c.errorf(e.s, e.field+".percent", "not supported yet for a Service; make a policy whose targets are Gateways alone")
-		return
-	}
-	if m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil {
-		return
-	}
-	for _, a := range m.Accounts {
-		c.claim(e, Name{schema.KindService, service, accountPart + a}, Match{})
-	}
-}
-
-// claimPackets claims the packets of an entry on a Gateway.
+// claimPackets claims the packets of an entry on a Gateway. An entry that also
+// names headers is about Services only.
 func (c *Compiler) claimPackets(e entryOf, gateway string) {
+	if e.m.Headers != nil {
+		return
+	}
 	gw := c.ir.Gateway(gateway)
 	boxes := []Match{anyMatch}
 	if e.m.Accounts != nil {

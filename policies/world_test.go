@@ -70,11 +70,11 @@ func some[T any](r *rand.Rand, of []T) []T {
 	return left[:1+r.IntN(len(left))]
 }
 
-// randomEntry is an entry of match, or of exclude, which takes no share.
-func randomEntry(r *rand.Rand, exclude bool) string {
+// randomEntry is an entry of match or exclude.
+func randomEntry(r *rand.Rand) string {
 	percent := pick(r, 1, 5, 50, 95, 100, 0)
 	switch {
-	case exclude || r.IntN(3) > 0:
+	case r.IntN(3) > 0:
 		return randomFields(r)
 	case r.IntN(3) == 0:
 		return fmt.Sprintf("percent: %d", percent)
@@ -114,12 +114,12 @@ func randomPolicy(r *rand.Rand, name string) string {
 	fmt.Fprintf(&b, "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: %s}\nspec:\n", name)
 	fmt.Fprintf(&b, "  targets: [{kind: Gateway, name: gw}]\n  version: %s\n  priority: %d\n  match:\n", pick(r, "v1", "v2", "v3"), pick(r, 1, 5, 9, 1000))
 	for range 1 + r.IntN(3) {
-		fmt.Fprintf(&b, "  - {%s}\n", randomEntry(r, false))
+		fmt.Fprintf(&b, "  - {%s}\n", randomEntry(r))
 	}
 	if r.IntN(2) == 0 {
 		b.WriteString("  exclude:\n")
 		for range 1 + r.IntN(2) {
-			fmt.Fprintf(&b, "  - {%s}\n", randomEntry(r, true))
+			fmt.Fprintf(&b, "  - {%s}\n", randomEntry(r))
 		}
 	}
 	return b.String()
@@ -195,16 +195,17 @@ func newWorld(t *testing.T, c *Compiler, ir *IR) *world {
 
 // share is the share of the buckets that a policy takes of a packet, 0 to 100.
 func (s *said) share(p Packet) int {
-	percent := 0
+	percent, stays := 0, 0
 	for i := range s.entries {
 		if cl := &s.entries[i]; cl.box.holds(p) {
 			if cl.exclude {
-				return 0
+				stays = max(stays, cl.percent)
+			} else {
+				percent = max(percent, cl.percent)
 			}
-			percent = max(percent, cl.percent)
 		}
 	}
-	return percent
+	return min(percent, 100-stays)
 }
 
 // documents gives the version of each bucket, one letter each, as the documents

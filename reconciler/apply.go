@@ -87,7 +87,7 @@ func filter(changes []Change, keep func(Change) bool) []Change {
 func pass(ctx context.Context, sink Sink, self *Resource, changes []Change) (made map[Key]bool, failed map[Key]error, err error) {
 	made, failed = make(map[Key]bool, len(changes)), map[Key]error{}
 	var g gate
-	for stage := range stages(changes) {
+	for stage := range Stages(changes) {
 		var try []Change
 		for _, c := range stage {
 			if _, wait := g.blocks(c); wait {

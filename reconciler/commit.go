@@ -67,6 +67,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 	r.revision = d.snapshot.Revision
 	r.index(d.docs, now)
 	r.notice(d, now)
+	r.lookUp(d, now)
 	gone := map[Key]bool{}
 	for _, res := range r.meaning.accept(d) {
 		gone[res.Key] = true

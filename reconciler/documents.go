@@ -14,7 +14,8 @@ type document struct {
 	name     schema.Name
 	at       schema.Position
 	ready    flag
-	degraded flag   // some of its servers fail their checks
+	degraded flag   // something is wrong with its servers or endpoints
+	reason   string // in CamelCase
 	ailing   string // which
 }
 

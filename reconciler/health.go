@@ -148,7 +148,7 @@ func (r *Reconciler) notice(d *delta, now time.Time) {
 		gateways = true
 		doc, ok := r.docs.Get(document{name: schema.Name{Kind: n.Kind, Name: n.Name}})
 		if gw := d.ir.Gateway(n.Name); ok && gw != nil {
-			doc.ailing = ailing(gw)
+			doc.ailing, doc.reason = ailing(gw), "ServersDown"
 			doc.degraded.set(doc.ailing != "", now)
 			r.docs.ReplaceOrInsert(doc)
 		}

@@ -82,13 +82,13 @@ func (p *Plan) Counts() Counts {
 	return n
 }
 
-// stages cuts changes that are in order into runs of one turn and Rank, the
-// batches that one Apply gets.
-func stages(changes []Change) iter.Seq[[]Change] {
+// Stages cuts changes that are in order into the batches that one Apply gets: runs
+// of one turn and Rank, and of any rank where they are made together.
+func Stages(changes []Change) iter.Seq[[]Change] {
 	return func(yield func([]Change) bool) {
 		for len(changes) > 0 {
 			n := 1
-			for n < len(changes) && changes[n].turn() == changes[0].turn() && changes[n].Rank() == changes[0].Rank() {
+			for n < len(changes) && changes[n].turn() == changes[0].turn() && (changes[n].Rank() == changes[0].Rank() || changes[n].turn() == turnTogether) {
 				n++
 			}
 			if !yield(changes[:n]) {

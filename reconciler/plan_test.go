@@ -131,11 +131,26 @@ func TestStages(t *testing.T) {
 		k.Kind = "old"
 		observed[k] = &Resource{Key: k, Rank: rank, Body: text("x")}
 	}
-	var got []string
-	for s := range stages(Diff(desired, observed, Union(desired, observed))) {
-		got = append(got, fmt.Sprintf("%c%d x%d", s[0].Op(), s[0].Rank(), len(s)))
+	for i, rank := range []int{5, 6, 5, 6, 5} { // routes, which change together: one Apply, its deletes last
+		k := Key{"a", "route", fmt.Sprint(i)}
+		r := &Resource{Key: k, Rank: rank, Body: text("x"), Together: true}
+		if i < 3 {
+			observed[k] = r
+		}
+		if i != 1 {
+			now := *r
+			now.Body = text("y")
+			desired[k] = &now
+		}
 	}
-	if want := []string{"~0 x1", "+0 x1", "+1 x2", "+2 x1", "-2 x1", "-1 x2", "-0 x1"}; !slices.Equal(got, want) {
+	var got []string
+	for s := range Stages(Diff(desired, observed, Union(desired, observed))) {
+		got = append(got, fmt.Sprintf("%c%d x%d", s[0].Op(), s[0].Rank(), len(s)))
+		if last := s[len(s)-1]; len(s) == 5 && (last.Op() != Delete || s[3].Rank() != 6) {
+			t.Errorf("together: %v", s)
+		}
+	}
+	if want := []string{"~0 x1", "+0 x1", "+1 x2", "+2 x1", "~5 x5", "-2 x1", "-1 x2", "-0 x1"}; !slices.Equal(got, want) {
 		t.Errorf("the stages are %q, want %q", got, want)
 	}
 }

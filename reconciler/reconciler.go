@@ -33,6 +33,7 @@ type Config struct {
 	Store     *Store          // nil: nothing outlives the process
 	Hints     *Hints          // what the sinks add to
 	Health    *Health         // nil: no servers are checked
+	Discovery *Discovery      // nil: nothing is looked up in etcd
 	Drift     time.Duration   // how often live state is read again; 0: never
 	MaxDelete int             // per cent of a target's live resources that one plan may delete
 	Confirm   string          // the revision whose plans may delete more
@@ -56,6 +57,7 @@ type Reconciler struct {
 	warned   map[string]bool
 	savedIDs int
 	former   []*policies.Switch // switches of the last process, until the first good commit
+	lookups  []policies.Lookup  // of the last good commit
 
 	fetching bool
 	refetch  backoff
@@ -96,6 +98,9 @@ func New(cfg Config) (*Reconciler, error) {
 		}
 	}
 	r.meaning = newMeaning(cfg.Sinks, ids)
+	if cfg.Discovery != nil {
+		r.meaning.compiler.SetEndpoints(cfg.Discovery.Endpoints())
+	}
 	for name, sink := range cfg.Always {
 		r.target(name, sink).always = true
 	}
@@ -122,6 +127,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.lookAgain(r.cfg.Hints.Take())
 		case <-r.cfg.Health.Woken():
 			r.heed()
+		case <-r.cfg.Discovery.Woken():
+			r.hear()
 		case res := <-r.finished:
 			r.finish(res)
 		case f := <-r.do:
@@ -247,7 +254,7 @@ func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Ch
 			}
 		case tr != nil && tr.reads == t.reads:
 			unsure = true
-		case c.turn() == 0: // it may take all else with it, so that is read anew first
+		case c.turn() == turnTarget: // it may take all else with it, so that is read anew first
 			return []Change{c}, false, next
 		default:
 			able = append(able, c)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -26,7 +27,8 @@ func (k Key) Compare(l Key) int {
 }
 
 // Body is a sink's native resource in canonical form: what was lowered and what
-// was read back are Equal exactly when nothing has to be done. It is immutable.
+// was read back are Equal exactly when nothing has to be done. It is immutable. A
+// desired one may be Equal to whatever is live, while it is not known what is to be.
 type Body interface {
 	Equal(Body) bool
 	String() string        // the whole of it on one line, for a plan; no secrets
@@ -40,6 +42,11 @@ type Resource struct {
 	Refs   []Key // what must be live before this is, here or at another target, and as long as this is
 	Body   Body
 	Origin schema.Position // the document that causes it; zero where nobody knows
+
+	// Together says that what happens to the target's resources of this mark
+	// happens at once, in one Apply between the updates and the deletes: any part of
+	// it alone would be neither what was nor what is to be.
+	Together bool
 }
 
 // State is resources by key.
@@ -51,7 +58,8 @@ type Change struct{ Old, New *Resource }
 // Op is what a change does, as the sign that plans print for it.
 type Op byte
 
-// The three operations, in the order in which they are applied (but see KindTarget).
+// The three operations, in the order in which they are applied (but see KindTarget
+// and Together).
 const (
 	Create Op = '+'
 	Update Op = '~'
@@ -105,27 +113,49 @@ func (c Change) String() string {
 }
 
 // Compare orders changes as they are applied. Each target has its own sequence:
-// what the target itself is to be, creates, updates, deletes; within each by rank
-// (downwards for deletes), then by key.
+// what the target itself is to be, creates, updates, what has to be done together
+// (deletes last), deletes; within each by rank (downwards for deletes), then by key.
 func (c Change) Compare(d Change) int {
-	ranks := cmp.Compare(c.Rank(), d.Rank())
-	if c.Op() == Delete {
-		ranks = -ranks
-	}
-	return cmp.Or(strings.Compare(c.Key().Target, d.Key().Target), cmp.Compare(c.turn(), d.turn()), ranks, c.Key().Compare(d.Key()))
+	return cmp.Or(strings.Compare(c.Key().Target, d.Key().Target), cmp.Compare(c.turn(), d.turn()),
+		cmp.Compare(c.step(), d.step()), c.Key().Compare(d.Key()))
 }
+
+// step is the place of a change in its turn: up the ranks, and down again for the
+// deletes, which come last where there are others.
+func (c Change) step() int {
+	if c.Op() == Delete {
+		return math.MaxInt - c.Rank()
+	}
+	return c.Rank()
+}
+
+// The turns of a target's sequence.
+const (
+	turnTarget = iota
+	turnCreate
+	turnUpdate
+	turnTogether
+	turnDelete
+	turnRelease
+)
 
 // turn is the place of a change in its target's sequence. Nothing can be put on a
 // switch before its pipeline is loaded, be that a create or an update, and it is
 // let go last of all.
 func (c Change) turn() int {
-	if c.Key().Kind == KindTarget {
-		if c.Op() == Delete {
-			return 4
-		}
-		return 0
+	switch {
+	case c.Key().Kind == KindTarget && c.Op() == Delete:
+		return turnRelease
+	case c.Key().Kind == KindTarget:
+		return turnTarget
+	case c.either().Together:
+		return turnTogether
+	case c.Op() == Create:
+		return turnCreate
+	case c.Op() == Update:
+		return turnUpdate
 	}
-	return 1 + strings.IndexByte("+~-", byte(c.Op()))
+	return turnDelete
 }
 
 // Sink is one kind of place where decisions go.
@@ -140,7 +170,8 @@ type Sink interface {
 	// State is the caller's; its resources name in Refs what they need at other
 	// targets, all else in Refs may be left out.
 	Observe(ctx context.Context, target string, self *Resource) (State, error)
-	// Apply makes the changes, all of one target, Op and Rank. A *PartialError
+	// Apply makes the changes, all of one target, Op and Rank, or those that have to
+	// be made Together. A *PartialError
 	// names the keys that failed, all others are done; any other error leaves all
 	// of them unknown, and the target is read again before anything else is tried.
 	// self is as for Observe.

@@ -43,7 +43,7 @@ type DocumentStatus struct {
 	Kind       string      `json:"kind"`
 	Name       string      `json:"name"`
 	Place      string      `json:"place"`      // path:line
-	Conditions []Condition `json:"conditions"` // as those of Status; Degraded where servers of a Gateway fail
+	Conditions []Condition `json:"conditions"` // as those of Status; Degraded where servers of a Gateway fail or endpoints from etcd are not as they should be
 }
 
 // TargetStatus is how one target stands.
@@ -263,7 +263,7 @@ func (v *view) documents() []DocumentStatus {
 		}
 		ds := DocumentStatus{d.name.Kind, d.name.Name, d.at.String(), conditions("Ready", d.ready, todo, bad, v.revision, reason, message)}
 		if d.degraded.on {
-			ds.Conditions = append(ds.Conditions, Condition{"Degraded", "True", "ServersDown", d.ailing, d.degraded.since, v.revision})
+			ds.Conditions = append(ds.Conditions, Condition{"Degraded", "True", d.reason, d.ailing, d.degraded.since, v.revision})
 		}
 		all = append(all, ds)
 		return true

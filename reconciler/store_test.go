@@ -201,7 +201,7 @@ func TestSwitchesAreStoredWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]*policies.Switch{want}, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff([]*policies.Switch{want}, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreUnexported(policies.Switch{})); diff != "" {
 		t.Errorf("a switch comes back changed:\n%s", diff)
 	}
 }

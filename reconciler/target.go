@@ -96,7 +96,7 @@ func newTarget(name string, sink Sink) *target {
 // one is forgotten.
 func (t *target) want(k Key, res *Resource) {
 	was := t.desired[k]
-	if was == nil || res == nil || !was.Body.Equal(res.Body) {
+	if was == nil || res == nil || !res.Body.Equal(was.Body) {
 		delete(t.troubles, k)
 	}
 	if res == nil {

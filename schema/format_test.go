@@ -153,7 +153,7 @@ func wantService() *ServiceSpec {
 			},
 			{Line: 13, Name: "v2", Etcd: &EtcdTarget{"/services/vpc-api/v2"}},
 		},
-		HealthCheck: &HealthCheck{HTTP: &HTTPCheck{Path: "/healthz"}, Interval: Duration(5 * time.Second), Rise: 2, Fall: 3},
+		HealthCheck: &HealthCheck{HTTP: &HTTPCheck{Path: "/healthz"}, Interval: Duration(5 * time.Second), Timeout: Duration(time.Second), Rise: 2, Fall: 3},
 		Timeout:     to(Duration(15 * time.Second)),
 		Retries:     1,
 	}

@@ -110,12 +110,13 @@ func checkError(t *testing.T, snap *Snapshot, e *Error) {
 
 // The words that FuzzSetIncremental makes repositories of.
 var (
-	fuzzPaths = []string{"a.yaml", "b.yaml", "c/a.yml", "r.csv", "c/s.csv", IgnoreFile, ".dot.yaml"}
+	fuzzPaths = []string{"a.yaml", "b.yaml", "c/a.yml", "r.csv", "c/s.csv", IgnoreFile, ".dot.yaml", "p/p4info.txtpb", "p/device_config.bin"}
 	fuzzTexts = []string{
 		"", nodeText("a", "10.0.0.1"), nodeText("a", "10.0.0.2"), nodeText("b", "10.0.0.1"), nodeText("a", "x"), nodeText("a", "10.0.0.1") + "---\n" + nodeText("a", "10.0.0.3"),
 		nodeText("b", "x") + "---\n" + nodeText("a", "10.0.0.1"), "\n" + nodeText("a", "10.0.0.1"), "]", "---\n---\n", "apiVersion: v1",
 		networkText("a", 1, "r.csv"), networkText("b", 1, "r.csv"), networkText("a", 2, "c/s.csv"), networkText("b", 1, "r.csv") + "---\n" + networkText("a", 2, "r.csv"), networkText("a", 1, "../r.csv"),
 		"\n\n" + networkText("a", 1, "r.csv"), csvText("10.0.0.1"), csvText("10.0.0.2"), csvText("x"), "a.yaml\n", "c/\n", "*\n!b.yaml\n", "a[\n", "#\xff", "\x00",
+		switchText("a", "pipeline: p"), switchText("a", "pipeline: p, pushPipeline: never"), "\n" + switchText("a", "pipeline: v1model"),
 	}
 )
 
@@ -125,6 +126,7 @@ type fuzzView struct {
 	Metadata Metadata
 	Spec     any
 	Routes   []Route
+	Pipeline [2]string // the ids of its files
 	Broken   bool
 }
 
@@ -136,6 +138,13 @@ func viewOf(s *Set, n Name) fuzzView {
 	if n.Kind == KindNetwork {
 		v.Routes = s.Routes(n.Name)
 	}
+	if sw, ok := v.Spec.(*SwitchSpec); ok {
+		for i, f := range []*File{s.Pipeline(sw.Pipeline).P4Info, s.Pipeline(sw.Pipeline).DeviceConfig} {
+			if f != nil {
+				v.Pipeline[i] = f.ID
+			}
+		}
+	}
 	return v
 }
 
@@ -143,7 +152,7 @@ func viewOf(s *Set, n Name) fuzzView {
 // each the set must equal a fresh one, and every name that differs from before
 // must have been told.
 func FuzzSetIncremental(f *testing.F) {
-	all := names(KindNode, "a", KindNode, "b", KindNetwork, "a", KindNetwork, "b")
+	all := names(KindNode, "a", KindNode, "b", KindNetwork, "a", KindNetwork, "b", KindSwitch, "a")
 	f.Add([]byte{})
 	// One file is put, changed and removed; doubles come and go; a route file
 	// is shared, goes and comes back; an ignore file comes and goes.
@@ -153,6 +162,8 @@ func FuzzSetIncremental(f *testing.F) {
 	f.Add([]byte{3, 17, 1, 13, 0, 11, 4, 19, 0, 255, 1, 14, 3, 18})
 	f.Add([]byte{0, 1, 1, 3, 2, 6, 5, 20, 5, 22, 5, 21, 5, 23, 5, 255, 5, 24})
 	f.Add([]byte{0, 4, 1, 1, 0, 1, 1, 4, 0, 254, 5, 254, 3, 254})
+	// The files of a pipeline come, change, are refused and go.
+	f.Add([]byte{0, 26, 7, 0, 8, 0, 8, 1, 8, 254, 8, 255, 0, 27, 7, 1, 7, 255, 1, 26, 0, 255, 7, 2, 1, 28})
 	f.Fuzz(func(t *testing.T, edits []byte) {
 		if len(edits) > 200 {
 			edits = edits[:200]

@@ -12,32 +12,56 @@ const (
 	maxInterval     = Duration(time.Hour)
 	defaultInterval = Duration(2 * time.Second)
 	defaultTimeout  = Duration(time.Second)
+
+	serviceInterval = Duration(5 * time.Second) // the default where every Envoy checks every endpoint
 )
 
 // gatewayHealth checks how a gateway's servers are checked, and fills defaults.
 func (v *validator) gatewayHealth(h *HealthCheck) {
+	if kinds := h.kinds(); kinds != 1 {
+		v.errorf("spec.healthCheck", "has %d kinds of checks; give one of icmp, tcp and http", kinds)
+	}
+	if h.TCP != nil && h.TCP.Port == 0 {
+		v.errorf("spec.healthCheck.tcp", "has no port; give the one that the servers listen on")
+	}
+	if h.HTTP != nil && h.HTTP.Port == 0 {
+		h.HTTP.Port = 80
+	}
+	v.checkTimes(h, defaultInterval)
+}
+
+// serviceHealth checks how a service's endpoints are checked, and fills defaults.
+func (v *validator) serviceHealth(s *ServiceSpec) {
+	h := s.HealthCheck
+	switch kinds := h.kinds(); {
+	case h.ICMP != nil:
+		v.errorf("spec.healthCheck.icmp", "is not for a Service, as Envoy sends no echo requests; give tcp or http")
+	case kinds > 1:
+		v.errorf("spec.healthCheck", "has %d kinds of checks; give one of tcp and http", kinds)
+	case kinds == 0 && s.Protocol != "grpc" && !v.wrong("spec.protocol"):
+		v.errorf("spec.healthCheck", "has no kind of check; give one of tcp and http")
+	}
+	v.checkTimes(h, serviceInterval)
+}
+
+// kinds counts the kinds of checks that are given.
+func (h *HealthCheck) kinds() int {
 	kinds := 0
 	for _, has := range []bool{h.ICMP != nil, h.TCP != nil, h.HTTP != nil} {
 		if has {
 			kinds++
 		}
 	}
-	if kinds != 1 {
-		v.errorf("spec.healthCheck", "has %d kinds of checks; give one of icmp, tcp and http", kinds)
-	}
-	if h.TCP != nil && h.TCP.Port == 0 {
-		v.errorf("spec.healthCheck.tcp", "has no port; give the one that the servers listen on")
-	}
-	if h.HTTP != nil {
-		if h.HTTP.Port == 0 {
-			h.HTTP.Port = 80
-		}
-		if !strings.HasPrefix(h.HTTP.Path, "/") {
-			v.errorf("spec.healthCheck.http.path", "%q does not begin with /", clip(h.HTTP.Path))
-		}
+	return kinds
+}
+
+// checkTimes checks what all checks have in common, and fills defaults.
+func (v *validator) checkTimes(h *HealthCheck, interval Duration) {
+	if h.HTTP != nil && (!strings.HasPrefix(h.HTTP.Path, "/") || !isPrintable(h.HTTP.Path)) {
+		v.errorf("spec.healthCheck.http.path", "%q does not begin with /, or holds what is no part of a path", clip(h.HTTP.Path))
 	}
 	if h.Interval == 0 {
-		h.Interval = defaultInterval
+		h.Interval = interval
 	}
 	if h.Interval < minInterval || h.Interval > maxInterval {
 		v.errorf("spec.healthCheck.interval", "%s is out of range; want %s to %s", h.Interval, minInterval, maxInterval)
@@ -48,13 +72,6 @@ func (v *validator) gatewayHealth(h *HealthCheck) {
 	}
 	if h.Timeout > h.Interval {
 		v.errorf("spec.healthCheck.timeout", "%s is longer than the interval, %s", h.Timeout, h.Interval)
-	}
-}
-
-// percent checks an entry that names a share.
-func (v *validator) percent(field string) {
-	if strings.HasPrefix(field, "spec.exclude") {
-		v.errorf(field+".percent", "a share cannot be excluded; give the match a smaller percent")
 	}
 }
 

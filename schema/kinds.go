@@ -60,12 +60,12 @@ type TargetRef struct {
 type Match struct {
 	Line            int               `json:"-"`
 	Accounts        []string          `json:"accounts" gray:"nonempty" doc:"Service: by the routing header; Gateway: every Network of that account"`
-	Headers         []HeaderMatch     `json:"headers" gray:"nonempty,unsupported" doc:"Service only"`
+	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must hold"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"Gateway only: whole VPCs by document name"`
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account; Gateway: that share of hash buckets"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets; in exclude, the share that stays"`
 }
 
 // HeaderMatch is a test of one request header.
@@ -154,12 +154,12 @@ type ExecProbe struct {
 
 // ServiceSpec is the spec of a Service: a cluster behind Envoy.
 type ServiceSpec struct {
-	Hosts       []string         `json:"hosts" gray:"required" doc:"Host or :authority values"`
+	Hosts       []string         `json:"hosts" gray:"required" doc:"Host or :authority values; *.example.internal is every host below example.internal"`
 	Protocol    string           `json:"protocol" gray:"enum=http|http2|grpc" doc:"what the endpoints speak"`
-	RouteBy     *RouteBy         `json:"routeBy" gray:"unsupported" doc:"where a request carries its account"`
+	RouteBy     *RouteBy         `json:"routeBy" doc:"where a request carries its account; absent: key account_id of header x-ucloud-routeby"`
 	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
 	Versions    []ServiceVersion `json:"versions" gray:"required" doc:"the versions and where they run"`
-	HealthCheck *HealthCheck     `json:"healthCheck" gray:"unsupported" doc:"how endpoints are checked"`
+	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how Envoys check the endpoints; absent: they do not"`
 	Timeout     *Duration        `json:"timeout" doc:"of a whole request; absent: none"`
 	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that found no server is tried again"`
 }
@@ -177,12 +177,12 @@ type ServiceVersion struct {
 	Image     string         `json:"image" doc:"the image that nodes run"`
 	Compose   map[string]any `json:"compose" doc:"further fields of its compose service, in the shape of the Compose Specification"`
 	Endpoints []Endpoint     `json:"endpoints" doc:"where it runs"`
-	Etcd      *EtcdTarget    `json:"etcd" gray:"unsupported" doc:"endpoints from etcd's gRPC naming; excludes endpoints"`
+	Etcd      *EtcdTarget    `json:"etcd" doc:"endpoints from etcd's gRPC naming; excludes endpoints"`
 }
 
 // EtcdTarget is a prefix in etcd.
 type EtcdTarget struct {
-	Target string `json:"target" gray:"required" doc:"the prefix that the endpoints are registered under"`
+	Target string `json:"target" gray:"required" doc:"what the endpoints are registered under, without a slash at its end: their keys are <target>/<anything>"`
 }
 
 // Endpoint is an address that serves a version.
@@ -192,11 +192,12 @@ type Endpoint struct {
 	Weight  int  `json:"weight" gray:"min=1,max=1000,default=1" doc:"its share of the requests"`
 }
 
-// HealthCheck is how servers are checked.
+// HealthCheck is how servers are checked: by one of the first three. A Service has
+// no icmp, and one that speaks grpc may have none: it then is asked by gRPC.
 type HealthCheck struct {
 	HTTP     *HTTPCheck `json:"http" doc:"an HTTP request"`
 	TCP      *TCPCheck  `json:"tcp" doc:"a TCP connection"`
-	ICMP     *struct{}  `json:"icmp" doc:"an echo request"`
+	ICMP     *struct{}  `json:"icmp" doc:"an echo request; Gateway only"`
 	Interval Duration   `json:"interval" doc:"time between checks"`
 	Timeout  Duration   `json:"timeout" doc:"how long a check may take"`
 	Rise     int        `json:"rise" gray:"min=1,max=100,default=2" doc:"passes that bring a server back"`
@@ -257,8 +258,8 @@ type SwitchSpec struct {
 	DeviceID     uint64   `json:"deviceID" gray:"min=1,default=1" doc:"the P4Runtime device id"`
 	MAC          *MAC     `json:"mac" doc:"source of what the switch forwards; absent: made from the device id"`
 	Role         string   `json:"role" doc:"P4Runtime role name; empty: full pipeline"`
-	Pipeline     string   `json:"pipeline" gray:"default=v1model" doc:"v1model, tna, or a folder in the repository"`
-	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie"`
+	Pipeline     string   `json:"pipeline" gray:"default=v1model" doc:"v1model, tna (loaded by other means: pushPipeline never), or a folder of the repository with p4info.txtpb and device_config.bin or device_config.json"`
+	PushPipeline string   `json:"pushPipeline" gray:"enum=ifDifferent|never" doc:"whether gray loads the pipeline; compared by cookie, without a device config by P4Info"`
 	TLS          *TLS     `json:"tls" doc:"absent: plaintext, loopback only unless insecure"`
 	Insecure     bool     `json:"insecure" doc:"allow plaintext beyond loopback"`
 	BGP          *BGPSpec `json:"bgp" doc:"absent: VIPs are announced by something else"`

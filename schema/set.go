@@ -18,6 +18,7 @@ type Set struct {
 	byName  map[Name][]*Document  // in order of place; the first one counts
 	broken  map[Name]int          // documents that are there but have errors of their own
 	routes  map[string]*routeFile // the routesFrom files that documents name, by path
+	folders folderUsers           // the folders of pipelines that documents name
 	errs    map[string]Errors     // by path
 	twice   map[Name]bool         // names that several documents have
 }
@@ -34,7 +35,7 @@ type routeFile struct {
 func NewSet() *Set {
 	return &Set{
 		byPath: map[string]parsed{}, byName: map[Name][]*Document{}, broken: map[Name]int{},
-		routes: map[string]*routeFile{}, errs: map[string]Errors{}, twice: map[Name]bool{},
+		routes: map[string]*routeFile{}, folders: folderUsers{}, errs: map[string]Errors{}, twice: map[Name]bool{},
 	}
 }
 
@@ -47,8 +48,8 @@ func Parse(s *Snapshot) (*Set, error) {
 }
 
 // Update reads what differs from the last snapshot and returns the sorted names
-// of the documents that are new, changed or gone, or whose routes are. What is
-// wrong tells Err.
+// of the documents that are new, changed or gone, or whose routes or pipelines
+// are. What is wrong tells Err.
 func (s *Set) Update(snap *Snapshot) []Name {
 	paths := snap.Files.Changed(s.files)
 	s.files = snap.Files
@@ -65,6 +66,7 @@ func (s *Set) Update(snap *Snapshot) []Name {
 	}
 	for _, p := range paths {
 		s.updateRoutes(p, touched)
+		s.updatePipeline(p, touched)
 	}
 	return slices.SortedFunc(maps.Keys(touched), Name.Compare)
 }
@@ -159,6 +161,9 @@ func (s *Set) insert(d *Document) {
 		}
 		s.routes[p].users[d] = nil
 	}
+	if folder := pipelineFolder(d); folder != "" {
+		s.folders.add(folder, d, s.checkPipeline(folder, d))
+	}
 }
 
 func (s *Set) remove(d *Document) {
@@ -180,6 +185,9 @@ func (s *Set) remove(d *Document) {
 		if len(s.routes[p].users) == 0 {
 			delete(s.routes, p)
 		}
+	}
+	if folder := pipelineFolder(d); folder != "" {
+		s.folders.remove(folder, d)
 	}
 }
 
@@ -224,6 +232,7 @@ func (s *Set) Err() error {
 			errs = append(errs, r.missing(p)...)
 		}
 	}
+	errs = append(errs, s.folders.errs()...)
 	for name := range s.twice {
 		errs = append(errs, doubles(s.byName[name])...)
 	}

@@ -102,11 +102,17 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		v.errorf(field, "is empty and would match everything; name accounts, networks, vms, a flow or percent: 100")
 		return
 	}
-	if m.Percent != nil {
-		v.percent(field)
-	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
 		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
+	}
+	if m.Headers != nil && !kinds[KindService] && !v.wrong("spec.targets") {
+		v.errorf(field, "headers are matched by Services, and no target is one")
+	}
+	if m.Headers != nil && gateway {
+		v.errorf(field, "no Service knows networks, vms or flows, and no Gateway knows headers; make two entries of it")
+	}
+	for i := range m.Headers {
+		v.header(&m.Headers[i], fmt.Sprintf("%s.headers[%d]", field, i))
 	}
 	for i, a := range m.Accounts {
 		if a == "" || strings.TrimSpace(a) != a {
@@ -175,9 +181,18 @@ func (v *validator) service(s *ServiceSpec) {
 	for i, h := range twice(s.Hosts) {
 		v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q stands here twice; remove one", h)
 	}
+	if s.RouteBy != nil {
+		v.routeBy(s.RouteBy)
+	}
+	if s.HealthCheck != nil {
+		v.serviceHealth(s)
+	}
 	v.versions(s.Default, namesOf(s.Versions, func(ver ServiceVersion) string { return ver.Name }))
 	for i, ver := range s.Versions {
 		v.compose(&s.Versions[i], fmt.Sprintf("spec.versions[%d]", i))
+		if ver.Etcd != nil {
+			v.etcd(&s.Versions[i], fmt.Sprintf("spec.versions[%d]", i))
+		}
 		addresses := make([]netip.AddrPort, len(ver.Endpoints))
 		for j, e := range ver.Endpoints {
 			addresses[j] = netip.AddrPortFrom(e.Address.Addr, uint16(e.Port))
@@ -188,14 +203,33 @@ func (v *validator) service(s *ServiceSpec) {
 	}
 }
 
+// maxTarget bounds an etcd target, in bytes.
+const maxTarget = 512
+
+// etcd checks a version whose endpoints are looked up.
+func (v *validator) etcd(ver *ServiceVersion, field string) {
+	if ver.Endpoints != nil {
+		v.errorf(field+".etcd", "stands beside endpoints; give one of the two")
+	}
+	target := ver.Etcd.Target
+	switch field += ".etcd.target"; {
+	case strings.HasSuffix(target, "/"):
+		v.errorf(field, "%q ends in a slash; leave it out, keys are %s/<anything>", clip(target), clip(strings.TrimRight(target, "/")))
+	case len(target) > maxTarget || !isPrintable(target):
+		v.errorf(field, "%q is no target; want up to %d printable ASCII characters without spaces", clip(target), maxTarget)
+	}
+}
+
+// isPrintable tells whether a text is ASCII without spaces and control characters.
+func isPrintable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
 // checkHost checks a Host value.
 func checkHost(h string) error {
-	if strings.HasPrefix(h, "*.") {
-		return fmt.Errorf("%q: hosts with a wildcard are not supported yet; list the hosts", clip(h))
-	}
-	for label := range strings.SplitSeq(h, ".") {
+	for label := range strings.SplitSeq(strings.TrimPrefix(h, "*."), ".") {
 		if !isLabel(label) {
-			return fmt.Errorf("%q is not a host; want lower-case labels with dots between them, without port", clip(h))
+			return fmt.Errorf("%q is not a host; want lower-case labels with dots between them, without port, the first one perhaps a *", clip(h))
 		}
 	}
 	return nil
@@ -276,8 +310,11 @@ func (v *validator) swtch(s *SwitchSpec) {
 	if s.BGP != nil {
 		v.bgp(s.BGP)
 	}
-	if s.Pipeline != "v1model" {
-		v.errorf("spec.pipeline", "%q is not supported yet; want v1model", clip(s.Pipeline))
+	switch {
+	case s.Pipeline == PipelineTNA && s.PushPipeline != "never" && !v.wrong("spec.pushPipeline"):
+		v.errorf("spec.pipeline", "gray has no device config for a Tofino, which is made with the switch's own SDE; put it and %s into a folder and name that here, or load the pipeline by other means and set pushPipeline: never", P4InfoFile)
+	case !fs.ValidPath(s.Pipeline):
+		v.errorf("spec.pipeline", "%q is not a clean path within the repository; want %s, %s or a folder", clip(s.Pipeline), PipelineV1Model, PipelineTNA)
 	}
 	if s.TLS != nil && (s.TLS.Cert == "") != (s.TLS.Key == "") {
 		v.errorf("spec.tls", "cert and key go together; give both or none")

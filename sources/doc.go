@@ -30,8 +30,8 @@ var ErrTooLarge = fmt.Errorf("files with more than %d bytes together; give a fol
 // not read.
 var ErrNotRegular = errors.New("is no regular file")
 
-// Wanted tells whether gray reads a file: YAML and CSV files that lie in no
-// dot-folder, and the .grayignore at the root.
+// Wanted tells whether gray reads a file: YAML and CSV files and those of
+// pipelines that lie in no dot-folder, and the .grayignore at the root.
 func Wanted(p string) bool {
 	if p == schema.IgnoreFile {
 		return true
@@ -45,17 +45,23 @@ func Wanted(p string) bool {
 	case ".yaml", ".yml", ".csv":
 		return true
 	}
-	return false
+	return schema.IsPipelineFile(p)
 }
+
+// MaxFile is the largest of all sizes that Refuse lets pass, in bytes.
+const MaxFile = max(schema.MaxYAML, schema.MaxCSV, schema.MaxPipelineFile)
 
 // Refuse returns why a file of that size is not read, or nil.
 func Refuse(p string, size int64) error {
-	limit := int64(schema.MaxYAML)
-	if path.Ext(p) == ".csv" {
+	limit, remedy := int64(schema.MaxYAML), "; split it"
+	switch {
+	case schema.IsPipelineFile(p):
+		limit, remedy = schema.MaxPipelineFile, ""
+	case path.Ext(p) == ".csv":
 		limit = schema.MaxCSV
 	}
 	if size > limit {
-		return fmt.Errorf("the file has %d bytes, the most is %d; split it", size, limit)
+		return fmt.Errorf("the file has %d bytes, the most is %d%s", size, limit, remedy)
 	}
 	return nil
 }

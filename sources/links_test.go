@@ -75,6 +75,8 @@ func TestWanted(t *testing.T) {
 		"a.yaml": true, "a/b.yml": true, "a/b/c.csv": true, ".grayignore": true, "a.b.yaml": true, "..": false,
 		"a": false, "a.json": false, "a.yaml.bak": false, "yaml": false, ".a.yaml": false, ".a/b.yaml": false,
 		"a/.b/c.yaml": false, "a/.grayignore": false, "a.YAML": false, "..data/a.yaml": false,
+		"p4info.txtpb": true, "a/b/p4info.txtpb": true, "a/device_config.bin": true, "device_config.json": true,
+		"a.p4info.txtpb": false, "a/device_config": false, "device_config.bin.bak": false, ".a/p4info.txtpb": false, "p4info.txtpb/x": false,
 	} {
 		if got := Wanted(p); got != want {
 			t.Errorf("%s: %v", p, got)

@@ -38,6 +38,7 @@ type daemonConfig struct {
 	nodes            xds.Server // the daemon, as the nodes reach it
 	composeDir       string     // empty: no compose files
 	secrets          string
+	etcd             etcdFlags
 	drift            time.Duration
 	maxDelete        int
 	confirm          string
@@ -80,6 +81,7 @@ func daemonCommand() *cobra.Command {
 	nodeTLSFlags(cmd, &c.nodes)
 	f.StringVar(&c.admin, "admin-listen", "127.0.0.1:18001", "where to serve the admin API")
 	f.StringVar(&c.secrets, "secrets-dir", "/etc/gray", "where files that documents name must lie")
+	c.etcd.add(f)
 	f.DurationVar(&c.drift, "drift-interval", 30*time.Second, "how often to read live state again")
 	f.IntVar(&c.maxDelete, "max-delete", 30, "per cent of a target's live resources that one plan may delete")
 	f.StringVar(&c.confirm, "confirm-delete", "", "the revision whose plans may delete more than --max-delete")
@@ -118,6 +120,10 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
+	discovery, lookUp, err := c.lookUp(store)
+	if err != nil {
+		return err
+	}
 	board := reconciler.NewHealth()
 	sinks, always := []reconciler.Sink{envoys, switches, speakers}, map[string]reconciler.Sink{xds.Target: envoys}
 	if c.composeDir != "" {
@@ -128,7 +134,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 		sinks, always[compose.Target] = append(sinks, files), files
 	}
 	r, err := reconciler.New(reconciler.Config{
-		Source: source, Sinks: sinks, Always: always, Store: store, Hints: hints, Health: board,
+		Source: source, Sinks: sinks, Always: always, Store: store, Hints: hints, Health: board, Discovery: discovery,
 		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
 	})
 	if err != nil {
@@ -146,7 +152,13 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	var running sync.WaitGroup
 	running.Go(func() { errs <- r.Run(ctx) })
 	running.Go(func() { health.Run(ctx, board) })
+	running.Go(func() { lookUp(ctx) })
 	defer func() { cancel(); running.Wait() }() // what they work with is closed after them
+	return c.wait(ctx, r, errs)
+}
+
+// wait says that all runs, and waits until it is to end.
+func (c *daemonConfig) wait(ctx context.Context, r *reconciler.Reconciler, errs <-chan error) error {
 	if c.ready != nil {
 		c.ready()
 	}

@@ -10,12 +10,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/gray-release/gray/sources/etcd/etcdtest"
 	"github.com/gray-release/gray/testdata"
 )
 
 // TestMain makes the test binary the real gray: for scripts, and for tests that
 // start a daemon of their own.
 func TestMain(m *testing.M) {
+	etcdtest.Main()
 	if os.Getenv("GRAY_TEST_RUN_MAIN") != "" {
 		os.Exit(run())
 	}
@@ -40,6 +42,11 @@ func TestScripts(t *testing.T) {
 				env.Setenv("GIT_"+who+"_NAME", "test")
 				env.Setenv("GIT_"+who+"_EMAIL", "test@example.com")
 			}
+			pipelines, err := filepath.Abs(filepath.Join("..", "..", "sinks", "p4rt", "pipeline"))
+			if err != nil {
+				return err
+			}
+			env.Setenv("PIPELINES", pipelines)
 			return os.CopyFS(filepath.Join(env.WorkDir, "repo"), must(testdata.Quickstart))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"blob": blob},

@@ -61,6 +61,11 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 	for _, d := range s.Documents {
 		if len(names) == 0 || d.Name == names[0] {
 			fmt.Fprintf(out, "%s/%s\t%s\t%s\n", d.Kind, d.Name, d.Place, said(d.Conditions))
+			for _, c := range d.Conditions {
+				if c.Type == "Degraded" {
+					fmt.Fprintf(out, "\t\t%s since %s: %s\n", c.Reason, c.LastTransitionTime.UTC().Format(time.RFC3339), c.Message)
+				}
+			}
 		}
 	}
 	if list, ok := s.Proxies.([]any); ok && len(list) > 0 {

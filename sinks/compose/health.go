@@ -26,7 +26,7 @@ func healthCheck(n *policies.Node, svc *policies.Service, v *policies.ServiceVer
 		port = h.HTTP.Port
 	}
 	for _, e := range v.Endpoints {
-		if port == 0 && e.Address == n.Address {
+		if port == 0 && v.Etcd == "" && e.Address == n.Address {
 			port = e.Port
 		}
 	}
@@ -35,7 +35,7 @@ func healthCheck(n *policies.Node, svc *policies.Service, v *policies.ServiceVer
 	}
 	seconds := max(1, int(h.Timeout/time.Second))
 	command := fmt.Sprintf("nc -z -w %d %s %d", seconds, n.Address, port)
-	if h.HTTP.Path != "" {
+	if ownPort := h.HTTP.Port == 0; h.HTTP.Path != "" && !(ownPort && (svc.Protocol == "http2" || svc.Protocol == "grpc")) { // which wget does not speak
 		url := quote("http://" + net.JoinHostPort(n.Address.String(), strconv.Itoa(int(port))) + h.HTTP.Path)
 		command = fmt.Sprintf("if command -v curl >/dev/null; then curl -fsS -m %d -o /dev/null %s; else wget -q -T %d -O /dev/null %s; fi",
 			seconds, url, seconds, url)

@@ -28,16 +28,22 @@ type targetBody struct {
 	push     string
 	insecure bool
 	tls      policies.TLS // zero: plaintext
-	cookie   uint64       // of the pipeline; 0: none is loaded
+	program  *pipeline.Program
+	cookie   uint64 // of the pipeline; 0: none is loaded
+	lack     string // observed: what the pipeline on the switch lacks, where that is compared by its P4Info
 }
 
 func (b *targetBody) Equal(o reconciler.Body) bool {
 	t, ok := o.(*targetBody)
-	return ok && b.cookie == t.cookie
+	return ok && b.cookie == t.cookie && b.lack == t.lack
 }
 
 func (b *targetBody) String() string {
-	return fmt.Sprintf("%s device %d, pipeline gray/v1model cookie %#x", b.address, b.deviceID, b.cookie)
+	s := fmt.Sprintf("%s device %d, pipeline %s", b.address, b.deviceID, b.program.Name)
+	if b.program.Loads {
+		s += fmt.Sprintf(" cookie %#x", b.cookie)
+	}
+	return s
 }
 
 func (b *targetBody) Delta(old reconciler.Body) string {
@@ -45,7 +51,11 @@ func (b *targetBody) Delta(old reconciler.Body) string {
 	if o, ok := old.(*targetBody); ok && o.cookie != 0 {
 		was = fmt.Sprintf("another pipeline with cookie %#x", o.cookie)
 	}
-	return fmt.Sprintf("%s device %d: %s -> gray/v1model cookie %#x; this empties its tables", b.address, b.deviceID, was, b.cookie)
+	s := fmt.Sprintf("%s device %d: %s -> %s", b.address, b.deviceID, was, b.program.Name)
+	if !b.program.Loads {
+		return s + ", to be loaded by other means"
+	}
+	return s + fmt.Sprintf(" cookie %#x; this empties its tables", b.cookie)
 }
 
 // backendBody is a server: where its frames go.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
 // Limits of the connection to a switch.
@@ -54,7 +55,22 @@ type device struct {
 	standing error         // why not primary
 	changed  chan struct{} // closed and replaced when the standing changes
 	since    time.Time
+	program  *pipeline.Program
 	known
+}
+
+// runs says which pipeline the switch is to run.
+func (d *device) runs(p *pipeline.Program) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.program = p
+}
+
+// table is a table of gray's as the switch's pipeline has it.
+func (d *device) table(id uint32) *pipeline.Table {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.program.Index.Tables[id]
 }
 
 // dial makes the connection of a target and starts to arbitrate unless only

@@ -76,7 +76,7 @@ func TestDrift(t *testing.T) {
 // entriesAt is everything that a switch holds, by table and match.
 func entriesAt(t *testing.T, l *loop, sw *lab) map[string]*p4v1.TableEntry {
 	t.Helper()
-	d, err := l.sink.device(lowerSwitch(&policies.Switch{Name: "sw", Address: sw.address, DeviceID: 1, Push: "ifDifferent"}))
+	d, err := l.sink.device(switchOf(&policies.Switch{Name: "sw", Address: sw.address, DeviceID: 1, Push: "ifDifferent"}))
 	if err != nil {
 		t.Fatal(err)
 	}

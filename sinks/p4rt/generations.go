@@ -108,7 +108,7 @@ func (w *writer) proveBuckets(ctx context.Context, p *poolBody) error {
 			match := bucketKey{p.pool, p.generation, uint16(i)}.encode(new(block), 0).GetMatch()
 			filters = append(filters, &p4v1.TableEntry{TableId: pipeline.TableBucket, Match: match})
 		}
-		if err := w.d.read(ctx, pipeline.Index().Tables[pipeline.TableBucket], filters, add); err != nil {
+		if err := w.d.read(ctx, w.d.table(pipeline.TableBucket), filters, add); err != nil {
 			return fmt.Errorf("cannot read its new buckets back, so the old ones stay: %w", reason(err))
 		}
 	}

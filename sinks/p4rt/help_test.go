@@ -267,8 +267,17 @@ func newSink(t testing.TB, epoch uint64) *Sink {
 // target is the Switch document of a lab.
 func (l *lab) target() *reconciler.Resource { return targetAt(l.address) }
 
+// switchOf is a Switch document whose pipeline is right.
+func switchOf(sw *policies.Switch) *reconciler.Resource {
+	self, err := lowerSwitch(sw)
+	if err != nil {
+		panic(err)
+	}
+	return self
+}
+
 func targetAt(address string) *reconciler.Resource {
-	return lowerSwitch(&policies.Switch{Name: "gw-a", Address: address, DeviceID: 1, Push: "ifDifferent"})
+	return switchOf(&policies.Switch{Name: "gw-a", Address: address, DeviceID: 1, Push: "ifDifferent"})
 }
 
 // load gives the switch gray's pipeline.

@@ -123,7 +123,7 @@ func (w *writer) proveVPCs(ctx context.Context, changes []reconciler.Change) {
 	there := map[vpcKey]reconciler.Body{}
 	ctx, cancel := context.WithTimeout(ctx, w.limits.read)
 	defer cancel()
-	err := w.d.read(ctx, pipeline.Index().Tables[pipeline.TableVPC], filters, func(e *p4v1.TableEntry) {
+	err := w.d.read(ctx, w.d.table(pipeline.TableVPC), filters, func(e *p4v1.TableEntry) {
 		f := readFields(e)
 		there[vpcKey{uint8(f.exact(1)), uint32(f.exact(2))}], _ = decode(e, new(block))
 	})

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ type loop struct {
 	log  logBuffer
 
 	mu      sync.Mutex
+	files   []*schema.File // beside the documents
 	next    *schema.Snapshot
 	commits int
 	changed chan struct{}
@@ -43,9 +45,12 @@ func (l *loop) Changed() <-chan struct{} { return l.changed }
 
 // newLoop runs a reconciler until the test ends. It never reads by itself what it
 // has read once.
-func newLoop(t testing.TB, documents ...string) *loop {
+func newLoop(t testing.TB, documents ...string) *loop { return newLoopWith(t, nil, documents...) }
+
+// newLoopWith has other files beside the documents.
+func newLoopWith(t testing.TB, files []*schema.File, documents ...string) *loop {
 	t.Helper()
-	l := &loop{TB: t, sink: newSink(t, 1), changed: make(chan struct{}, 1)}
+	l := &loop{TB: t, sink: newSink(t, 1), changed: make(chan struct{}, 1), files: files}
 	l.set(documents)
 	var err error
 	l.Reconciler, err = reconciler.New(reconciler.Config{
@@ -70,7 +75,7 @@ func (l *loop) set(documents []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.commits++
-	var files []*schema.File
+	files := slices.Clone(l.files)
 	for i, d := range documents {
 		files = append(files, &schema.File{Path: fmt.Sprintf("%d.yaml", i), ID: d, Data: []byte(d)})
 	}

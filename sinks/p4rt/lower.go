@@ -5,6 +5,9 @@ import (
 	"net/netip"
 	"slices"
 
+	p4configv1 "github.com/p4lang/p4runtime/go/p4/config/v1"
+	"google.golang.org/protobuf/encoding/prototext"
+
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
@@ -27,7 +30,11 @@ func TargetOf(switchName string) string { return "p4rt/" + switchName }
 func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
 	switch unit := ir.Get(n).(type) {
 	case *policies.Switch:
-		return []*reconciler.Resource{lowerSwitch(unit)}, nil
+		self, err := lowerSwitch(unit)
+		if err != nil {
+			return nil, err
+		}
+		return []*reconciler.Resource{self}, nil
 	case *policies.Gateway:
 		var all []*reconciler.Resource
 		for _, sw := range unit.Switches {
@@ -54,10 +61,14 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 	return nil, nil
 }
 
-func lowerSwitch(sw *policies.Switch) *reconciler.Resource {
+func lowerSwitch(sw *policies.Switch) (*reconciler.Resource, error) {
+	program, err := programOf(sw)
+	if err != nil {
+		return nil, err
+	}
 	b := &targetBody{
 		address: sw.Address, deviceID: sw.DeviceID, role: sw.Role, push: sw.Push,
-		insecure: sw.Insecure, cookie: pipeline.Cookie(),
+		insecure: sw.Insecure, program: program, cookie: program.Cookie,
 	}
 	if sw.TLS != nil {
 		b.tls = *sw.TLS
@@ -65,7 +76,38 @@ func lowerSwitch(sw *policies.Switch) *reconciler.Resource {
 	return &reconciler.Resource{
 		Key:  reconciler.Key{Target: TargetOf(sw.Name), Kind: reconciler.KindTarget},
 		Rank: rankTarget, Body: b, Origin: sw.Origin,
+	}, nil
+}
+
+// programOf is the pipeline that a switch is to run. One from the repository that
+// gray's entries do not fit is schema.Errors.
+func programOf(sw *policies.Switch) (*pipeline.Program, error) {
+	p := sw.Program
+	switch {
+	case p == nil && sw.Pipeline == schema.PipelineTNA:
+		return pipeline.TNA(), nil
+	case p == nil:
+		return pipeline.V1Model(), nil
 	}
+	var errs schema.Errors
+	wrong := func(err error) {
+		errs = append(errs, &schema.Error{Position: p.Origin, Field: "spec.pipeline", Err: err})
+	}
+	info := new(p4configv1.P4Info)
+	if err := prototext.Unmarshal(p.P4Info, info); err != nil {
+		wrong(fmt.Errorf("%s in %s is no P4Info of P4Runtime 1: %w; for Tofino, have p4c make it with --p4runtime-force-std-externs", schema.P4InfoFile, sw.Pipeline, err))
+		return nil, errs
+	}
+	program := &pipeline.Program{
+		Name: sw.Pipeline, P4Info: info, Index: pipeline.NewInfo(info), DeviceConfig: p.DeviceConfig, Loads: p.Loads, Cookie: p.Cookie,
+	}
+	for _, lack := range pipeline.Lacks(program.Index) {
+		wrong(fmt.Errorf("the P4Info in %s does not fit gray: %s", sw.Pipeline, lack))
+	}
+	if len(errs) > 0 {
+		return nil, errs.Sort()
+	}
+	return program, nil
 }
 
 // lowerGateway makes the backends, pools, hash profile and VIPs of a gateway on

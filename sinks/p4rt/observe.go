@@ -27,26 +27,26 @@ func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Reso
 	defer cancel()
 	state := reconciler.State{}
 	seen := *self.Body.(*targetBody)
-	seen.cookie, err = d.cookie(ctx)
-	if err != nil {
+	want := seen.cookie
+	if err = d.running(ctx, &seen); err != nil {
 		return nil, fmt.Errorf("cannot read the pipeline of %s: %w", d.spec.address, reason(err))
 	}
 	if seen.cookie != 0 {
 		k := reconciler.Key{Target: target, Kind: reconciler.KindTarget}
 		state[k] = &reconciler.Resource{Key: k, Rank: rankTarget, Body: &seen}
 	}
-	if seen.cookie != pipeline.Cookie() {
+	if seen.cookie != want {
 		d.learn(nil)
 		return state, nil
 	}
 	r := &reader{target: target, state: state, pools: map[uint8]*poolBody{}, buckets: map[bucketKey]uint32{}}
-	tables := pipeline.Index().Tables
-	for _, id := range slices.Sorted(maps.Keys(tables)) {
-		if tables[id].Const {
+	for _, id := range slices.Sorted(maps.Keys(tableKinds)) { // a pipeline's own tables beside them are not gray's
+		table := d.table(id)
+		if table.Const {
 			continue
 		}
-		if err := d.readTable(ctx, tables[id], r.add); err != nil {
-			return nil, fmt.Errorf("cannot read table %s of %s: %w", tables[id].Name, d.spec.address, reason(err))
+		if err := d.readTable(ctx, table, r.add); err != nil {
+			return nil, fmt.Errorf("cannot read table %s of %s: %w", table.Name, d.spec.address, reason(err))
 		}
 	}
 	r.finish()
@@ -54,15 +54,35 @@ func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Reso
 	return state, nil
 }
 
-// cookie reads which pipeline is loaded, 0 for none.
-func (d *device) cookie(ctx context.Context) (uint64, error) {
-	res, err := d.client.GetForwardingPipelineConfig(ctx, &p4v1.GetForwardingPipelineConfigRequest{
-		DeviceId: d.spec.deviceID, ResponseType: p4v1.GetForwardingPipelineConfigRequest_COOKIE_ONLY,
-	})
-	if status.Code(err) == codes.FailedPrecondition {
-		return 0, nil
+// running reads which pipeline is loaded into the cookie of a body, 0 for none.
+// Where gray has no device config of the pipeline that it wants, somebody else
+// has loaded it under a cookie of theirs, and its P4Info is compared.
+func (d *device) running(ctx context.Context, b *targetBody) error {
+	kind := p4v1.GetForwardingPipelineConfigRequest_COOKIE_ONLY
+	if !b.program.Loads {
+		kind = p4v1.GetForwardingPipelineConfigRequest_P4INFO_AND_COOKIE
 	}
-	return res.GetConfig().GetCookie().GetCookie(), err
+	want := b.cookie
+	b.cookie = 0
+	res, err := d.client.GetForwardingPipelineConfig(ctx, &p4v1.GetForwardingPipelineConfigRequest{DeviceId: d.spec.deviceID, ResponseType: kind})
+	if status.Code(err) == codes.FailedPrecondition {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b.cookie = res.GetConfig().GetCookie().GetCookie()
+	if b.program.Loads {
+		return nil
+	}
+	b.lack = b.program.Lacks(res.GetConfig().GetP4Info())
+	switch {
+	case b.lack == "":
+		b.cookie = want
+	case b.cookie == want:
+		b.cookie = 0
+	}
+	return nil
 }
 
 // readTable streams all entries of a table, though not without end: a switch may

@@ -110,7 +110,7 @@ func TestTLS(t *testing.T) {
 		s.cfg.SecretsDir = dir
 		s.limits.lead = patience
 		defer s.Close()
-		self := lowerSwitch(&policies.Switch{Name: "gw-a", Address: l.address, DeviceID: 1, Push: "ifDifferent", TLS: files})
+		self := switchOf(&policies.Switch{Name: "gw-a", Address: l.address, DeviceID: 1, Push: "ifDifferent", TLS: files})
 		if err := s.Apply(t.Context(), self, creates(self)); err != nil {
 			return err
 		}

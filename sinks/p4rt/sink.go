@@ -94,11 +94,13 @@ func (s *Sink) device(self *reconciler.Resource) (*device, error) {
 		return nil, errors.New("there is no Switch document for this target")
 	}
 	spec := *self.Body.(*targetBody)
-	spec.cookie, spec.push = 0, ""
+	program := spec.program
+	spec.program, spec.cookie, spec.push = nil, 0, ""
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.devices[self.Target]
 	if d != nil && d.spec == spec {
+		d.runs(program)
 		return d, nil
 	}
 	if d != nil {
@@ -109,6 +111,7 @@ func (s *Sink) device(self *reconciler.Resource) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.runs(program)
 	s.devices[self.Target] = d
 	return d, nil
 }

@@ -62,7 +62,7 @@ func runTarget(t *testing.T, address string, deviceID uint64) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	d := &device{spec: targetBody{address: address, deviceID: deviceID}, client: p4v1.NewP4RuntimeClient(conn), known: newKnown()}
+	d := &device{spec: targetBody{address: address, deviceID: deviceID}, client: p4v1.NewP4RuntimeClient(conn), known: newKnown(), program: pipeline.V1Model()}
 	r := &targetRig{T: t, d: d, written: map[string]*p4v1.TableEntry{}}
 	t.Cleanup(r.clean)
 	for _, p := range []struct {

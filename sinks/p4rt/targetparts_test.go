@@ -94,18 +94,19 @@ func (r *targetRig) denied(who string, id election) {
 
 // targetPipeline loads gray's pipeline unless it is there.
 func targetPipeline(r *targetRig) {
-	cookie, err := r.d.cookie(r.Context())
-	if err != nil {
+	self := targetAt(r.d.spec.address)
+	seen := *self.Body.(*targetBody)
+	if err := r.d.running(r.Context(), &seen); err != nil {
 		r.Fatalf("the cookie: %v", err)
 	}
-	if cookie != pipeline.Cookie() {
-		r.Logf("the switch runs the pipeline with cookie %#x; loading gray's, %#x", cookie, pipeline.Cookie())
+	if !seen.Equal(self.Body) {
+		r.Logf("the switch runs the pipeline with cookie %#x; loading gray's, %#x", seen.cookie, pipeline.V1Model().Cookie)
 		w := newWriter(r.d, New(Config{}).limits, r.id.proto())
-		if err := w.load(r.Context(), reconciler.Change{New: targetAt(r.d.spec.address)}); err != nil {
+		if err := w.load(r.Context(), reconciler.Change{New: self}); err != nil {
 			r.Fatal(err)
 		}
-		if cookie, err = r.d.cookie(r.Context()); err != nil || cookie != pipeline.Cookie() {
-			r.Fatalf("after that the cookie is %#x, error %v", cookie, err)
+		if err := r.d.running(r.Context(), &seen); err != nil || !seen.Equal(self.Body) {
+			r.Fatalf("after that the cookie is %#x, error %v", seen.cookie, err)
 		}
 	}
 	if got := r.readAll(); len(got) > 0 {
@@ -360,7 +361,7 @@ func targetSink(r *targetRig) {
 			r.Error(err)
 		}
 	}()
-	self := lowerSwitch(&policies.Switch{Name: "gw-a", Address: r.d.spec.address, DeviceID: r.d.spec.deviceID, Push: "never"})
+	self := switchOf(&policies.Switch{Name: "gw-a", Address: r.d.spec.address, DeviceID: r.d.spec.deviceID, Push: "never"})
 	ports := pool(self, 1, 1024, 1, 2)
 	var all []*reconciler.Resource
 	for _, b := range everyTable() {

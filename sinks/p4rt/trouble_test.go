@@ -44,7 +44,7 @@ func TestHang(t *testing.T) {
 	s := newSink(t, 1)
 	self := good.load(s)
 	named := func(name, address string) *reconciler.Resource {
-		return lowerSwitch(&policies.Switch{Name: name, Address: address, DeviceID: 1, Push: "ifDifferent"})
+		return switchOf(&policies.Switch{Name: name, Address: address, DeviceID: 1, Push: "ifDifferent"})
 	}
 	dead := []*reconciler.Resource{named("silent", silent(t)), named("nobody", "127.0.0.1:1"), named("stalled", stalled.address)}
 	if err := s.Apply(t.Context(), dead[2], creates(dead[2])); err != nil { // it was well once
@@ -214,7 +214,7 @@ func TestPushNever(t *testing.T) {
 		t.Errorf("the plan says %q", text)
 	}
 	errs := failures(t, apply(t, s, self, change))
-	gray := fmt.Sprintf("%#x", pipeline.Cookie())
+	gray := fmt.Sprintf("%#x", pipeline.V1Model().Cookie)
 	if err := errs[self.Key]; err == nil || !strings.Contains(err.Error(), "0xabc") || !strings.Contains(err.Error(), gray) || !strings.Contains(err.Error(), "pushPipeline: ifDifferent") {
 		t.Errorf("error %v, want one with 0xabc and %s", err, gray)
 	}

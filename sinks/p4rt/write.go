@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
 // Sizes of a batch, in updates. The largest stays well under 4 MiB, as no entry
@@ -256,12 +255,17 @@ func (w *writer) send(ctx context.Context, updates []update) ([]*p4v1.Error, err
 // load loads the pipeline where the switch runs another.
 func (w *writer) load(ctx context.Context, c reconciler.Change) error {
 	want := c.New.Body.(*targetBody)
-	if want.push == "never" {
-		have := uint64(0)
-		if c.Old != nil {
-			have = c.Old.Body.(*targetBody).cookie
-		}
-		return fmt.Errorf("the switch runs the pipeline with cookie %#x, gray wants %#x; load it, or set pushPipeline: ifDifferent", have, want.cookie)
+	have := &targetBody{}
+	if c.Old != nil {
+		have = c.Old.Body.(*targetBody)
+	}
+	switch {
+	case !want.program.Loads && have.lack == "":
+		return fmt.Errorf("the switch runs no pipeline, gray wants %s and has no device config to load; load it by other means", want.program.Name)
+	case !want.program.Loads:
+		return fmt.Errorf("the switch runs another pipeline than %s: %s; load that by other means, as gray has no device config", want.program.Name, have.lack)
+	case want.push == "never":
+		return fmt.Errorf("the switch runs the pipeline with cookie %#x, gray wants %#x; load it, or set pushPipeline: ifDifferent", have.cookie, want.cookie)
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.limits.push)
 	defer cancel()
@@ -269,8 +273,8 @@ func (w *writer) load(ctx context.Context, c reconciler.Change) error {
 		DeviceId: w.d.spec.deviceID, Role: w.d.spec.role, ElectionId: w.id,
 		Action: p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT,
 		Config: &p4v1.ForwardingPipelineConfig{
-			P4Info: pipeline.P4Info(), P4DeviceConfig: pipeline.DeviceConfig(),
-			Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: pipeline.Cookie()},
+			P4Info: want.program.P4Info, P4DeviceConfig: want.program.DeviceConfig,
+			Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: want.cookie},
 		},
 	})
 	if err != nil {

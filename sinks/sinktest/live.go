@@ -3,6 +3,7 @@ package sinktest
 import (
 	"context"
 	"errors"
+	"iter"
 	"maps"
 	"strings"
 	"testing"
@@ -199,18 +200,17 @@ func testDead(t *testing.T, r *Rig) {
 	changed := w.desired(r)
 	changes := plan(changed, observe(t, r, base))
 	r.Kill()
-	n := 1
-	for n < len(changes) && changes[n].Op() == changes[0].Op() && changes[n].Rank() == changes[0].Rank() {
-		n++
-	}
+	next, stop := iter.Pull(reconciler.Stages(changes))
+	defer stop()
+	stage, _ := next()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	err := r.Sink.Apply(ctx, self(r, changed), changes[:n])
+	err := r.Sink.Apply(ctx, self(r, changed), stage)
 	if err == nil {
 		t.Fatal("Apply to a dead target is no error")
 	}
-	if partial, ok := errors.AsType[*reconciler.PartialError](err); ok && len(partial.Keys) != n {
-		t.Errorf("Apply of %d changes to a dead target: %v", n, err)
+	if partial, ok := errors.AsType[*reconciler.PartialError](err); ok && len(partial.Keys) != len(stage) {
+		t.Errorf("Apply of %d changes to a dead target: %v", len(stage), err)
 	}
 	oneLine(t, changes[0].Key(), "the error", strings.TrimSpace(err.Error()))
 	observed, err := r.Sink.Observe(ctx, r.Target, self(r, changed))

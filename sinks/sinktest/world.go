@@ -113,18 +113,13 @@ func plan(desired, observed reconciler.State) []reconciler.Change {
 	return reconciler.Diff(desired, observed, reconciler.Union(desired, observed))
 }
 
-// applyPlan makes changes stage by stage, as the reconciler does: each Apply gets
-// changes of one Op and one rank.
+// applyPlan makes changes stage by stage, as the reconciler does.
 func applyPlan(ctx context.Context, r *Rig, desired reconciler.State, changes []reconciler.Change) *reconciler.PartialError {
 	var failed *reconciler.PartialError
-	for len(changes) > 0 {
-		n := 1
-		for n < len(changes) && changes[n].Op() == changes[0].Op() && changes[n].Rank() == changes[0].Rank() {
-			n++
-		}
-		err := r.Sink.Apply(ctx, self(r, desired), changes[:n])
+	for stage := range reconciler.Stages(changes) {
+		err := r.Sink.Apply(ctx, self(r, desired), stage)
 		partial, isPartial := errors.AsType[*reconciler.PartialError](err)
-		for _, c := range changes[:n] {
+		for _, c := range stage {
 			switch {
 			case isPartial:
 				failed = failed.Add(c.Key(), partial.Keys[c.Key()])
@@ -132,7 +127,6 @@ func applyPlan(ctx context.Context, r *Rig, desired reconciler.State, changes []
 				failed = failed.Add(c.Key(), err)
 			}
 		}
-		changes = changes[n:]
 	}
 	return failed
 }

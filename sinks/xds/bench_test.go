@@ -25,7 +25,7 @@ func BenchmarkAddAccount(b *testing.B) {
 				h.account("api", fmt.Sprint(50_000_000+i), "v2")
 			}
 			h.mustApply()
-			body := &accountBody{"api/77", "v2"}
+			body := newAccount("api/77", toVersion("v2"), nil)
 			r := resource(kindAccount, body.name, body, schema.Position{Path: "policy.yaml", Line: 7})
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
@@ -62,7 +62,7 @@ func BenchmarkAddAccountClients(b *testing.B) {
 		m.mu.Unlock()
 		h.synced(node)
 	}
-	body := &accountBody{"api/77", "v2"}
+	body := newAccount("api/77", toVersion("v2"), nil)
 	r := resource(kindAccount, body.name, body, schema.Position{})
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {

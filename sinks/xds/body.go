@@ -19,22 +19,18 @@ const (
 	kindCluster     = "Cluster"
 	kindEndpoints   = "Endpoints"
 	kindVirtualHost = "VirtualHost"
+	kindRule        = "Rule"
 	kindAccount     = "Account"
 	kindListener    = "Listener"
 )
 
 // rankOf orders the kinds: what a resource refers to has a lower rank.
-var rankOf = map[string]int{kindCluster: 1, kindEndpoints: 2, kindVirtualHost: 3, kindAccount: 4, kindListener: 5}
+var rankOf = map[string]int{kindCluster: 1, kindEndpoints: 2, kindVirtualHost: 3, kindRule: 4, kindAccount: 5, kindListener: 6}
 
-// clusterBody is a version of a service as a cluster; its endpoints come by EDS.
-type clusterBody struct {
-	Protocol string `json:"protocol"`
-}
-
-// endpointsBody is where a version runs.
-type endpointsBody struct {
-	Endpoints []policies.Endpoint `json:"endpoints"`
-}
+// togetherOf marks the kinds that decide about requests together: some of what a
+// commit changes in them would answer requests as neither the commit before nor
+// this one does.
+var togetherOf = map[string]bool{kindVirtualHost: true, kindRule: true, kindAccount: true}
 
 // virtualHostBody is a service and what everybody gets whom no policy names.
 type virtualHostBody struct {
@@ -42,13 +38,8 @@ type virtualHostBody struct {
 	Default string        `json:"default"`
 	Timeout time.Duration `json:"timeout,omitempty"`
 	Retries int           `json:"retries,omitempty"`
-}
 
-// accountBody sends one account to a version. There are many of them, so the
-// name is the key's, "service/account", and shares its memory.
-type accountBody struct {
-	name    string
-	Version string `json:"version"`
+	RouteBy policies.RouteBy `json:"routeBy"`
 }
 
 // listenerBody is where a node's Envoy listens.
@@ -57,75 +48,17 @@ type listenerBody struct {
 	Port uint16     `json:"port"`
 }
 
-// Equal implements reconciler.Body.
-func (b *clusterBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*clusterBody)
-	return ok && *b == *x
-}
-
-// String implements reconciler.Body.
-func (b *clusterBody) String() string { return "speaks " + b.Protocol }
-
-// Delta implements reconciler.Body.
-func (b *clusterBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
-
 func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
-
-// Equal implements reconciler.Body.
-func (b *endpointsBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*endpointsBody)
-	return ok && slices.Equal(b.Endpoints, x.Endpoints)
-}
-
-// String implements reconciler.Body.
-func (b *endpointsBody) String() string {
-	if len(b.Endpoints) == 0 {
-		return "none"
-	}
-	words := make([]string, len(b.Endpoints))
-	for i, e := range b.Endpoints {
-		words[i] = endpointText(e)
-	}
-	return strings.Join(words, ", ")
-}
-
-func endpointText(e policies.Endpoint) string {
-	s := netip.AddrPortFrom(e.Address, e.Port).String()
-	if e.Weight != 1 {
-		s += fmt.Sprintf(" weight %d", e.Weight)
-	}
-	return s
-}
-
-// Delta implements reconciler.Body: the endpoints that come and go.
-func (b *endpointsBody) Delta(old reconciler.Body) string {
-	o, ok := old.(*endpointsBody)
-	if !ok {
-		return fromTo(old, b)
-	}
-	var words []string
-	for _, e := range b.Endpoints {
-		if !slices.Contains(o.Endpoints, e) {
-			words = append(words, "+"+endpointText(e))
-		}
-	}
-	for _, e := range o.Endpoints {
-		if !slices.Contains(b.Endpoints, e) {
-			words = append(words, "-"+endpointText(e))
-		}
-	}
-	return strings.Join(words, ", ")
-}
 
 // Equal implements reconciler.Body.
 func (b *virtualHostBody) Equal(o reconciler.Body) bool {
 	x, ok := o.(*virtualHostBody)
-	return ok && b.Default == x.Default && b.sameForAccounts(x)
+	return ok && slices.Equal(b.Hosts, x.Hosts) && b.RouteBy == x.RouteBy && b.sameForAccounts(x)
 }
 
 // sameForAccounts tells whether the two make equal shards of accounts.
 func (b *virtualHostBody) sameForAccounts(x *virtualHostBody) bool {
-	return slices.Equal(b.Hosts, x.Hosts) && b.Timeout == x.Timeout && b.Retries == x.Retries
+	return b.Default == x.Default && b.Timeout == x.Timeout && b.Retries == x.Retries
 }
 
 // String implements reconciler.Body.
@@ -136,6 +69,9 @@ func (b *virtualHostBody) String() string {
 	}
 	if b.Retries > 0 {
 		s += fmt.Sprintf(", retries %d", b.Retries)
+	}
+	if b.RouteBy != policies.DefaultRouteBy {
+		s += ", by " + b.RouteBy.String()
 	}
 	return s
 }
@@ -159,35 +95,10 @@ func (b *virtualHostBody) Delta(old reconciler.Body) string {
 	if o.Retries != b.Retries {
 		words = append(words, fmt.Sprintf("retries %d -> %d", o.Retries, b.Retries))
 	}
-	return strings.Join(words, ", ")
-}
-
-// Equal implements reconciler.Body.
-func (b *accountBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*accountBody)
-	return ok && *b == *x
-}
-
-// String implements reconciler.Body.
-func (b *accountBody) String() string { return b.who() + " -> " + b.Version }
-
-// Delta implements reconciler.Body.
-func (b *accountBody) Delta(old reconciler.Body) string {
-	if o, ok := old.(*accountBody); ok {
-		return b.who() + " " + o.Version + " -> " + b.Version
+	if o.RouteBy != b.RouteBy {
+		words = append(words, fmt.Sprintf("by %s -> %s", o.RouteBy, b.RouteBy))
 	}
-	return fromTo(old, b)
-}
-
-// split gives the two halves of the name.
-func (b *accountBody) split() (service, account string) {
-	service, account, _ = strings.Cut(b.name, "/")
-	return service, account
-}
-
-func (b *accountBody) who() string {
-	service, account := b.split()
-	return service + " account " + account
+	return strings.Join(words, ", ")
 }
 
 // Equal implements reconciler.Body.

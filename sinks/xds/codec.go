@@ -40,9 +40,6 @@ func Decode(k reconciler.Key, b []byte) (*reconciler.Resource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be decoded: %w", k, err)
 	}
-	if a, ok := body.(*accountBody); ok {
-		a.Version = unique.Make(a.Version).Value() // one copy for all accounts
-	}
 	rec.Origin.Path = unique.Make(rec.Origin.Path).Value()
 	return resource(k.Kind, k.Name, body, rec.Origin), nil
 }
@@ -60,6 +57,8 @@ func newBody(k reconciler.Key) reconciler.Body {
 		return new(endpointsBody)
 	case k.Kind == kindVirtualHost:
 		return new(virtualHostBody)
+	case k.Kind == kindRule && halves:
+		return new(ruleBody)
 	case k.Kind == kindAccount && halves:
 		return &accountBody{name: k.Name}
 	case k.Kind == kindListener:

@@ -58,7 +58,7 @@ func startConformance(t *testing.T) *sinktest.Rig {
 	}
 	r.Refused = func(ir *policies.IR) (policies.Name, reconciler.Key) {
 		n := policies.Name{Kind: schema.KindService, Name: "nobody", Part: "account/1"}
-		ir.Put(n, &policies.AccountRoute{Service: "nobody", Account: "1", Version: "v2", Origin: schema.Position{Path: "x.yaml", Line: 1}})
+		ir.Put(n, &policies.AccountRoute{Service: "nobody", Account: "1", Rules: toVersion("v2"), Origin: schema.Position{Path: "x.yaml", Line: 1}})
 		return n, key(kindAccount, "nobody/1")
 	}
 	return r

@@ -261,12 +261,12 @@ func TestRefusalWithoutName(t *testing.T) {
 	}
 	h.mustApply()
 	g := groupOf("api", "42")
-	bad := shardKey{g, "v2"}.name()
+	bad := g.shardName("v2")
 	m := newMirror(h, "host-1", nil)
 	m.mu.Lock()
 	m.refuse = func(t wireType, res *discoveryv3.DeltaDiscoveryResponse) string {
 		if t == typeVirtualHost && slices.ContainsFunc(res.GetResources(), func(r *discoveryv3.Resource) bool { return r.GetName() == bad }) {
-			return "duplicate of api.internal/a42"
+			return "duplicate of api/a42"
 		}
 		return ""
 	}

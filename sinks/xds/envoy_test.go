@@ -32,7 +32,8 @@ func TestEnvoyRouting(t *testing.T) {
 	}
 	const one, two = "one HTTP/1.1", "two HTTP/1.1"
 	e.answers(one, "vpc-api.internal")
-	long := strings.Repeat("x", 5000)
+	long := strings.Repeat("x", 16_000)
+	longer := strings.Repeat("x", 17_000)
 	for _, c := range []struct{ header, want string }{
 		{"account_id=50002001", two},
 		{"account_id=50002001; region=cn-bj2", two},
@@ -59,7 +60,8 @@ func TestEnvoyRouting(t *testing.T) {
 		{"50002001", one},
 		{";;;", one},
 		{`account_id="50002001`, one},
-		{"pad=" + long + "; account_id=50002001", one},
+		{"pad=" + long + "; account_id=50002001", two},
+		{"pad=" + longer + "; account_id=50002001", one},
 		{"account_id=" + long, one},
 	} {
 		if _, got := e.get(true, "vpc-api.internal", "x-ucloud-routeby: "+c.header); got != c.want {

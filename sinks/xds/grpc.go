@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -58,6 +59,9 @@ func apiService(service string, b *virtualHostBody) ([]put, error) {
 	}
 	puts := []put{{apiRoutes, service, routes}}
 	for _, host := range b.Hosts {
+		if strings.HasPrefix(host, "*.") {
+			continue // these clients ask by name
+		}
 		listener, err := pack(apiListenerOf(host, service))
 		if err != nil {
 			return nil, err
@@ -110,7 +114,11 @@ func (st *stream) cannot() []string {
 	const most = 20
 	var all []string
 	for _, service := range slices.Sorted(maps.Keys(services)) {
-		b := st.sink.packer.services[service]
+		svc := st.sink.packer.services[service]
+		b := svc.body
+		if n := len(svc.rules); n > 0 {
+			all = append(all, fmt.Sprintf("%s: %d rules by header or share of accounts; who they are about gets %s", service, n, b.Default))
+		}
 		if n := st.sink.accounts[service]; n > 0 {
 			all = append(all, fmt.Sprintf("%s: %d accounts that policies send to another version get %s", service, n, b.Default))
 		}

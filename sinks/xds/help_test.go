@@ -167,8 +167,24 @@ func (h *host) account(service, account, version string) {
 		return
 	}
 	h.put(n, &policies.AccountRoute{
-		Service: service, Account: account, Version: version, Policy: "p", Origin: schema.Position{Path: "policy.yaml", Line: 7},
+		Service: service, Account: account, Rules: toVersion(version), Origin: schema.Position{Path: "policy.yaml", Line: 7},
 	})
+}
+
+// toVersion is the rules of an account that goes to a version.
+func toVersion(version string) []policies.RequestRule {
+	return []policies.RequestRule{{Priority: 100, Version: version, Match: []policies.RequestMatch{{Hi: policies.Slots}}}}
+}
+
+// rule says what holds for all requests of a service.
+func (h *host) rule(service, policy string, r *policies.RequestRule) {
+	n := policies.Name{Kind: schema.KindService, Name: service, Part: "policy/" + policy}
+	if r == nil {
+		h.put(n, nil)
+		return
+	}
+	r.Policy, r.Origin = policy, schema.Position{Path: policy + ".yaml", Line: 9}
+	h.put(n, r)
 }
 
 func (h *host) node(name string, port uint16) *policies.Node {
@@ -207,12 +223,8 @@ func applyState(t testing.TB, s *Sink, desired reconciler.State) *reconciler.Par
 	observed, _ := s.Observe(t.Context(), Target, nil)
 	changes := reconciler.Diff(desired, observed, reconciler.Union(desired, observed))
 	var failed *reconciler.PartialError
-	for len(changes) > 0 {
-		n := 1
-		for n < len(changes) && changes[n].Op() == changes[0].Op() && changes[n].Rank() == changes[0].Rank() {
-			n++
-		}
-		if err := s.Apply(t.Context(), nil, changes[:n]); err != nil {
+	for stage := range reconciler.Stages(changes) {
+		if err := s.Apply(t.Context(), nil, stage); err != nil {
 			partial, ok := errors.AsType[*reconciler.PartialError](err)
 			if !ok {
 				t.Fatal(err)
@@ -221,7 +233,6 @@ func applyState(t testing.TB, s *Sink, desired reconciler.State) *reconciler.Par
 				failed = failed.Add(k, e)
 			}
 		}
-		changes = changes[n:]
 	}
 	return failed
 }

@@ -35,7 +35,7 @@ func nativeListener(node string, b *listenerBody) *listenerv3.Listener {
 		StreamIdleTimeout: durationpb.New(0), // a gRPC stream may be silent for long
 		LocalReplyConfig:  localReplies(),
 		HttpFilters: []*hcmv3.HttpFilter{
-			httpFilter("gray.account", &luav3.Lua{DefaultSourceCode: inline(accountLua)}),
+			httpFilter(accountFilter, &luav3.Lua{DefaultSourceCode: inline(accountLua)}),
 			httpFilter("envoy.filters.http.router", &routerv3.Router{}),
 		},
 	}

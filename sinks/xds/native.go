@@ -2,18 +2,16 @@ package xds
 
 import (
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -24,7 +22,10 @@ import (
 const (
 	routesName = "gray"
 	keyHeader  = "x-gray-key"
-	anchorName = routesName + "/@none"
+	slotHeader = "x-gray-slot"
+
+	accountFilter = "gray.account" // finds its metadata by its own name
+	anchorName    = routesName + "/@none"
 )
 
 // adsSource says that a resource comes by the stream that this one came by.
@@ -53,19 +54,6 @@ func mustAny(m proto.Message) *anypb.Any {
 	return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: b}
 }
 
-func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
-	c := &clusterv3.Cluster{
-		Name:                 name,
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
-		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()},
-		ConnectTimeout:       durationpb.New(2 * time.Second),
-	}
-	if b.Protocol != "http" {
-		c.TypedExtensionProtocolOptions = http2Upstream(&corev3.Http2ProtocolOptions{})
-	}
-	return c
-}
-
 // http2Upstream makes a cluster speak HTTP/2.
 func http2Upstream(o *corev3.Http2ProtocolOptions) map[string]*anypb.Any {
 	return map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": mustAny(&upstreamsv3.HttpProtocolOptions{
@@ -75,31 +63,6 @@ func http2Upstream(o *corev3.Http2ProtocolOptions) map[string]*anypb.Any {
 			},
 		},
 	})}
-}
-
-func nativeEndpoints(name string, b *endpointsBody) *endpointv3.ClusterLoadAssignment {
-	a := &endpointv3.ClusterLoadAssignment{ClusterName: name}
-	if len(b.Endpoints) == 0 {
-		return a
-	}
-	locality := &endpointv3.LocalityLbEndpoints{
-		Locality:            &corev3.Locality{},
-		LoadBalancingWeight: wrapperspb.UInt32(1), // grpc-go leaves out localities without
-	}
-	for _, e := range b.Endpoints {
-		locality.LbEndpoints = append(locality.LbEndpoints, nativeEndpoint(e))
-	}
-	a.Endpoints = []*endpointv3.LocalityLbEndpoints{locality}
-	return a
-}
-
-func nativeEndpoint(e policies.Endpoint) *endpointv3.LbEndpoint {
-	return &endpointv3.LbEndpoint{
-		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-			Endpoint: &endpointv3.Endpoint{Address: socketAddress(e.Address.String(), e.Port)},
-		},
-		LoadBalancingWeight: wrapperspb.UInt32(e.Weight),
-	}
 }
 
 func socketAddress(address string, port uint16) *corev3.Address {
@@ -115,7 +78,7 @@ func nativeRoutes() *routev3.RouteConfiguration {
 	return &routev3.RouteConfiguration{
 		Name:                   routesName,
 		VhostHeader:            keyHeader,
-		RequestHeadersToRemove: []string{keyHeader},
+		RequestHeadersToRemove: []string{keyHeader, slotHeader},
 		Vhds:                   &routev3.Vhds{ConfigSource: patientSource()},
 	}
 }
@@ -129,37 +92,47 @@ func anchorHost() *routev3.VirtualHost {
 
 func defaultHostName(service string) string { return routesName + "/" + service }
 
-// defaultHost is the virtual host of a service for everyone whom no policy names.
-func defaultHost(service string, b *virtualHostBody) *routev3.VirtualHost {
-	h := &routev3.VirtualHost{Name: defaultHostName(service), Routes: []*routev3.Route{routeTo(service, b.Default, b)}}
-	for _, host := range b.Hosts {
-		h.Domains = append(h.Domains, host+"/*")
+// defaultHost is the virtual host of a service for everyone whom no policy names by
+// account. It is found by the host first; its routes tell the filter whose service
+// it is and where requests carry their account.
+func defaultHost(service string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{
+		Name: defaultHostName(service), Domains: append(slices.Clone(b.Hosts), service+"/*"),
+		Routes: nativeRules(service, b, policies.OrderRules(rules, nil, nil)),
+	}
+	meta := routeMetadata(service, b.RouteBy)
+	for _, r := range h.Routes {
+		r.Metadata = meta
 	}
 	return h
 }
 
-// accountsHost is the virtual host of some accounts of a service that go to one
-// version; accounts are sorted.
-func accountsHost(k shardKey, accounts []string, b *virtualHostBody) *routev3.VirtualHost {
-	h := &routev3.VirtualHost{
-		Name: k.name(), Routes: []*routev3.Route{routeTo(k.service, k.version, b)},
-		Domains: make([]string, 0, len(b.Hosts)*len(accounts)),
+// routeMetadata is what the filter reads off a route.
+func routeMetadata(service string, by policies.RouteBy) *corev3.Metadata {
+	fields := map[string]*structpb.Value{}
+	for k, v := range map[string]string{"service": service, "header": by.Header, "key": by.Key} {
+		fields[k] = structpb.NewStringValue(v)
 	}
-	for _, host := range b.Hosts {
-		for _, a := range accounts {
-			h.Domains = append(h.Domains, accountDomain(host, a))
-		}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{accountFilter: {Fields: fields}}}
+}
+
+// accountsHost is the virtual host of some accounts of a service that are routed
+// alike; accounts are sorted.
+func accountsHost(name, service string, accounts []string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+	h := &routev3.VirtualHost{Name: name, Routes: nativeRules(service, b, rules), Domains: make([]string, len(accounts))}
+	for i, a := range accounts {
+		h.Domains[i] = accountDomain(service, a)
 	}
 	return h
 }
 
 // accountDomain is the key that account.lua makes for a request of an account.
-func accountDomain(host, account string) string { return host + "/a" + escapeAccount(account) }
+func accountDomain(service, account string) string { return service + "/a" + escapeAccount(account) }
 
 // escapeAccount writes an account so that two accounts never make domains that
-// are equal without case; account.lua does the same.
+// are equal without case, and none ends like a host; account.lua does the same.
 func escapeAccount(a string) string {
-	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '-' }
+	plain := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' }
 	n := 0
 	for n < len(a) && plain(a[n]) {
 		n++
@@ -176,22 +149,4 @@ func escapeAccount(a string) string {
 		}
 	}
 	return s.String()
-}
-
-// routeTo sends every path to a version. Only requests that the upstream cannot
-// have begun to work on are tried again.
-func routeTo(service, version string, b *virtualHostBody) *routev3.Route {
-	action := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version},
-		Timeout:          durationpb.New(b.Timeout),
-	}
-	if b.Retries > 0 {
-		action.RetryPolicy = &routev3.RetryPolicy{
-			RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(uint32(b.Retries)),
-		}
-	}
-	return &routev3.Route{
-		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-		Action: &routev3.Route_Route{Route: action},
-	}
 }

@@ -3,130 +3,106 @@ package xds
 import (
 	"cmp"
 	"fmt"
-	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 )
-
-// shardCount is into how many shards the accounts of a service are cut: with
-// 100,000 accounts, one more resends about a hundred.
-const shardCount = 1024
-
-// groupKey names the accounts of a service that share a hash. An account stays
-// in its group whatever its version.
-type groupKey struct {
-	service string
-	number  uint32
-}
-
-// shardKey names the accounts of a group that go to one version: one virtual
-// host.
-type shardKey struct {
-	groupKey
-	version string
-}
-
-// name sorts the shards of a group next to each other.
-func (k shardKey) name() string {
-	return fmt.Sprintf("%s@%04d@%s", defaultHostName(k.service), k.number, k.version)
-}
-
-// groupName is the part of a virtual host's name that is that of its group: what
-// has to be sent in one response, as an account may move within it.
-func groupName(t wireType, name string) string {
-	if at := strings.LastIndexByte(name, '@'); t == typeVirtualHost && at > strings.IndexByte(name, '@') {
-		return name[:at]
-	}
-	return name
-}
-
-func groupOf(service, account string) groupKey {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(account))
-	return groupKey{service, h.Sum32() % shardCount}
-}
 
 // packer turns resources into what is served. Work comes in two steps: stage
 // works out what changes would do and finds those that cannot be served, adopt
 // does it; nothing is half done.
 type packer struct {
 	owners   map[string]string // host -> service that has it
-	services map[string]*virtualHostBody
-	groups   map[string]map[groupKey]bool // the groups of a service that have accounts
-	shards   map[groupKey]map[string][]string
+	services map[string]*service
+	groups   map[groupKey]*group
+}
+
+// service is a service that is served.
+type service struct {
+	body   *virtualHostBody
+	rules  map[string]*ruleBody // by policy
+	groups map[groupKey]bool    // those that have accounts
 }
 
 func newPacker() *packer {
-	return &packer{
-		owners: map[string]string{}, services: map[string]*virtualHostBody{},
-		groups: map[string]map[groupKey]bool{}, shards: map[groupKey]map[string][]string{},
-	}
+	return &packer{owners: map[string]string{}, services: map[string]*service{}, groups: map[groupKey]*group{}}
 }
 
 // staged is what changes do.
 type staged struct {
 	puts     []put
-	services map[string]*virtualHostBody // nil: it goes
+	services map[string]*virtualHostBody     // nil: it goes
+	rules    map[string]map[string]*ruleBody // by service and policy; nil: it goes
 	edits    map[groupKey]*edit
 	failed   *reconciler.PartialError
 }
 
-// edit is what happens to a group.
-type edit struct {
-	keys   []reconciler.Key
-	drop   map[string]string   // account -> version that it leaves
-	add    map[string]string   // account -> version that it comes to
-	shards map[string][]string // what comes of it, by version
-}
-
 // stage works out changes; an Old is what is served now.
 func (p *packer) stage(changes []reconciler.Change) *staged {
-	st := &staged{services: map[string]*virtualHostBody{}, edits: map[groupKey]*edit{}}
+	st := &staged{services: map[string]*virtualHostBody{}, rules: map[string]map[string]*ruleBody{}, edits: map[groupKey]*edit{}}
 	p.stageHosts(st, changes)
 	for _, c := range changes {
 		switch c.Key().Kind {
 		case kindVirtualHost:
+		case kindRule:
+			st.failed = st.failed.Add(c.Key(), p.stageRule(st, c))
 		case kindAccount:
 			st.failed = st.failed.Add(c.Key(), p.stageAccount(st, c))
 		default:
 			st.failed = st.failed.Add(c.Key(), stageNative(st, c))
 		}
 	}
-	for g, e := range st.edits {
-		if err := p.stageGroup(st, g, e); err != nil {
-			delete(st.edits, g)
-			if len(e.keys) == 0 {
-				e.keys = []reconciler.Key{key(kindVirtualHost, g.service)}
-			}
-			for _, k := range e.keys {
-				st.failed = st.failed.Add(k, err)
+	if bad := p.stageServices(st); len(bad) > 0 { // without them, all else may be another matter
+		rest := p.stage(slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool {
+			service, _, _ := strings.Cut(c.Key().Name, "/")
+			return bad[service] != nil && (c.Key().Kind == kindVirtualHost || c.Key().Kind == kindRule)
+		}))
+		for _, c := range changes {
+			service, _, _ := strings.Cut(c.Key().Name, "/")
+			if c.Key().Kind == kindVirtualHost || c.Key().Kind == kindRule {
+				rest.failed = rest.failed.Add(c.Key(), bad[service])
 			}
 		}
+		return rest
+	}
+	for g, e := range st.edits {
+		p.stageGroup(st, g, e)
 	}
 	return st
 }
 
 // adopt takes over what was staged.
 func (p *packer) adopt(st *staged) {
-	for service := range st.services {
-		if old := p.services[service]; old != nil {
-			for _, h := range old.Hosts {
+	for name := range st.services {
+		if old := p.services[name]; old != nil {
+			for _, h := range old.body.Hosts {
 				delete(p.owners, h)
 			}
 		}
-		delete(p.services, service)
 	}
-	for service, body := range st.services {
-		if body == nil {
+	for name, body := range st.services {
+		switch svc := p.services[name]; {
+		case body == nil:
+			delete(p.services, name)
 			continue
+		case svc == nil:
+			p.services[name] = &service{body: body, rules: map[string]*ruleBody{}, groups: map[groupKey]bool{}}
+		default:
+			svc.body = body
 		}
-		p.services[service] = body
 		for _, h := range body.Hosts {
-			p.owners[h] = service
+			p.owners[h] = name
+		}
+	}
+	for name, rules := range st.rules {
+		if svc := p.services[name]; svc != nil {
+			maps.Copy(svc.rules, rules)
+			maps.DeleteFunc(svc.rules, func(_ string, b *ruleBody) bool { return b == nil })
 		}
 	}
 	for g, e := range st.edits {
@@ -134,27 +110,101 @@ func (p *packer) adopt(st *staged) {
 	}
 }
 
-func (p *packer) adoptGroup(g groupKey, e *edit) {
-	for version, accounts := range e.shards {
-		if p.shards[g] == nil {
-			p.shards[g] = map[string][]string{}
-		}
-		p.shards[g][version] = accounts
-		if len(accounts) == 0 {
-			delete(p.shards[g], version)
+// bodyOf is what a service will be, nil where it is not served.
+func (p *packer) bodyOf(st *staged, name string) *virtualHostBody {
+	if body, changes := st.services[name]; changes {
+		return body
+	}
+	if svc := p.services[name]; svc != nil {
+		return svc.body
+	}
+	return nil
+}
+
+// rulesOf is the rules of a service as they will be, by precedence.
+func (p *packer) rulesOf(st *staged, name string) []*policies.RequestRule {
+	bodies := map[string]*ruleBody{}
+	if svc := p.services[name]; svc != nil {
+		maps.Copy(bodies, svc.rules)
+	}
+	maps.Copy(bodies, st.rules[name])
+	var rules []*policies.RequestRule
+	for _, policy := range slices.Sorted(maps.Keys(bodies)) {
+		if b := bodies[policy]; b != nil {
+			r := b.rule(policy)
+			rules = append(rules, &r)
 		}
 	}
-	if len(p.shards[g]) == 0 {
-		delete(p.shards, g)
-		if delete(p.groups[g.service], g); len(p.groups[g.service]) == 0 {
-			delete(p.groups, g.service)
+	return rules
+}
+
+// stageHosts stages what services are.
+func (p *packer) stageHosts(st *staged, changes []reconciler.Change) {
+	var hosts []reconciler.Change
+	for _, c := range changes {
+		if c.Key().Kind == kindVirtualHost {
+			hosts = append(hosts, c)
 		}
-		return
 	}
-	if p.groups[g.service] == nil {
-		p.groups[g.service] = map[groupKey]bool{}
+	failed := map[reconciler.Key]error{}
+	p.claim(hosts, failed)
+	for _, c := range hosts {
+		if err := failed[c.Key()]; err != nil {
+			st.failed = st.failed.Add(c.Key(), err)
+			continue
+		}
+		st.services[c.Key().Name] = nil
+		if c.New != nil {
+			st.services[c.Key().Name] = c.New.Body.(*virtualHostBody)
+		}
 	}
-	p.groups[g.service][g] = true
+}
+
+// stageRule notes that a rule comes, goes or changes.
+func (p *packer) stageRule(st *staged, c reconciler.Change) error {
+	name, policy, _ := strings.Cut(c.Key().Name, "/")
+	var body *ruleBody
+	if c.New != nil {
+		body = c.New.Body.(*ruleBody)
+		if p.bodyOf(st, name) == nil {
+			return fmt.Errorf("service %s is not served, so its rules cannot be", name)
+		}
+		if err := checkLabel(body.Version); err != nil {
+			return err
+		}
+	}
+	if st.rules[name] == nil {
+		st.rules[name] = map[string]*ruleBody{}
+	}
+	st.rules[name][policy] = body
+	return nil
+}
+
+// stageServices packs the virtual hosts of the services that change. It returns
+// the services of which that fails.
+func (p *packer) stageServices(st *staged) map[string]error {
+	bad := map[string]error{}
+	names := maps.Clone(st.services)
+	for name := range st.rules {
+		names[name] = nil
+	}
+	for name := range names {
+		body, old := p.bodyOf(st, name), p.services[name]
+		var ready *packed
+		if body != nil {
+			var err error
+			if ready, err = pack(defaultHost(name, body, p.rulesOf(st, name))); err != nil {
+				bad[name] = err
+			}
+		}
+		st.puts = append(st.puts, put{typeVirtualHost, defaultHostName(name), ready})
+		if old != nil && (body == nil || len(st.rules[name]) > 0 || !body.sameForAccounts(old.body)) {
+			for g := range old.groups {
+				st.edit(g)
+			}
+		}
+	}
+	return bad
 }
 
 // stageNative stages a resource that is one on the wire too.
@@ -207,127 +257,6 @@ func checkName(name string) error {
 	return nil
 }
 
-// stageAccount notes that an account comes, goes or moves.
-func (p *packer) stageAccount(st *staged, c reconciler.Change) error {
-	service, account, _ := strings.Cut(c.Key().Name, "/")
-	if c.New != nil {
-		body, served := st.services[service]
-		if !served {
-			body = p.services[service]
-		}
-		if body == nil {
-			return fmt.Errorf("service %s is not served, so its account %s cannot be", service, account)
-		}
-		if len(account) == 0 || len(account) > maxAccount {
-			return fmt.Errorf("the account has %d bytes; want 1 to %d", len(account), maxAccount)
-		}
-		if err := checkLabel(c.New.Body.(*accountBody).Version); err != nil {
-			return err
-		}
-	}
-	e := st.edit(groupOf(service, account))
-	e.keys = append(e.keys, c.Key())
-	if c.Old != nil {
-		e.drop[account] = c.Old.Body.(*accountBody).Version
-	}
-	if c.New != nil {
-		e.add[account] = c.New.Body.(*accountBody).Version
-	}
-	return nil
-}
-
-// maxAccount is the longest account in bytes, here and in account.lua.
-const maxAccount = 256
-
-func (st *staged) edit(g groupKey) *edit {
-	e := st.edits[g]
-	if e == nil {
-		e = &edit{drop: map[string]string{}, add: map[string]string{}, shards: map[string][]string{}}
-		st.edits[g] = e
-	}
-	return e
-}
-
-// stageGroup packs the shards of a group that change.
-func (p *packer) stageGroup(st *staged, g groupKey, e *edit) error {
-	for _, version := range e.drop {
-		e.shards[version] = nil
-	}
-	for account, version := range e.add {
-		e.shards[version] = append(e.shards[version], account)
-	}
-	body, hostChanged := st.services[g.service]
-	if hostChanged { // every shard is to be packed again
-		for version := range p.shards[g] {
-			if _, changed := e.shards[version]; !changed {
-				e.shards[version] = nil
-			}
-		}
-	} else {
-		body = p.services[g.service]
-	}
-	var puts []put
-	for version, accounts := range e.shards {
-		for _, account := range p.shards[g][version] {
-			if e.drop[account] != version && e.add[account] != version {
-				accounts = append(accounts, account)
-			}
-		}
-		slices.Sort(accounts)
-		e.shards[version] = accounts
-		k := shardKey{g, version}
-		if len(accounts) == 0 || body == nil || len(body.Hosts) == 0 {
-			puts = append(puts, put{typeVirtualHost, k.name(), nil})
-			continue
-		}
-		packed, err := pack(accountsHost(k, accounts, body))
-		if err != nil {
-			return err
-		}
-		puts = append(puts, put{typeVirtualHost, k.name(), packed})
-	}
-	st.puts = append(st.puts, puts...)
-	return nil
-}
-
-// stageHosts stages the virtual hosts of services.
-func (p *packer) stageHosts(st *staged, changes []reconciler.Change) {
-	var hosts []reconciler.Change
-	ready, failed := map[string]*packed{}, map[reconciler.Key]error{}
-	for _, c := range changes {
-		if c.Key().Kind != kindVirtualHost {
-			continue
-		}
-		hosts = append(hosts, c)
-		if c.New != nil {
-			packed, err := pack(defaultHost(c.New.Name, c.New.Body.(*virtualHostBody)))
-			ready[c.New.Name] = packed
-			if err != nil {
-				failed[c.New.Key] = err
-			}
-		}
-	}
-	p.claim(hosts, failed)
-	for _, c := range hosts {
-		k := c.Key()
-		if err := failed[k]; err != nil {
-			st.failed = st.failed.Add(k, err)
-			continue
-		}
-		var body *virtualHostBody
-		if c.New != nil {
-			body = c.New.Body.(*virtualHostBody)
-		}
-		st.services[k.Name] = body
-		st.puts = append(st.puts, put{typeVirtualHost, defaultHostName(k.Name), ready[k.Name]})
-		if old := p.services[k.Name]; body == nil || old == nil || !body.sameForAccounts(old) {
-			for g := range p.groups[k.Name] {
-				st.edit(g)
-			}
-		}
-	}
-}
-
 // claim finds the changes that take a host which another service has, or goes on
 // having because its own change fails.
 func (p *packer) claim(changes []reconciler.Change, failed map[reconciler.Key]error) {
@@ -354,7 +283,7 @@ func (p *packer) claimOne(res *reconciler.Resource, moving map[string]bool, take
 		return err
 	}
 	for _, host := range res.Body.(*virtualHostBody).Hosts {
-		if err := checkLabel(host); err != nil {
+		if err := checkLabel(strings.TrimPrefix(host, "*.")); err != nil {
 			return fmt.Errorf("host cannot be routed: %w", err)
 		}
 		owner, again := taken[host]

@@ -24,15 +24,20 @@ func TestLower(t *testing.T) {
 	svc := h.service("api", "10.9.1.12:8080", "10.9.1.13:8080")
 	svc.Timeout, svc.Retries = 15*time.Second, 1
 	h.account("api", "50002001", "v2")
+	env := policies.HeaderTest{Name: "x-env", Kind: "exact", Value: "canary"}
+	h.rule("api", "canary", &policies.RequestRule{Priority: 50, Version: "v2", Match: []policies.RequestMatch{
+		{Tests: []policies.HeaderTest{env}, Hi: policies.Slots}, {Hi: 5},
+	}})
 	old := h.desired()
 	plan := reconciler.Plan{Changes: reconciler.Diff(old, nil, reconciler.Union(old, nil))}
 	want := `+ xds Cluster api/v1: speaks http  # api.yaml:10
 + xds Cluster api/v2: speaks http  # api.yaml:11
 + xds Endpoints api/v1: 10.9.1.12:8080  # api.yaml:10
 + xds Endpoints api/v2: 10.9.1.13:8080  # api.yaml:11
-+ xds VirtualHost api: api.internal -> v1, timeout 15s, retries 1  # api.yaml:1
-+ xds Account api/50002001: api account 50002001 -> v2  # policy.yaml:7
 + xds Listener host-1: proxy on 127.0.0.1:15001  # node.yaml:3
++ xds VirtualHost api: api.internal -> v1, timeout 15s, retries 1  # api.yaml:1
++ xds Rule api/canary: x-env exact "canary", or 5% of accounts -> v2, priority 50  # canary.yaml:9
++ xds Account api/50002001: api account 50002001 -> v2  # policy.yaml:7
 `
 	if got := plan.String(); got != want {
 		t.Errorf("plan:\n%s", got)
@@ -46,6 +51,11 @@ func TestLower(t *testing.T) {
 	}
 	next := *svc
 	next.Hosts, next.Default, next.Timeout, next.Retries, next.Protocol = []string{"a.internal"}, "v2", time.Second, 2, "grpc"
+	next.RouteBy = policies.RouteBy{Header: "x-user", Key: "user"}
+	env.Not = true
+	h.rule("api", "canary", &policies.RequestRule{Priority: 60, Version: "v1", Match: []policies.RequestMatch{
+		{Tests: []policies.HeaderTest{env}, Hi: policies.Slots},
+	}})
 	next.Versions = slices.Clone(svc.Versions)
 	next.Versions[0].Endpoints = []policies.Endpoint{{Address: netip.MustParseAddr("10.9.1.14"), Port: 80, Weight: 3}}
 	next.Versions[1].Endpoints = nil
@@ -58,16 +68,13 @@ func TestLower(t *testing.T) {
 ~ xds Cluster api/v2: speaks http -> speaks grpc  # api.yaml:11
 ~ xds Endpoints api/v1: +10.9.1.14:80 weight 3, -10.9.1.12:8080  # api.yaml:10
 ~ xds Endpoints api/v2: -10.9.1.13:8080  # api.yaml:11
-~ xds VirtualHost api: hosts api.internal -> a.internal, default v1 -> v2, timeout 15s -> 1s, retries 1 -> 2  # api.yaml:1
-~ xds Account api/50002001: api account 50002001 v2 -> v1  # policy.yaml:7
 ~ xds Listener host-1: proxy on 127.0.0.1:15001 -> proxy on [::]:1
+~ xds VirtualHost api: hosts api.internal -> a.internal, default v1 -> v2, timeout 15s -> 1s, retries 1 -> 2, by key account_id of header x-ucloud-routeby -> key user of header x-user  # api.yaml:1
+~ xds Rule api/canary: x-env exact "canary", or 5% of accounts -> x-env not exact "canary", version v2 -> v1, priority 50 -> 60  # canary.yaml:9
+~ xds Account api/50002001: api account 50002001 v2 -> v1  # policy.yaml:7
 `
 	if got := plan.String(); got != want {
 		t.Errorf("plan:\n%s", got)
-	}
-	next.RouteBy.Key = "user"
-	if _, err := h.sink.Lower(h.ir, policies.Name{Kind: schema.KindService, Name: "api"}); err == nil || !strings.Contains(err.Error(), "api.yaml:1") {
-		t.Errorf("another routeBy: %v", err)
 	}
 }
 
@@ -93,7 +100,7 @@ func TestCodec(t *testing.T) {
 			t.Errorf("%s was decoded", k)
 		}
 	}
-	for _, text := range []string{"", "{}", `{"body":1}`, `{"body":{"version":1}}`} {
+	for _, text := range []string{"", "{}", `{"body":1}`, `{"body":{"rules":[{"version":1}]}}`, `{"body":{"version":"v2"}}`} {
 		if _, err := Decode(key(kindAccount, "a/b"), []byte(text)); err == nil {
 			t.Errorf("%q was decoded", text)
 		}
@@ -150,7 +157,7 @@ func TestHostsMove(t *testing.T) {
 	h.mustApply()
 	m.converges(h.sink)
 	m.mu.Lock()
-	if d := m.routes["gray/api"].GetDomains(); len(d) != 1 || d[0] != "b.internal/*" {
+	if d := m.routes["gray/api"].GetDomains(); len(d) != 2 || d[0] != "b.internal" || d[1] != "api/*" {
 		t.Errorf("domains %v", d)
 	}
 	m.mu.Unlock()
@@ -173,7 +180,7 @@ func TestHostsMove(t *testing.T) {
 func TestAccountsByCase(t *testing.T) {
 	seen := map[string]string{}
 	for _, a := range []string{"abc", "ABC", "Abc", "_41bc", "a_bc", "a-bc", "a.bc", "a/bc", "a bc", "ä", "Ä", "-", "_", "*", "a*"} {
-		d := accountDomain("h", a)
+		d := accountDomain("api", a)
 		if other, twice := seen[d]; twice || strings.ToLower(d) != d || strings.ContainsAny(d, "* ") {
 			t.Errorf("account %q has domain %q, as has %q", a, d, other)
 		}
@@ -273,7 +280,7 @@ func TestWeight(t *testing.T) {
 	for i := range names {
 		a := fmt.Sprint(50_000_000 + i)
 		names[i] = policies.Name{Kind: schema.KindService, Name: "api", Part: "account/" + a}
-		ir.Put(names[i], &policies.AccountRoute{Service: "api", Account: a, Version: "v2"})
+		ir.Put(names[i], &policies.AccountRoute{Service: "api", Account: a, Rules: toVersion("v2")})
 	}
 	keep := make([]*reconciler.Resource, n)
 	var before, after runtime.MemStats

@@ -185,12 +185,16 @@ func (s *Sink) keysOf(t wireType, name, node, message string) []reconciler.Key {
 	if _, err := fmt.Sscanf(parts[1], "%d", &number); err != nil {
 		return nil
 	}
+	g := s.packer.groups[groupKey{service, number}]
+	if g == nil {
+		return nil
+	}
 	var named, all []reconciler.Key
-	for _, account := range s.packer.shards[groupKey{service, number}][parts[2]] {
-		k := key(kindAccount, service+"/"+account)
-		all = append(all, k)
-		for _, host := range s.packer.services[service].Hosts {
-			if mentions(message, accountDomain(host, account)) {
+	for _, text := range g.shards[name] {
+		for _, account := range g.accounts[text] {
+			k := key(kindAccount, service+"/"+account)
+			all = append(all, k)
+			if mentions(message, accountDomain(service, account)) {
 				named = append(named, k)
 			}
 		}

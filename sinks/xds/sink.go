@@ -17,9 +17,10 @@ import (
 )
 
 // bucket is the store's bucket for what is served: a record a resource, named
-// "kind name", and one that says that they are a whole state.
+// "kind name", and one that says that they are a whole state. The number is that of
+// the records' form: a state of another one is not read.
 const (
-	bucket = "xds"
+	bucket = "xds/2"
 	whole  = "whole"
 )
 
@@ -167,6 +168,7 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 		own[i] = reconciler.Change{Old: s.state[c.Key()], New: c.New}
 	}
 	own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return c.Old == nil && c.New == nil })
+	own, unknown := settle(own)
 	st := s.stage(own)
 	if st.failed != nil {
 		own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return st.failed.Keys[c.Key()] != nil })
@@ -183,6 +185,11 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 		s.restartGrace()
 	}
 	s.wakeAll()
+	if unknown != nil {
+		for k, err := range unknown.Keys {
+			st.failed = st.failed.Add(k, err)
+		}
+	}
 	return st.failed, before, s.wire.revision, nil
 }
 

@@ -35,7 +35,7 @@ func TestStoreBroken(t *testing.T) {
 // other half from the Envoys.
 func TestStoreUnreadable(t *testing.T) {
 	for name, value := range map[string]string{
-		"Account api/1": `{"body":{"version":"v2"}}`, // of no service
+		"Account api/1": `{"body":{"rules":[{"priority":1,"version":"v2"}]}}`, // of no service
 		"Cluster a/v1":  `{`,
 		"Nothing x":     `{"body":{}}`,
 	} {

@@ -186,7 +186,7 @@ func (w *walker) read(p, at string) (known, error) {
 	if err := sources.Refuse(p, info.Size()); err != nil {
 		return known{}, err
 	}
-	data, err := io.ReadAll(io.LimitReader(file, schema.MaxCSV+1))
+	data, err := io.ReadAll(io.LimitReader(file, sources.MaxFile+1))
 	if err != nil {
 		return known{}, unreadable(err)
 	}

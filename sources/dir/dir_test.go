@@ -121,6 +121,7 @@ func TestRead(t *testing.T) {
 		"out.yaml", "-> ../secret.yaml", "absolute.yaml", "-> "+d.path("a.yaml"), "config.yaml", "-> .git/config", "sub/config.yaml", "-> ../.GIT/config",
 		"none.yaml", "-> none", "none2.yaml", "-> a.yaml/x", "loop.yaml", "-> loop.yaml", "dir.yaml", "-> sub", "null.yaml", "-> /dev/null",
 		"outfolder", "-> ..", "through.yaml", "-> outfolder/secret.yaml",
+		"pipe/p4info.txtpb", "p", "pipe/device_config.json", "-> ../sub/data", "sub/data", "j", "pipe/device_config.bin", "-> /etc/passwd",
 	)
 	snap, err := Read(t.Context(), d.dir)
 	if err != nil {
@@ -129,7 +130,8 @@ func TestRead(t *testing.T) {
 	wantFiles(t, snap, "a.yaml", "a", "sub/deep/b.yml", "b", "c.csv", "c", ".grayignore", "x", "f.yaml/g.yaml", "g",
 		"same.yaml", "a", "up.yaml", "h", "chain.yaml", "a", "by.yaml", "b",
 		"out.yaml", leaves, "absolute.yaml", leaves, "config.yaml", leaves, "sub/config.yaml", leaves, "null.yaml", leaves, "through.yaml", leaves,
-		"none.yaml", dangling, "none2.yaml", dangling, "loop.yaml", "error: is a symbolic link that leads to too many others", "dir.yaml", noFile)
+		"none.yaml", dangling, "none2.yaml", dangling, "loop.yaml", "error: is a symbolic link that leads to too many others", "dir.yaml", noFile,
+		"pipe/p4info.txtpb", "p", "pipe/device_config.json", "j", "pipe/device_config.bin", leaves)
 	if !strings.HasPrefix(snap.Revision, "dir@sha256:") || len(snap.Revision) != len("dir@sha256:")+40 {
 		t.Errorf("revision %s", snap.Revision)
 	}
@@ -158,8 +160,10 @@ func TestOddFiles(t *testing.T) {
 	socket, err := net.Listen("unix", d.path("s.yaml"))
 	d.ok(err)
 	defer socket.Close()
-	d.write("huge.csv", "")
-	d.ok(os.Truncate(d.path("huge.csv"), 64<<20))
+	for _, p := range []string{"huge.csv", "device_config.bin"} {
+		d.write(p, "")
+		d.ok(os.Truncate(d.path(p), 64<<20))
+	}
 	done := make(chan *schema.Snapshot, 1)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -174,7 +178,8 @@ func TestOddFiles(t *testing.T) {
 	case snap := <-done:
 		wantFiles(t, snap, "a.yaml", "a", "ok.yaml", strings.Repeat("x", schema.MaxYAML), "pipe.yaml", noFile, "topipe.yaml", noFile, "s.yaml", noFile,
 			"large.yaml", "error: the file has 1048577 bytes, the most is 1048576; split it",
-			"huge.csv", "error: the file has 67108864 bytes, the most is 16777216; split it")
+			"huge.csv", "error: the file has 67108864 bytes, the most is 16777216; split it",
+			"device_config.bin", "error: the file has 67108864 bytes, the most is 16777216")
 	case <-time.After(20 * time.Second):
 		t.Fatal("waits for a pipe")
 	}

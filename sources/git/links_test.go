@@ -35,6 +35,8 @@ func TestLinks(t *testing.T) {
 		"env/dir.yaml", "-> ../other", "env/root.yaml", "-> ..",
 		"env/l1.yaml", "-> l2", "env/l2", "-> l3", "env/l3", "-> l4", "env/l4", "-> l5", "env/l5", "-> l6",
 		"env/l6", "-> l7", "env/l7", "-> l8", "env/l8", "-> l9", "env/l9", "-> file.yaml", "env/l.yaml", "-> l3", "env/l9.yaml", "-> l2",
+		// The files of a pipeline.
+		"env/pipe/p4info.txtpb", "p", "env/pipe/device_config.json", "-> ../../other/data", "env/pipe/device_config.bin", "-> ../../../x",
 	)
 	wantFiles(t, fetch(t, follow(t, r.dir, Config{Path: "env"})),
 		"file.yaml", "f", "same.yaml", "f", "dots.yaml", "f", "beside.yaml", "d", "top.yaml", "t",
@@ -45,6 +47,7 @@ func TestLinks(t *testing.T) {
 		"loop.yaml", tooMany, "loop2.yaml", tooMany, "self.yaml", tooMany,
 		"dir.yaml", noFile, "root.yaml", noFile,
 		"l1.yaml", tooMany, "l9.yaml", tooMany, "l.yaml", "f", // eight links, not nine
+		"pipe/p4info.txtpb", "p", "pipe/device_config.json", "d", "pipe/device_config.bin", leaves,
 	)
 }
 

@@ -3,8 +3,8 @@
 // over a P4Info and the canonical byte strings that P4Runtime wants. The client
 // in sinks/p4rt and the software gateway in softswitch both stand on it.
 //
-// gray_v1model.p4 is the program for BMv2. It includes headers.p4, parser.p4,
-// tables.p4 and ids.p4, which are written so that a program for Tofino can share
-// them. `make p4` compiles it where p4c is installed; the compiled files are
-// committed beside it.
+// The program has two faces, gray_v1model.p4 for BMv2 and gray_tna.p4 for Tofino.
+// They share headers.p4, parser.p4, tables.p4 and ids.p4, and so their P4Info.
+// `make p4` compiles them where p4c is installed; what comes of it is committed
+// beside them, but for Tofino's binary, which depends on the switch's SDE.
 package pipeline

@@ -36,6 +36,7 @@ control GrayVerify(inout headers_t h, inout metadata_t m) { apply {} }
 
 #define DIRECT_COUNTER(name) direct_counter(CounterType.packets_and_bytes) name;
 #define PARSER_FAILED (std.parser_error != error.NoError)
+#define FIRST
 control GrayIngress(inout headers_t h, inout metadata_t m, inout standard_metadata_t std) {
   @id(ID_DROP) @name(".drop") action drop() {
     mark_to_drop(std);

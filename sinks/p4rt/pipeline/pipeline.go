@@ -9,32 +9,48 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 )
 
-//go:embed gray_v1model.p4info.txtpb
-var p4infoText []byte
+var (
+	//go:embed gray_v1model.p4info.txtpb
+	v1modelInfo []byte
+	//go:embed gray_v1model.json
+	v1modelConfig []byte
+	//go:embed gray_tna.p4info.txtpb
+	tnaInfo []byte
+)
 
-//go:embed gray_v1model.json
-var deviceConfig []byte
+// Program is a pipeline that a switch can run. It is read-only.
+type Program struct {
+	Name         string
+	P4Info       *p4configv1.P4Info
+	Index        *Info  // over P4Info
+	DeviceConfig []byte // what the target wants as p4_device_config
+	Loads        bool   // there is a DeviceConfig; else somebody else loads it, under a cookie of theirs
+	Cookie       uint64 // differs when P4Info or DeviceConfig does; never 0
+}
 
-// P4Info is the pipeline's P4Info, parsed once. It is read-only.
-var P4Info = sync.OnceValue(func() *p4configv1.P4Info {
-	info := new(p4configv1.P4Info)
-	if err := prototext.Unmarshal(p4infoText, info); err != nil {
-		panic("pipeline: the embedded P4Info cannot be read: " + err.Error())
+func newProgram(name string, info, config []byte) *Program {
+	p := &Program{Name: name, P4Info: new(p4configv1.P4Info), DeviceConfig: config, Loads: config != nil}
+	if err := prototext.Unmarshal(info, p.P4Info); err != nil {
+		panic("pipeline: the embedded P4Info of " + name + " cannot be read: " + err.Error())
 	}
-	return info
-})
+	p.Index = NewInfo(p.P4Info)
+	h := fnv.New64a()
+	_, _ = h.Write(info)
+	_, _ = h.Write(config)
+	p.Cookie = h.Sum64()
+	return p
+}
+
+// V1Model is gray's pipeline for BMv2.
+var V1Model = sync.OnceValue(func() *Program { return newProgram("gray/v1model", v1modelInfo, v1modelConfig) })
+
+// TNA is gray's pipeline for Tofino. What its compiler makes for the switch
+// depends on the switch's SDE, so gray has no device config of it.
+var TNA = sync.OnceValue(func() *Program { return newProgram("gray/tna", tnaInfo, nil) })
+
+// P4Info is the P4Info of gray's pipeline, which is the same on every face but
+// for the architecture's name. It is read-only.
+func P4Info() *p4configv1.P4Info { return V1Model().P4Info }
 
 // Index is the index over P4Info.
-var Index = sync.OnceValue(func() *Info { return NewInfo(P4Info()) })
-
-// DeviceConfig is what a BMv2 target wants as p4_device_config. It is read-only.
-func DeviceConfig() []byte { return deviceConfig }
-
-// Cookie names the pipeline: it differs when the P4Info or the device
-// configuration does.
-var Cookie = sync.OnceValue(func() uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write(p4infoText)
-	_, _ = h.Write(deviceConfig)
-	return h.Sum64()
-})
+func Index() *Info { return V1Model().Index }

@@ -4,7 +4,10 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	p4configv1 "github.com/p4lang/p4runtime/go/p4/config/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -39,6 +42,21 @@ func TestIDs(t *testing.T) {
 		if byName[name].GetPreamble().GetId() != id {
 			t.Errorf("action %s: P4Info has %#x, Go has %#x", name, byName[name].GetPreamble().GetId(), id)
 		}
+	}
+}
+
+// TestFacesHaveOneP4Info holds the compiled P4Infos of the two faces against each
+// other: they differ in the architecture's name alone.
+func TestFacesHaveOneP4Info(t *testing.T) {
+	v1model, tna := proto.CloneOf(V1Model().P4Info), proto.CloneOf(TNA().P4Info)
+	for name, info := range map[string]*p4configv1.P4Info{"v1model": v1model, "tna": tna} {
+		if got := info.GetPkgInfo().GetArch(); got != name {
+			t.Errorf("the P4Info of %s is one of %s", name, got)
+		}
+		info.PkgInfo.Arch = ""
+	}
+	if diff := cmp.Diff(v1model, tna, protocmp.Transform()); diff != "" {
+		t.Errorf("the P4Infos differ (-v1model +tna):\n%s", diff)
 	}
 }
 

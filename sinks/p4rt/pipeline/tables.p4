@@ -2,6 +2,7 @@
 // this into its ingress control, whose parameters h and m are. A face defines
 //   DIRECT_COUNTER(name)  the declaration of a direct counter
 //   PARSER_FAILED         whether the packet was cut short
+//   FIRST                 what it does with a packet before all else
 //   action drop()         drops the packet and sets m.dropped
 //   action send(port)     sends the packet by a port
 //   action hash_fields()  m.hash = the low bits of CRC32 over HASH_FIELDS
@@ -270,6 +271,7 @@ action forward_ip_v6(@id(1) mac_t dst_mac, @id(2) mac_t src_mac, @id(3) port_t p
 }
 
 apply {
+  FIRST
   if (PARSER_FAILED || m.malformed == 1) {
     drop();
   } else if (h.ipv4.isValid()) {

@@ -5,7 +5,6 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -25,12 +24,10 @@ func newProgram(config *p4v1.ForwardingPipelineConfig) *program {
 	return p
 }
 
-// isGray tells whether a P4Info is one that the packet path can run.
+// isGray tells whether a P4Info is one that the packet path can run: gray's, with
+// tables of any size and no others.
 func isGray(p *p4configv1.P4Info) bool {
-	a, errA := proto.MarshalOptions{Deterministic: true}.Marshal(&p4configv1.P4Info{Tables: p.GetTables(), Actions: p.GetActions()})
-	g := pipeline.P4Info()
-	b, errB := proto.MarshalOptions{Deterministic: true}.Marshal(&p4configv1.P4Info{Tables: g.GetTables(), Actions: g.GetActions()})
-	return errA == nil && errB == nil && string(a) == string(b)
+	return len(p.GetTables()) == len(pipeline.Index().Tables) && len(pipeline.Lacks(pipeline.NewInfo(p))) == 0
 }
 
 // table finds a table by its id.

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+
+	"github.com/spf13/pflag"
+
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sources/etcd"
+)
+
+// etcdFlags say which etcd holds endpoints, and who the daemon is to it.
+type etcdFlags struct {
+	members       []string
+	ca, cert, key string // below the secrets folder
+	username      string
+	passwordFile  string // likewise
+}
+
+func (e *etcdFlags) add(f *pflag.FlagSet) {
+	f.StringSliceVar(&e.members, "etcd", nil, "the etcd in which endpoints are registered, http:// or https:// URLs of its members; can be repeated")
+	f.StringVar(&e.ca, "etcd-ca", "", "file with etcd's authority, below --secrets-dir; default: those of the system")
+	f.StringVar(&e.cert, "etcd-cert", "", "file with the daemon's certificate for etcd, below --secrets-dir")
+	f.StringVar(&e.key, "etcd-key", "", "file with its key, below --secrets-dir")
+	f.StringVar(&e.username, "etcd-username", "", "user name for etcd")
+	f.StringVar(&e.passwordFile, "etcd-password-file", "", "file with the password for etcd, below --secrets-dir")
+}
+
+// lookUp makes the board of what is in etcd, and what fills it until its context ends.
+func (c *daemonConfig) lookUp(store *reconciler.Store) (*reconciler.Discovery, func(context.Context), error) {
+	cfg, err := c.etcd.config(c.secrets, c.insecure)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg.Log = c.logger()
+	board, err := reconciler.NewDiscovery(store)
+	return board, func(ctx context.Context) { etcd.Run(ctx, board, cfg) }, err
+}
+
+// config makes the source's configuration of the flags.
+func (e *etcdFlags) config(secrets string, insecure bool) (etcd.Config, error) {
+	c := etcd.Config{Members: e.members, Username: e.username}
+	secure := 0
+	for _, m := range e.members {
+		u, err := url.Parse(m)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" {
+			return c, fmt.Errorf("--etcd %q is no URL of a member; want https://host:2379 or http://host:2379", clipURL(u, m))
+		}
+		if u.Scheme == "https" {
+			secure++
+			continue
+		}
+		if a, err := netip.ParseAddr(u.Hostname()); !insecure && u.Hostname() != "localhost" && (err != nil || !a.IsLoopback()) {
+			return c, fmt.Errorf("--etcd %s is plaintext and not on loopback; use https, or give --insecure", m)
+		}
+	}
+	if secure != 0 && secure != len(e.members) {
+		return c, errors.New("--etcd has both http and https members; want one of the two")
+	}
+	if (e.cert == "") != (e.key == "") {
+		return c, errors.New("--etcd-cert and --etcd-key go together; give both or none")
+	}
+	if (e.username == "") != (e.passwordFile == "") {
+		return c, errors.New("--etcd-username and --etcd-password-file go together; give both or none")
+	}
+	if e.passwordFile != "" {
+		b, err := reconciler.ReadSecret(secrets, e.passwordFile)
+		if err != nil {
+			return c, fmt.Errorf("--etcd-password-file: %w", err)
+		}
+		if c.Password = string(bytes.TrimRight(b, "\r\n")); c.Password == "" {
+			return c, fmt.Errorf("--etcd-password-file %s is empty; want the password on one line", e.passwordFile)
+		}
+	}
+	if secure == 0 {
+		if e.ca != "" || e.cert != "" {
+			return c, errors.New("--etcd-ca and --etcd-cert are for https members; give --etcd as https://host:2379")
+		}
+		return c, nil
+	}
+	var err error
+	c.TLS, err = e.tls(secrets)
+	return c, err
+}
+
+// clipURL is an address without the password that somebody may have put into it.
+func clipURL(u *url.URL, text string) string {
+	if u == nil {
+		return "(not shown)"
+	}
+	if u.User != nil {
+		return u.Redacted()
+	}
+	return text
+}
+
+// tls reads the certificate anew for every connection, so that it can be renewed.
+func (e *etcdFlags) tls(secrets string) (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if e.ca != "" {
+		b, err := reconciler.ReadSecret(secrets, e.ca)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-ca: %w", err)
+		}
+		if cfg.RootCAs = x509.NewCertPool(); !cfg.RootCAs.AppendCertsFromPEM(b) {
+			return nil, fmt.Errorf("--etcd-ca %s holds no certificate; want PEM", e.ca)
+		}
+	}
+	if e.cert == "" {
+		return cfg, nil
+	}
+	read := func() (*tls.Certificate, error) {
+		cert, err := reconciler.ReadSecret(secrets, e.cert)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-cert: %w", err)
+		}
+		key, err := reconciler.ReadSecret(secrets, e.key)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-key: %w", err)
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-cert %s and --etcd-key %s are no certificate and key that belong together", e.cert, e.key)
+		}
+		return &pair, nil
+	}
+	if _, err := read(); err != nil {
+		return nil, err
+	}
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return read() }
+	return cfg, nil
+}

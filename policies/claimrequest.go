@@ -1,0 +1,252 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// maxServiceSets is how many sets of requests the rules of one service may make:
+// each is a route that Envoy looks at in turn.
+const maxServiceSets = 256
+
+// claimRequests claims the requests of an entry on a Service: those of each account
+// that it names, or else a share of all. An entry that also names packets is about
+// Gateways only.
+func (c *Compiler) claimRequests(e entryOf, service string) {
+	m := e.m
+	if m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil || e.percent() == 0 {
+		return
+	}
+	if m.Accounts == nil {
+		c.claim(e, Name{schema.KindService, service, policyPart + e.s.doc.Name.Name}, Match{})
+	}
+	for _, a := range m.Accounts {
+		c.claim(e, Name{schema.KindService, service, accountPart + a}, Match{})
+	}
+}
+
+// requestSet is the requests of a claim, as far as its account has no say; false
+// where no request passes its tests.
+func requestSet(cl *claim) (RequestMatch, bool) {
+	set := RequestMatch{Hi: cl.percent}
+	for _, h := range cl.match.Headers {
+		t := HeaderTest{Name: h.Name, Not: h.Invert}
+		switch {
+		case h.Exact != nil:
+			t.Kind, t.Value = "exact", *h.Exact
+		case h.Prefix != nil:
+			t.Kind, t.Value = "prefix", *h.Prefix
+		case h.Suffix != nil:
+			t.Kind, t.Value = "suffix", *h.Suffix
+		case h.Regex != nil:
+			t.Kind, t.Value = "regex", *h.Regex
+		case h.Present != nil:
+			t.Kind, t.Not = "present", *h.Present == h.Invert
+		}
+		set.Tests = append(set.Tests, t)
+	}
+	return everyRequest.intersect(set)
+}
+
+// taken is what one policy says about requests of a service.
+type taken struct {
+	doc            *schema.Document
+	spec           *schema.PolicySpec
+	line           int // of the first match, or else of the first exclude
+	matched        bool
+	match, exclude []RequestMatch
+	sets           []RequestMatch // what comes of the two
+}
+
+func (t *taken) origin() schema.Position { return schema.Position{Path: t.doc.Path, Line: t.line} }
+
+// add takes in claims of the policy.
+func (t *taken) add(claims []claim) {
+	for i := range claims {
+		cl := &claims[i]
+		if cl.doc != t.doc {
+			continue
+		}
+		set, some := requestSet(cl)
+		switch {
+		case !some:
+		case cl.exclude:
+			t.exclude = append(t.exclude, set)
+		default:
+			t.match = append(t.match, set)
+		}
+		if first := !cl.exclude && !t.matched; first || t.line == 0 {
+			t.line, t.matched = cl.line, first
+		}
+	}
+}
+
+// takenBy gathers claims by policy, in order of precedence: priority, then name
+// (which decides nothing but the order, as equal priorities may not disagree).
+func takenBy(claims []claim) []*taken {
+	byDoc := map[*schema.Document]*taken{}
+	var all []*taken
+	for i := range claims {
+		doc := claims[i].doc
+		if byDoc[doc] == nil {
+			byDoc[doc] = &taken{doc: doc, spec: claims[i].spec}
+			byDoc[doc].add(claims)
+			all = append(all, byDoc[doc])
+		}
+	}
+	slices.SortFunc(all, func(a, b *taken) int {
+		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), strings.Compare(a.doc.Name.Name, b.doc.Name.Name))
+	})
+	return all
+}
+
+// rule is what a policy says as a rule.
+func (t *taken) rule() RequestRule {
+	return RequestRule{Priority: t.spec.Priority, Version: t.spec.Version, Match: t.sets, Policy: t.doc.Name.Name, Origin: t.origin()}
+}
+
+// settle works out the sets that a policy takes.
+func (c *Compiler) settle(n Name, t *taken) {
+	var ok bool
+	if t.sets, ok = combine(t.match, t.exclude); ok {
+		return
+	}
+	t.sets = nil
+	at := t.doc.Errorf("spec.exclude", "makes more than %d sets of requests of what the policy matches of Service %s; name less in it", maxCombinations, n.Name)
+	c.errs[n] = append(c.errs[n], unitError{t.doc.Name.Name + " " + n.Name, at})
+}
+
+// generalOf is what policies say about all requests of a service, by precedence.
+// It is worked out once a Compile.
+func (c *Compiler) generalOf(service string) []*taken {
+	if all, done := c.generalNow[service]; done {
+		return all
+	}
+	var claims []claim
+	for n := range c.general[service] {
+		claims = append(claims, c.claims[n]...)
+	}
+	all := takenBy(claims)
+	for _, t := range all {
+		t.sets, _ = combine(t.match, t.exclude) // who claims it reports what is wrong
+	}
+	c.generalNow[service] = all
+	return all
+}
+
+// policyRule makes the rule of one policy about all requests of a service; nil
+// where it takes none.
+func (c *Compiler) policyRule(n Name, claims []claim) any {
+	own := takenBy(claims)
+	if len(own) == 0 {
+		return nil
+	}
+	c.settle(n, own[0])
+	sets := 0
+	for _, o := range c.generalOf(n.Name) {
+		sets += countRoutes(o.sets)
+		if o.doc == own[0].doc && sets > maxServiceSets {
+			at := o.doc.Errorf("spec.match", "makes more than %d sets of requests of Service %s, with those of the policies above it; name less", maxServiceSets, n.Name)
+			c.errs[n] = append(c.errs[n], unitError{o.doc.Name.Name + " " + n.Name, at})
+		}
+		c.requestConflict(n, own[0], o, "")
+	}
+	if len(own[0].sets) == 0 {
+		return nil
+	}
+	r := own[0].rule()
+	if was, _ := c.ir.Get(n).(*RequestRule); was != nil && was.equal(&r) {
+		return was
+	}
+	return &r
+}
+
+// accountRoute decides about one account of one service; nil where everything is
+// as it is for all.
+func (c *Compiler) accountRoute(n Name, claims []claim) any {
+	route := &AccountRoute{Service: n.Name, Account: strings.TrimPrefix(n.Part, accountPart)}
+	general := c.generalOf(n.Name)
+	own := takenBy(claims)
+	for _, t := range own {
+		if i := slices.IndexFunc(general, func(g *taken) bool { return g.doc == t.doc }); i >= 0 {
+			t.match = append(t.match, general[i].match...)
+			t.exclude = append(t.exclude, general[i].exclude...)
+			if len(general[i].sets) > 0 {
+				route.Instead = append(route.Instead, t.doc.Name.Name)
+			}
+		}
+		c.settle(n, t)
+	}
+	for i, t := range own {
+		for _, o := range own[:i] {
+			c.requestConflict(n, t, o, route.Account)
+		}
+		for _, o := range general {
+			if !slices.Contains(route.Instead, o.doc.Name.Name) {
+				c.requestConflict(n, t, o, route.Account)
+			}
+		}
+	}
+	route.Rules = ownRules(own)
+	if last := len(route.Rules) - 1; len(general) == 0 && last >= 0 && route.Rules[last].Version == c.ir.Service(n.Name).Default {
+		route.Rules = route.Rules[:last] // which is where it goes anyway
+	}
+	if len(route.Rules) == 0 && len(route.Instead) == 0 {
+		return nil
+	}
+	slices.Sort(route.Instead)
+	route.Origin = own[0].origin()
+	if len(route.Rules) > 0 {
+		route.Origin = route.Rules[0].Origin
+	}
+	if was, _ := c.ir.Get(n).(*AccountRoute); was != nil && was.equal(route) {
+		return was
+	}
+	return route
+}
+
+// ownRules is the rules of an account up to the first that takes every request.
+func ownRules(own []*taken) []RequestRule {
+	var rules []RequestRule
+	for _, t := range own {
+		if len(t.sets) == 0 {
+			continue
+		}
+		if rules = append(rules, t.rule()); rules[len(rules)-1].Whole() {
+			break
+		}
+	}
+	return rules
+}
+
+// requestConflict reports that two policies of one priority want different
+// versions for the same requests, of one account or of all. Whoever sends a header
+// in two lines, one for each of two policies, gets the lower version.
+func (c *Compiler) requestConflict(n Name, a, b *taken, account string) {
+	if a.doc == b.doc || a.spec.Priority != b.spec.Priority || a.spec.Version == b.spec.Version {
+		return
+	}
+	for _, m := range a.sets {
+		for _, o := range b.sets {
+			both, some := m.meets(o)
+			if !some {
+				continue
+			}
+			what := both.String()
+			switch {
+			case account != "" && both.whole():
+				what = "account " + account
+			case account != "":
+				what = fmt.Sprintf("%s of account %s", what, account)
+			}
+			c.conflict(n, b.side(), a.side(), what)
+			return
+		}
+	}
+}
+
+func (t *taken) side() side { return side{t.doc, t.spec, t.line} }

@@ -1,0 +1,337 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Slots is into how many shares of one per cent the accounts are cut.
+const Slots = 100
+
+// RequestRule sends the requests of a service that match it to a version.
+type RequestRule struct {
+	Priority int
+	Version  string
+	Match    []RequestMatch // any of them, in canonical order
+	Policy   string
+	Origin   schema.Position
+}
+
+// RequestMatch is a set of requests: all tests hold, and the slot of the account
+// lies in Lo <= slot < Hi.
+type RequestMatch struct {
+	Tests []HeaderTest `json:"tests,omitempty"` // sorted, none twice
+	Lo    int          `json:"lo,omitempty"`
+	Hi    int          `json:"hi"`
+}
+
+// everyRequest is all requests, and allRequests a rule's match of them; most rules
+// share it.
+var (
+	everyRequest = RequestMatch{Hi: Slots}
+	allRequests  = []RequestMatch{everyRequest}
+)
+
+// HeaderTest is a test of one request header. It passes where one of the header's
+// lines does; a header that is not there fails every test.
+type HeaderTest struct {
+	Name  string `json:"name"` // lower case
+	Kind  string `json:"kind"` // "exact", "prefix", "suffix", "regex" (RE2, of the whole value) or "present"
+	Value string `json:"value,omitempty"`
+	Not   bool   `json:"not,omitempty"` // holds where the test fails
+}
+
+// Holds tells whether the test holds for the lines of the header.
+func (t *HeaderTest) Holds(lines []string) bool {
+	return slices.ContainsFunc(lines, t.passes) != t.Not
+}
+
+func (t *HeaderTest) passes(value string) bool {
+	switch t.Kind {
+	case "exact":
+		return value == t.Value
+	case "prefix":
+		return strings.HasPrefix(value, t.Value)
+	case "suffix":
+		return strings.HasSuffix(value, t.Value)
+	case "regex":
+		return wholeValue(t.Value).MatchString(value)
+	}
+	return true
+}
+
+// expressions holds the compiled expressions by their text.
+var expressions sync.Map
+
+func wholeValue(expr string) *regexp.Regexp {
+	if re, ok := expressions.Load(expr); ok {
+		return re.(*regexp.Regexp)
+	}
+	re := regexp.MustCompile(`\A(?:` + expr + `)\z`) // schema has compiled it before
+	expressions.Store(expr, re)
+	return re
+}
+
+// String says the test in words.
+func (t *HeaderTest) String() string {
+	switch {
+	case t.Kind == "present" && t.Not:
+		return "without " + t.Name
+	case t.Kind == "present":
+		return "with " + t.Name
+	}
+	not := ""
+	if t.Not {
+		not = "not "
+	}
+	return fmt.Sprintf("%s %s%s %q", t.Name, not, t.Kind, t.Value)
+}
+
+func compareTests(a, b HeaderTest) int {
+	not := map[bool]int{true: 1}
+	return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Kind, b.Kind), strings.Compare(a.Value, b.Value),
+		cmp.Compare(not[a.Not], not[b.Not]))
+}
+
+// apart tells whether two tests never hold both, whatever the lines.
+func (t *HeaderTest) apart(o *HeaderTest) bool {
+	if t.Name != o.Name {
+		return false
+	}
+	for _, p := range [][2]*HeaderTest{{t, o}, {o, t}} {
+		a, b := p[0], p[1]
+		switch {
+		case a.Kind == b.Kind && a.Value == b.Value:
+			return a.Not != b.Not
+		case a.Kind == "exact" && !a.Not && b.Not:
+			return b.passes(a.Value)
+		case a.Kind == "present" && a.Not:
+			return !b.Not
+		}
+	}
+	return false
+}
+
+// apartInLine tells whether two tests never hold both for a header of one line.
+func (t *HeaderTest) apartInLine(o *HeaderTest) bool {
+	if t.Name != o.Name || t.Not || o.Not {
+		return t.apart(o)
+	}
+	switch {
+	case t.Kind == "exact":
+		return !o.passes(t.Value)
+	case o.Kind == "exact":
+		return !t.passes(o.Value)
+	case t.Kind == "prefix" && o.Kind == "prefix":
+		return !strings.HasPrefix(t.Value, o.Value) && !strings.HasPrefix(o.Value, t.Value)
+	case t.Kind == "suffix" && o.Kind == "suffix":
+		return !strings.HasSuffix(t.Value, o.Value) && !strings.HasSuffix(o.Value, t.Value)
+	}
+	return false
+}
+
+// intersect returns the requests that both hold; false where there are none.
+func (m RequestMatch) intersect(o RequestMatch) (RequestMatch, bool) {
+	both := RequestMatch{Lo: max(m.Lo, o.Lo), Hi: min(m.Hi, o.Hi)}
+	if both.Lo >= both.Hi {
+		return both, false
+	}
+	both.Tests = slices.Concat(m.Tests, o.Tests)
+	slices.SortFunc(both.Tests, compareTests)
+	both.Tests = slices.Compact(both.Tests)
+	for i := range both.Tests {
+		for j := range i {
+			if both.Tests[i].apart(&both.Tests[j]) {
+				return both, false
+			}
+		}
+	}
+	return both, true
+}
+
+// meets returns the requests that both hold, of those that have one line of each
+// header; false where there are none.
+func (m RequestMatch) meets(o RequestMatch) (RequestMatch, bool) {
+	both, some := m.intersect(o)
+	for i := range both.Tests {
+		for j := range i {
+			some = some && !both.Tests[i].apartInLine(&both.Tests[j])
+		}
+	}
+	return both, some
+}
+
+// without returns sets that together hold what m holds and o does not.
+func (m RequestMatch) without(o RequestMatch) []RequestMatch {
+	if _, some := m.intersect(o); !some {
+		return []RequestMatch{m}
+	}
+	var left []RequestMatch
+	for _, rest := range []RequestMatch{{Lo: 0, Hi: o.Lo}, {Lo: o.Hi, Hi: Slots}} {
+		if part, some := m.intersect(rest); some {
+			left = append(left, part)
+		}
+	}
+	for _, t := range o.Tests {
+		t.Not = !t.Not
+		if part, some := m.intersect(RequestMatch{Tests: []HeaderTest{t}, Hi: Slots}); some {
+			left = append(left, part)
+		}
+	}
+	return left
+}
+
+// covers tells whether m holds every request of o, as far as that can be seen.
+func (m RequestMatch) covers(o RequestMatch) bool {
+	return m.Lo <= o.Lo && o.Hi <= m.Hi &&
+		!slices.ContainsFunc(m.Tests, func(t HeaderTest) bool { return !slices.Contains(o.Tests, t) })
+}
+
+func (m RequestMatch) compare(o RequestMatch) int {
+	return cmp.Or(slices.CompareFunc(m.Tests, o.Tests, compareTests), cmp.Compare(m.Lo, o.Lo), cmp.Compare(m.Hi, o.Hi))
+}
+
+func (m RequestMatch) equal(o RequestMatch) bool { return m.compare(o) == 0 }
+
+// whole tells whether a set holds every request.
+func (m RequestMatch) whole() bool { return m.equal(everyRequest) }
+
+// Holds tells whether a request is in the set: by the slot of its account, and the
+// lines of its headers by lower-case name.
+func (m RequestMatch) Holds(slot int, headers map[string][]string) bool {
+	for i := range m.Tests {
+		if !m.Tests[i].Holds(headers[m.Tests[i].Name]) {
+			return false
+		}
+	}
+	return m.Lo <= slot && slot < m.Hi
+}
+
+// String says in words what a set holds.
+func (m RequestMatch) String() string {
+	var words []string
+	for i := range m.Tests {
+		words = append(words, m.Tests[i].String())
+	}
+	switch {
+	case m.Lo == 0 && m.Hi == Slots:
+	case m.Lo == 0:
+		words = append(words, fmt.Sprintf("%d%% of accounts", m.Hi))
+	default:
+		words = append(words, fmt.Sprintf("accounts from %d%% to %d%%", m.Lo, m.Hi))
+	}
+	if len(words) == 0 {
+		return "all requests"
+	}
+	return strings.Join(words, " and ")
+}
+
+func (r *RequestRule) equal(o *RequestRule) bool {
+	return r.Priority == o.Priority && r.Version == o.Version && r.Policy == o.Policy && r.Origin == o.Origin &&
+		slices.EqualFunc(r.Match, o.Match, RequestMatch.equal)
+}
+
+// Whole tells whether a rule takes every request.
+func (r *RequestRule) Whole() bool { return len(r.Match) == 1 && r.Match[0].whole() }
+
+// Holds tells whether the rule takes a request; see RequestMatch.Holds.
+func (r *RequestRule) Holds(slot int, headers map[string][]string) bool {
+	return slices.ContainsFunc(r.Match, func(m RequestMatch) bool { return m.Holds(slot, headers) })
+}
+
+// MatchString says in words what the rule takes.
+func (r *RequestRule) MatchString() string {
+	words := make([]string, len(r.Match))
+	for i, m := range r.Match {
+		words[i] = m.String()
+	}
+	return strings.Join(words, ", or ")
+}
+
+// maxCombinations is how many sets of requests the entries of one policy may make.
+const maxCombinations = 64
+
+// combine is what a policy takes: all that its matches hold and its excludes do
+// not, in canonical order; false where that are too many sets.
+func combine(matches, exclude []RequestMatch) ([]RequestMatch, bool) {
+	if len(exclude) == 0 && slices.ContainsFunc(matches, RequestMatch.whole) {
+		return allRequests, true
+	}
+	sets := slices.Clone(matches)
+	for _, e := range exclude {
+		var left []RequestMatch
+		for _, m := range reduceSets(sets) {
+			if left = append(left, m.without(e)...); len(left) > 16*maxCombinations {
+				return nil, false
+			}
+		}
+		sets = left
+	}
+	sets = reduceSets(sets)
+	return sets, countRoutes(sets) <= maxCombinations
+}
+
+// countRoutes is how many routes sets need. A test that fails for an empty value and
+// holds for a missing header needs two.
+func countRoutes(sets []RequestMatch) int {
+	all := 0
+	for _, m := range sets {
+		n := 1
+		for i := range m.Tests {
+			if t := &m.Tests[i]; t.Not && t.Kind != "present" && t.passes("") && n <= maxServiceSets {
+				n *= 2
+			}
+		}
+		all += n
+	}
+	return all
+}
+
+// reduceSets sorts sets and leaves out those that another holds.
+func reduceSets(sets []RequestMatch) []RequestMatch {
+	slices.SortFunc(sets, RequestMatch.compare)
+	sets = slices.CompactFunc(sets, RequestMatch.equal)
+	var out []RequestMatch
+	for i, m := range sets {
+		hidden := func(j int) bool { return i != j && sets[j].covers(m) }
+		held := false
+		for j := range sets {
+			held = held || hidden(j)
+		}
+		if !held {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// OrderRules joins the rules of a service that are about all requests with those
+// of one account, in the order in which the first that holds decides. The rules of
+// policies in instead do not count for the account. What comes after a rule that
+// takes every request is left out.
+func OrderRules(general []*RequestRule, own []RequestRule, instead []string) []*RequestRule {
+	var rules []*RequestRule
+	for _, r := range general {
+		if !slices.Contains(instead, r.Policy) {
+			rules = append(rules, r)
+		}
+	}
+	for i := range own {
+		rules = append(rules, &own[i])
+	}
+	slices.SortStableFunc(rules, func(a, b *RequestRule) int {
+		return cmp.Or(cmp.Compare(b.Priority, a.Priority), strings.Compare(a.Version, b.Version))
+	})
+	for i, r := range rules {
+		if r.Whole() {
+			return rules[:i+1]
+		}
+	}
+	return rules
+}

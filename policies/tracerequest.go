@@ -1,0 +1,141 @@
+package policies
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Request is what a proxy sees of a request.
+type Request struct {
+	Host    string              // Host or :authority, perhaps with a port
+	Path    string              // of no concern to gray, but shown
+	Headers map[string][]string // the lines of each, by lower-case name
+}
+
+// RequestTrace is the way of one request through an Envoy.
+type RequestTrace struct {
+	Service   string     `json:"service,omitempty"`
+	Account   string     `json:"account,omitempty"` // that the request carries
+	Slot      int        `json:"slot"`              // of the account, 0 to 99
+	Steps     []Step     `json:"steps"`             // in the order in which Envoy looks
+	Version   string     `json:"version,omitempty"`
+	Cluster   string     `json:"cluster,omitempty"`
+	Endpoints []Endpoint `json:"endpoints,omitempty"` // that the documents name
+	NotFound  string     `json:"notFound,omitempty"`  // why the answer is 404
+}
+
+// SameWay tells whether two requests are answered alike.
+func (t *RequestTrace) SameWay(o *RequestTrace) bool {
+	return (t.NotFound == "") == (o.NotFound == "") && t.Cluster == o.Cluster && slices.Equal(t.Endpoints, o.Endpoints)
+}
+
+// TraceRequest says what an Envoy that is configured with the IR does with a
+// request: the request model.
+func (ir *IR) TraceRequest(r Request) *RequestTrace {
+	t := &RequestTrace{}
+	host := hostOf(r.Host)
+	svc, by := ir.serviceOf(host)
+	if svc == nil {
+		t.NotFound = fmt.Sprintf("no Service has the host %s", host)
+		t.Steps = append(t.Steps, Step{Table: "host"})
+		return t
+	}
+	t.Service = svc.Name
+	t.step("host", by, "Service "+svc.Name, svc.Origin)
+	t.Account = AccountOf(strings.Join(r.Headers[svc.RouteBy.Header], ","), svc.RouteBy.Key)
+	t.Slot = SlotOf(t.Account)
+	who := "none"
+	if t.Account != "" {
+		who = t.Account
+	}
+	t.step("account", svc.RouteBy.String(), fmt.Sprintf("%s, among the first %d%%", who, t.Slot+1), svc.Origin)
+	t.Version = svc.Default
+	var own AccountRoute
+	if route, _ := ir.Get(Name{schema.KindService, svc.Name, accountPart + t.Account}).(*AccountRoute); route != nil && t.Account != "" {
+		own = *route
+	}
+	decided := false
+	for _, rule := range OrderRules(ir.Rules(svc.Name), own.Rules, own.Instead) {
+		holds := !decided && rule.Holds(t.Slot, r.Headers)
+		match := rule.MatchString()
+		if slices.ContainsFunc(own.Rules, func(o RequestRule) bool { return o.Policy == rule.Policy }) {
+			match = fmt.Sprintf("account %s: %s", t.Account, match)
+		}
+		t.Steps = append(t.Steps, Step{
+			Table: "rule " + rule.Policy, Entry: fmt.Sprintf("priority %d: %s", rule.Priority, match), Says: "version " + rule.Version,
+			Policy: rule.Policy, Origin: rule.Origin, Wins: holds,
+		})
+		if holds {
+			decided, t.Version = true, rule.Version
+		}
+	}
+	for _, policy := range own.Instead {
+		if !slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Policy == policy }) {
+			t.Steps = append(t.Steps, Step{Table: "rule " + policy, Policy: policy}) // it excludes the account
+		}
+	}
+	t.Steps = append(t.Steps, Step{Table: "default", Entry: "all requests", Says: "version " + svc.Default, Origin: svc.Origin, Wins: !decided})
+	version := svc.Version(t.Version)
+	t.Cluster, t.Endpoints = svc.Name+"/"+t.Version, version.Endpoints
+	t.step("cluster", t.Cluster, endpointsText(version.Endpoints), version.Origin)
+	return t
+}
+
+func (t *RequestTrace) step(table, entry, says string, origin schema.Position) {
+	t.Steps = append(t.Steps, Step{Table: table, Entry: entry, Says: says, Origin: origin})
+}
+
+func endpointsText(endpoints []Endpoint) string {
+	words := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		words[i] = netip.AddrPortFrom(e.Address, e.Port).String()
+	}
+	if len(words) == 0 {
+		return "no endpoints in the documents"
+	}
+	return strings.Join(words, " ")
+}
+
+// hostOf is a Host value as Envoy looks for it: lower case, without port.
+func hostOf(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.ToLower(host)
+}
+
+// serviceOf finds the service that has a host, and as which of its hosts: a whole
+// one first, then the longest with a wildcard.
+func (ir *IR) serviceOf(host string) (svc *Service, by string) {
+	for _, unit := range ir.units {
+		s, ok := unit.(*Service)
+		if !ok {
+			continue
+		}
+		for _, h := range s.Hosts {
+			suffix, wild := strings.CutPrefix(h, "*")
+			holds := h == host || wild && len(host) > len(suffix) && strings.HasSuffix(host, suffix)
+			if better := by == "" || h == host || by != host && len(h) > len(by); holds && better {
+				svc, by = s, h
+			}
+		}
+	}
+	return svc, by
+}
+
+// Rules is the rules of a service that are about all requests, by policy.
+func (ir *IR) Rules(service string) []*RequestRule {
+	var rules []*RequestRule
+	for n, unit := range ir.units {
+		if r, ok := unit.(*RequestRule); ok && n.Name == service {
+			rules = append(rules, r)
+		}
+	}
+	slices.SortFunc(rules, func(a, b *RequestRule) int { return strings.Compare(a.Policy, b.Policy) })
+	return rules
+}

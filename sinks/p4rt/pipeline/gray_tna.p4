@@ -1,0 +1,115 @@
+// The gray gateway for TNA (Tofino). gray_v1model.p4 says what it does, parser.p4
+// and tables.p4 say it for both; what stands in this file is what only Tofino
+// does this way.
+//
+// A packet that is cut short is dropped by the ingress parser itself, as nothing
+// here reads its error code.
+#include <core.p4>
+#include <tna.p4>
+
+// What the checksums are updated from: the outer destination and the checksums as
+// they came, complemented.
+struct face_t {
+  bit<32>  not_dst4;
+  bit<128> not_dst6;
+  bit<16>  not_ipv4_sum;
+  bit<16>  not_l4_sum;
+}
+
+#include "headers.p4"
+#include "ids.p4"
+
+#define KEEP_IPV4
+#define KEEP_IPV6
+#define KEEP_SUM(checksum) m.face.not_l4_sum = checksum; // complemented by FIRST
+parser GrayParser(packet_in packet, out headers_t h, out metadata_t m, out ingress_intrinsic_metadata_t intrinsic) {
+  state start {
+    m = { ... };
+    packet.extract(intrinsic);
+    packet.advance(PORT_METADATA_SIZE);
+    transition ethernet;
+  }
+#include "parser.p4"
+}
+
+#define DIRECT_COUNTER(name) DirectCounter<bit<64>>(CounterType_t.PACKETS_AND_BYTES) name;
+#define PARSER_FAILED false
+#define FIRST complement();
+control GrayIngress(inout headers_t h, inout metadata_t m, in ingress_intrinsic_metadata_t intrinsic,
+                    in ingress_intrinsic_metadata_from_parser_t from_parser,
+                    inout ingress_intrinsic_metadata_for_deparser_t deparser,
+                    inout ingress_intrinsic_metadata_for_tm_t tm) {
+  Hash<bit<16>>(HashAlgorithm_t.CRC32) crc;
+  @id(ID_DROP) @name(".drop") action drop() {
+    deparser.drop_ctl = 1;
+    m.dropped = 1;
+  }
+  @hidden action send(in port_t port) {
+    tm.ucast_egress_port = port;
+    tm.bypass_egress = 1;
+  }
+  @hidden action complement() {
+    m.face.not_dst4 = ~h.ipv4.dst;
+    m.face.not_dst6 = ~h.ipv6.dst;
+    m.face.not_ipv4_sum = ~h.ipv4.checksum;
+    m.face.not_l4_sum = ~m.face.not_l4_sum;
+  }
+  @hidden action hash_fields() { m.hash = crc.get(HASH_FIELDS); }
+#include "tables.p4"
+}
+
+// The checksums over the outer destination are updated by the difference (RFC
+// 1624), which changes nothing where the destination stays. The deparser does it
+// for all packets: to ask whether the backend rewrote the destination would be a
+// table after the last one, a stage. A UDP checksum of 0 is none and stays so;
+// one that comes out as 0 is sent as 0xffff (RFC 768). Another checksum that came
+// as 0xffff, as which no sender writes it, is sent as 0, the same sum.
+control GrayDeparser(packet_out packet, inout headers_t h, in metadata_t m,
+                     in ingress_intrinsic_metadata_for_deparser_t deparser) {
+  Checksum() ipv4_sum;
+  Checksum() tcp4_sum;
+  Checksum() tcp6_sum;
+  Checksum() udp4_sum;
+  Checksum() udp6_sum;
+  Checksum() icmpv6_sum;
+  apply {
+    if (h.ipv4.isValid()) {
+      h.ipv4.checksum = ipv4_sum.update({ m.face.not_ipv4_sum, m.face.not_dst4, h.ipv4.dst });
+    }
+    if (h.ipv4.isValid()) {
+      h.tcp.checksum = tcp4_sum.update({ m.face.not_l4_sum, m.face.not_dst4, h.ipv4.dst });
+    }
+    if (h.ipv6.isValid()) {
+      h.tcp.checksum = tcp6_sum.update({ m.face.not_l4_sum, m.face.not_dst6, h.ipv6.dst });
+    }
+    if (m.has_udp_sum == 1 && h.ipv4.isValid()) {
+      h.udp.checksum = udp4_sum.update({ m.face.not_l4_sum, m.face.not_dst4, h.ipv4.dst }, true);
+    }
+    if (m.has_udp_sum == 1 && h.ipv6.isValid()) {
+      h.udp.checksum = udp6_sum.update({ m.face.not_l4_sum, m.face.not_dst6, h.ipv6.dst }, true);
+    }
+    if (h.icmpv6.isValid()) {
+      h.icmpv6.checksum = icmpv6_sum.update({ m.face.not_l4_sum, m.face.not_dst6, h.ipv6.dst });
+    }
+    packet.emit(h);
+  }
+}
+
+// The egress is bypassed.
+struct egress_headers_t {}
+struct egress_metadata_t {}
+parser EmptyParser(packet_in packet, out egress_headers_t h, out egress_metadata_t m, out egress_intrinsic_metadata_t intrinsic) {
+  state start {
+    packet.extract(intrinsic);
+    transition accept;
+  }
+}
+control EmptyEgress(inout egress_headers_t h, inout egress_metadata_t m, in egress_intrinsic_metadata_t intrinsic,
+                    in egress_intrinsic_metadata_from_parser_t from_parser,
+                    inout egress_intrinsic_metadata_for_deparser_t deparser,
+                    inout egress_intrinsic_metadata_for_output_port_t port) { apply {} }
+control EmptyDeparser(packet_out packet, inout egress_headers_t h, in egress_metadata_t m,
+                      in egress_intrinsic_metadata_for_deparser_t deparser) { apply { packet.emit(h); } }
+
+Pipeline(GrayParser(), GrayIngress(), GrayDeparser(), EmptyParser(), EmptyEgress(), EmptyDeparser()) pipe;
+Switch(pipe) main;

@@ -1,0 +1,263 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+// Bounds of time.
+const (
+	answerWait = 3 * time.Second // for etcd's answer
+	firstPause = 200 * time.Millisecond
+	longPause  = 30 * time.Second
+	maxMessage = 32 << 20 // bytes of one answer
+)
+
+// Config is which etcd to ask, and how.
+type Config struct {
+	Members  []string    // http:// or https:// URLs; none: what is wanted cannot be looked up
+	TLS      *tls.Config // for https
+	Username string
+	Password string
+	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 5 s
+	Log      *slog.Logger
+}
+
+// source follows the targets that a board wants.
+type source struct {
+	cfg    Config
+	board  *reconciler.Discovery
+	client *clientv3.Client
+	reads  chan struct{} // bounds how many targets are read at one time
+
+	mu   sync.Mutex
+	last history // of etcd as a whole, as it was last seen
+	era  era
+}
+
+// history is how far an etcd has come.
+type history struct {
+	cluster  uint64
+	revision int64
+}
+
+// leadsTo tells whether a later look may see n: it is the same etcd, and no younger
+// one. Nothing is known against what follows the zero history.
+func (h history) leadsTo(n history) bool {
+	return h == (history{}) || h.cluster == n.cluster && h.revision <= n.revision
+}
+
+// era is a time in which etcd has kept its history.
+type era struct {
+	number int
+	ctx    context.Context
+	end    context.CancelFunc
+}
+
+// Run looks up what the board wants until ctx ends.
+func Run(ctx context.Context, board *reconciler.Discovery, cfg Config) {
+	if cfg.Pulse == 0 {
+		cfg.Pulse = 5 * time.Second
+	}
+	s := &source{cfg: cfg, board: board, reads: make(chan struct{}, 16)}
+	if !s.connect(ctx) {
+		return
+	}
+	defer s.client.Close()
+	var all sync.WaitGroup
+	defer all.Wait()
+	s.begin(ctx)
+	all.Go(func() { s.pulse(ctx) })
+	running := map[reconciler.Wanted]context.CancelFunc{}
+	for {
+		wanted := map[reconciler.Wanted]bool{}
+		for _, w := range board.Wanted() {
+			wanted[w] = true
+			if running[w] == nil {
+				own, cancel := context.WithCancel(ctx)
+				running[w] = cancel
+				all.Go(func() { s.watch(own, w) })
+			}
+		}
+		for w, cancel := range running {
+			if !wanted[w] {
+				cancel()
+				delete(running, w)
+			}
+		}
+		select {
+		case <-board.Renewed():
+		case <-ctx.Done():
+			for _, cancel := range running {
+				cancel()
+			}
+			return
+		}
+	}
+}
+
+// connect makes the client, as soon as something is wanted. That asks etcd where
+// there is a user, and is tried again until it is there. False: ctx has ended.
+func (s *source) connect(ctx context.Context) bool {
+	p := pause{}
+	for since := time.Now(); ; {
+		wait := time.Hour
+		if len(s.board.Wanted()) > 0 {
+			err := errors.New("the daemon was started without --etcd; give it etcd's URLs")
+			if len(s.cfg.Members) > 0 {
+				err = s.dial(ctx)
+			}
+			if err == nil {
+				return true
+			}
+			s.away(err, since)
+			if p.grow(); len(s.cfg.Members) > 0 {
+				wait = p.next
+			}
+		}
+		select {
+		case <-s.board.Renewed():
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (s *source) dial(ctx context.Context) error {
+	client, err := clientv3.New(clientv3.Config{
+		Context: ctx, Endpoints: s.cfg.Members, TLS: s.cfg.TLS, Username: s.cfg.Username, Password: s.cfg.Password,
+		DialTimeout: answerWait, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: answerWait,
+		MaxCallRecvMsgSize: maxMessage, Logger: zap.NewNop(),
+		MaxUnaryRetries: 4, BackoffWaitBetween: 100 * time.Millisecond,
+		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(notPatient), grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: answerWait}, MinConnectTimeout: answerWait,
+		})},
+	})
+	if err != nil {
+		return plain(err)
+	}
+	s.client = client
+	return nil
+}
+
+// notPatient has a call fail where no member can be reached, and so say why, which
+// etcd's client would wait through.
+func notPatient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
+}
+
+// begin begins an era.
+func (s *source) begin(ctx context.Context) {
+	s.era.number++
+	s.era.ctx, s.era.end = context.WithCancel(ctx)
+}
+
+// now is the era that lasts, and etcd's history as far as it was seen.
+func (s *source) now() (era, history) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.era, s.last
+}
+
+// pulse asks again and again whether etcd is there and has its history: a watch
+// waits without a word for an etcd that is away, and for one that was set up anew
+// until that has come as far as the old one.
+func (s *source) pulse(ctx context.Context) {
+	var since time.Time
+	for {
+		err := s.beat(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if since.IsZero() {
+				since = time.Now()
+			}
+			s.away(err, since)
+		default:
+			since = time.Time{}
+			if s.board.Away(reconciler.Trouble{}) {
+				s.cfg.Log.Info("etcd is back")
+			}
+		}
+		select {
+		case <-time.After(s.cfg.Pulse):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// beat asks once.
+func (s *source) beat(ctx context.Context) error {
+	wanted := s.board.Wanted()
+	if len(wanted) == 0 {
+		return nil
+	}
+	asking, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	// Linearizable: a member that was cut off does not answer for the others. The key
+	// is one that the user may read.
+	res, err := s.client.Get(asking, wanted[0].Target+"/", clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithLimit(1))
+	if status.Code(err) == codes.PermissionDenied { // it is there; the watch of that target says what it lacks
+		return nil
+	}
+	if err != nil {
+		return plain(err)
+	}
+	now := history{res.Header.GetClusterId(), res.Header.GetRevision()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.last.leadsTo(now) {
+		s.cfg.Log.Error("etcd has lost its data or is another one", "cluster", fmt.Sprintf("%x", now.cluster), "revision", now.revision,
+			"cluster before", fmt.Sprintf("%x", s.last.cluster), "revision before", s.last.revision)
+		s.era.end()
+		s.begin(ctx)
+	}
+	s.last = now
+	return nil
+}
+
+// away says that etcd cannot be asked.
+func (s *source) away(err error, since time.Time) {
+	t := reconciler.Trouble{
+		Reason:  "EtcdAway",
+		Message: fmt.Sprintf("etcd cannot be asked since %s, what was found last stays: %v", since.UTC().Format(time.RFC3339), err),
+	}
+	if s.board.Away(t) {
+		s.cfg.Log.Error("etcd cannot be asked, what was found last stays", "error", err)
+	}
+}
+
+// plain is an error of etcd without what gRPC says around it, on one line.
+func plain(err error) error {
+	text := err.Error()
+	if st, ok := status.FromError(err); ok {
+		text = st.Message()
+	}
+	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, context.DeadlineExceeded.Error()) {
+		text = fmt.Sprintf("no answer within %s", answerWait)
+	}
+	return errors.New(strings.Join(strings.Fields(text), " "))
+}
+
+// pause is how long to wait for the next try.
+type pause struct{ next time.Duration }
+
+func (p *pause) grow() { p.next = min(max(2*p.next, firstPause), longPause) }

@@ -1,0 +1,118 @@
+package etcd
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/gray-release/gray/policies"
+)
+
+// Bounds of what is taken from etcd.
+const (
+	maxRecords = 10_000  // of a target
+	maxRecord  = 4 << 10 // bytes of a value
+	maxKey     = 1 << 10 // bytes
+)
+
+// record is an endpoint as etcd's package naming/endpoints writes it, and as the
+// resolver of old gRPC (up to 1.29) does: the two have the same fields and differ in
+// their keys. Op is that of an update, and 0, for add, in what is stored. What
+// Metadata holds is the service's own business.
+type record struct {
+	Op   int
+	Addr string
+}
+
+// entry is what a record means: an endpoint, or why it is none.
+type entry struct {
+	endpoint netip.AddrPort
+	wrong    string
+}
+
+// put adds a record.
+func put(records map[string]entry, key, value []byte) {
+	e := parse(value)
+	if len(key) > maxKey {
+		e = entry{wrong: fmt.Sprintf("has a key with more than %d bytes", maxKey)}
+	}
+	records[keyOf(key)] = e
+}
+
+// keyOf is the key of a record in memory.
+func keyOf(key []byte) string { return string(key[:min(len(key), maxKey+1)]) }
+
+// parse reads a record.
+func parse(value []byte) entry {
+	if len(value) > maxRecord {
+		return entry{wrong: fmt.Sprintf("has %d bytes, more than %d", len(value), maxRecord)}
+	}
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return entry{wrong: `is no JSON like {"Op":0,"Addr":"10.0.0.1:8080"}`}
+	}
+	if r.Op != 0 {
+		return entry{wrong: fmt.Sprintf("has Op %d, want 0", r.Op)}
+	}
+	at, err := netip.ParseAddrPort(r.Addr)
+	a := at.Addr().Unmap()
+	if err != nil || at.Port() == 0 || a.Zone() != "" {
+		return entry{wrong: fmt.Sprintf("has the address %q, want IP:port", clip(r.Addr))}
+	}
+	if a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() {
+		return entry{wrong: fmt.Sprintf("has the address %s, which is no server's", at)}
+	}
+	return entry{endpoint: netip.AddrPortFrom(a, at.Port())}
+}
+
+// clip bounds a text of somebody else.
+func clip(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
+}
+
+// endpointsOf is the endpoints among records, as policies wants them.
+func endpointsOf(records map[string]entry) []policies.Endpoint {
+	all := make([]policies.Endpoint, 0, len(records))
+	for _, e := range records {
+		if e.wrong == "" {
+			all = append(all, policies.Endpoint{Address: e.endpoint.Addr(), Port: e.endpoint.Port(), Weight: 1})
+		}
+	}
+	return sorted(all)
+}
+
+func sorted(all []policies.Endpoint) []policies.Endpoint {
+	slices.SortFunc(all, func(a, b policies.Endpoint) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
+	return slices.Compact(all)
+}
+
+// leftOut says which records are no endpoints, empty where all are.
+func leftOut(records map[string]entry) string {
+	const most = 3
+	var words []string
+	count := 0
+	for _, key := range slices.Sorted(maps.Keys(records)) {
+		if e := records[key]; e.wrong != "" {
+			if count++; count <= most {
+				words = append(words, fmt.Sprintf("%q %s", clip(key), e.wrong))
+			}
+		}
+	}
+	if count == 0 {
+		return ""
+	}
+	if count > most {
+		words = append(words, fmt.Sprintf("and %d more", count-most))
+	}
+	return fmt.Sprintf("%d of %d records are left out: %s", count, len(records), strings.Join(words, "; "))
+}

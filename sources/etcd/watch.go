@@ -1,0 +1,190 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/gray-release/gray/reconciler"
+)
+
+const (
+	pageSize = 500                   // records of one answer
+	gather   = 50 * time.Millisecond // what changes within it is told at once
+)
+
+// errTooMany is why a target is not taken in.
+var errTooMany = fmt.Errorf("there are more than %d records under it, what was found last stays; name a target with fewer", maxRecords)
+
+// target is what is known of a target.
+type target struct {
+	reconciler.Wanted
+	base    reconciler.Found // what was found while etcd had its history
+	known   bool
+	lost    bool // etcd has no longer the history that base is of
+	era     int  // that it was read in
+	records map[string]entry
+}
+
+// watch follows a target, from one watch to the next.
+func (s *source) watch(ctx context.Context, w reconciler.Wanted) {
+	t := &target{Wanted: w}
+	t.base, t.known = s.board.Known(w.Target)
+	p := pause{}
+	said := ""
+	for {
+		now, last := s.now()
+		own, cancel := context.WithCancel(now.ctx)
+		stop := context.AfterFunc(ctx, cancel)
+		err := s.follow(own, t, now.number, last, func() { p, said = pause{}, "" })
+		stop()
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case now.ctx.Err() != nil:
+			continue // read it again at once
+		}
+		if said != err.Error() {
+			said = err.Error()
+			s.cfg.Log.Warn("target of etcd cannot be followed, will try again", "target", w.Target, "error", err)
+		}
+		s.board.Fail(w, reconciler.Trouble{Reason: "NotRead", Message: said})
+		p.grow()
+		select {
+		case <-time.After(p.next/2 + rand.N(p.next)): // not all of them at once
+		case <-now.ctx.Done():
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// follow reads a target and tells what changes until etcd ends the watch, as it
+// does where it compacted what the watch missed. good is called after the read.
+func (s *source) follow(ctx context.Context, t *target, number int, last history, good func()) error {
+	seen, err := s.read(ctx, t)
+	if err != nil {
+		return err
+	}
+	if t.known && (t.era != 0 && t.era != number || !last.leadsTo(seen) || !(history{t.base.Cluster, t.base.Revision}).leadsTo(seen)) {
+		t.lost = true
+	}
+	t.era = number
+	s.tell(ctx, t, seen)
+	good()
+	// A member that lost its leader says so instead of going quiet.
+	updates := s.client.Watch(clientv3.WithRequireLeader(ctx), t.Target+"/", clientv3.WithPrefix(), clientv3.WithRev(seen.revision+1), clientv3.WithFragment())
+	for res := range updates {
+		if err := t.take(res); err != nil {
+			return err
+		}
+		seen.revision = max(seen.revision, res.Header.GetRevision())
+		for more := time.After(gather); more != nil; {
+			select {
+			case res, open := <-updates:
+				if !open {
+					more = nil
+					break
+				}
+				if err := t.take(res); err != nil {
+					return err
+				}
+				seen.revision = max(seen.revision, res.Header.GetRevision())
+			case <-more:
+				more = nil
+			}
+		}
+		s.tell(ctx, t, seen)
+	}
+	return errors.New("etcd ended the watch")
+}
+
+// read reads all records of a target, as they are at one revision.
+func (s *source) read(ctx context.Context, t *target) (history, error) {
+	select {
+	case s.reads <- struct{}{}:
+		defer func() { <-s.reads }()
+	case <-ctx.Done():
+		return history{}, ctx.Err()
+	}
+	records := map[string]entry{}
+	var seen history
+	key, end := t.Target+"/", clientv3.GetPrefixRangeEnd(t.Target+"/")
+	for more := true; more; {
+		asking, cancel := context.WithTimeout(ctx, answerWait)
+		res, err := s.client.Get(asking, key, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(seen.revision))
+		cancel()
+		if err != nil {
+			return history{}, plain(err)
+		}
+		if seen.revision == 0 {
+			seen = history{res.Header.GetClusterId(), res.Header.GetRevision()}
+		}
+		for _, kv := range res.Kvs {
+			put(records, kv.Key, kv.Value)
+			key = string(kv.Key) + "\x00"
+		}
+		if len(records) > maxRecords {
+			return history{}, errTooMany
+		}
+		more = res.More && len(res.Kvs) > 0
+	}
+	t.records = records
+	return seen, nil
+}
+
+// take takes in what changed.
+func (t *target) take(res clientv3.WatchResponse) error {
+	if err := res.Err(); err != nil {
+		return plain(err)
+	}
+	for _, e := range res.Events {
+		if e.Type == clientv3.EventTypeDelete {
+			delete(t.records, keyOf(e.Kv.Key))
+		} else {
+			put(t.records, e.Kv.Key, e.Kv.Value)
+		}
+	}
+	if len(t.records) > maxRecords {
+		return errTooMany
+	}
+	return nil
+}
+
+// tell tells the board what there is.
+func (s *source) tell(ctx context.Context, t *target, seen history) {
+	if ctx.Err() != nil { // it may be of an era that is over
+		return
+	}
+	f := t.found(seen)
+	if err := s.board.Report(t.Wanted, f); err != nil {
+		s.cfg.Log.Error("endpoints will not outlive the daemon", "target", t.Target, "error", err)
+	}
+}
+
+// found is what the records mean.
+func (t *target) found(seen history) reconciler.Found {
+	now := endpointsOf(t.records)
+	t.lost = t.lost && 2*len(now) < len(t.base.Endpoints)
+	f := reconciler.Found{Endpoints: now, Cluster: seen.cluster, Revision: seen.revision}
+	switch left := leftOut(t.records); {
+	case t.lost:
+		f.Endpoints, f.Passing = sorted(append(slices.Clone(now), t.base.Endpoints...)), true
+		f.Trouble = reconciler.Trouble{Reason: "EtcdLostData", Message: fmt.Sprintf(
+			"etcd has lost its data or is another one: the %d endpoints that were known before stay until half as many are registered, there are %d", len(t.base.Endpoints), len(now))}
+	case left != "":
+		f.Trouble = reconciler.Trouble{Reason: "RecordsLeftOut", Message: left}
+	case len(now) == 0:
+		f.Trouble = reconciler.Trouble{Reason: "NoEndpoints", Message: "nothing is registered there"}
+	}
+	if !t.lost {
+		t.base, t.known = f, true
+	}
+	return f
+}
