@@ -118,7 +118,7 @@ type crowdClient struct {
 
 func (c *crowd) connect(node string) error {
 	conn, err := grpc.NewClient(c.spec.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)), grpc.WithReadBufferSize(4<<10), grpc.WithSharedWriteBuffer(true))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)), grpc.WithReadBufferSize(4<<10))
 	if err != nil {
 		return err
 	}

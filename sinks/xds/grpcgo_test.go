@@ -200,8 +200,18 @@ func TestGRPCClientRules(t *testing.T) {
 	h.synced1("app-1")
 	eventually(t, func() string { return "the rules do not come" }, func() bool { got, _ := c.call("x-canary", "yes"); return got == two })
 	for _, headers := range [][]string{
-		nil, {"x-canary", "no"}, {"x-canary", "yes"}, {"x-canary", "ayes"}, {"x-new", "1"}, {"x-new", "1", "x-team", "ops-a"},
-		{"x-new", "1", "x-team", "dev"}, {"x-team", "dev"}, {"x-z", "1"}, {"x-z", "1", "x-old", "1"}, {"x-z", "1", "x-any", "q"}, {"x-z", "2"},
+		nil,
+		{"x-canary", "no"},
+		{"x-canary", "yes"},
+		{"x-canary", "ayes"},
+		{"x-new", "1"},
+		{"x-new", "1", "x-team", "ops-a"},
+		{"x-new", "1", "x-team", "dev"},
+		{"x-team", "dev"},
+		{"x-z", "1"},
+		{"x-z", "1", "x-old", "1"},
+		{"x-z", "1", "x-any", "q"},
+		{"x-z", "2"},
 	} {
 		want := one
 		if slices.ContainsFunc(rules, func(r *policies.RequestRule) bool { return holds(r, headers) }) {

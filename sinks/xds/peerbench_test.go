@@ -37,7 +37,10 @@ func BenchmarkPeers(b *testing.B) {
 		services, clients int
 	}{
 		{"endpoint", 1000, 1000},
-		{"route", 1000, 1}, {"route", 1000, 100}, {"route", 5000, 1}, {"route", 5000, 100},
+		{"route", 1000, 1},
+		{"route", 1000, 100},
+		{"route", 5000, 1},
+		{"route", 5000, 100},
 	} {
 		for _, server := range []string{"gray", "SnapshotCache", "SnapshotCache-inline"} {
 			if c.change == "endpoint" && server == "SnapshotCache-inline" {
