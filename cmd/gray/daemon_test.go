@@ -23,13 +23,13 @@ import (
 // can be killed.
 type lab struct {
 	*demo
-	t      *testing.T
+	t      testing.TB
 	sw     *softswitch.Switch
 	daemon *exec.Cmd
 	log    string
 }
 
-func newLab(t *testing.T, options ...grpc.ServerOption) *lab {
+func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 	t.Helper()
 	l := &lab{demo: &demo{dir: t.TempDir()}, t: t, sw: softswitch.New(1)}
 	l.ok(l.choosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"))

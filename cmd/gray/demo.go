@@ -150,16 +150,10 @@ func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
 		return stop, err
 	}
 	for _, v := range []string{"1", "2"} {
-		l, err := net.Listen("tcp", d.address("1808"+v))
+		backend, err := d.startBackend(v)
 		if err != nil {
 			return stop, err
 		}
-		backend := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprintf(w, "v%s\n", v)
-		}))
-		_ = backend.Listener.Close()
-		backend.Listener = l
-		backend.Start()
 		stops = append(stops, func() error { backend.Close(); return nil })
 	}
 	stopSwitch, err := d.startSwitch(ctx)
@@ -206,6 +200,21 @@ func (d *demo) choosePorts(names ...string) error {
 
 func (d *demo) address(port string) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(d.ports[port]))
+}
+
+// startBackend serves HTTP as a version, which is all that it answers.
+func (d *demo) startBackend(v string) (*httptest.Server, error) {
+	l, err := net.Listen("tcp", d.address("1808"+v))
+	if err != nil {
+		return nil, err
+	}
+	backend := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "v%s\n", v)
+	}))
+	_ = backend.Listener.Close()
+	backend.Listener = l
+	backend.Start()
+	return backend, nil
 }
 
 func (d *demo) startSwitch(ctx context.Context) (func() error, error) {

@@ -15,7 +15,7 @@ import (
 
 // testEnvoy is the real Envoy that make tools installs. Without one the test is
 // skipped, but on CI it fails.
-func testEnvoy(t *testing.T) string {
+func testEnvoy(t testing.TB) string {
 	t.Helper()
 	if tools, err := filepath.Abs("../../.tools"); err == nil {
 		t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
