@@ -167,6 +167,10 @@ func (st *stream) cannot() []string {
 		if shares > 0 {
 			all = append(all, fmt.Sprintf("%s: the shares of accounts of %d policies: all count as requests without an account", service, shares))
 		}
+		r := st.sink.state[key(kindCluster, service+"/"+svc.body.Default)]
+		if r != nil && r.Body.(*clusterBody).Check != (check{}) {
+			all = append(all, fmt.Sprintf("%s: health checks", service))
+		}
 		if svc.body.Retries > 0 {
 			all = append(all, fmt.Sprintf("%s: retries", service))
 		}

@@ -251,6 +251,7 @@ func TestGRPCClientCannot(t *testing.T) {
 	one := grpcBackend(t)
 	svc := h.service("api", one, "")
 	svc.Retries, svc.Timeout = 2, time.Minute
+	svc.Health = &policies.HealthCheck{GRPC: true, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 2}
 	h.service("other", one, "")
 	for _, a := range []string{"1", "2", "3"} {
 		h.account("api", a, "v2")
@@ -261,13 +262,13 @@ func TestGRPCClientCannot(t *testing.T) {
 	c := newGRPCClient(h, "app-1", "api.internal", `{"type": "insecure"}`)
 	c.reaches(one)
 	p := h.synced1("app-1")
-	if got := strings.Join(p.Cannot, "; "); got != "api: 2 accounts of policies count as requests without an account; api: retries" {
+	if got := strings.Join(p.Cannot, "; "); got != "api: 2 accounts of policies count as requests without an account; api: health checks; api: retries" {
 		t.Errorf("it cannot: %q", got)
 	}
 	h.account("api", "1", "")
 	h.account("api", "2", "")
 	h.mustApply()
-	if got := strings.Join(h.sink.Proxies()[0].Cannot, "; "); got != "api: retries" {
+	if got := strings.Join(h.sink.Proxies()[0].Cannot, "; "); got != "api: health checks; api: retries" {
 		t.Errorf("without accounts it cannot: %q", got)
 	}
 }
