@@ -107,6 +107,7 @@ func Handler(r *reconciler.Reconciler, proxies, neighbors func() any) http.Handl
 	mux.HandleFunc("GET /v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, Proxies{ProxiesVersion, proxies()})
 	})
+	mux.HandleFunc("POST /v1/trace", handleTrace(r))
 	mux.HandleFunc("POST /v1/diff", func(w http.ResponseWriter, req *http.Request) {
 		var u upload
 		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxUpload)).Decode(&u); err != nil {

@@ -178,6 +178,14 @@ func (c *Compiler) SetDown(gateway string, down []string) {
 	}
 }
 
+// Fresh is a compiler of an empty repository that knows the same numbers and the
+// same of servers and endpoints.
+func (c *Compiler) Fresh() *Compiler {
+	fresh := NewCompiler(c.ids.Clone())
+	fresh.down, fresh.found = maps.Clone(c.down), maps.Clone(c.found)
+	return fresh
+}
+
 func sortedOf(names map[schema.Name]bool, kinds []string) []schema.Name {
 	var some []schema.Name
 	for n := range names {

@@ -78,6 +78,22 @@ func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, err
 	return &Plan{Revision: s.Revision, Changes: Diff(c.Desired, observed, Union(c.Desired, observed))}, nil
 }
 
+// Meaning compiles the commit that is in force anew, with what is known of servers
+// and endpoints. The IR is the caller's.
+func (r *Reconciler) Meaning(ctx context.Context) (ir *policies.IR, revision string, err error) {
+	var compiler *policies.Compiler
+	var good *schema.Snapshot
+	if err := r.inLoop(ctx, func() { compiler, good = r.meaning.compiler.Fresh(), r.meaning.good }); err != nil {
+		return nil, "", err
+	}
+	if good == nil {
+		return nil, "", errors.New("no commit is in force yet; look at gray status")
+	}
+	set := schema.NewSet()
+	ir, _, err = compiler.Compile(set, set.Update(good))
+	return ir, good.Revision, err
+}
+
 // inLoop runs f in the loop's goroutine and waits for it.
 func (r *Reconciler) inLoop(ctx context.Context, f func()) error {
 	done := make(chan struct{})

@@ -102,3 +102,36 @@ func TestARemovedSwitchIsEmptied(t *testing.T) {
 		t.Errorf("a switch that was cleaned has %d entries", n)
 	}
 }
+
+// TestTraceLive asks the daemon: it answers by the commit in force, also while a
+// newer one is refused.
+func TestTraceLive(t *testing.T) {
+	l := newLab(t)
+	l.ok(l.copyFile("policies/early-adopter.yaml"))
+	l.ok(l.commit(t.Context(), "policy"))
+	l.startDaemon()
+	l.live()
+	good := l.head()
+	l.ok(os.WriteFile(filepath.Join(l.repo, "bad.yaml"), []byte("kind: Nothing\n"), 0o600))
+	l.ok(l.commit(t.Context(), "bad"))
+	l.until("the bad commit was seen", func(s *admin.Status) bool { return len(s.Errors) > 0 })
+	ask := func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command(os.Args[0], append([]string{"trace"}, append(args, "--live", "--admin-listen", l.address("18001"))...)...)
+		cmd.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
+		out, err := cmd.Output()
+		l.ok(err)
+		return string(out)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"request", "--host", "vpc-api.internal", "--header", "x-ucloud-routeby: account_id=50002001"}, "answered by v2 of Service vpc-api"},
+		{[]string{"packet", "--vip", "203.0.113.10", "--vni", "1001", "--src", "10.0.0.5", "--dst", "10.0.0.6"}, "> gray_vpc        VNI 1001 -> pool v2"},
+	} {
+		if got := ask(c.args...); !strings.Contains(got, "live at "+good) || !strings.Contains(got, c.want) {
+			t.Errorf("%v: got\n%s", c.args, got)
+		}
+	}
+}

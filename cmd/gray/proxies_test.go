@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,4 +120,41 @@ func TestStatusProxies(t *testing.T) {
 	l.ok(l.commit(t.Context(), "another port"))
 	l.live()
 	l.until("it is synced", func(*admin.Status) bool { return regexp.MustCompile(`(?m)^host-1 .* synced$`).MatchString(show()) })
+}
+
+// TestStatusProxiesText holds what is printed of each kind of client.
+func TestStatusProxiesText(t *testing.T) {
+	at := time.Date(2026, 11, 25, 4, 0, 0, 0, time.UTC)
+	s := httptest.NewServer(admin.Handler(nil, func() any {
+		return []xds.Proxy{
+			{Node: "app-1", Agent: "gRPC Go", Version: "1.85.0", Protocol: "sotw", Since: at, Synced: true, Cannot: []string{"api: retries", "b: retries"}},
+			{Node: "host-1", Agent: "envoy", Version: "1.40.0", Protocol: "delta", Since: at, Waits: "1 Cluster refused", LastNACK: &xds.NACK{
+				Time: at, Type: "Cluster", Resource: "api/v1", Places: []string{"s.yaml:7", "s.yaml:9"}, Message: "no",
+			}},
+		}
+	}, nil))
+	defer s.Close()
+	show := func(args ...string) string {
+		root := newRoot()
+		var out strings.Builder
+		root.SetOut(&out)
+		root.SetArgs(append([]string{"status", "--proxies", "--admin-listen", s.Listener.Addr().String()}, args...))
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	want := `NODE    CLIENT   VERSION  PROTOCOL  SINCE                 STATE
+app-1   gRPC Go  1.85.0   sotw      2026-11-25T04:00:00Z  synced
+host-1  envoy    1.40.0   delta     2026-11-25T04:00:00Z  waits: 1 Cluster refused
+
+app-1 cannot do: api: retries; b: retries
+host-1 refused Cluster api/v1 at 2026-11-25T04:00:00Z, of s.yaml:7 s.yaml:9: no
+`
+	if got := show(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if got := show("app-1", "-o", "json"); got != `{"apiVersion":"gray.dev/proxies/v1","proxies":[{"node":"app-1","agent":"gRPC Go","version":"1.85.0","protocol":"sotw","since":"2026-11-25T04:00:00Z","synced":true,"cannot":["api: retries","b: retries"]}]}`+"\n" {
+		t.Errorf("got %s", got)
+	}
 }

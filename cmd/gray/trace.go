@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sources/dir"
@@ -25,12 +26,17 @@ func traceCommand() *cobra.Command {
 }
 
 // traceFlags are what the two kinds of traces have in common.
-type traceFlags struct{ rev, base, output string }
+type traceFlags struct {
+	rev, base, output, admin string
+	live                     bool
+}
 
 func (f *traceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.rev, "rev", "", "look at this revision; default: the working tree")
 	flags.StringVar(&f.base, "base", "", "show this revision beside it")
+	flags.BoolVar(&f.live, "live", false, "ask the daemon: its commit, the servers that are up and the endpoints in etcd")
+	flags.StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 }
 
@@ -43,6 +49,7 @@ type traced struct {
 	steps   []policies.Step
 	outcome string
 	failed  bool // nobody gets it
+	of      *admin.Traced
 }
 
 func (t *traced) heading() string {
@@ -62,22 +69,29 @@ type traceReport struct {
 	Differs    bool    `json:"differs"` // it goes another way than at the base
 }
 
-// run traces at one revision or at two; follow does it in one commit, and same
-// compares two results of it.
-func (f *traceFlags) run(cmd *cobra.Command, path string, r traceReport, follow func(*policies.IR) (*traced, error), same func(a, b any) bool) error {
-	if f.output != "text" && f.output != "json" {
+// run traces at one revision, or at two.
+func (f *traceFlags) run(cmd *cobra.Command, path string, r traceReport, q admin.TraceQuery) error {
+	switch {
+	case f.output != "text" && f.output != "json":
 		return fmt.Errorf("-o %s is not known; want text or json", f.output)
+	case f.live && f.rev != "":
+		return fmt.Errorf("--live and --rev exclude each other; the daemon's commit is its own, --base shows another beside it")
 	}
 	r.APIVersion = traceVersion
 	var err error
-	if r.Head, err = traceAt(cmd.Context(), path, f.rev, follow); err != nil {
+	if f.live {
+		r.Head, err = traceLive(cmd.Context(), f.admin, q)
+	} else {
+		r.Head, err = traceAt(cmd.Context(), path, f.rev, q)
+	}
+	if err != nil {
 		return err
 	}
 	if f.base != "" {
-		if r.Base, err = traceAt(cmd.Context(), path, f.base, follow); err != nil {
+		if r.Base, err = traceAt(cmd.Context(), path, f.base, q); err != nil {
 			return err
 		}
-		r.Differs = !same(r.Base.Trace, r.Head.Trace)
+		r.Differs = !r.Base.sameWay(r.Head)
 	}
 	if err := r.print(cmd.OutOrStdout(), f.output); err != nil {
 		return err
@@ -88,8 +102,38 @@ func (f *traceFlags) run(cmd *cobra.Command, path string, r traceReport, follow 
 	return nil
 }
 
+// traceLive traces in the daemon.
+func traceLive(ctx context.Context, address string, q admin.TraceQuery) (*traced, error) {
+	t, err := admin.Client{Address: address}.Trace(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return newTraced("live at "+t.Revision, t), nil
+}
+
+// newTraced makes a trace ready to be shown.
+func newTraced(revision string, t *admin.Traced) *traced {
+	if p := t.Packet; p != nil {
+		shown := &traced{Revision: revision, Trace: p, steps: p.Steps, outcome: packetOutcome(p), failed: p.Dropped != "", of: t}
+		if p.Switch != "" {
+			shown.where = "switch " + p.Switch
+		}
+		return shown
+	}
+	r := t.Request
+	return &traced{Revision: revision, Trace: r, steps: r.Steps, outcome: requestOutcome(r), failed: r.NotFound != "", of: t}
+}
+
+// sameWay tells whether two traces of one query end alike.
+func (t *traced) sameWay(o *traced) bool {
+	if t.of.Packet != nil {
+		return t.of.Packet.SameWay(o.of.Packet)
+	}
+	return t.of.Request.SameWay(o.of.Request)
+}
+
 // traceAt traces at a revision; the empty one is the working tree.
-func traceAt(ctx context.Context, path, revision string, follow func(*policies.IR) (*traced, error)) (*traced, error) {
+func traceAt(ctx context.Context, path, revision string, q admin.TraceQuery) (*traced, error) {
 	name := revision
 	var snapshot *schema.Snapshot
 	var err error
@@ -110,12 +154,11 @@ func traceAt(ctx context.Context, path, revision string, follow func(*policies.I
 	if err != nil {
 		return nil, err
 	}
-	t, err := follow(ir)
+	t, err := admin.Trace(ir, q)
 	if err != nil {
 		return nil, fmt.Errorf("%w at %s", err, name)
 	}
-	t.Revision = name
-	return t, nil
+	return newTraced(name, t), nil
 }
 
 func (r *traceReport) print(w io.Writer, output string) error {

@@ -3,10 +3,10 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
 )
@@ -24,16 +24,14 @@ func tracePacketCommand() *cobra.Command {
 	var f tracePacketFlags
 	packet := &cobra.Command{
 		Use: "packet [PATH]", Short: "Follow a packet through the tables of a switch", Args: cobra.MaximumNArgs(1),
-		Long: "Tell, offline, which entry of which table, document and line decides about a packet, its bucket, server and port.\n" +
+		Long: "Tell which entry of which table, document and line decides about a packet, its bucket, server and port.\n" +
 			"Exit code 1 where the switch drops it, or with --base where the two commits send it different ways.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := f.packet()
 			if err != nil {
 				return err
 			}
-			follow := func(ir *policies.IR) (*traced, error) { return f.follow(ir, p) }
-			same := func(a, b any) bool { return a.(*policies.Trace).SameWay(b.(*policies.Trace)) }
-			return f.run(cmd, pathArg(args), traceReport{Packet: p.String()}, follow, same)
+			return f.run(cmd, pathArg(args), traceReport{Packet: p.String()}, admin.TraceQuery{Packet: &p, Switch: f.onSwitch})
 		},
 	}
 	flags := packet.Flags()
@@ -83,25 +81,6 @@ func (f *tracePacketFlags) packet() (policies.Packet, error) {
 		return p, fmt.Errorf("--proto %s has no ports; leave out --sport and --dport, or say tcp or udp", f.proto)
 	}
 	return p, nil
-}
-
-// follow follows the packet through the tables of a commit.
-func (f *tracePacketFlags) follow(ir *policies.IR, p policies.Packet) (*traced, error) {
-	on := f.onSwitch
-	if on != "" && ir.Switch(on) == nil {
-		return nil, fmt.Errorf("there is no Switch %q", on)
-	}
-	for _, gw := range ir.Gateways() {
-		if on == "" && slices.Contains(gw.VIPs, p.VIP) {
-			on = gw.Switches[0]
-		}
-	}
-	trace := ir.TracePacket(on, p)
-	t := &traced{Trace: trace, steps: trace.Steps, outcome: packetOutcome(trace), failed: trace.Dropped != ""}
-	if on != "" {
-		t.where = "switch " + on
-	}
-	return t, nil
 }
 
 // packetOutcome says in a sentence where the packet goes.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/policies"
 )
 
@@ -22,16 +23,14 @@ func traceRequestCommand() *cobra.Command {
 	var f traceRequestFlags
 	request := &cobra.Command{
 		Use: "request [PATH]", Short: "Follow a request through an Envoy", Args: cobra.MaximumNArgs(1),
-		Long: "Tell, offline, which policy, document and line decides about a request, and its cluster and endpoints.\n" +
+		Long: "Tell which policy, document and line decides about a request, and its cluster and endpoints.\n" +
 			"Exit code 1 where no service has the host, or with --base where the two commits answer it differently.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := f.request()
 			if err != nil {
 				return err
 			}
-			follow := func(ir *policies.IR) (*traced, error) { return followRequest(ir, r), nil }
-			same := func(a, b any) bool { return a.(*policies.RequestTrace).SameWay(b.(*policies.RequestTrace)) }
-			return f.run(cmd, pathArg(args), traceReport{Request: requestText(r)}, follow, same)
+			return f.run(cmd, pathArg(args), traceReport{Request: requestText(r)}, admin.TraceQuery{Request: &r})
 		},
 	}
 	flags := request.Flags()
@@ -72,11 +71,10 @@ func requestText(r policies.Request) string {
 	return text
 }
 
-func followRequest(ir *policies.IR, r policies.Request) *traced {
-	trace := ir.TraceRequest(r)
-	t := &traced{Trace: trace, steps: trace.Steps, failed: trace.NotFound != ""}
-	if t.outcome = fmt.Sprintf("answered by %s of Service %s", trace.Version, trace.Service); t.failed {
-		t.outcome = "404: " + trace.NotFound
+// requestOutcome says in a sentence who answers.
+func requestOutcome(t *policies.RequestTrace) string {
+	if t.NotFound != "" {
+		return "404: " + t.NotFound
 	}
-	return t
+	return fmt.Sprintf("answered by %s of Service %s", t.Version, t.Service)
 }

@@ -12,7 +12,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/policies"
 )
 
 // gRPC's own client asks for a listener by the host of its target, xds:///HOST,
@@ -20,40 +20,42 @@ import (
 // discovery nor vhost_header. So each service has resources for such clients: an
 // API listener a host, and one RouteConfiguration under the service's name.
 
-// apiPuts is what changes of services do to these resources. Hosts are taken away
-// first, as they may move from one service to another. An error stands in failed.
-func apiPuts(changes []reconciler.Change, failed *reconciler.PartialError) ([]put, *reconciler.PartialError) {
+// stageAPI stages these resources of the services that change. Hosts are taken
+// away first, as they may move from one service to another.
+func (p *packer) stageAPI(st *staged) {
+	names := maps.Clone(st.services)
+	for name := range st.rules {
+		names[name] = nil
+	}
 	var gone, come []put
-	for _, c := range changes {
-		if c.Key().Kind != kindVirtualHost {
-			continue
-		}
-		if c.Old != nil {
-			for _, host := range c.Old.Body.(*virtualHostBody).Hosts {
+	stays := map[string]bool{}
+	for name := range names {
+		if old := p.services[name]; old != nil {
+			for _, host := range old.body.Hosts {
 				gone = append(gone, put{apiListener, host, nil})
 			}
 		}
-		if c.New == nil {
-			gone = append(gone, put{apiRoutes, c.Key().Name, nil})
+		body := p.bodyOf(st, name)
+		if body == nil {
+			gone = append(gone, put{apiRoutes, name, nil})
 			continue
 		}
-		puts, err := apiService(c.New.Name, c.New.Body.(*virtualHostBody))
+		puts, err := apiService(name, body, p.rulesOf(st, name))
 		if err != nil {
-			failed = failed.Add(c.Key(), fmt.Errorf("clients of gRPC cannot be served: %w", err))
+			st.failed = st.failed.Add(key(kindVirtualHost, name), fmt.Errorf("clients of gRPC cannot be served: %w", err))
 			continue
 		}
 		come = append(come, puts...)
-	}
-	stays := map[string]bool{}
-	for _, p := range come {
-		stays[p.name] = stays[p.name] || p.t == apiListener
+		for _, host := range body.Hosts {
+			stays[host] = true
+		}
 	}
 	gone = slices.DeleteFunc(gone, func(p put) bool { return p.t == apiListener && stays[p.name] })
-	return append(gone, come...), failed
+	st.puts = append(append(st.puts, gone...), come...)
 }
 
-func apiService(service string, b *virtualHostBody) ([]put, error) {
-	routes, err := pack(apiRoutesOf(service, b))
+func apiService(service string, b *virtualHostBody, rules []*policies.RequestRule) ([]put, error) {
+	routes, err := pack(apiRoutesOf(service, b, rules))
 	if err != nil {
 		return nil, err
 	}
@@ -81,20 +83,58 @@ func apiListenerOf(host, service string) *listenerv3.Listener {
 	return &listenerv3.Listener{Name: host, ApiListener: &listenerv3.ApiListener{ApiListener: mustAny(manager)}}
 }
 
-// apiRoutesOf sends everything to the default version. The client came here by
-// the service's host, so that any authority is this service's.
-func apiRoutesOf(service string, b *virtualHostBody) *routev3.RouteConfiguration {
-	action := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + b.Default}}
+// apiRoutesOf is the rules of a service for requests whose account nobody sees. The
+// client came here by the service's host, so that any authority is this service's.
+func apiRoutesOf(service string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.RouteConfiguration {
+	h := &routev3.VirtualHost{Name: service, Domains: []string{"*"}}
+	whole := false
+	for _, r := range policies.OrderRules(rules, nil, nil) {
+		for _, m := range r.Match {
+			if m.Hi != policies.Slots {
+				continue // a share of the accounts that those without one do not belong to
+			}
+			for _, headers := range apiHeaders(m.Tests) {
+				h.Routes = append(h.Routes, apiRoute(headers, service, r.Version, b))
+			}
+		}
+		whole = whole || r.Whole()
+	}
+	if !whole {
+		h.Routes = append(h.Routes, apiRoute(nil, service, b.Default, b))
+	}
+	return &routev3.RouteConfiguration{Name: service, VirtualHosts: []*routev3.VirtualHost{h}}
+}
+
+// apiHeaders is tests as lists of matchers, any of which does. gRPC has no way to
+// take a missing header for an empty one: its absence is a matcher of its own.
+func apiHeaders(tests []policies.HeaderTest) [][]*routev3.HeaderMatcher {
+	lists := [][]*routev3.HeaderMatcher{nil}
+	for i := range tests {
+		matchers := nativeTest(&tests[i])
+		if m := matchers[0]; m.TreatMissingHeaderAsEmpty {
+			m.TreatMissingHeaderAsEmpty = false
+			matchers = append(matchers, presence(tests[i].Name, false))
+		}
+		var longer [][]*routev3.HeaderMatcher
+		for _, list := range lists {
+			for _, m := range matchers {
+				longer = append(longer, append(slices.Clip(list), m))
+			}
+		}
+		lists = longer
+	}
+	return lists
+}
+
+func apiRoute(headers []*routev3.HeaderMatcher, service, version string, b *virtualHostBody) *routev3.Route {
+	action := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version}}
 	if b.Timeout > 0 { // gRPC takes no notice of RouteAction.timeout
 		action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(b.Timeout)}
 	}
-	return &routev3.RouteConfiguration{Name: service, VirtualHosts: []*routev3.VirtualHost{{
-		Name: service, Domains: []string{"*"},
-		Routes: []*routev3.Route{{
-			Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-			Action: &routev3.Route_Route{Route: action},
-		}},
-	}}}
+	return &routev3.Route{
+		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Headers: headers},
+		Action: &routev3.Route_Route{Route: action},
+	}
 }
 
 // cannot lists what a client with a state-of-the-world stream is not given of the
@@ -115,14 +155,23 @@ func (st *stream) cannot() []string {
 	var all []string
 	for _, service := range slices.Sorted(maps.Keys(services)) {
 		svc := st.sink.packer.services[service]
-		b := svc.body
-		if n := len(svc.rules); n > 0 {
-			all = append(all, fmt.Sprintf("%s: %d rules by header or share of accounts; who they are about gets %s", service, n, b.Default))
+		shares := 0
+		for _, b := range svc.rules {
+			if slices.ContainsFunc(b.Match, func(m policies.RequestMatch) bool { return m.Lo != 0 || m.Hi != policies.Slots }) {
+				shares++
+			}
 		}
 		if n := st.sink.accounts[service]; n > 0 {
-			all = append(all, fmt.Sprintf("%s: %d accounts that policies send to another version get %s", service, n, b.Default))
+			all = append(all, fmt.Sprintf("%s: %d accounts of policies count as requests without an account", service, n))
 		}
-		if b.Retries > 0 {
+		if shares > 0 {
+			all = append(all, fmt.Sprintf("%s: the shares of accounts of %d policies: all count as requests without an account", service, shares))
+		}
+		r := st.sink.state[key(kindCluster, service+"/"+svc.body.Default)]
+		if r != nil && r.Body.(*clusterBody).Check != (check{}) {
+			all = append(all, fmt.Sprintf("%s: health checks", service))
+		}
+		if svc.body.Retries > 0 {
 			all = append(all, fmt.Sprintf("%s: retries", service))
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/xds"
 
@@ -58,10 +59,12 @@ func newGRPCClient(h *host, node, target, creds string) *grpcClient {
 	return &grpcClient{h.t, conn}
 }
 
-// call sends an RPC and returns the address of the server that answered it.
-func (c *grpcClient) call() (string, error) {
+// call sends an RPC, with headers as pairs of name and value, and returns the
+// address of the server that answered it.
+func (c *grpcClient) call(headers ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
 	var p peer.Peer
 	_, err := healthgrpc.NewHealthClient(c.conn).Check(ctx, &healthgrpc.HealthCheckRequest{}, grpc.Peer(&p))
 	if err != nil {
@@ -168,6 +171,79 @@ func (h *host) synced1(node string) (p Proxy) {
 	return p
 }
 
+// TestGRPCClientRules has gRPC's client follow rules by header as a policy means
+// them; those about shares of accounts pass it by.
+func TestGRPCClientRules(t *testing.T) {
+	h := newHost(t, Config{}, "")
+	one, two := grpcBackend(t), grpcBackend(t)
+	h.service("api", one, two)
+	rules := []*policies.RequestRule{
+		{Priority: 60, Version: "v2", Match: []policies.RequestMatch{{Lo: 0, Hi: 99}}},
+		{Priority: 50, Version: "v2", Match: []policies.RequestMatch{{Hi: policies.Slots, Tests: []policies.HeaderTest{
+			{Name: "x-canary", Kind: "regex", Value: "y.*"},
+		}}}},
+		{Priority: 40, Version: "v2", Match: []policies.RequestMatch{{Hi: policies.Slots, Tests: []policies.HeaderTest{
+			{Name: "x-new", Kind: "present"}, {Name: "x-team", Kind: "prefix", Value: "ops", Not: true},
+		}}}},
+		{Priority: 30, Version: "v2", Match: []policies.RequestMatch{{Hi: policies.Slots, Tests: []policies.HeaderTest{
+			{Name: "x-old", Kind: "present", Not: true}, {Name: "x-any", Kind: "regex", Value: ".*", Not: true}, {Name: "x-z", Kind: "exact", Value: "1"},
+		}}}},
+	}
+	h.mustApply()
+	c := newGRPCClient(h, "app-1", "api.internal", `{"type": "insecure"}`)
+	c.reaches(one)
+	for i, r := range rules { // they come after the client has its routes
+		r.Policy = fmt.Sprintf("p%d", i)
+		h.rule("api", r.Policy, r)
+	}
+	h.mustApply()
+	h.synced1("app-1")
+	eventually(t, func() string { return "the rules do not come" }, func() bool { got, _ := c.call("x-canary", "yes"); return got == two })
+	for _, headers := range [][]string{
+		nil,
+		{"x-canary", "no"},
+		{"x-canary", "yes"},
+		{"x-canary", "ayes"},
+		{"x-new", "1"},
+		{"x-new", "1", "x-team", "ops-a"},
+		{"x-new", "1", "x-team", "dev"},
+		{"x-team", "dev"},
+		{"x-z", "1"},
+		{"x-z", "1", "x-old", "1"},
+		{"x-z", "1", "x-any", "q"},
+		{"x-z", "2"},
+	} {
+		want := one
+		if slices.ContainsFunc(rules, func(r *policies.RequestRule) bool { return holds(r, headers) }) {
+			want = two
+		}
+		if got, err := c.call(headers...); got != want {
+			t.Errorf("%q reaches %q %v, want %q", headers, got, err, want)
+		}
+	}
+	if got := strings.Join(h.sink.Proxies()[0].Cannot, "; "); got != "api: the shares of accounts of 1 policies: all count as requests without an account" {
+		t.Errorf("it cannot: %q", got)
+	}
+	h.rule("api", "p1", nil)
+	h.mustApply()
+	eventually(t, func() string { return "a rule that is gone still holds" }, func() bool { got, _ := c.call("x-canary", "yes"); return got == one })
+}
+
+// holds tells whether a rule is about a request with headers and no account.
+func holds(r *policies.RequestRule, headers []string) bool {
+	return slices.ContainsFunc(r.Match, func(m policies.RequestMatch) bool {
+		return m.Hi == policies.Slots && !slices.ContainsFunc(m.Tests, func(test policies.HeaderTest) bool {
+			var lines []string
+			for i := 0; i < len(headers); i += 2 {
+				if headers[i] == test.Name {
+					lines = append(lines, headers[i+1])
+				}
+			}
+			return !test.Holds(lines)
+		})
+	})
+}
+
 // TestGRPCClientCannot tells what gRPC's client is not given, and only of what it
 // has asked for.
 func TestGRPCClientCannot(t *testing.T) {
@@ -175,6 +251,7 @@ func TestGRPCClientCannot(t *testing.T) {
 	one := grpcBackend(t)
 	svc := h.service("api", one, "")
 	svc.Retries, svc.Timeout = 2, time.Minute
+	svc.Health = &policies.HealthCheck{GRPC: true, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 2}
 	h.service("other", one, "")
 	for _, a := range []string{"1", "2", "3"} {
 		h.account("api", a, "v2")
@@ -185,13 +262,13 @@ func TestGRPCClientCannot(t *testing.T) {
 	c := newGRPCClient(h, "app-1", "api.internal", `{"type": "insecure"}`)
 	c.reaches(one)
 	p := h.synced1("app-1")
-	if got := strings.Join(p.Cannot, "; "); got != "api: 2 accounts that policies send to another version get v1; api: retries" {
+	if got := strings.Join(p.Cannot, "; "); got != "api: 2 accounts of policies count as requests without an account; api: health checks; api: retries" {
 		t.Errorf("it cannot: %q", got)
 	}
 	h.account("api", "1", "")
 	h.account("api", "2", "")
 	h.mustApply()
-	if got := strings.Join(h.sink.Proxies()[0].Cannot, "; "); got != "api: retries" {
+	if got := strings.Join(h.sink.Proxies()[0].Cannot, "; "); got != "api: health checks; api: retries" {
 		t.Errorf("without accounts it cannot: %q", got)
 	}
 }

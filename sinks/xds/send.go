@@ -111,7 +111,7 @@ func (st *stream) frontBlocked(now time.Time) (blocked bool, wait time.Duration)
 		if left := warmWait - now.Sub(st.blocked); left > 0 {
 			return true, left
 		}
-		clear(st.warming)
+		st.warming = map[string]uint64{}
 	}
 	st.blocked = time.Time{}
 	return false, 0
@@ -290,12 +290,22 @@ func (st *stream) respond(t wireType, w *work) *discoveryv3.DeltaDiscoveryRespon
 		size += len(it.packed.body.GetValue())
 		res.Resources = append(res.Resources, &discoveryv3.Resource{Name: it.name, Version: it.packed.version, Resource: it.packed.body})
 	}
+	ts.answers = emptied(ts.answers)
 	ts.keep(items[n:], w.held)
 	ts.out, ts.owed, ts.revision = &sent{st.nonce, items[:n]}, false, st.sink.wire.revision
 	if t == typeCluster {
 		st.warmUp(items[:n])
 	}
 	return res
+}
+
+// emptied replaces a map that is empty: it would keep the room of all that it ever
+// held, for each client.
+func emptied[V any](m map[string]V) map[string]V {
+	if len(m) == 0 {
+		return map[string]V{}
+	}
+	return m
 }
 
 // keep notes what of the work is left for later. What was taken from the queue

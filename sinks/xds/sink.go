@@ -200,11 +200,7 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 // stage works out what changes do.
 func (s *Sink) stage(changes []reconciler.Change) *staged {
 	st := s.packer.stage(changes)
-	if st.failed != nil {
-		changes = slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool { return st.failed.Keys[c.Key()] != nil })
-	}
-	puts, failed := apiPuts(changes, st.failed)
-	st.puts, st.failed = append(st.puts, puts...), failed
+	s.packer.stageAPI(st)
 	return st
 }
 

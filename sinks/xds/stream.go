@@ -253,7 +253,7 @@ func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) 
 		}
 		delete(ts.names, name)
 		delete(ts.answers, name)
-		if t == typeEndpoints {
+		if t == typeEndpoints || t == typeCluster {
 			delete(st.warming, name)
 		}
 	}
@@ -300,6 +300,7 @@ func (st *stream) accept(t wireType, out *sent) {
 		}
 		st.warm(t, it.name, out.nonce)
 	}
+	st.warming = emptied(st.warming)
 	if cleared {
 		st.sink.cfg.Hints.Add(Target)
 	}

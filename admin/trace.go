@@ -1,0 +1,87 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+)
+
+// TraceQuery asks for the way of a packet, or else of a request.
+type TraceQuery struct {
+	Packet  *policies.Packet  `json:",omitempty"`
+	Switch  string            `json:",omitempty"` // that the packet comes to; empty: the first one that has the VIP
+	Request *policies.Request `json:",omitempty"`
+}
+
+// Traced is the way of a packet or of a request.
+type Traced struct {
+	Revision string
+	Packet   *policies.Trace        `json:",omitempty"`
+	Request  *policies.RequestTrace `json:",omitempty"`
+}
+
+// Trace follows what is asked for through a commit.
+func Trace(ir *policies.IR, q TraceQuery) (*Traced, error) {
+	switch on := q.Switch; {
+	case q.Request != nil:
+		return &Traced{Request: ir.TraceRequest(*q.Request)}, nil
+	case q.Packet == nil:
+		return nil, errors.New("nothing is asked for; want a packet or a request")
+	case on != "" && ir.Switch(on) == nil:
+		return nil, fmt.Errorf("there is no Switch %q", on)
+	default:
+		for _, gw := range ir.Gateways() {
+			if on == "" && slices.Contains(gw.VIPs, q.Packet.VIP) {
+				on = gw.Switches[0]
+			}
+		}
+		return &Traced{Packet: ir.TracePacket(on, *q.Packet)}, nil
+	}
+}
+
+// handleTrace answers by the commit that is in force, with what its daemon knows of
+// servers and endpoints.
+func handleTrace(r *reconciler.Reconciler) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		var q TraceQuery
+		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxQuery)).Decode(&q); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		ir, revision, err := r.Meaning(req.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		t, err := Trace(ir, q)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		t.Revision = revision
+		reply(w, t)
+	}
+}
+
+// maxQuery bounds a query, in bytes.
+const maxQuery = 1 << 20
+
+// Trace asks the daemon for the way of a packet or a request.
+func (c Client) Trace(ctx context.Context, q TraceQuery) (*Traced, error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.do(ctx, http.MethodPost, "/v1/trace", body)
+	if err != nil {
+		return nil, err
+	}
+	t := new(Traced)
+	return t, json.Unmarshal(b, t)
+}
