@@ -189,3 +189,35 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		}
 	})
 }
+
+// open is a body that is equal to whatever is live.
+type open struct{ text }
+
+func (open) Equal(Body) bool { return true }
+
+// TestWhatIsKnownAtLastIsTriedAtOnce has endpoints that could not be made while
+// nobody knew them.
+func TestWhatIsKnownAtLastIsTriedAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		d := board(t, nil)
+		w := newWorld(t)
+		known := services(w)
+		k := Key{"mem", "endpoints", "api/v1"}
+		sink := fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
+			if svc, ok := ir.Get(n).(*policies.Service); ok && svc.Versions[0].Unknown {
+				return []*Resource{{Key: k, Rank: rankRoute, Body: open{"unknown"}, Origin: svc.Origin}}, nil
+			}
+			return known.Lower(ir, n)
+		}}
+		g := start(t, w, func(c *Config) { c.Sinks, c.Discovery = []Sink{sink}, d })
+		w.at("mem", func(p *place) { p.refuse[k] = errors.New("nobody knows") })
+		g.commit("1", lookedUp("api", "/a"))
+		if c := g.status().document("api").Conditions[0]; c.Reason != "Refused" {
+			t.Fatalf("unknown endpoints show as %+v", c)
+		}
+		w.at("mem", func(p *place) { clear(p.refuse) })
+		report(t, d, "/a", found(1))
+		g.quiet() // and no time goes by
+		g.live("mem", "endpoints api/v1: [{192.0.2.1 1 1}]")
+	})
+}

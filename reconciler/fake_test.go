@@ -194,7 +194,7 @@ func (s fake) apply(p *place, c Change) error {
 	if k.Kind == KindTarget {
 		for _, other := range s.places {
 			for _, r := range other.live {
-				if other != p && slices.ContainsFunc(r.Refs, func(ref Key) bool { return ref.Target == k.Target }) {
+				if other != p && slices.ContainsFunc(r.Refs, func(ref Key) bool { return p.live[ref] != nil }) {
 					return s.broken(p.foreign || other.foreign, "%s: %s refers to what it takes away", c, r.Key)
 				}
 			}

@@ -140,7 +140,7 @@ func sameState(a, b State) bool {
 // to each other, while targets refuse, break, lose and gain resources. When that
 // ends, all is live.
 func FuzzLoopConverges(f *testing.F) {
-	for _, seed := range []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 141, 301} {
+	for _, seed := range []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 141, 301, 599} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {

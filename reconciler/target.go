@@ -96,6 +96,7 @@ func newTarget(name string, sink Sink) *target {
 // one is forgotten.
 func (t *target) want(k Key, res *Resource) {
 	was := t.desired[k]
+	// The new one is asked: it may be known by now what it is to be.
 	if was == nil || res == nil || !res.Body.Equal(was.Body) {
 		delete(t.troubles, k)
 	}

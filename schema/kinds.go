@@ -160,7 +160,7 @@ type ServiceSpec struct {
 	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
 	Versions    []ServiceVersion `json:"versions" gray:"required" doc:"the versions and where they run"`
 	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how Envoys check the endpoints; absent: they do not"`
-	Timeout     *Duration        `json:"timeout" doc:"of a whole request; absent: none"`
+	Timeout     *Duration        `json:"timeout" doc:"of a whole request, from its end to the end of the answer, which ends streams of a gRPC server too; absent: none"`
 	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that found no server is tried again"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"github.com/spf13/pflag"
 
@@ -46,13 +47,14 @@ func (c *daemonConfig) lookUp(store *reconciler.Store) (*reconciler.Discovery, f
 
 // config makes the source's configuration of the flags.
 func (e *etcdFlags) config(secrets string, insecure bool) (etcd.Config, error) {
-	c := etcd.Config{Members: e.members, Username: e.username}
+	c := etcd.Config{Members: slices.Clone(e.members), Username: e.username}
 	secure := 0
-	for _, m := range e.members {
+	for i, m := range e.members {
 		u, err := url.Parse(m)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" {
 			return c, fmt.Errorf("--etcd %q is no URL of a member; want https://host:2379 or http://host:2379", clipURL(u, m))
 		}
+		c.Members[i] = u.Scheme + "://" + u.Host
 		if u.Scheme == "https" {
 			secure++
 			continue

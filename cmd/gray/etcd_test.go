@@ -18,6 +18,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/naming/endpoints"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
@@ -60,16 +62,27 @@ func (l *etcdLab) service(name string, versions ...string) {
 
 func (l *etcdLab) register(target, name string) {
 	l.t.Helper()
-	m, err := endpoints.NewManager(l.client, target)
-	l.ok(err)
-	l.ok(m.AddEndpoint(l.t.Context(), target+"/"+name, endpoints.Endpoint{Addr: l.backends[name]}))
+	l.change(target, func(m endpoints.Manager) error {
+		return m.AddEndpoint(l.t.Context(), target+"/"+name, endpoints.Endpoint{Addr: l.backends[name]})
+	})
 }
 
 func (l *etcdLab) remove(target, name string) {
 	l.t.Helper()
+	l.change(target, func(m endpoints.Manager) error { return m.DeleteEndpoint(l.t.Context(), target+"/"+name) })
+}
+
+// change changes what is registered; an etcd that was just started may break off.
+func (l *etcdLab) change(target string, f func(endpoints.Manager) error) {
+	l.t.Helper()
 	m, err := endpoints.NewManager(l.client, target)
 	l.ok(err)
-	l.ok(m.DeleteEndpoint(l.t.Context(), target+"/"+name))
+	for end := time.Now().Add(10 * time.Second); ; {
+		if err = f(m); status.Code(err) != codes.Unavailable || time.Now().After(end) {
+			break
+		}
+	}
+	l.ok(err)
 }
 
 // ask sends one request through the Envoy.
@@ -218,8 +231,10 @@ func (l *etcdLab) endpointsFromEtcd() {
 	l.register(lookedV2, "e2")
 	l.degraded("looked", "")
 	l.answered("looked.internal", "e1")
+	began := time.Now()
 	l.register(lookedV1, "e2")
 	l.answered("looked.internal", "e1", "e2")
+	l.t.Logf("an endpoint is asked %s after it was registered", time.Since(began).Round(time.Millisecond))
 	_, err := l.client.Put(l.t.Context(), lookedV1+"/bad", `{"Op":0,"Addr":"e3.internal:80"}`)
 	l.ok(err)
 	c = l.degraded("looked", "RecordsLeftOut")
@@ -280,4 +295,20 @@ func (l *etcdLab) documentsChange() {
 	l.ok(l.commit(l.t.Context(), "listed again"))
 	l.answered("own.internal", "own")
 	done()
+}
+
+// TestOnceLooksIntoEtcd holds that --once waits for what etcd has.
+func TestOnceLooksIntoEtcd(t *testing.T) {
+	l := newEtcdLab(t, etcdtest.New(t))
+	l.ok(l.commit(t.Context(), "a service whose endpoints are in etcd"))
+	code, said := l.once("--etcd", l.server.URL, "--once-timeout", "2s")
+	if want := "services/looked.yaml:8: xds Endpoints looked/v1: nobody knows yet what is registered under etcd " + lookedV1; code != exitNo || !strings.Contains(said, want) {
+		t.Errorf("with etcd away it ends with %d and says\n%s, want %s in it", code, said, want)
+	}
+	l.server.Start()
+	l.client = l.server.Client()
+	l.register(lookedV1, "e1")
+	if code, said := l.once("--etcd", l.server.URL); code != exitFine || said != "" {
+		t.Errorf("it ends with %d and says\n%s", code, said)
+	}
 }

@@ -9,6 +9,8 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -75,14 +77,29 @@ func (b *clusterBody) Equal(o reconciler.Body) bool {
 // String implements reconciler.Body.
 func (b *clusterBody) String() string {
 	s := "speaks " + b.Protocol
-	if c := b.Check; c != (check{}) {
-		s += fmt.Sprintf(", checked by %s%s every %s, timeout %s, rise %d, fall %d", c.Kind, c.Path, c.Interval, c.Timeout, c.Rise, c.Fall)
+	if b.Check != (check{}) {
+		s += ", " + b.Check.String()
 	}
 	return s
 }
 
-// Delta implements reconciler.Body.
-func (b *clusterBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+// String is a check in words.
+func (c check) String() string {
+	if c == (check{}) {
+		return "not checked"
+	}
+	what := strings.TrimSpace(c.Kind + " " + c.Host + c.Path)
+	return fmt.Sprintf("checked by %s every %s, timeout %s, rise %d, fall %d", what, c.Interval, c.Timeout, c.Rise, c.Fall)
+}
+
+// Delta implements reconciler.Body: what changes.
+func (b *clusterBody) Delta(old reconciler.Body) string {
+	o, ok := old.(*clusterBody)
+	if !ok || o.Protocol != b.Protocol {
+		return fromTo(old, b)
+	}
+	return fmt.Sprintf("%s -> %s", o.Check, b.Check)
+}
 
 func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
 	c := &clusterv3.Cluster{
@@ -92,6 +109,9 @@ func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
 		ConnectTimeout:       durationpb.New(2 * time.Second),
 		OutlierDetection:     outlierDetection(),
 		HealthChecks:         healthChecks(b.Check),
+		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			MaxRetries: wrapperspb.UInt32(1024), // at one time, as many as there may be requests; Envoy's own 3 fail those of an endpoint that dies
+		}}},
 		// What leaves a version is not to be sent its requests any more, however well
 		// it is: it may be of another version now.
 		IgnoreHealthOnHostRemoval: true,
@@ -120,6 +140,14 @@ func outlierDetection() *clusterv3.OutlierDetection {
 		MaxEjectionTime:                    durationpb.New(5 * time.Minute),
 		MaxEjectionPercent:                 wrapperspb.UInt32(50),
 	}
+}
+
+// anotherHost has a request not be tried again where it failed.
+func anotherHost() []*routev3.RetryPolicy_RetryHostPredicate {
+	return []*routev3.RetryPolicy_RetryHostPredicate{{
+		Name:       "envoy.retry_host_predicates.previous_hosts",
+		ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: mustAny(&previoushostsv3.PreviousHostsPredicate{})},
+	}}
 }
 
 // healthChecks are made by every Envoy of every endpoint, also of versions without

@@ -8,13 +8,19 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	healthgrpc "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/policies"
 )
@@ -150,6 +156,11 @@ func TestEnvoyChecksEndpoints(t *testing.T) {
 	}
 	e.answerers("h1.internal", "b")
 	e.answerers("h2.internal", "b")
+	b.health.Store(http.StatusNotFound) // where fewer than half are left, all are asked
+	healthy("h1/v1", 0)
+	e.answerers("h1.internal", "a b")
+	b.health.Store(http.StatusFound)
+	healthy("h1/v1", 1)
 	a.health.Store(http.StatusNoContent)
 	health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	for cluster, want := range map[string]int{"h1/v1": 2, "h2/v1": 2, "grpc/v1": 2, "port/v1": 1} {
@@ -214,13 +225,142 @@ func TestEnvoyTakesOutOutliers(t *testing.T) {
 	}
 }
 
-// TestEnvoyStreamsOutliveTheTimeout has a stream that is open for longer than the
-// service's timeout, and an answer that never comes.
-func TestEnvoyStreamsOutliveTheTimeout(t *testing.T) {
+// failing is gRPC's health service with an answer for everybody.
+type failing struct {
+	healthpb.UnimplementedHealthServer
+	code codes.Code
+}
+
+func (f failing) Check(context.Context, *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	return &healthpb.HealthCheckResponse{}, status.Error(f.code, "")
+}
+
+// TestEnvoyTakesOutOutliersOfGRPC has endpoints fail as gRPC says it.
+func TestEnvoyTakesOutOutliersOfGRPC(t *testing.T) {
+	h := newHost(t, Config{}, "")
+	var ports []netip.AddrPort
+	for _, code := range []codes.Code{codes.OK, codes.Unavailable, codes.Unknown} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := grpc.NewServer()
+		healthpb.RegisterHealthServer(s, failing{code: code})
+		go func() { _ = s.Serve(l) }()
+		t.Cleanup(s.Stop)
+		ports = append(ports, netip.MustParseAddrPort(l.Addr().String()))
+	}
+	for i, name := range []string{"away", "rude"} {
+		svc := h.service(name, "", "")
+		svc.Protocol, svc.Versions[0].Endpoints = "grpc", at(ports[0], ports[i+1])
+	}
+	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	h.mustApply()
+	h.synced("host-1")
+	for name, want := range map[string]int{"away": 1, "rude": 0} {
+		conn, err := grpc.NewClient("passthrough:///"+e.proxy, grpc.WithAuthority(name+".internal"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		failed := 0
+		for range 30 {
+			if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true)); err != nil {
+				failed++
+			}
+		}
+		if n := e.stat("cluster." + name + "/v1.outlier_detection.ejections_active"); n != want || failed == 0 {
+			t.Errorf("%s: %d endpoints are out after %d failures, want %d", name, n, failed, want)
+		}
+	}
+}
+
+// TestEnvoyTimeouts has streams that are open for longer than the service's timeout,
+// and an answer that never comes.
+func TestEnvoyTimeouts(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = l
-	_ = context.Background
+	server := grpc.NewServer()
+	healthpb.RegisterHealthServer(server, healthgrpc.NewServer())
+	reflection.Register(server)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	h := newHost(t, Config{}, "")
+	const timeout = 300 * time.Millisecond
+	for name, timeout := range map[string]time.Duration{"some": timeout, "none": 0} {
+		svc := h.service(name, l.Addr().String(), "")
+		svc.Protocol, svc.Timeout, svc.Retries = "grpc", timeout, 2
+	}
+	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	h.mustApply()
+	h.synced("host-1")
+	for _, name := range []string{"some", "none"} {
+		conn, err := grpc.NewClient("passthrough:///"+e.proxy, grpc.WithAuthority(name+".internal"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		both, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(ctx, grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func() {
+			t.Helper()
+			err := both.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}})
+			if err == nil {
+				_, err = both.Recv()
+			}
+			if err != nil {
+				t.Errorf("timeout %s: a stream that both sides go on with: %v", name, err)
+			}
+		}
+		ask()
+		began := time.Now()
+		watch, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := watch.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		gone := make(chan error, 1)
+		go func() { _, err := watch.Recv(); gone <- err }()
+		select {
+		case err := <-gone:
+			if took := time.Since(began); name != "some" || took < timeout/2 {
+				t.Errorf("timeout %s: a stream that the server goes on with ends after %s with %v", name, took, err)
+			}
+		case <-time.After(2 * timeout):
+			if name == "some" {
+				t.Error("a stream that the server goes on with outlives the timeout; docs/format.md says that it does not")
+			}
+		}
+		ask()
+	}
+}
+
+// TestEnvoyTriesAnotherEndpoint has requests meet an endpoint that nobody serves,
+// many at a time.
+func TestEnvoyTriesAnotherEndpoint(t *testing.T) {
+	good := newSick(t, "good")
+	h := newHost(t, Config{}, "")
+	svc := h.service("api", "", "")
+	svc.Versions[0].Endpoints, svc.Retries = at(good.at, netip.AddrPortFrom(good.at.Addr(), freePort(t))), 1
+	svc.Versions[0].Endpoints[1].Weight = 3 // it is chosen most of the time
+	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	h.mustApply()
+	h.synced("host-1")
+	var all sync.WaitGroup
+	for range 60 {
+		all.Go(func() {
+			if code, body := e.get(true, "api.internal"); body != "good" {
+				t.Errorf("beside an endpoint that nobody serves: %d %q", code, body)
+			}
+		})
+	}
+	all.Wait()
 }

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -35,6 +36,11 @@ func YAML(resources []*reconciler.Resource) (string, error) {
 		}
 		b.WriteString("---\n")
 		b.Write(text)
+	}
+	for _, r := range resources {
+		if e, ok := r.Body.(*endpointsBody); ok && e.unknown {
+			fmt.Fprintf(&b, "# The endpoints of %s are those that etcd has under %s/; only the daemon knows them.\n", r.Name, e.Etcd)
+		}
 	}
 	return b.String(), nil
 }

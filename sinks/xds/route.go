@@ -104,6 +104,7 @@ func routeTo(service, version string, b *virtualHostBody) *routev3.Route_Route {
 	if b.Retries > 0 {
 		action.RetryPolicy = &routev3.RetryPolicy{
 			RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(uint32(b.Retries)),
+			RetryHostPredicate: anotherHost(), HostSelectionRetryMaxAttempts: 5,
 		}
 	}
 	return &routev3.Route_Route{Route: action}

@@ -55,6 +55,7 @@ type Sink struct {
 	// accounts counts what policies send to another version, by service.
 	accounts map[string]int
 	grace    *time.Timer
+	unsure   time.Time // when an Apply had endpoints that nobody knows last
 
 	often     *rate.Sometimes // bounds the log
 	admission *admission
@@ -181,6 +182,9 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 	before = s.wire.revision
 	s.adopt(st, own)
 	s.ready = true
+	if unknown != nil {
+		s.unsure = time.Now()
+	}
 	if s.partial {
 		s.restartGrace()
 	}
@@ -252,6 +256,11 @@ func (s *Sink) save(changes []reconciler.Change) error {
 	return nil
 }
 
+// sureAfter is for how long a state counts as partial after an Apply had endpoints
+// that nobody knows; while that is so, the loop tries them again at least once a
+// minute.
+const sureAfter = 2 * time.Minute
+
 // restartGrace puts off the end of the time in which nothing is removed. The
 // caller holds the lock.
 func (s *Sink) restartGrace() {
@@ -260,6 +269,11 @@ func (s *Sink) restartGrace() {
 	}
 	s.grace = time.AfterFunc(s.cfg.Grace, func() {
 		s.mu.Lock()
+		if time.Since(s.unsure) < sureAfter {
+			s.restartGrace()
+			s.mu.Unlock()
+			return
+		}
 		s.partial = false
 		s.mu.Unlock()
 		s.wakeAll()

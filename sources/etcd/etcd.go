@@ -34,7 +34,7 @@ type Config struct {
 	TLS      *tls.Config // for https
 	Username string
 	Password string
-	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 5 s
+	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 2 s
 	Log      *slog.Logger
 }
 
@@ -72,13 +72,13 @@ type era struct {
 // Run looks up what the board wants until ctx ends.
 func Run(ctx context.Context, board *reconciler.Discovery, cfg Config) {
 	if cfg.Pulse == 0 {
-		cfg.Pulse = 5 * time.Second
+		cfg.Pulse = 2 * time.Second
 	}
 	s := &source{cfg: cfg, board: board, reads: make(chan struct{}, 16)}
 	if !s.connect(ctx) {
 		return
 	}
-	defer s.client.Close()
+	defer func() { _ = s.client.Close() }()
 	var all sync.WaitGroup
 	defer all.Wait()
 	s.begin(ctx)
@@ -215,8 +215,11 @@ func (s *source) beat(ctx context.Context) error {
 	// Linearizable: a member that was cut off does not answer for the others. The key
 	// is one that the user may read.
 	res, err := s.client.Get(asking, wanted[0].Target+"/", clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithLimit(1))
-	if status.Code(err) == codes.PermissionDenied { // it is there; the watch of that target says what it lacks
-		return nil
+	if coded, ok := errors.AsType[interface {
+		error
+		Code() codes.Code
+	}](err); ok && coded.Code() == codes.PermissionDenied {
+		return nil // it is there; the watch of that target says what it lacks
 	}
 	if err != nil {
 		return plain(err)

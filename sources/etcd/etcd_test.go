@@ -277,7 +277,9 @@ func TestTargetsFollowTheBoard(t *testing.T) {
 	c := server.Client()
 	register(t, c, "/a", "1", "10.0.0.1:1")
 	register(t, c, "/b", "1", "10.0.0.1:2")
-	f := find(t, server, newBoard(t, nil))
+	f := find(t, server, newBoard(t, nil), func(c *etcd.Config) {
+		c.Members = append([]string{"http://127.0.0.1:1"}, c.Members...) // of which one is away
+	})
 	ok(t, f.board.Want([]string{"/a"}))
 	f.until("/a", "10.0.0.1:1", "")
 	ok(t, f.board.Want([]string{"/b"}))

@@ -112,7 +112,7 @@ func (s *Server) Start() {
 	}
 	s.running = cmd
 	c := s.Client()
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for end := time.Now().Add(patience); ; {
 		ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
 		_, err := c.Get(ctx, "ready")
