@@ -61,7 +61,7 @@ type rival interface {
 }
 
 func benchPeer(b *testing.B, server, change string, services, clients int) {
-	base := liveMemory()
+	base := restingMemory()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -127,6 +127,18 @@ func liveMemory() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+// restingMemory is liveMemory once what ran before has let go of its own.
+func restingMemory() int64 {
+	for before := liveMemory(); ; {
+		time.Sleep(50 * time.Millisecond)
+		now := liveMemory()
+		if before-now < 1<<20 {
+			return now
+		}
+		before = now
+	}
 }
 
 // cpuTime is what the process has used.
