@@ -78,8 +78,18 @@ lint:
 fmt:
 	$(LINT) fmt ./...
 
+# Both faces of the pipeline. p4c's P4Info for Tofino describes a table of ports
+# beside the program, which no P4Runtime client in Go can read.
+P4DIR := sinks/p4rt/pipeline
 p4:
-	cd sinks/p4rt/pipeline && p4c-bm2-ss --arch v1model -o gray_v1model.json --p4runtime-files gray_v1model.p4info.txtpb gray_v1model.p4
+	cd $(P4DIR) && p4c-bm2-ss --arch v1model -o gray_v1model.json --p4runtime-files gray_v1model.p4info.txtpb gray_v1model.p4
+	@set -e; out=$$(mktemp -d); trap 'rm -rf $$out' EXIT; mkdir -p $$out/asm/logs; set -x; cd $(P4DIR); \
+	p4c-barefoot --target tofino --arch tna -D__TARGET_TOFINO__=1 --p4runtime-force-std-externs --p4runtime-files gray_tna.p4info.txtpb -o $$out gray_tna.p4; \
+	grep -q 'match: ' $$out/pipe/gray_tna.bfa || { echo "this p4c loses what parsers select by; use one with its pull request 5753" >&2; exit 1; }; \
+	sed -i '/^externs {/,/^}/d' gray_tna.p4info.txtpb; \
+	bfas -q --target tofino --log-hashes -o $$out/asm $$out/pipe/gray_tna.bfa; \
+	grep 'm[.]hash_' $$out/asm/logs/mau.hashes.log >gray_tna.hash.txt; \
+	ls -l $$out/asm/tofino.bin; $(GO) run $(CURDIR)/testdata/placement $$out/asm/context.json
 
 demo: build $(ENVOY)
 	./bin/gray demo
