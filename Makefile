@@ -51,11 +51,13 @@ test: tools
 race: test
 
 # The target suite against a P4Runtime server of any kind: TARGET=host:port, and
-# DEVICE_ID where it is not 1.
+# DEVICE_ID where it is not 1. PIPELINE=tna for a Tofino, which is to be loaded
+# before.
 DEVICE_ID ?= 1
+PIPELINE ?= v1model
 test-target:
 	@test -n "$(TARGET)" || { echo "name the switch: make test-target TARGET=host:port" >&2; exit 2; }
-	TARGET=$(TARGET) TARGET_DEVICE_ID=$(DEVICE_ID) $(GO) test -count 1 -v -timeout 10m -run '^TestTarget$$' ./sinks/p4rt
+	TARGET=$(TARGET) TARGET_DEVICE_ID=$(DEVICE_ID) TARGET_PIPELINE=$(PIPELINE) $(GO) test -count 1 -v -timeout 10m -run '^TestTarget$$' ./sinks/p4rt
 
 # Each fuzz test for a while; FUZZTIME=1h for a long run.
 FUZZTIME ?= 60s
