@@ -35,6 +35,7 @@ parser GrayParser(packet_in packet, out headers_t h, out metadata_t m, out ingre
 #include "parser.p4"
 }
 
+// Two counters to a word of SRAM, which its driver widens to 64 bits.
 #define DIRECT_COUNTER(name) DirectCounter<bit<32>>(CounterType_t.PACKETS_AND_BYTES) name;
 #define PARSER_FAILED false
 #define FIRST complement();
