@@ -80,8 +80,8 @@ lint:
 fmt:
 	$(LINT) fmt ./...
 
-# Both faces of the pipeline. p4c's P4Info for Tofino describes a table of ports
-# beside the program, which no P4Runtime client in Go can read.
+# Both faces of the pipeline. What p4c's P4Info for Tofino says of the chip's own
+# table of ports is taken out of it.
 P4DIR := sinks/p4rt/pipeline
 p4:
 	cd $(P4DIR) && p4c-bm2-ss --arch v1model -o gray_v1model.json --p4runtime-files gray_v1model.p4info.txtpb gray_v1model.p4
