@@ -51,11 +51,13 @@ test: tools
 race: test
 
 # The target suite against a P4Runtime server of any kind: TARGET=host:port, and
-# DEVICE_ID where it is not 1.
+# DEVICE_ID where it is not 1. PIPELINE=tna for a Tofino, which is to be loaded
+# before.
 DEVICE_ID ?= 1
+PIPELINE ?= v1model
 test-target:
 	@test -n "$(TARGET)" || { echo "name the switch: make test-target TARGET=host:port" >&2; exit 2; }
-	TARGET=$(TARGET) TARGET_DEVICE_ID=$(DEVICE_ID) $(GO) test -count 1 -v -timeout 10m -run '^TestTarget$$' ./sinks/p4rt
+	TARGET=$(TARGET) TARGET_DEVICE_ID=$(DEVICE_ID) TARGET_PIPELINE=$(PIPELINE) $(GO) test -count 1 -v -timeout 10m -run '^TestTarget$$' ./sinks/p4rt
 
 # Commits below a load of requests, and requests against what is said of them.
 COMMITS ?= 1000
@@ -84,8 +86,18 @@ lint:
 fmt:
 	$(LINT) fmt ./...
 
+# Both faces of the pipeline. What p4c's P4Info for Tofino says of the chip's own
+# table of ports is taken out of it.
+P4DIR := sinks/p4rt/pipeline
 p4:
-	cd sinks/p4rt/pipeline && p4c-bm2-ss --arch v1model -o gray_v1model.json --p4runtime-files gray_v1model.p4info.txtpb gray_v1model.p4
+	cd $(P4DIR) && p4c-bm2-ss --arch v1model -o gray_v1model.json --p4runtime-files gray_v1model.p4info.txtpb gray_v1model.p4
+	@set -e; out=$$(mktemp -d); trap 'rm -rf $$out' EXIT; mkdir -p $$out/asm/logs; set -x; cd $(P4DIR); \
+	p4c-barefoot --target tofino --arch tna -D__TARGET_TOFINO__=1 --p4runtime-force-std-externs --p4runtime-files gray_tna.p4info.txtpb -o $$out gray_tna.p4; \
+	grep -q 'match: ' $$out/pipe/gray_tna.bfa || { echo "this p4c loses what parsers select by; use one with its pull request 5753" >&2; exit 1; }; \
+	sed -i '/^externs {/,/^}/d' gray_tna.p4info.txtpb; \
+	bfas -q --target tofino --log-hashes -o $$out/asm $$out/pipe/gray_tna.bfa; \
+	grep 'm[.]hash_' $$out/asm/logs/mau.hashes.log >gray_tna.hash.txt; \
+	ls -l $$out/asm/tofino.bin; $(GO) run $(CURDIR)/testdata/placement $$out/asm/context.json
 
 demo: build $(ENVOY)
 	./bin/gray demo

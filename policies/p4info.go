@@ -54,6 +54,9 @@ func (c *Compiler) program(s *docState, spec *schema.SwitchSpec) (*Program, map[
 // tableSizes reads the sizes of the tables by their names from a P4Info, as far
 // as TableSizes knows them. All else in it is for the sink to judge.
 func tableSizes(text []byte) (map[string]int, error) {
+	if deep(text) {
+		return nil, fmt.Errorf("it is nested more than %d levels deep", maxDepth)
+	}
 	d := p4infoPart()
 	info := dynamicpb.NewMessage(d)
 	if err := (prototext.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, info); err != nil {
@@ -72,6 +75,39 @@ func tableSizes(text []byte) (map[string]int, error) {
 		}
 	}
 	return sizes, nil
+}
+
+// maxDepth is how deep a P4Info may be nested; p4c's are less than ten. What is
+// discarded unread goes as deep into the stack as the text does.
+const maxDepth = 100
+
+// deep tells whether a text goes deeper than maxDepth, before the first string
+// that does not end in its line.
+func deep(text []byte) bool {
+	depth := 0
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; c {
+		case '{', '<', '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case '}', '>', ']':
+			depth--
+		case '#':
+			for i < len(text) && text[i] != '\n' {
+				i++
+			}
+		case '"', '\'':
+			for i++; i < len(text) && text[i] != c; i++ {
+				if text[i] == '\\' {
+					i++
+				} else if text[i] == '\n' {
+					return false // the parser goes no further
+				}
+			}
+		}
+	}
+	return false
 }
 
 // p4infoPart describes the part of a P4Info (p4/config/v1/p4info.proto) that the

@@ -47,6 +47,32 @@ func TestTableSizes(t *testing.T) {
 	}
 }
 
+// A text that is nested without end is refused, and not gone into.
+func TestDeepP4Info(t *testing.T) {
+	const want = "it is nested more than 100 levels deep"
+	for _, level := range []string{"a{", "tables{", "a<", "a:[{", "a{ #}\n", `b:"}" a{`, `b:'\'}' a{`, "b:\"\\\\\" a{"} {
+		if _, err := tableSizes([]byte(strings.Repeat(level, schema.MaxP4Info/len(level)))); err == nil || err.Error() != want {
+			t.Errorf("%q: %v", level, err)
+		}
+	}
+	for _, flat := range []string{`b:"{" `, `b:'{' `, "#{\n", `b:"\"{" `, "a{} "} {
+		if _, err := tableSizes([]byte(strings.Repeat(flat, 1000))); err != nil {
+			t.Errorf("%q: %v", flat, err)
+		}
+	}
+	if _, err := tableSizes([]byte("b:\"\n" + strings.Repeat("a{", schema.MaxP4Info/2))); err == nil {
+		t.Error("a string that does not end is read")
+	}
+}
+
+// FuzzTableSizes holds that no text is too much.
+func FuzzTableSizes(f *testing.F) {
+	f.Add([]byte("tables { preamble { name: \"pool\" } size: 256 } x: [{ y: 1 }]"))
+	f.Fuzz(func(_ *testing.T, text []byte) {
+		_, _ = tableSizes(text)
+	})
+}
+
 // pipelineRepo is a switch with a pipeline of the repository and a gateway with
 // two pools of 16,384 buckets.
 type pipelineRepo struct {

@@ -14,8 +14,12 @@ const P4InfoFile = "p4info.txtpb"
 // switch wants it in p4_device_config.
 var DeviceConfigFiles = [...]string{"device_config.bin", "device_config.json"}
 
-// MaxPipelineFile is the largest file of a pipeline that is read, in bytes.
-const MaxPipelineFile = 16 << 20
+// The largest files of a pipeline that are read, in bytes. A P4Info takes many
+// times its size when it is parsed.
+const (
+	MaxP4Info       = 1 << 20
+	MaxDeviceConfig = 16 << 20
+)
 
 // The pipelines that gray brings along.
 const (

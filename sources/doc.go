@@ -49,14 +49,16 @@ func Wanted(p string) bool {
 }
 
 // MaxFile is the largest of all sizes that Refuse lets pass, in bytes.
-const MaxFile = max(schema.MaxYAML, schema.MaxCSV, schema.MaxPipelineFile)
+const MaxFile = max(schema.MaxYAML, schema.MaxCSV, schema.MaxP4Info, schema.MaxDeviceConfig)
 
 // Refuse returns why a file of that size is not read, or nil.
 func Refuse(p string, size int64) error {
 	limit, remedy := int64(schema.MaxYAML), "; split it"
 	switch {
+	case path.Base(p) == schema.P4InfoFile:
+		limit, remedy = schema.MaxP4Info, ""
 	case schema.IsPipelineFile(p):
-		limit, remedy = schema.MaxPipelineFile, ""
+		limit, remedy = schema.MaxDeviceConfig, ""
 	case path.Ext(p) == ".csv":
 		limit = schema.MaxCSV
 	}

@@ -14,12 +14,15 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
 // TestTarget runs the target suite against the switch at the address TARGET, as
-// `make test-target` does; TARGET_DEVICE_ID is its device id, 1 where it is unset.
+// `make test-target` does; TARGET_DEVICE_ID is its device id, 1 where it is unset,
+// and TARGET_PIPELINE the pipeline as in a Switch document, v1model where it is.
 func TestTarget(t *testing.T) {
 	address := os.Getenv("TARGET")
 	if address == "" {
@@ -35,12 +38,32 @@ func TestTarget(t *testing.T) {
 			t.Fatalf("TARGET_DEVICE_ID=%s is no number", s)
 		}
 	}
-	runTarget(t, address, device)
+	name := os.Getenv("TARGET_PIPELINE")
+	if name != "" && name != schema.PipelineV1Model && name != schema.PipelineTNA {
+		t.Fatalf("TARGET_PIPELINE=%s is not known; want %s or %s", name, schema.PipelineV1Model, schema.PipelineTNA)
+	}
+	runTarget(t, address, device, name)
 }
 
 // TestTargetSuite runs the suite against the software gateway.
 func TestTargetSuite(t *testing.T) {
-	runTarget(t, newLab(t).address, 1)
+	runTarget(t, newLab(t).address, 1, schema.PipelineV1Model)
+}
+
+// TestTargetSuiteTNA runs it against one that somebody else has loaded with the
+// P4Info of the face for Tofino, under a cookie of theirs.
+func TestTargetSuiteTNA(t *testing.T) {
+	l := newLab(t)
+	o := newOther(t, l.client(), "", &p4v1.Uint128{Low: 1})
+	_, err := o.client.SetForwardingPipelineConfig(t.Context(), &p4v1.SetForwardingPipelineConfigRequest{
+		DeviceId: 1, ElectionId: o.id, Action: p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT,
+		Config: &p4v1.ForwardingPipelineConfig{P4Info: pipeline.TNA().P4Info, Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: 0xabc}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.close()
+	runTarget(t, l.address, 1, schema.PipelineTNA)
 }
 
 // targetRig is a switch of whatever kind and everything that the suite has
@@ -51,19 +74,22 @@ type targetRig struct {
 	id      election
 	close   context.CancelFunc          // ends the stream on which the suite is primary
 	written map[string]*p4v1.TableEntry // by table and match
+	self    *reconciler.Resource        // as a Switch document says it
 }
 
 // runTarget runs the suite. Its parts build on each other. What they wrote goes
 // in the end, also after a failure.
-func runTarget(t *testing.T, address string, deviceID uint64) {
+func runTarget(t *testing.T, address string, deviceID uint64, name string) {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithMaxHeaderListSize(maxHeaderList), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	d := &device{spec: targetBody{address: address, deviceID: deviceID}, client: p4v1.NewP4RuntimeClient(conn), known: newKnown(), program: pipeline.V1Model()}
-	r := &targetRig{T: t, d: d, written: map[string]*p4v1.TableEntry{}}
+	self := switchOf(&policies.Switch{Name: "gw-a", Address: address, DeviceID: deviceID, Pipeline: name, Push: "ifDifferent"})
+	d := &device{spec: targetBody{address: address, deviceID: deviceID}, client: p4v1.NewP4RuntimeClient(conn), known: newKnown()}
+	d.runs(self.Body.(*targetBody).program)
+	r := &targetRig{T: t, d: d, self: self, written: map[string]*p4v1.TableEntry{}}
 	t.Cleanup(r.clean)
 	for _, p := range []struct {
 		name string

@@ -94,13 +94,13 @@ func (r *targetRig) denied(who string, id election) {
 
 // targetPipeline loads gray's pipeline unless it is there.
 func targetPipeline(r *targetRig) {
-	self := targetAt(r.d.spec.address)
+	self := r.self
 	seen := *self.Body.(*targetBody)
 	if err := r.d.running(r.Context(), &seen); err != nil {
 		r.Fatalf("the cookie: %v", err)
 	}
 	if !seen.Equal(self.Body) {
-		r.Logf("the switch runs the pipeline with cookie %#x; loading gray's, %#x", seen.cookie, pipeline.V1Model().Cookie)
+		r.Logf("the switch runs the pipeline with cookie %#x; loading %s", seen.cookie, self.Body)
 		w := newWriter(r.d, New(Config{}).limits, r.id.proto())
 		if err := w.load(r.Context(), reconciler.Change{New: self}); err != nil {
 			r.Fatal(err)
@@ -361,7 +361,8 @@ func targetSink(r *targetRig) {
 			r.Error(err)
 		}
 	}()
-	self := switchOf(&policies.Switch{Name: "gw-a", Address: r.d.spec.address, DeviceID: r.d.spec.deviceID, Push: "never"})
+	self := r.self
+	self.Body.(*targetBody).push = "never"
 	ports := pool(self, 1, 1024, 1, 2)
 	var all []*reconciler.Resource
 	for _, b := range everyTable() {

@@ -160,7 +160,7 @@ func TestOddFiles(t *testing.T) {
 	socket, err := net.Listen("unix", d.path("s.yaml"))
 	d.ok(err)
 	defer socket.Close()
-	for _, p := range []string{"huge.csv", "device_config.bin"} {
+	for _, p := range []string{"huge.csv", "device_config.bin", "p4info.txtpb"} {
 		d.write(p, "")
 		d.ok(os.Truncate(d.path(p), 64<<20))
 	}
@@ -179,7 +179,8 @@ func TestOddFiles(t *testing.T) {
 		wantFiles(t, snap, "a.yaml", "a", "ok.yaml", strings.Repeat("x", schema.MaxYAML), "pipe.yaml", noFile, "topipe.yaml", noFile, "s.yaml", noFile,
 			"large.yaml", "error: the file has 1048577 bytes, the most is 1048576; split it",
 			"huge.csv", "error: the file has 67108864 bytes, the most is 16777216; split it",
-			"device_config.bin", "error: the file has 67108864 bytes, the most is 16777216")
+			"device_config.bin", "error: the file has 67108864 bytes, the most is 16777216",
+			"p4info.txtpb", "error: the file has 67108864 bytes, the most is 1048576")
 	case <-time.After(20 * time.Second):
 		t.Fatal("waits for a pipe")
 	}

@@ -19,9 +19,12 @@ struct face_t {
 #include "headers.p4"
 #include "ids.p4"
 
-#define KEEP_IPV4
-#define KEEP_IPV6
-#define KEEP_SUM(checksum) m.face.not_l4_sum = checksum; // complemented by FIRST
+// FIRST complements what is kept. It is copied here and not there, as fields that
+// an action takes from one another have to share a group of 16 containers, and
+// those around an address are many.
+#define KEEP_IPV4 m.face.not_dst4 = h.ipv4.dst;
+#define KEEP_IPV6 m.face.not_dst6 = h.ipv6.dst;
+#define KEEP_SUM(checksum) m.face.not_l4_sum = checksum;
 parser GrayParser(packet_in packet, out headers_t h, out metadata_t m, out ingress_intrinsic_metadata_t intrinsic) {
   state start {
     m = { ... };
@@ -32,9 +35,32 @@ parser GrayParser(packet_in packet, out headers_t h, out metadata_t m, out ingre
 #include "parser.p4"
 }
 
-#define DIRECT_COUNTER(name) DirectCounter<bit<64>>(CounterType_t.PACKETS_AND_BYTES) name;
+// Two counters to a word of SRAM, which its driver widens to 64 bits.
+#define DIRECT_COUNTER(name) DirectCounter<bit<32>>(CounterType_t.PACKETS_AND_BYTES) name;
 #define PARSER_FAILED false
 #define FIRST complement();
+// A backend of the other family writes to the destination of a header that is not
+// there. Nothing else may lie in its place.
+@pa_no_overlay("ingress", "h.ipv4.dst")
+@pa_no_overlay("ingress", "h.ipv6.dst")
+// Addresses lie in whole words: without that the compiler looks at so many ways to
+// cut them up that it does not come to an end.
+@pa_container_size("ingress", "h.ipv4.src", 32)
+@pa_container_size("ingress", "h.ipv4.dst", 32)
+@pa_container_size("ingress", "h.ipv6.src", 32)
+@pa_container_size("ingress", "h.ipv6.dst", 32)
+@pa_container_size("ingress", "h.inner_ipv6.src", 32)
+@pa_container_size("ingress", "h.inner_ipv6.dst", 32)
+@pa_container_size("ingress", "m.src4", 32)
+@pa_container_size("ingress", "m.dst4", 32)
+@pa_container_size("ingress", "m.src6", 32)
+@pa_container_size("ingress", "m.dst6", 32)
+@pa_container_size("ingress", "m.hash_src", 32)
+@pa_container_size("ingress", "m.hash_dst", 32)
+@pa_container_size("ingress", "m.fold_src", 32)
+@pa_container_size("ingress", "m.fold_dst", 32)
+@pa_container_size("ingress", "m.face.not_dst4", 32)
+@pa_container_size("ingress", "m.face.not_dst6", 32)
 control GrayIngress(inout headers_t h, inout metadata_t m, in ingress_intrinsic_metadata_t intrinsic,
                     in ingress_intrinsic_metadata_from_parser_t from_parser,
                     inout ingress_intrinsic_metadata_for_deparser_t deparser,
@@ -49,8 +75,8 @@ control GrayIngress(inout headers_t h, inout metadata_t m, in ingress_intrinsic_
     tm.bypass_egress = 1;
   }
   @hidden action complement() {
-    m.face.not_dst4 = ~h.ipv4.dst;
-    m.face.not_dst6 = ~h.ipv6.dst;
+    m.face.not_dst4 = ~m.face.not_dst4;
+    m.face.not_dst6 = ~m.face.not_dst6;
     m.face.not_ipv4_sum = ~h.ipv4.checksum;
     m.face.not_l4_sum = ~m.face.not_l4_sum;
   }
@@ -82,10 +108,10 @@ control GrayDeparser(packet_out packet, inout headers_t h, in metadata_t m,
     if (h.ipv6.isValid()) {
       h.tcp.checksum = tcp6_sum.update({ m.face.not_l4_sum, m.face.not_dst6, h.ipv6.dst });
     }
-    if (m.has_udp_sum == 1 && h.ipv4.isValid()) {
+    if (m.has_udp_sum && h.ipv4.isValid()) {
       h.udp.checksum = udp4_sum.update({ m.face.not_l4_sum, m.face.not_dst4, h.ipv4.dst }, true);
     }
-    if (m.has_udp_sum == 1 && h.ipv6.isValid()) {
+    if (m.has_udp_sum && h.ipv6.isValid()) {
       h.udp.checksum = udp6_sum.update({ m.face.not_l4_sum, m.face.not_dst6, h.ipv6.dst }, true);
     }
     if (h.icmpv6.isValid()) {

@@ -80,7 +80,7 @@ control GrayEgress(inout headers_t h, inout metadata_t m, inout standard_metadat
     }
     if (h.tcp.isValid()) {
       update_tcp();
-    } else if (m.has_udp_sum == 1) {
+    } else if (m.has_udp_sum) {
       update_udp();
       if (h.udp.checksum == 0) {
         h.udp.checksum = 0xffff;

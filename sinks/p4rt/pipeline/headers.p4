@@ -73,7 +73,7 @@ struct headers_t {
 struct metadata_t {
   face_t    face;
   bit<1>    malformed;    // no IP header of the version that its EtherType says
-  bit<1>    has_udp_sum;  // its outer UDP checksum is not 0, which is none
+  bool      has_udp_sum;  // its outer UDP checksum is not 0, which is none
   bit<1>    dropped;      // no table has a say in it any more
   // Lookup fields: inner, or outer with VNI 0 where the packet is no VXLAN.
   bit<1>    is_v6;

@@ -113,7 +113,7 @@ state udp {
   }
 }
 state udp_sum {
-  m.has_udp_sum = 1;
+  m.has_udp_sum = true;
   transition udp_port;
 }
 state udp_port {

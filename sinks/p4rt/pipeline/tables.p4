@@ -11,14 +11,16 @@
 // of another. On Tofino each table that waits for another is a stage, and the
 // way through vip, rules, resolve, pool, bucket and backend takes all there are.
 
-@id(0x13000001) @name(".count_flow_v4") DIRECT_COUNTER(count_flow_v4)
-@id(0x13000002) @name(".count_flow_v6") DIRECT_COUNTER(count_flow_v6)
-@id(0x13000003) @name(".count_vm_src_v4") DIRECT_COUNTER(count_vm_src_v4)
-@id(0x13000004) @name(".count_vm_dst_v4") DIRECT_COUNTER(count_vm_dst_v4)
-@id(0x13000005) @name(".count_vm_src_v6") DIRECT_COUNTER(count_vm_src_v6)
-@id(0x13000006) @name(".count_vm_dst_v6") DIRECT_COUNTER(count_vm_dst_v6)
-@id(0x13000007) @name(".count_vpc") DIRECT_COUNTER(count_vpc)
-@id(0x13000008) @name(".count_backend") DIRECT_COUNTER(count_backend)
+// p4c gives the counters of Tofino numbers that follow from their names, whatever
+// @id says; BMv2 has the same ones by it.
+@id(0x136b1b76) @name(".count_flow_v4") DIRECT_COUNTER(count_flow_v4)
+@id(0x13bcdc18) @name(".count_flow_v6") DIRECT_COUNTER(count_flow_v6)
+@id(0x13979c32) @name(".count_vm_src_v4") DIRECT_COUNTER(count_vm_src_v4)
+@id(0x1357724d) @name(".count_vm_dst_v4") DIRECT_COUNTER(count_vm_dst_v4)
+@id(0x135351a9) @name(".count_vm_src_v6") DIRECT_COUNTER(count_vm_src_v6)
+@id(0x1302ada3) @name(".count_vm_dst_v6") DIRECT_COUNTER(count_vm_dst_v6)
+@id(0x137c3ecc) @name(".count_vpc") DIRECT_COUNTER(count_vpc)
+@id(0x13ad51e6) @name(".count_backend") DIRECT_COUNTER(count_backend)
 
 @id(ID_SET_VIP) @name(".set_vip")
 action set_vip(@id(1) vip_t vip, @id(2) pool_t pool, @id(3) profile_t profile) {
@@ -240,36 +242,45 @@ action forward_ip_v6(@id(1) mac_t dst_mac, @id(2) mac_t src_mac, @id(3) port_t p
   counters = count_backend;
 }
 
-// Plain packets are looked up by their outer fields.
+// Plain packets are looked up by their outer fields. An IPv6 address takes part
+// in the hash as the XOR of its four words: of two and two at once, as Tofino's
+// ALUs have two inputs, then of those.
 @hidden action plain_v4() {
   m.src4 = h.ipv4.src;
   m.dst4 = h.ipv4.dst;
   m.protocol = h.ipv4.protocol;
+  m.hash_src = h.ipv4.src;
+  m.hash_dst = h.ipv4.dst;
 }
 @hidden action plain_v6() {
   m.is_v6 = 1;
   m.src6 = h.ipv6.src;
   m.dst6 = h.ipv6.dst;
   m.protocol = h.ipv6.next;
+  m.hash_src = h.ipv6.src[127:96] ^ h.ipv6.src[95:64];
+  m.fold_src = h.ipv6.src[63:32] ^ h.ipv6.src[31:0];
+  m.hash_dst = h.ipv6.dst[127:96] ^ h.ipv6.dst[95:64];
+  m.fold_dst = h.ipv6.dst[63:32] ^ h.ipv6.dst[31:0];
 }
-
-// An IPv6 address takes part in the hash as the XOR of its four words, made in
-// two steps as Tofino's ALUs have two inputs.
-@hidden action fold_v4() {
+@hidden action inner_v4() {
   m.hash_src = m.src4;
   m.hash_dst = m.dst4;
 }
-@hidden action fold_v6_halves() {
+@hidden action inner_v6() {
   m.hash_src = m.src6[127:96] ^ m.src6[95:64];
   m.fold_src = m.src6[63:32] ^ m.src6[31:0];
   m.hash_dst = m.dst6[127:96] ^ m.dst6[95:64];
   m.fold_dst = m.dst6[63:32] ^ m.dst6[31:0];
 }
-@hidden action fold_v6() {
+@hidden action fold() {
   m.hash_src = m.hash_src ^ m.fold_src;
   m.hash_dst = m.hash_dst ^ m.fold_dst;
 }
 
+// Tofino goes through the rules of one family from stage to stage and does
+// nothing else on the way. So the hash is begun before them and ended after.
+// Whether a packet is dropped is not asked there, or the rules and the hash would
+// wait for each other: one for no VIP has number 0, which no rule has.
 apply {
   FIRST
   if (PARSER_FAILED || m.malformed == 1) {
@@ -281,31 +292,28 @@ apply {
   } else {
     drop();
   }
-  if (!h.vxlan.isValid()) {
-    if (h.ipv4.isValid()) {
-      plain_v4();
-    } else {
-      plain_v6();
-    }
-  }
-  if (m.is_v6 == 0) {
-    fold_v4();
-  } else {
-    fold_v6_halves();
-    fold_v6();
-  }
-  if (m.dropped == 0) {
+  if (h.vxlan.isValid()) {
     if (m.is_v6 == 0) {
-      gray_flow_v4.apply();
-      gray_vm_src_v4.apply();
-      gray_vm_dst_v4.apply();
+      inner_v4();
     } else {
-      gray_flow_v6.apply();
-      gray_vm_src_v6.apply();
-      gray_vm_dst_v6.apply();
+      inner_v6();
     }
-    gray_vpc.apply();
+  } else if (h.ipv4.isValid()) {
+    plain_v4();
+  } else {
+    plain_v6();
   }
+  fold();
+  if (m.is_v6 == 0) {
+    gray_flow_v4.apply();
+    gray_vm_src_v4.apply();
+    gray_vm_dst_v4.apply();
+  } else {
+    gray_flow_v6.apply();
+    gray_vm_src_v6.apply();
+    gray_vm_dst_v6.apply();
+  }
+  gray_vpc.apply();
   hash_profile.apply();
   hash_fields();
   resolve.apply();
