@@ -23,7 +23,7 @@ type file struct{ db *bbolt.DB }
 func OpenStore(state string) (*Store, error) {
 	path, ok := strings.CutPrefix(state, "file:")
 	if !ok || path == "" {
-		return nil, fmt.Errorf("--state %q: want file:/path/to/state.db", state)
+		return nil, fmt.Errorf("--state %q: want file:/path/to/state.db, or etcd://host:2379 for several replicas", state)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("--state %s: cannot make its folder: %w; name a file that this user can write", state, err)
