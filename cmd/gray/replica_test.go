@@ -296,7 +296,10 @@ func TestReplicas(t *testing.T) {
 	defer done()
 	p.frozenLeader()
 	p.killedLeader()
-	p.withoutEtcd()
+	p.withoutEtcd(p.server.Kill, p.server.Start)
+	p.policy("early-adopter")
+	p.leader().live()
+	p.withoutEtcd(p.server.Freeze, p.server.Thaw)
 	p.allAgain()
 }
 
@@ -362,10 +365,10 @@ func (p *pair) killedLeader() {
 }
 
 // withoutEtcd takes etcd away: nobody leads, Envoys are served.
-func (p *pair) withoutEtcd() {
+func (p *pair) withoutEtcd(away, back func()) {
 	p.t.Helper()
 	one, two := p.lab, p.second
-	p.server.Kill()
+	away()
 	for _, l := range []*lab{one, two} {
 		l.until("nobody is known to lead", func(s *admin.Status) bool {
 			r, leader, trouble := role(s)
@@ -392,9 +395,8 @@ func (p *pair) withoutEtcd() {
 	if n := p.sw.Stats().Writes - writes; n != 0 {
 		p.t.Errorf("without a leader %d entries were written", n)
 	}
-	p.server.Start()
-	leader := p.leader()
-	leader.live()
+	back()
+	p.leader().live()
 	if p.sw.Stats().Writes == writes || p.entries(0x02000009) != 0 {
 		p.t.Error("with etcd back the commit is not on the switch")
 	}

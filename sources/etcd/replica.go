@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
@@ -286,8 +285,11 @@ func (l *Lead) fence() clientv3.Cmp {
 	return clientv3.Compare(clientv3.CreateRevision(l.key), "=", l.revision)
 }
 
-// errSilent is why a lead ends that etcd does not confirm.
-var errSilent = errors.New("etcd has not confirmed the lease in time, so that another replica may lead")
+// Why a lead ends.
+var (
+	errSilent = errors.New("etcd has not confirmed the lease in time, so that another replica may lead")
+	errGone   = errors.New("the lease has run out, or the leader's key was taken away")
+)
 
 // hold ends the lead when the lease is not proved to last. Session alone would not
 // do: it takes an answer that waited for this process, which was stopped, for a new
@@ -309,8 +311,8 @@ func (l *Lead) hold(until time.Time) {
 		switch proved, err := l.prove(l.ctx, until); {
 		case err == nil:
 			until = proved
-		case errors.Is(err, rpctypes.ErrLeaseNotFound):
-			l.lost(errors.New("the lease has run out, or its key was taken away"))
+		case errors.Is(err, errGone):
+			l.lost(errGone)
 		}
 	}
 }
@@ -328,7 +330,7 @@ func (l *Lead) prove(ctx context.Context, until time.Time) (time.Time, error) {
 		return asked, err
 	}
 	if res.TTL <= 0 || !slices.ContainsFunc(res.Keys, func(k []byte) bool { return string(k) == l.key }) {
-		return asked, rpctypes.ErrLeaseNotFound
+		return asked, errGone
 	}
 	// An etcd whose leader is new does not count yet, and says something huge.
 	return asked.Add(min(time.Duration(min(res.TTL, math.MaxInt32))*time.Second, l.ttl)), nil
