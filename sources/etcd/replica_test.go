@@ -1,7 +1,10 @@
 package etcd_test
 
 import (
+	"context"
 	"errors"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,4 +129,83 @@ func TestALeaderThatCannotIsFollowed(t *testing.T) {
 	one.stands("it says why", func(s etcd.Standing) bool {
 		return s.Leader == "two" && s.Error == "this replica could not lead: the disk is on fire"
 	})
+}
+
+// wire is a way to etcd that can be cut: connections stay, and nothing passes.
+type wire struct {
+	address string
+	cut     chan struct{}
+}
+
+func newWire(t *testing.T, to string) *wire {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{address: l.Addr().String(), cut: make(chan struct{})}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			t.Cleanup(func() { _, _ = in.Close(), out.Close() })
+			go w.pass(in, out)
+			go w.pass(out, in)
+		}
+	}()
+	return w
+}
+
+func (w *wire) pass(from, to net.Conn) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(b)
+		select {
+		case <-w.cut:
+			return
+		default:
+		}
+		if err == nil {
+			_, err = to.Write(b[:n])
+		}
+		if err != nil {
+			_, _ = from.Close(), to.Close()
+			return
+		}
+	}
+}
+
+// TestNeverTwoLead cuts the leader off: by the clock that both have here, its lead has
+// ended before the other is elected.
+func TestNeverTwoLead(t *testing.T) {
+	server := etcdtest.New(t)
+	server.Start()
+	w := newWire(t, strings.TrimPrefix(server.URL, "http://"))
+	one := newReplica(t, server, "one", "http://"+w.address)
+	lead := one.leads()
+	two := newReplica(t, server, "two")
+	two.stands("the follower knows the leader", func(s etcd.Standing) bool { return s.Leader == "one" })
+	ended := make(chan time.Time, 1)
+	context.AfterFunc(lead.Context(), func() { ended <- time.Now() })
+	close(w.cut)
+	two.leads()
+	elected := time.Now()
+	select {
+	case at := <-ended:
+		t.Logf("the lead ended %s before the next one began", elected.Sub(at))
+	default:
+		t.Error("two replicas lead at one time")
+	}
+	if _, err := lead.Store(); !errors.Is(err, etcd.ErrNotLeader) {
+		t.Errorf("who was cut off opens the store: %v", err)
+	}
+	one.stands("it says why", func(s etcd.Standing) bool { return s.Role == etcd.RoleFollower && s.Leader == "" && s.Error != "" })
 }

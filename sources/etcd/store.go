@@ -39,7 +39,7 @@ const (
 
 const removed = "removed"
 
-// ErrNotLeader is the error of a Write by a replica that does not lead.
+// ErrNotLeader is the error of a store whose replica does not lead.
 var ErrNotLeader = errors.New("this replica does not lead, so that it may not write; the one that leads goes on")
 
 // store is a reconciler.Backend for the replica that leads.
@@ -309,6 +309,9 @@ func (s *store) get(ctx context.Context, key string, options ...clientv3.OpOptio
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	res, err := s.lead.client.Get(ctx, key, options...)
+	if s.lead.ctx.Err() != nil {
+		return &clientv3.GetResponse{}, ErrNotLeader
+	}
 	if err != nil {
 		return &clientv3.GetResponse{}, plain(err)
 	}

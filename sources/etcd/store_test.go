@@ -34,11 +34,15 @@ type replica struct {
 	done chan struct{}
 }
 
-func newReplica(t *testing.T, server *etcdtest.Server, name string) *replica {
+// newReplica runs a replica that reaches the etcd by its URL, or by others.
+func newReplica(t *testing.T, server *etcdtest.Server, name string, members ...string) *replica {
 	t.Helper()
+	if members == nil {
+		members = []string{server.URL}
+	}
 	r := &replica{
 		Replica: etcd.NewReplica(etcd.ReplicaConfig{
-			Config: etcd.Config{Members: []string{server.URL}, Log: slog.New(slog.DiscardHandler)},
+			Config: etcd.Config{Members: members, Log: slog.New(slog.DiscardHandler)},
 			Prefix: "/gray/test", Name: name, Lease: lease,
 		}),
 		t: t, led: make(chan *etcd.Lead, 1), end: make(chan error), lost: make(chan *etcd.Lead, 1), done: make(chan struct{}),
