@@ -9,7 +9,7 @@ LINT := $(GO) tool -modfile=.ci/lint.mod golangci-lint
 # A user's machine skips what needs a tool that is missing; CI=true fails.
 export PATH := $(PATH):$(TOOLS)
 
-.PHONY: build tools pip packages test test-target race fuzz bench lint fmt p4 demo clean
+.PHONY: build tools pip packages test test-target race churn fuzz bench lint fmt p4 demo clean
 
 build:
 	$(GO) build -trimpath -o bin/gray ./cmd/gray
@@ -56,6 +56,12 @@ DEVICE_ID ?= 1
 test-target:
 	@test -n "$(TARGET)" || { echo "name the switch: make test-target TARGET=host:port" >&2; exit 2; }
 	TARGET=$(TARGET) TARGET_DEVICE_ID=$(DEVICE_ID) $(GO) test -count 1 -v -timeout 10m -run '^TestTarget$$' ./sinks/p4rt
+
+# Commits below a load of requests, and requests against what is said of them.
+COMMITS ?= 1000
+churn: $(ENVOY)
+	GRAY_COMMITS=$(COMMITS) $(GO) test -count 1 -v -timeout 60m -run '^TestChurn$$' ./cmd/gray
+	GRAY_ROUNDS=$(COMMITS) $(GO) test -count 1 -v -timeout 60m -run '^TestEnvoyAsTraced$$' ./sinks/xds
 
 # Each fuzz test for a while; FUZZTIME=1h for a long run.
 FUZZTIME ?= 60s

@@ -82,7 +82,7 @@ func (ir *IR) TraceRequest(r Request) *RequestTrace {
 	t.Steps = append(t.Steps, Step{Table: "default", Entry: "all requests", Says: "version " + svc.Default, Origin: svc.Origin, Wins: !decided})
 	version := svc.Version(t.Version)
 	t.Cluster, t.Endpoints = svc.Name+"/"+t.Version, version.Endpoints
-	t.step("cluster", t.Cluster, endpointsText(version.Endpoints), version.Origin)
+	t.step("cluster", t.Cluster, endpointsText(version), version.Origin)
 	return t
 }
 
@@ -90,9 +90,12 @@ func (t *RequestTrace) step(table, entry, says string, origin schema.Position) {
 	t.Steps = append(t.Steps, Step{Table: table, Entry: entry, Says: says, Origin: origin})
 }
 
-func endpointsText(endpoints []Endpoint) string {
-	words := make([]string, len(endpoints))
-	for i, e := range endpoints {
+func endpointsText(v *ServiceVersion) string {
+	if v.Unknown {
+		return "those of etcd " + v.Etcd
+	}
+	words := make([]string, len(v.Endpoints))
+	for i, e := range v.Endpoints {
 		words[i] = netip.AddrPortFrom(e.Address, e.Port).String()
 	}
 	if len(words) == 0 {

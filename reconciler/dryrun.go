@@ -22,7 +22,11 @@ type Compiled struct {
 // CompileSnapshot reads, compiles and lowers a whole snapshot, without touching
 // anything. The error is schema.Errors where the documents are at fault.
 func CompileSnapshot(sinks []Sink, s *schema.Snapshot, ids *policies.IDs) (*Compiled, error) {
-	m := newMeaning(sinks, ids)
+	return compileSnapshot(sinks, s, policies.NewCompiler(ids))
+}
+
+func compileSnapshot(sinks []Sink, s *schema.Snapshot, compiler *policies.Compiler) (*Compiled, error) {
+	m := newMeaning(sinks, compiler)
 	d, err := m.read(s)
 	if err != nil {
 		return nil, err
@@ -41,13 +45,13 @@ func CompileSnapshot(sinks []Sink, s *schema.Snapshot, ids *policies.IDs) (*Comp
 // as nothing can be said about it.
 func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, error) {
 	var states []State
-	var ids *policies.IDs
+	var compiler *policies.Compiler
 	var unread []error
 	err := r.inLoop(ctx, func() {
 		if r.revision == "" {
 			unread = append(unread, errors.New("no commit is in force yet, so that nothing was read; wait, or look at gray status"))
 		}
-		ids = r.meaning.compiler.IDs()
+		compiler = r.meaning.compiler.Fresh() // which knows the servers that are down
 		for _, name := range slices.Sorted(maps.Keys(r.targets)) {
 			t := r.targets[name]
 			if t.observed != nil {
@@ -64,7 +68,7 @@ func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, err
 	if err != nil {
 		return nil, err
 	}
-	c, err := CompileSnapshot(r.cfg.Sinks, s, ids)
+	c, err := compileSnapshot(r.cfg.Sinks, s, compiler)
 	if err != nil {
 		return nil, err
 	}

@@ -47,6 +47,9 @@ func TestFailingServersLeaveThePools(t *testing.T) {
 		if first.Status != "True" || first.Message != "1 of 3 servers of v2 fail their checks (b3)" {
 			t.Errorf("a failing server shows as %+v", first)
 		}
+		if said := g.dryRun(switchDoc("s", 1), checked(2, 3, 4)); said != "" {
+			t.Errorf("a dry run of what is in force would have the failing server back:\n%s", said)
+		}
 		// A commit that is refused does not hold it up.
 		g.after(time.Minute)
 		g.commit("2", switchDoc("s", 1), "kind: nonsense\n", checked(2, 3))

@@ -26,11 +26,11 @@ type meaning struct {
 	good     *schema.Snapshot              // the one in force; nil before the first
 }
 
-// newMeaning returns the meaning of no documents. The table of numbers is the
-// meaning's from now on.
-func newMeaning(sinks []Sink, ids *policies.IDs) *meaning {
+// newMeaning returns the meaning of no documents. The compiler, of an empty
+// repository, is the meaning's from now on.
+func newMeaning(sinks []Sink, compiler *policies.Compiler) *meaning {
 	return &meaning{
-		sinks: sinks, set: schema.NewSet(), compiler: policies.NewCompiler(ids),
+		sinks: sinks, set: schema.NewSet(), compiler: compiler,
 		made: map[policies.Name][]*Resource{}, units: map[policies.Name]bool{}, docs: map[schema.Name]bool{},
 	}
 }

@@ -97,7 +97,7 @@ func New(cfg Config) (*Reconciler, error) {
 			return nil, fmt.Errorf("the switches in the --state file cannot be read: %w", err)
 		}
 	}
-	r.meaning = newMeaning(cfg.Sinks, ids)
+	r.meaning = newMeaning(cfg.Sinks, policies.NewCompiler(ids))
 	if cfg.Discovery != nil {
 		r.meaning.compiler.SetEndpoints(cfg.Discovery.Endpoints())
 	}

@@ -294,6 +294,17 @@ func (l *etcdLab) documentsChange() {
 	l.service("own", listed)
 	l.ok(l.commit(l.t.Context(), "listed again"))
 	l.answered("own.internal", "own")
+
+	// Checks come and go.
+	file := filepath.Join(l.repo, "services", "own.yaml")
+	b, err := os.ReadFile(file)
+	l.ok(err)
+	for _, check := range []string{"  healthCheck: {tcp: {}, interval: 100ms}\n", "  healthCheck: {http: {path: /}, interval: 100ms}\n", ""} {
+		l.ok(os.WriteFile(file, append(slices.Clip(b), check...), 0o644))
+		l.ok(l.commit(l.t.Context(), "checked: "+check))
+		l.live()
+		l.answered("own.internal", "own")
+	}
 	done()
 }
 

@@ -174,6 +174,10 @@ func (w *requestWorld) request() policies.Request {
 			}
 		}
 	}
+	if w.rnd.IntN(4) == 0 { // forged, which changes nothing
+		r.Headers["x-gray-key"] = []string{oneOf(w.rnd, "user.internal", "api/a1", "user/a50002001", "api/x", "gray")}
+		r.Headers["x-gray-slot"] = []string{"0"}
+	}
 	return r
 }
 

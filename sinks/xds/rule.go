@@ -83,7 +83,10 @@ var decisions struct {
 }
 
 func newAccount(name string, rules []policies.RequestRule, instead []string) *accountBody {
-	var d decision
+	if len(rules) == 1 && rules[0].Whole() && len(instead) == 0 {
+		return &accountBody{name, simpleText(rules[0].Priority, rules[0].Version)}
+	}
+	d := decision{Instead: instead}
 	for i := range rules {
 		b := ruleBody{Priority: rules[i].Priority, Version: rules[i].Version}
 		if !rules[i].Whole() {
@@ -91,19 +94,34 @@ func newAccount(name string, rules []policies.RequestRule, instead []string) *ac
 		}
 		d.Rules = append(d.Rules, b)
 	}
-	if d.Instead = instead; len(rules) != 1 || d.Rules[0].Match != nil || len(instead) > 0 {
-		return &accountBody{name, textOf(d)}
-	}
-	simple := fmt.Sprint(rules[0].Priority, " ", rules[0].Version)
-	text, known := simpleTexts.Load(simple)
-	if !known {
-		text, _ = simpleTexts.LoadOrStore(simple, textOf(d))
-	}
-	return &accountBody{name, text.(unique.Handle[string])}
+	return &accountBody{name, textOf(d)}
 }
 
-// simpleTexts holds the text of decisions that are a version and a priority.
-var simpleTexts sync.Map
+// simple is a decision that is a version and a priority, as most are.
+type simple struct {
+	priority int
+	version  string
+}
+
+// simpleTexts holds the texts of such decisions.
+var simpleTexts struct {
+	sync.Mutex
+	of map[simple]unique.Handle[string]
+}
+
+func simpleText(priority int, version string) unique.Handle[string] {
+	simpleTexts.Lock()
+	defer simpleTexts.Unlock()
+	text, known := simpleTexts.of[simple{priority, version}]
+	if !known {
+		if simpleTexts.of == nil {
+			simpleTexts.of = map[simple]unique.Handle[string]{}
+		}
+		text = textOf(decision{Rules: []ruleBody{{Priority: priority, Version: version}}})
+		simpleTexts.of[simple{priority, version}] = text
+	}
+	return text
+}
 
 func textOf(d decision) unique.Handle[string] {
 	text, err := json.Marshal(d)

@@ -90,7 +90,11 @@ func (c *sotw) request(req *discoveryv3.DiscoveryRequest) *discoveryv3.DeltaDisc
 		return d
 	}
 	ct := &c.types[t]
-	if req.GetResponseNonce() != ct.nonce {
+	switch ct.nonce {
+	case req.GetResponseNonce():
+	case "": // it is about a stream before this one
+		d.ResponseNonce, d.ErrorDetail = "", nil
+	default:
 		return nil
 	}
 	names := map[string]bool{}

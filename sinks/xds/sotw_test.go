@@ -182,7 +182,8 @@ func TestSotwStale(t *testing.T) {
 	h := one(t, Config{AckWait: time.Millisecond})
 	h.mustApply()
 	c := newSotwClient(h, &corev3.Node{Id: "app-1"})
-	c.ask(typeEndpoints, "", "api/v1")
+	c.nonce[typeEndpoints] = "7" // of another stream
+	c.ask(typeEndpoints, "no", "api/v1")
 	_, _ = c.recv()
 	fresh := c.nonce[typeEndpoints]
 	c.nonce[typeEndpoints] = ""
