@@ -27,7 +27,7 @@ import (
 )
 
 // testLease is short, and still long enough for a machine with much to do.
-const testLease = 3 * time.Second
+const testLease = 4 * time.Second
 
 // recorder records the Writes that come to a switch, by the epoch of their leader.
 type recorder struct {
@@ -112,9 +112,9 @@ func newPair(t *testing.T, envoy string) *pair {
 	p.ok(os.WriteFile(filepath.Join(p.repo, "nodes", "host-2.yaml"), []byte(text), 0o644))
 	p.ok(p.commit(t.Context(), "another host"))
 	p.server.Start()
-	p.start(p.lab, "one")
+	p.startReplica(p.server, "one")
 	p.until("the first leads", leads("one"))
-	p.start(p.second, "two")
+	p.second.startReplica(p.server, "two")
 	p.second.until("the second follows", follows("one"))
 	for i, e := range p.envoys {
 		p.startEnvoy(envoy, e, fmt.Sprintf("host-%d", i+1))
@@ -123,21 +123,22 @@ func newPair(t *testing.T, envoy string) *pair {
 }
 
 // beside is another lab with the same repository and switch, and ports of its own.
-func (p *pair) beside(own ...string) *lab {
-	p.t.Helper()
-	l := &lab{demo: &demo{dir: p.t.TempDir(), repo: p.repo}, t: p.t, sw: p.sw}
-	p.ok(l.choosePorts(own...))
-	for name, port := range p.ports {
-		if _, has := l.ports[name]; !has {
-			l.ports[name] = port
+func (l *lab) beside(own ...string) *lab {
+	l.t.Helper()
+	other := &lab{demo: &demo{dir: l.t.TempDir(), repo: l.repo}, t: l.t, sw: l.sw}
+	l.ok(other.choosePorts(own...))
+	for name, port := range l.ports {
+		if _, has := other.ports[name]; !has {
+			other.ports[name] = port
 		}
 	}
-	return l
+	return other
 }
 
-func (p *pair) start(l *lab, name string) {
-	p.t.Helper()
-	l.startDaemon("--state", "etcd://"+strings.TrimPrefix(p.server.URL, "http://"), "--replica", name, "--lease", testLease.String())
+// startReplica starts a daemon that has its state in an etcd.
+func (l *lab) startReplica(server *etcdtest.Server, name string, flags ...string) {
+	l.t.Helper()
+	l.startDaemon(append(flags, "--state", "etcd://"+strings.TrimPrefix(server.URL, "http://"), "--replica", name, "--lease", testLease.String())...)
 }
 
 // startEnvoy starts the Envoy of a node that knows both daemons.
@@ -356,7 +357,7 @@ func (p *pair) killedLeader() {
 	if n := p.sw.Stats().Writes - writes; n != 0 {
 		p.t.Errorf("the new leader wrote %d entries that were there", n)
 	}
-	p.start(two, "two")
+	two.startReplica(p.server, "two")
 	two.until("the second follows", follows("one"))
 	p.serves(two)
 	if n := p.allUpdates() - updates; n != 0 {
@@ -430,9 +431,9 @@ func (p *pair) allAgain() {
 	one.kill()
 	two.kill()
 	p.server.Kill()
-	p.start(one, "one")
+	one.startReplica(p.server, "one")
 	p.serves(one)
-	p.start(two, "two")
+	two.startReplica(p.server, "two")
 	p.serves(two)
 	p.synced(one, two)
 	p.server.Start()
