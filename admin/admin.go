@@ -20,8 +20,9 @@ const maxUpload = 512 << 20
 // Status is the daemon's answer to GET /v1/status.
 type Status struct {
 	*reconciler.Status
-	Proxies   any `json:"proxies"`   // Envoys
-	Neighbors any `json:"neighbors"` // BGP sessions
+	Proxies   any `json:"proxies"`           // Envoys
+	Neighbors any `json:"neighbors"`         // BGP sessions
+	Replica   any `json:"replica,omitempty"` // who leads, where there are several daemons
 }
 
 // ProxiesVersion is the apiVersion of Proxies.
@@ -93,8 +94,8 @@ type file struct {
 }
 
 // Handler serves the API. Proxies tells about the Envoys, neighbors about the BGP
-// sessions.
-func Handler(r *reconciler.Reconciler, proxies, neighbors func() any) http.Handler {
+// sessions, replica about the election; it says nil where there is none.
+func Handler(r *reconciler.Reconciler, proxies, neighbors, replica func() any) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, req *http.Request) {
 		s, err := r.Status(req.Context())
@@ -102,7 +103,7 @@ func Handler(r *reconciler.Reconciler, proxies, neighbors func() any) http.Handl
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		reply(w, Status{s, proxies(), neighbors()})
+		reply(w, Status{s, proxies(), neighbors(), replica()})
 	})
 	mux.HandleFunc("GET /v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, Proxies{ProxiesVersion, proxies()})

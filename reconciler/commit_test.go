@@ -50,14 +50,14 @@ func TestNothingIsAppliedBeforeItsNumbersAreOnDisk(t *testing.T) {
 		if err := broken.Close(); err != nil {
 			t.Fatal(err)
 		}
-		good := store.db
-		g.do(func() { store.db = broken.db }) // every write fails
+		good := store.Backend.(*file).db
+		g.do(func() { store.Backend.(*file).db = broken.Backend.(*file).db }) // every write fails
 		g.commit("2", switchDoc("s", 1), gatewayDoc("gw", "203.0.113.10", "s", 2))
 		g.live("mem/s", "target : 127.0.0.1:1")
 		if s := g.status(); s.Revision != "1" || s.Conditions[0].Status != "False" || len(s.Errors) == 0 {
 			t.Errorf("with numbers that are not on disk, revision %s is in force, conditions %+v, errors %q", s.Revision, s.Conditions, s.Errors)
 		}
-		g.do(func() { store.db = good })
+		g.do(func() { store.Backend.(*file).db = good })
 		g.after(time.Minute)
 		g.live("mem/s", onePlace("1")...)
 		if s := g.status(); s.Revision != "2" || s.Conditions[0].Status != "True" {

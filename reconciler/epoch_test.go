@@ -16,11 +16,13 @@ func TestEpochsGrow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		epoch, err := s.NextEpoch(now)
+		epoch, err := s.NextEpoch(now, 0)
 		if err != nil || epoch <= last || epoch < uint64(now.Unix()) {
 			t.Errorf("at %s the epoch is %d after %d (%v)", now, epoch, last, err)
 		}
-		last = epoch
+		if last, err = s.NextEpoch(now, epoch+100); err != nil || last != epoch+101 {
+			t.Errorf("above %d the epoch is %d (%v)", epoch+100, last, err)
+		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}

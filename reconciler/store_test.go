@@ -93,7 +93,7 @@ func TestStoreSaysWhyItCannotBeOpened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("99")) })
+	err = s.Backend.(*file).db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("99")) })
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -17,15 +17,10 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
-	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/sinks/bgp"
-	"github.com/gray-release/gray/sinks/compose"
-	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/git"
-	"github.com/gray-release/gray/sources/health"
 )
 
 // daemonConfig is what a daemon runs with; the demo fills it too.
@@ -33,6 +28,9 @@ type daemonConfig struct {
 	git              git.Config
 	source           string // git or dir
 	state            string
+	stateEtcd        etcdFlags
+	replica          string        // this one's name
+	lease            time.Duration // of a leader
 	xdsListen, admin string
 	xdsTLS           xds.TLS
 	nodes            xds.Server // the daemon, as the nodes reach it
@@ -71,7 +69,12 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&c.git.Auth.SSHKeyFile, "ssh-key", "", "file with the key for ssh")
 	f.StringVar(&c.git.Auth.SSHPassphrase, "ssh-passphrase-file", "", "file with the passphrase of the key")
 	f.StringVar(&c.git.Auth.KnownHosts, "known-hosts", "", "file with the host keys to trust")
-	f.StringVar(&c.state, "state", "file:/var/lib/gray/state.db", "where to keep what outlives the daemon")
+	f.StringVar(&c.git.MirrorDir, "mirror-dir", "", "a folder of this daemon alone to mirror a remote repository in; default: beside the --state file, else a temporary one")
+	f.StringVar(&c.state, "state", "file:/var/lib/gray/state.db", "where to keep what outlives the daemon: file:PATH, or etcd://HOST:2379[,HOST:2379][/PREFIX] for several replicas (etcds:// by TLS)")
+	c.stateEtcd.name = "state"
+	c.stateEtcd.addAccess(f, "the etcd of --state")
+	f.StringVar(&c.replica, "replica", "", "this replica's name, with an etcd --state; default: the host's name")
+	f.DurationVar(&c.lease, "lease", 10*time.Second, "with an etcd --state, after how long another replica leads where the leader is silent")
 	f.StringVar(&c.xdsListen, "xds-listen", defaultXDS, "where to serve Envoys")
 	f.StringVar(&c.xdsTLS.Cert, "xds-cert", "", "file below --secrets-dir with the certificate of xDS; Envoys then need one with their Node's name")
 	f.StringVar(&c.xdsTLS.Key, "xds-key", "", "file below --secrets-dir with the key of --xds-cert")
@@ -97,73 +100,70 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	if c.git.URL == "" {
 		return errors.New("no repository is named; give --repo")
 	}
-	store, err := reconciler.OpenStore(c.state)
-	if err != nil {
+	d := &daemon{c: c, hints: reconciler.NewHints()}
+	if d.replica, err = c.asReplica(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	hints := reconciler.NewHints()
-	envoys, err := xds.New(xds.Config{Store: store, Hints: hints, Log: c.logger()})
-	if err != nil {
+	var store *reconciler.Store // what one daemon alone keeps
+	if d.replica == nil {
+		if store, err = reconciler.OpenStore(c.state); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, store.Close()) }()
+	}
+	if d.envoys, err = xds.New(xds.Config{Store: store, Hints: d.hints, Log: c.logger()}); err != nil {
 		return err
 	}
-	epoch, err := store.NextEpoch(time.Now())
-	if err != nil {
-		return err
-	}
-	switches := p4rt.New(p4rt.Config{SecretsDir: c.secrets, Epoch: epoch, Hints: hints})
-	defer func() { err = errors.Join(err, switches.Close()) }()
-	speakers := bgp.New(bgp.Config{SecretsDir: c.secrets, Log: c.logger()})
-	defer func() { err = errors.Join(err, speakers.Close()) }()
 	source, closeSource, err := c.open()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeSource()) }()
-	discovery, lookUp, err := c.lookUp(store)
-	if err != nil {
+	d.source = source
+	var lookUp func(context.Context)
+	if d.discovery, lookUp, err = c.lookUp(store); err != nil {
 		return err
 	}
-	board := reconciler.NewHealth()
-	sinks, always := []reconciler.Sink{envoys, switches, speakers}, map[string]reconciler.Sink{xds.Target: envoys}
-	if c.composeDir != "" {
-		files, err := c.composeFiles()
-		if err != nil {
+	if err := d.checkFiles(); err != nil {
+		return err
+	}
+	var alone *loop
+	if d.replica == nil {
+		if alone, err = d.leader(store, nil); err != nil {
 			return err
 		}
-		sinks, always[compose.Target] = append(sinks, files), files
-	}
-	r, err := reconciler.New(reconciler.Config{
-		Source: source, Sinks: sinks, Always: always, Store: store, Hints: hints, Health: board, Discovery: discovery,
-		Drift: c.drift, MaxDelete: c.maxDelete, Confirm: c.confirm, Log: c.logger(),
-	})
-	if err != nil {
-		return err
+		defer func() { err = errors.Join(err, alone.close()) }()
+		d.front.answer(ctx, d.api(alone))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make(chan error, 3)
-	wait, err := c.serve(ctx, r, envoys, speakers, errs)
+	wait, err := c.serve(ctx, &d.front, d.envoys, errs)
 	if err != nil {
 		return err
 	}
 	defer wait()
 	defer cancel()
 	var running sync.WaitGroup
-	running.Go(func() { errs <- r.Run(ctx) })
-	running.Go(func() { health.Run(ctx, board) })
+	running.Go(func() {
+		if d.replica != nil {
+			errs <- d.replicate(ctx)
+			return
+		}
+		errs <- d.run(ctx, alone)
+	})
 	running.Go(func() { lookUp(ctx) })
 	defer func() { cancel(); running.Wait() }() // what they work with is closed after them
-	return c.wait(ctx, r, errs)
+	return c.wait(ctx, alone, errs)
 }
 
 // wait says that all runs, and waits until it is to end.
-func (c *daemonConfig) wait(ctx context.Context, r *reconciler.Reconciler, errs <-chan error) error {
+func (c *daemonConfig) wait(ctx context.Context, alone *loop, errs <-chan error) error {
 	if c.ready != nil {
 		c.ready()
 	}
 	if c.once {
-		return reportOnce(ctx, r, c.onceFor)
+		return reportOnce(ctx, alone.Reconciler, c.onceFor)
 	}
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		return err
@@ -192,7 +192,9 @@ func (c *daemonConfig) open() (reconciler.Source, func() error, error) {
 		return nil, nil, fmt.Errorf("--source %s is not known; want git or dir", c.source)
 	}
 	c.git.Insecure = c.insecure
-	c.git.MirrorDir = strings.TrimPrefix(c.state, "file:") + ".mirror" // of this daemon alone, as its state is
+	if path, ok := strings.CutPrefix(c.state, "file:"); ok && c.git.MirrorDir == "" {
+		c.git.MirrorDir = path + ".mirror" // of this daemon alone, as its state is
+	}
 	stopWatch := func() error { return nil }
 	if paths := git.WatchPaths(c.git.URL); len(paths) > 0 {
 		w, err := dir.Watch(paths...)
@@ -210,7 +212,7 @@ func (c *daemonConfig) open() (reconciler.Source, func() error, error) {
 
 // serve starts the xDS and the admin server. The function that it returns waits
 // for both to end after ctx has.
-func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envoys *xds.Sink, speakers *bgp.Sink, errs chan<- error) (func(), error) {
+func (c *daemonConfig) serve(ctx context.Context, api http.Handler, envoys *xds.Sink, errs chan<- error) (func(), error) {
 	xdsListener, options, err := c.listenXDS()
 	if err != nil {
 		return nil, err
@@ -222,8 +224,7 @@ func (c *daemonConfig) serve(ctx context.Context, r *reconciler.Reconciler, envo
 	server := grpc.NewServer(options...)
 	envoys.Register(server)
 	web := &http.Server{
-		Handler:           admin.Handler(r, func() any { return envoys.Proxies() }, func() any { return speakers.Neighbors() }),
-		ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
+		Handler: api, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	done := make(chan struct{}, 2)
 	go func() {

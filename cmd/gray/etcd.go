@@ -2,10 +2,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -17,8 +17,9 @@ import (
 	"github.com/gray-release/gray/sources/etcd"
 )
 
-// etcdFlags say which etcd holds endpoints, and who the daemon is to it.
+// etcdFlags say which etcd holds endpoints or the state, and who the daemon is to it.
 type etcdFlags struct {
+	name          string // that the flags begin with; empty: etcd
 	members       []string
 	ca, cert, key string // below the secrets folder
 	username      string
@@ -27,12 +28,21 @@ type etcdFlags struct {
 
 func (e *etcdFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&e.members, "etcd", nil, "the etcd in which endpoints are registered, http:// or https:// URLs of its members; can be repeated")
-	f.StringVar(&e.ca, "etcd-ca", "", "file with etcd's authority, below --secrets-dir; default: those of the system")
-	f.StringVar(&e.cert, "etcd-cert", "", "file with the daemon's certificate for etcd, below --secrets-dir")
-	f.StringVar(&e.key, "etcd-key", "", "file with its key, below --secrets-dir")
-	f.StringVar(&e.username, "etcd-username", "", "user name for etcd")
-	f.StringVar(&e.passwordFile, "etcd-password-file", "", "file with the password for etcd, below --secrets-dir")
+	e.addAccess(f, "etcd")
 }
+
+// addAccess adds the flags that say who the daemon is.
+func (e *etcdFlags) addAccess(f *pflag.FlagSet, which string) {
+	name := e.flag()[2:]
+	f.StringVar(&e.ca, name+"-ca", "", "file with the authority of "+which+", below --secrets-dir; default: those of the system")
+	f.StringVar(&e.cert, name+"-cert", "", "file with the daemon's certificate for "+which+", below --secrets-dir")
+	f.StringVar(&e.key, name+"-key", "", "file with its key, below --secrets-dir")
+	f.StringVar(&e.username, name+"-username", "", "user name for "+which)
+	f.StringVar(&e.passwordFile, name+"-password-file", "", "file with the password for "+which+", below --secrets-dir")
+}
+
+// flag is the flag that names the members, and how the others begin.
+func (e *etcdFlags) flag() string { return "--" + cmp.Or(e.name, "etcd") }
 
 // lookUp makes the board of what is in etcd, and what fills it until its context ends.
 func (c *daemonConfig) lookUp(store *reconciler.Store) (*reconciler.Discovery, func(context.Context), error) {
@@ -52,7 +62,7 @@ func (e *etcdFlags) config(secrets string, insecure bool) (etcd.Config, error) {
 	for i, m := range e.members {
 		u, err := url.Parse(m)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" {
-			return c, fmt.Errorf("--etcd %q is no URL of a member; want https://host:2379 or http://host:2379", clipURL(u, m))
+			return c, fmt.Errorf("%s %q is no URL of a member; want https://host:2379 or http://host:2379", e.flag(), clipURL(u, m))
 		}
 		c.Members[i] = u.Scheme + "://" + u.Host
 		if u.Scheme == "https" {
@@ -60,30 +70,30 @@ func (e *etcdFlags) config(secrets string, insecure bool) (etcd.Config, error) {
 			continue
 		}
 		if a, err := netip.ParseAddr(u.Hostname()); !insecure && u.Hostname() != "localhost" && (err != nil || !a.IsLoopback()) {
-			return c, fmt.Errorf("--etcd %s is plaintext and not on loopback; use https, or give --insecure", m)
+			return c, fmt.Errorf("%s %s is plaintext and not on loopback; use TLS, or give --insecure", e.flag(), m)
 		}
 	}
 	if secure != 0 && secure != len(e.members) {
-		return c, errors.New("--etcd has both http and https members; want one of the two")
+		return c, fmt.Errorf("%s has both http and https members; want one of the two", e.flag())
 	}
 	if (e.cert == "") != (e.key == "") {
-		return c, errors.New("--etcd-cert and --etcd-key go together; give both or none")
+		return c, fmt.Errorf("%[1]s-cert and %[1]s-key go together; give both or none", e.flag())
 	}
 	if (e.username == "") != (e.passwordFile == "") {
-		return c, errors.New("--etcd-username and --etcd-password-file go together; give both or none")
+		return c, fmt.Errorf("%[1]s-username and %[1]s-password-file go together; give both or none", e.flag())
 	}
 	if e.passwordFile != "" {
 		b, err := reconciler.ReadSecret(secrets, e.passwordFile)
 		if err != nil {
-			return c, fmt.Errorf("--etcd-password-file: %w", err)
+			return c, fmt.Errorf("%s-password-file: %w", e.flag(), err)
 		}
 		if c.Password = string(bytes.TrimRight(b, "\r\n")); c.Password == "" {
-			return c, fmt.Errorf("--etcd-password-file %s is empty; want the password on one line", e.passwordFile)
+			return c, fmt.Errorf("%s-password-file %s is empty; want the password on one line", e.flag(), e.passwordFile)
 		}
 	}
 	if secure == 0 {
 		if e.ca != "" || e.cert != "" {
-			return c, errors.New("--etcd-ca and --etcd-cert are for https members; give --etcd as https://host:2379")
+			return c, fmt.Errorf("%[1]s-ca and %[1]s-cert are for https members; give %[1]s as %[2]s://host:2379", e.flag(), map[bool]string{true: "https", false: "etcds"}[e.name == ""])
 		}
 		return c, nil
 	}
@@ -109,10 +119,10 @@ func (e *etcdFlags) tls(secrets string) (*tls.Config, error) {
 	if e.ca != "" {
 		b, err := reconciler.ReadSecret(secrets, e.ca)
 		if err != nil {
-			return nil, fmt.Errorf("--etcd-ca: %w", err)
+			return nil, fmt.Errorf("%s-ca: %w", e.flag(), err)
 		}
 		if cfg.RootCAs = x509.NewCertPool(); !cfg.RootCAs.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("--etcd-ca %s holds no certificate; want PEM", e.ca)
+			return nil, fmt.Errorf("%s-ca %s holds no certificate; want PEM", e.flag(), e.ca)
 		}
 	}
 	if e.cert == "" {
@@ -121,15 +131,15 @@ func (e *etcdFlags) tls(secrets string) (*tls.Config, error) {
 	read := func() (*tls.Certificate, error) {
 		cert, err := reconciler.ReadSecret(secrets, e.cert)
 		if err != nil {
-			return nil, fmt.Errorf("--etcd-cert: %w", err)
+			return nil, fmt.Errorf("%s-cert: %w", e.flag(), err)
 		}
 		key, err := reconciler.ReadSecret(secrets, e.key)
 		if err != nil {
-			return nil, fmt.Errorf("--etcd-key: %w", err)
+			return nil, fmt.Errorf("%s-key: %w", e.flag(), err)
 		}
 		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
-			return nil, fmt.Errorf("--etcd-cert %s and --etcd-key %s are no certificate and key that belong together", e.cert, e.key)
+			return nil, fmt.Errorf("%[1]s-cert %[2]s and %[1]s-key %[3]s are no certificate and key that belong together", e.flag(), e.cert, e.key)
 		}
 		return &pair, nil
 	}

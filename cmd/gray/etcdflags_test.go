@@ -102,16 +102,16 @@ func TestEtcdFlagsAreRefused(t *testing.T) {
 	}
 }
 
-// TestEtcdAsksWhoIsThere has an etcd that wants a certificate, a user and a password.
-func TestEtcdAsksWhoIsThere(t *testing.T) {
-	dir := secrets(t)
+// securedEtcd runs an etcd that wants a certificate and has the one of a secrets folder.
+func securedEtcd(t *testing.T, dir string) (address string) {
+	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.LogLevel, cfg.BcryptCost = t.TempDir(), "fatal", 4
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
+	address = l.Addr().String()
 	_ = l.Close()
 	at := []url.URL{{Scheme: "https", Host: address}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = at, at
@@ -125,7 +125,13 @@ func TestEtcdAsksWhoIsThere(t *testing.T) {
 	}
 	t.Cleanup(server.Close)
 	<-server.Server.ReadyNotify()
+	return address
+}
 
+// TestEtcdAsksWhoIsThere has an etcd that wants a certificate, a user and a password.
+func TestEtcdAsksWhoIsThere(t *testing.T) {
+	dir := secrets(t)
+	address := securedEtcd(t, dir)
 	flags := etcdFlags{
 		members: []string{"https://" + address}, ca: "ca.pem", cert: "ca.pem", key: "key.pem", username: "root", passwordFile: "password",
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/xds"
+	"github.com/gray-release/gray/sources/etcd"
 )
 
 func statusCommand() *cobra.Command {
@@ -50,6 +51,9 @@ func statusCommand() *cobra.Command {
 func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintf(out, "revision\t%s\nfetched\t%s\nready\t%s\n", s.Revision, s.Fetched, said(s.Conditions))
+	if m, ok := s.Replica.(map[string]any); ok {
+		fmt.Fprintf(out, "replica\t%s\n", saidReplica(m))
+	}
 	for _, e := range s.Errors {
 		fmt.Fprintf(out, "error\t%s\n", e)
 	}
@@ -87,6 +91,29 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 		}
 	}
 	return out.Flush()
+}
+
+// saidReplica is who a replica is, who leads, and what this one leaves alone.
+func saidReplica(m map[string]any) string {
+	name, leader, since, trouble := m["name"], m["leader"], m["since"], m["error"]
+	var text string
+	switch {
+	case m["role"] == etcd.RoleLeader:
+		text = fmt.Sprintf("%v leads since %v", name, since)
+	case leader == nil:
+		text = fmt.Sprintf("%v follows, nobody is known to lead", name)
+	case since == nil:
+		text = fmt.Sprintf("%v follows %v", name, leader)
+	default:
+		text = fmt.Sprintf("%v follows %v, which leads since %v", name, leader, since)
+	}
+	if m["role"] != etcd.RoleLeader {
+		text += "; it serves Envoys, and leaves switches, BGP, compose files and checks of servers alone"
+	}
+	if trouble != nil {
+		text += fmt.Sprintf("; %v", trouble)
+	}
+	return text
 }
 
 // showProxies prints the clients of xDS, or those of a node.

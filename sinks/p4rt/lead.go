@@ -31,13 +31,22 @@ func (e election) next() election {
 func (e election) proto() *p4v1.Uint128 { return &p4v1.Uint128{High: e.high, Low: e.low} }
 
 // elect gives an election id that this sink has not had yet and that is larger
-// than another.
-func (s *Sink) elect(than election) election {
-	own := election{s.cfg.Epoch, s.elections.Add(1)}
+// than another. One of a later epoch is passed only by leave of Reelect: else an
+// old leader, which does not know it yet, would push the new one aside.
+func (s *Sink) elect(than election) (election, error) {
+	own := election{s.epoch.Load(), s.elections.Add(1)}
 	if own.compare(than) > 0 {
-		return own
+		return own, nil
 	}
-	return than.next()
+	if s.cfg.Reelect == nil {
+		return than.next(), nil
+	}
+	epoch, err := s.cfg.Reelect(than.high)
+	if err != nil {
+		return election{}, fmt.Errorf("the switch has seen election id %d/%d, and that cannot be passed: %w", than.high, than.low, err)
+	}
+	s.epoch.Store(epoch)
+	return election{epoch, s.elections.Add(1)}, nil
 }
 
 // supervise keeps the stream up: arbitrate, listen, and when it ends do it again
@@ -72,7 +81,11 @@ func (d *device) listen(ctx context.Context, s *Sink) error {
 	if err != nil {
 		return err
 	}
-	if err := d.arbitrate(stream, s.elect(d.held)); err != nil {
+	id, err := s.elect(d.held)
+	if err == nil {
+		err = d.arbitrate(stream, id)
+	}
+	if err != nil {
 		return err
 	}
 	for vacancies := 0; vacancies < maxVacancies; {
@@ -99,7 +112,11 @@ func (d *device) listen(ctx context.Context, s *Sink) error {
 		default:
 			vacancies++
 			d.stand(s, false, fmt.Errorf("nobody is primary of %s yet", d.target))
-			if err := d.arbitrate(stream, s.elect(highest)); err != nil {
+			id, err := s.elect(highest)
+			if err == nil {
+				err = d.arbitrate(stream, id)
+			}
+			if err != nil {
 				return err
 			}
 		}

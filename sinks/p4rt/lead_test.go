@@ -73,8 +73,8 @@ func TestReconnect(t *testing.T) {
 		t.Errorf("the first election id is %v, want the epoch as its high half", ids[0])
 	}
 	// A later start has higher ids, though it counts from 1 again.
-	if later := newSink(t, 8).elect(election{}); later.compare(ids[len(ids)-1]) <= 0 {
-		t.Errorf("a later start begins with %v, which is not above %v", later, ids)
+	if later, err := newSink(t, 8).elect(election{}); err != nil || later.compare(ids[len(ids)-1]) <= 0 {
+		t.Errorf("a later start begins with %v, %v, which is not above %v", later, err, ids)
 	}
 }
 
@@ -89,7 +89,7 @@ func TestElect(t *testing.T) {
 		{election{5, math.MaxUint64}, election{6, 0}},
 		{election{9, 9}, election{9, 10}},
 	} {
-		if got := s.elect(c.than); got != c.want {
+		if got, err := s.elect(c.than); err != nil || got != c.want {
 			t.Errorf("above %v: %v, want %v", c.than, got, c.want)
 		}
 	}
@@ -347,5 +347,43 @@ func TestMoved(t *testing.T) {
 	})
 	if a.sw.Stats().Writes != 0 || b.sw.Stats().Writes != 1 {
 		t.Errorf("writes %v and %v", a.sw.Stats(), b.sw.Stats())
+	}
+}
+
+// TestLaterLeader leaves a switch to the leader of a later epoch, also while that one
+// is away and does not know it yet; who leads passes whatever ids the switch has seen.
+func TestLaterLeader(t *testing.T) {
+	l := newLab(t)
+	sink := func(epoch uint64, reelect func(uint64) (uint64, error)) *Sink {
+		s := newSink(t, epoch)
+		s.cfg.Reelect = reelect
+		return s
+	}
+	old := sink(1, func(uint64) (uint64, error) { return 0, errors.New("another leads") })
+	self := l.load(old)
+	later := sink(2, nil)
+	connect(t, later, self)
+	stands(t, later, "primary")
+	stands(t, old, "another controller is primary")
+	if err := later.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stands(t, old, "another leads")
+	for _, id := range l.asked() {
+		if id.high > 2 {
+			t.Errorf("the old leader asks with %v", id)
+		}
+	}
+	if err := old.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err == nil || l.sw.Stats().Writes != 0 {
+		t.Errorf("the old leader writes: %v, %d writes", err, l.sw.Stats().Writes)
+	}
+	first := sink(1, func(above uint64) (uint64, error) { return above + 5, nil }) // of a store that was set up anew
+	connect(t, first, self)
+	stands(t, first, "primary")
+	if err := first.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err != nil {
+		t.Error(err)
+	}
+	if ids := l.asked(); ids[len(ids)-1].high != 7 {
+		t.Errorf("the ids %v do not end in one of the epoch that was given", ids)
 	}
 }

@@ -14,10 +14,13 @@ import (
 
 // Config is what a Sink needs to know.
 type Config struct {
-	SecretsDir string            // where the TLS files of Switch documents must lie
-	Epoch      uint64            // high half of the election ids; grows from start to start
-	Hints      *reconciler.Hints // told when a switch comes, goes or changes its primary
-	ReadOnly   bool              // never arbitrate and never write
+	SecretsDir string // where the TLS files of Switch documents must lie
+	Epoch      uint64 // high half of the election ids; grows from start to start
+	// Reelect gives an epoch above another, for a switch that has seen that one; an
+	// error says that a later leader has it. nil: there is no other leader to heed.
+	Reelect  func(above uint64) (uint64, error)
+	Hints    *reconciler.Hints // told when a switch comes, goes or changes its primary
+	ReadOnly bool              // never arbitrate and never write
 }
 
 // limits bound a single step against a switch. Tests have smaller ones.
@@ -32,6 +35,7 @@ type limits struct {
 type Sink struct {
 	cfg       Config
 	limits    limits
+	epoch     atomic.Uint64
 	elections atomic.Uint64
 
 	mu      sync.Mutex
@@ -43,10 +47,12 @@ func New(cfg Config) *Sink {
 	if cfg.Hints == nil {
 		cfg.Hints = reconciler.NewHints()
 	}
-	return &Sink{cfg: cfg, devices: map[string]*device{}, limits: limits{
+	s := &Sink{cfg: cfg, devices: map[string]*device{}, limits: limits{
 		lead: 5 * time.Second, read: time.Minute, write: 20 * time.Second, push: time.Minute,
 		retry: retryFirst, receive: maxReceive, header: maxHeaderList,
 	}}
+	s.epoch.Store(cfg.Epoch)
+	return s
 }
 
 // Close ends all connections.

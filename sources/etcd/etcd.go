@@ -120,7 +120,7 @@ func (s *source) connect(ctx context.Context) bool {
 		if len(s.board.Wanted()) > 0 {
 			err := errors.New("the daemon was started without --etcd; give it etcd's URLs")
 			if len(s.cfg.Members) > 0 {
-				err = s.dial(ctx)
+				s.client, err = dial(ctx, s.cfg)
 			}
 			if err == nil {
 				return true
@@ -139,9 +139,10 @@ func (s *source) connect(ctx context.Context) bool {
 	}
 }
 
-func (s *source) dial(ctx context.Context) error {
+// dial makes a client that lives until ctx ends. Where there is a user, it asks etcd.
+func dial(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
-		Context: ctx, Endpoints: s.cfg.Members, TLS: s.cfg.TLS, Username: s.cfg.Username, Password: s.cfg.Password,
+		Context: ctx, Endpoints: cfg.Members, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
 		DialTimeout: answerWait, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: answerWait,
 		MaxCallRecvMsgSize: maxMessage, Logger: zap.NewNop(),
 		MaxUnaryRetries: 4, BackoffWaitBetween: 100 * time.Millisecond,
@@ -150,10 +151,9 @@ func (s *source) dial(ctx context.Context) error {
 		})},
 	})
 	if err != nil {
-		return plain(err)
+		return nil, plain(err)
 	}
-	s.client = client
-	return nil
+	return client, nil
 }
 
 // notPatient has a call fail where no member can be reached, and so say why, which

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,6 +133,20 @@ func (s *Server) Kill() {
 		_ = s.running.Process.Kill()
 		_ = s.running.Wait()
 		s.running = nil
+	}
+}
+
+// Freeze stops the server where it is, as if it were cut off: connections stay and
+// nothing answers.
+func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen server go on.
+func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.running.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/bgp"
+	"github.com/gray-release/gray/sinks/compose"
+	"github.com/gray-release/gray/sinks/p4rt"
+	"github.com/gray-release/gray/sinks/xds"
+	"github.com/gray-release/gray/sources/etcd"
+	"github.com/gray-release/gray/sources/health"
+)
+
+// daemon is what runs as long as the process does, whether it leads or follows.
+type daemon struct {
+	c         *daemonConfig
+	replica   *etcd.Replica // nil: it is the only daemon, and leads
+	hints     *reconciler.Hints
+	envoys    *xds.Sink
+	source    reconciler.Source
+	discovery *reconciler.Discovery
+	front     front
+}
+
+// loop is a reconciler with its sinks. A follower has only that of the Envoys, which
+// all loops of a daemon share, so that they are served from one role to the next.
+type loop struct {
+	*reconciler.Reconciler
+	follows  bool
+	board    *reconciler.Health
+	switches *p4rt.Sink
+	speakers *bgp.Sink
+}
+
+// checkFiles refuses at the start what a leader could not work with.
+func (d *daemon) checkFiles() error {
+	if d.c.composeDir == "" {
+		return nil
+	}
+	_, err := d.c.composeFiles()
+	return err
+}
+
+// config is what every role works with.
+func (d *daemon) config() reconciler.Config {
+	return reconciler.Config{
+		Source: d.source, Sinks: []reconciler.Sink{d.envoys}, Always: map[string]reconciler.Sink{xds.Target: d.envoys},
+		Hints: d.hints, Discovery: d.discovery,
+		Drift: d.c.drift, MaxDelete: d.c.maxDelete, Confirm: d.c.confirm, Log: d.c.logger(),
+	}
+}
+
+// follower is the loop of a replica that does not lead. It needs no store: the
+// numbers in it are those on the switches.
+func (d *daemon) follower() (*loop, error) {
+	r, err := reconciler.New(d.config())
+	return &loop{Reconciler: r, follows: true}, err
+}
+
+// leader is the loop with all sinks. Reelect is as in p4rt.Config.
+func (d *daemon) leader(store *reconciler.Store, reelect func(uint64) (uint64, error)) (*loop, error) {
+	epoch, err := store.NextEpoch(time.Now(), 0)
+	if err != nil {
+		return nil, err
+	}
+	l := &loop{board: reconciler.NewHealth()}
+	l.switches = p4rt.New(p4rt.Config{SecretsDir: d.c.secrets, Epoch: epoch, Reelect: reelect, Hints: d.hints})
+	l.speakers = bgp.New(bgp.Config{SecretsDir: d.c.secrets, Log: d.c.logger()})
+	cfg := d.config()
+	cfg.Store, cfg.Health = store, l.board
+	cfg.Sinks = append(cfg.Sinks, l.switches, l.speakers)
+	if d.c.composeDir != "" {
+		files, err := d.c.composeFiles()
+		if err != nil {
+			return nil, errors.Join(err, l.close())
+		}
+		cfg.Sinks, cfg.Always[compose.Target] = append(cfg.Sinks, files), files
+	}
+	if l.Reconciler, err = reconciler.New(cfg); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+// close ends the connections of a leader. Its BGP neighbors keep the routes, as for a
+// restart: the next leader announces them.
+func (l *loop) close() error {
+	if l.follows {
+		return nil
+	}
+	return errors.Join(l.switches.Close(), l.speakers.Close())
+}
+
+// run runs a loop until ctx ends, and has it answer the API.
+func (d *daemon) run(ctx context.Context, l *loop) error {
+	d.front.answer(ctx, d.api(l))
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	if l.board != nil {
+		checks.Go(func() { health.Run(ctx, l.board) })
+	}
+	return l.Run(ctx)
+}
+
+// replicate follows and leads until ctx ends.
+func (d *daemon) replicate(ctx context.Context) error {
+	d.replica.Run(ctx, func(ctx context.Context) {
+		l, err := d.follower()
+		if err != nil {
+			d.c.logger().Error("cannot follow", "error", err)
+			return
+		}
+		_ = d.run(ctx, l) // it ends with ctx alone
+	}, func(lead *etcd.Lead) (err error) {
+		store, err := lead.Store()
+		if err != nil {
+			return err
+		}
+		l, err := d.leader(store, func(above uint64) (uint64, error) { return store.NextEpoch(time.Now(), above) })
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, l.close()) }()
+		if err := d.run(lead.Context(), l); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
+	return ctx.Err()
+}
+
+// api is the API as a loop answers it.
+func (d *daemon) api(l *loop) http.Handler {
+	neighbors := func() any { return []bgp.Neighbor{} }
+	if l.speakers != nil {
+		neighbors = func() any { return l.speakers.Neighbors() }
+	}
+	replica := func() any { return nil }
+	if d.replica != nil {
+		replica = func() any { return d.replica.Standing() }
+	}
+	api := admin.Handler(l.Reconciler, func() any { return d.envoys.Proxies() }, neighbors, replica)
+	if !l.follows {
+		return api
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodPost { // about what is live everywhere, of which it knows a part
+			http.Error(w, "this replica follows and knows only of Envoys; ask the daemon that leads, which gray status names", http.StatusServiceUnavailable)
+			return
+		}
+		api.ServeHTTP(w, req)
+	})
+}
+
+// front serves the API of the loop that runs.
+type front struct{ now atomic.Pointer[answer] }
+
+type answer struct {
+	ctx context.Context // ends with the loop
+	api http.Handler
+}
+
+func (f *front) answer(ctx context.Context, api http.Handler) { f.now.Store(&answer{ctx, api}) }
+
+// ServeHTTP implements http.Handler. What a loop that ends does not answer any more is
+// an error, which has to be asked again.
+func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	a := f.now.Load()
+	if a == nil || a.ctx.Err() != nil {
+		http.Error(w, "the daemon starts, ends or changes its role; ask again", http.StatusServiceUnavailable)
+		return
+	}
+	ctx, cancel := context.WithCancel(req.Context())
+	defer cancel()
+	defer context.AfterFunc(a.ctx, cancel)()
+	a.api.ServeHTTP(w, req.WithContext(ctx))
+}
