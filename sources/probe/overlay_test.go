@@ -65,6 +65,8 @@ var sick = netip.MustParseAddr("10.0.0.1")
 
 func TestOverlayTrouble(t *testing.T) {
 	short := 300 * time.Millisecond
+	prober := quick(Options{})
+	vip := testVIP
 	for _, c := range []struct {
 		name    string
 		maxLoss schema.Percent
@@ -115,15 +117,18 @@ func TestOverlayTrouble(t *testing.T) {
 			return false
 		}, Answer{Loss: 100, Failed: true}, Failed, "answered 0 of 4"},
 	} {
+		vip = vip.Next()
+		vip := vip
 		t.Run(c.name, func(t *testing.T) {
-			newPeer(t, testVIP, func(p *peer, q packet) {
+			t.Parallel()
+			newPeer(t, vip, func(p *peer, q packet) {
 				if q.dst != sick || c.behave(p, q) {
 					echoes(p, q)
 				}
 			})
 			r := request(5)
-			r.Checks[0].Count, r.Checks[0].MaxLoss, r.Checks[0].Timeout = 4, c.maxLoss, short
-			res := quick(Options{}).Verify(t.Context(), r)
+			r.Checks[0].Count, r.Checks[0].MaxLoss, r.Checks[0].Timeout, r.Checks[0].VIP = 4, c.maxLoss, short, vip
+			res := prober.Verify(t.Context(), r)
 			if res.Verdict != c.verdict || !strings.Contains(res.Reason, c.reason) {
 				t.Errorf("%s: %s", res.Verdict, res.Reason)
 			}
@@ -299,7 +304,8 @@ func TestUnknown(t *testing.T) {
 		{"no check", nil, Options{}, other(func(r *Request) { r.Checks = nil }), "there is no check"},
 		{"no monitor", nil, Options{}, other(func(r *Request) { r.Monitor = nil }), "network vpc-1001 has no monitor"},
 		{"no target", nil, Options{}, other(func(r *Request) { r.Targets = nil }), "there is no address to probe"},
-		{"other family", nil, Options{}, other(func(r *Request) { r.Monitor = monitor("fd00::1") }), "the 2 that there are have another family"},
+		{"other family", nil, Options{}, other(func(r *Request) { r.Monitor, r.Targets[0].Moved = monitor("fd00::1"), false }), "the 2 that there are have another family"},
+		{"only peers", nil, Options{}, other(func(r *Request) { r.Targets[0].Address = netip.MustParseAddr("fd00::1") }), "none of the 1 moved addresses is of the family of the monitor's, 10.0.255.254"},
 		{"VIP of another family", nil, Options{}, other(func(r *Request) { r.Checks[0].VIP = netip.IPv6LinkLocalAllNodes() }), "of another family"},
 		{"too many", nil, Options{}, request(MaxTargets + 1), "10001 addresses are more than"},
 		{"no time limit", nil, Options{}, other(func(r *Request) { r.Checks[0].Timeout = 0 }), "no time limit"},

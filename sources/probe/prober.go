@@ -140,14 +140,26 @@ func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, don
 		out.Answers = append(out.Answers, Answer{Before: r.Baseline[out.Check][netip.Addr{}]})
 		return try, done, nil
 	}
+	skipped, probed := 0, 0 // of those that moved
 	for _, t := range r.Targets {
 		if c.Kind == PingOverlay && (t.Address.Is4() != r.Monitor.Address.Is4() || t.Address == r.Monitor.Address.Addr) {
 			out.Skipped++
+			if t.Moved {
+				skipped++
+			}
 			continue
+		}
+		if t.Moved {
+			probed++
 		}
 		out.Answers = append(out.Answers, Answer{VM: t.VM, Address: t.Address, Moved: t.Moved, mac: t.MAC, Before: r.Baseline[out.Check][t.Address]})
 	}
 	out.Addresses = len(out.Answers)
+	if skipped > 0 && probed == 0 {
+		// Peers that answer say nothing of what moved.
+		done()
+		return nil, nil, fmt.Errorf("none of the %d moved addresses is of the family of the monitor's, %s", skipped, r.Monitor.Address)
+	}
 	return try, done, nil
 }
 
@@ -224,7 +236,7 @@ func conclude(out *CheckResult, err error) {
 	case len(out.Answers) == 0:
 		out.Verdict, out.Reason, out.Blind = Unknown, "there is no address to probe", true
 		if out.Skipped > 0 {
-			out.Reason = fmt.Sprintf("there is no address to probe: the %d that there are have another family than the monitor's", out.Skipped)
+			out.Reason = fmt.Sprintf("there is no address to probe: the %d that there are have another family than the monitor's, or are its own", out.Skipped)
 		}
 	case out.Failed > 0:
 		out.Verdict, out.Reason = Failed, blame(first, out.Failed)

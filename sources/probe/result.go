@@ -133,11 +133,12 @@ type Result struct {
 	Checks  []CheckResult `json:"checks"`
 }
 
-// Baseline is what was lost before a release, in per cent by check and address,
-// of those that lost anything. Checks without an address are under the zero one.
+// Baseline is what was lost in one Network before a release, in per cent by check
+// and address, of those that lost anything. Checks without an address are under the
+// zero one.
 type Baseline map[string]map[netip.Addr]float64
 
-// Baseline is what later verifications of the same policy are held against. The
+// Baseline is what later verifications of the same Network are held against. The
 // checks that could not be made are not in it: where the verdict is Unknown, take
 // it again.
 func (r *Result) Baseline() Baseline {
