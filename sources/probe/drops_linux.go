@@ -1,7 +1,7 @@
 package probe
 
 import (
-	"net"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +13,7 @@ const memoryDrops, memoryNumbers = 8, 9
 
 // dropped is how many packets the kernel did not give to a socket as its buffer
 // was full. A loss of our own making must not be blamed on a release.
-func dropped(c *net.UDPConn) uint32 {
+func dropped(c syscall.Conn) uint32 {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return 0

@@ -2,7 +2,7 @@
 
 package probe
 
-import "net"
+import "syscall"
 
 // dropped is known on Linux only.
-func dropped(*net.UDPConn) uint32 { return 0 }
+func dropped(syscall.Conn) uint32 { return 0 }

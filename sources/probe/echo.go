@@ -67,6 +67,12 @@ func (e *echo) append(b []byte) []byte {
 		b = append(b, e.dst.AsSlice()...)
 		icmp, pseudo = echoRequest6, sum(icmpHeader+payload+protocolICMPv6, b[at:])
 	}
+	return e.appendICMP(b, icmp, pseudo)
+}
+
+// appendICMP encodes the echo request alone; pseudo is the sum of what else its
+// checksum covers.
+func (e *echo) appendICMP(b []byte, icmp byte, pseudo uint32) []byte {
 	at := len(b)
 	b = append(b, icmp, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(e.run))
@@ -98,14 +104,20 @@ func parse(b []byte) (e echo, ok bool) {
 		reply = echoReply6
 		b, pseudo, ok = e.ipv6(b)
 	}
-	if !ok || len(b) < icmpHeader+tagBytes || b[0] != reply || b[1] != 0 || checksum(pseudo, b) != 0 {
-		return e, false
+	return e, ok && checksum(pseudo, b) == 0 && e.parseICMP(b, reply)
+}
+
+// parseICMP decodes the echo reply alone. Its identifier is not looked at, as the
+// kernel chooses that of sockets without privileges; the tag says more.
+func (e *echo) parseICMP(b []byte, reply byte) bool {
+	if len(b) < icmpHeader+tagBytes || b[0] != reply || b[1] != 0 {
+		return false
 	}
 	e.sequence = binary.BigEndian.Uint16(b[6:])
 	e.run = binary.BigEndian.Uint64(b[8:])
 	e.target = binary.BigEndian.Uint32(b[16:])
 	e.sent = int64(binary.BigEndian.Uint64(b[20:]))
-	return e, binary.BigEndian.Uint16(b[4:]) == uint16(e.run)
+	return true
 }
 
 // ipv4 reads an IPv4 header and returns what it holds, without padding.

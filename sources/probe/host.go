@@ -8,48 +8,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"syscall"
 	"time"
-
-	probing "github.com/prometheus-community/pro-bing"
 )
 
 // maxBody bounds what of an answer is read before its connection is closed.
 const maxBody = 64 << 10
-
-// ping sends echo requests from the host, by a raw socket where that is allowed.
-func (p *Prober) ping(ctx context.Context, c Check, a *Answer) {
-	var err error
-	for _, privileged := range []bool{true, false} {
-		pinger := probing.New(a.Address.String())
-		pinger.Count, pinger.Interval = c.Count, p.opt.Interval
-		pinger.Timeout = time.Duration(c.Count-1)*p.opt.Interval + c.Timeout
-		pinger.RecordRtts = false
-		pinger.SetPrivileged(privileged)
-		pinger.OnRecv = func(r *probing.Packet) {
-			if r.Rtt > c.Timeout {
-				a.Late++
-				return
-			}
-			a.Received++
-			a.Latency.add(r.Rtt)
-		}
-		pinger.OnDuplicateRecv = func(*probing.Packet) { a.Duplicates++ }
-		if err = pinger.RunWithContext(ctx); err == nil {
-			a.Sent = c.Count
-			return
-		}
-		if !errors.Is(err, os.ErrPermission) {
-			break
-		}
-	}
-	a.Sent, a.Error, a.local = c.Count, unwrapped(err).Error(), isLocal(err)
-	if errors.Is(err, os.ErrPermission) {
-		a.Error = fmt.Sprintf("cannot send echo requests: %s; give the daemon CAP_NET_RAW", unwrapped(err))
-	}
-}
 
 // connect opens a TCP connection.
 func (p *Prober) connect(ctx context.Context, c Check, a *Answer) {

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/gray-release/gray/schema"
 )
 
 // chunk is how many packets are sent at once, so that a receiver's buffer holds
@@ -20,10 +22,11 @@ const chunk = 32
 // receiveBuffer is what the socket asks for, in bytes; the kernel may give less.
 const receiveBuffer = 4 << 20
 
-// socket is the UDP socket at a VTEP, for all that is pinged from it.
+// socket is one that many runs ping from at the same time.
 type socket struct {
-	vtep  netip.Addr
-	conn  *net.UDPConn
+	key   string
+	conn  packetConn
+	parse func(b []byte, from net.Addr) (echo, bool)
 	users int // under the prober's mutex
 	done  chan struct{}
 
@@ -31,26 +34,57 @@ type socket struct {
 	runs map[uint64]*run
 }
 
-// acquire returns the socket of a request's VTEP, opening it where nobody did.
-func (p *Prober) acquire(r Request, c Check) (*socket, error) {
+// packetConn is a UDP or an ICMP socket.
+type packetConn interface {
+	net.PacketConn
+	syscall.Conn
+	SetReadBuffer(bytes int) error
+}
+
+// overlay returns the socket at the VTEP of a request's monitor, and how to send
+// through a VIP.
+func (p *Prober) overlay(r Request, c Check) (*socket, func(*echo) error, error) {
 	if r.Monitor == nil {
-		return nil, fmt.Errorf("network %s has no monitor to ping from; give it one, or ping from the host", r.Network)
+		return nil, nil, fmt.Errorf("network %s has no monitor to ping from; give it one, or ping from the host", r.Network)
 	}
 	vtep := r.Monitor.VTEP.Addr
 	if vtep.Is4() != c.VIP.Is4() {
-		return nil, fmt.Errorf("the VIP %s cannot be reached from the monitor's VTEP %s, of another family", c.VIP, vtep)
+		return nil, nil, fmt.Errorf("the VIP %s cannot be reached from the monitor's VTEP %s, of another family", c.VIP, vtep)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.sockets[vtep]
-	if s == nil {
+	s, err := p.acquire("vxlan "+vtep.String(), func() (*socket, error) {
 		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(vtep, vxlanPort)))
 		if err != nil {
 			return nil, fmt.Errorf("cannot receive VXLAN at the monitor's VTEP %s: %w; it must be an address of the daemon's host that no VXLAN interface uses", vtep, unwrapped(err))
 		}
-		_ = conn.SetReadBuffer(receiveBuffer) // less than wanted is fine: drops are seen
-		s = &socket{vtep: vtep, conn: conn, done: make(chan struct{}), runs: map[uint64]*run{}}
-		p.sockets[vtep] = s
+		return &socket{conn: conn, parse: func(b []byte, _ net.Addr) (echo, bool) { return parse(b) }}, nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, to := s.conn.(*net.UDPConn), netip.AddrPortFrom(c.VIP, vxlanPort)
+	b := make([]byte, 0, maxFrame)
+	return s, func(e *echo) error {
+		e.srcMAC = r.Monitor.MAC
+		if _, err := conn.WriteToUDPAddrPort(e.append(b), to); err != nil {
+			return fmt.Errorf("cannot send to the VIP %s from %s: %w", c.VIP, vtep, unwrapped(err))
+		}
+		return nil
+	}, nil
+}
+
+// acquire returns a socket by its key, opening it where nobody did.
+func (p *Prober) acquire(key string, open func() (*socket, error)) (*socket, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.sockets[key]
+	if s == nil {
+		var err error
+		if s, err = open(); err != nil {
+			return nil, err
+		}
+		_ = s.conn.SetReadBuffer(receiveBuffer) // less than wanted is fine: drops are seen
+		s.key, s.done, s.runs = key, make(chan struct{}), map[uint64]*run{}
+		p.sockets[key] = s
 		go s.receive()
 	}
 	s.users++
@@ -62,8 +96,8 @@ func (p *Prober) release(s *socket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s.users--; s.users == 0 {
-		delete(p.sockets, s.vtep)
-		s.conn.Close()
+		delete(p.sockets, s.key)
+		_ = s.conn.Close()
 		<-s.done
 	}
 }
@@ -73,7 +107,7 @@ func (s *socket) receive() {
 	defer close(s.done)
 	b := make([]byte, 2048)
 	for {
-		n, _, err := s.conn.ReadFromUDPAddrPort(b)
+		n, from, err := s.conn.ReadFrom(b)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -81,7 +115,7 @@ func (s *socket) receive() {
 			continue // of an ICMP error, which is about one packet
 		}
 		now := time.Now()
-		e, ok := parse(b[:n])
+		e, ok := s.parse(b[:n], from)
 		if !ok {
 			continue
 		}
@@ -144,14 +178,14 @@ func (r *run) less() {
 	}
 }
 
-// echo pings the answers' addresses through the VIP. An error is of the daemon's
-// own host.
-func (p *Prober) echo(ctx context.Context, s *socket, q Request, c Check, todo []*Answer) error {
+// echo pings the answers' addresses from a socket. An error is of the daemon's own
+// host.
+func (p *Prober) echo(ctx context.Context, s *socket, c Check, vni schema.VNI, monitor netip.Addr, todo []*Answer, transmit func(*echo) error) error {
 	var nonce [8]byte
 	_, _ = rand.Read(nonce[:]) // never fails
 	id := binary.BigEndian.Uint64(nonce[:])
 	r := &run{
-		vni: uint32(q.VNI), monitor: q.Monitor.Address.Addr, began: time.Now(), timeout: c.Timeout, count: c.Count,
+		vni: uint32(vni), monitor: monitor, began: time.Now(), timeout: c.Timeout, count: c.Count,
 		done: make(chan struct{}), todo: todo, seen: make([]uint64, (len(todo)*c.Count+63)/64), missing: len(todo) * c.Count,
 	}
 	s.mu.Lock()
@@ -166,7 +200,7 @@ func (p *Prober) echo(ctx context.Context, s *socket, q Request, c Check, todo [
 		r.mu.Unlock()
 	}()
 	before := dropped(s.conn)
-	if err := p.send(ctx, s, r, q, c, id); err != nil {
+	if err := p.send(ctx, r, id, transmit); err != nil {
 		return err
 	}
 	timer := time.NewTimer(c.Timeout)
@@ -184,12 +218,13 @@ func (p *Prober) echo(ctx context.Context, s *socket, q Request, c Check, todo [
 	return nil
 }
 
+// unreachable is a failure to send that is about one address.
+type unreachable struct{ error }
+
 // send sends the echo requests in rounds, each of one to every address.
-func (p *Prober) send(ctx context.Context, s *socket, r *run, q Request, c Check, id uint64) error {
-	to := netip.AddrPortFrom(c.VIP, vxlanPort)
-	e := echo{vni: r.vni, srcMAC: q.Monitor.MAC, src: r.monitor, tag: tag{run: id}}
-	b := make([]byte, 0, maxFrame)
-	for round := range c.Count {
+func (p *Prober) send(ctx context.Context, r *run, id uint64, transmit func(*echo) error) error {
+	e := echo{vni: r.vni, src: r.monitor, tag: tag{run: id}}
+	for round := range r.count {
 		next := time.Now().Add(p.opt.Interval)
 		for i, a := range r.todo {
 			if i%chunk == 0 {
@@ -203,11 +238,17 @@ func (p *Prober) send(ctx context.Context, s *socket, r *run, q Request, c Check
 			a.Sent++
 			r.mu.Unlock()
 			e.sent = int64(time.Since(r.began))
-			if _, err := s.conn.WriteToUDPAddrPort(e.append(b), to); err != nil {
-				return fmt.Errorf("cannot send to the VIP %s from %s: %w", c.VIP, s.vtep, unwrapped(err))
+			err := transmit(&e)
+			if _, ok := errors.AsType[unreachable](err); ok {
+				r.mu.Lock()
+				a.Error = err.Error()
+				r.less()
+				r.mu.Unlock()
+			} else if err != nil {
+				return err
 			}
 		}
-		if round < c.Count-1 {
+		if round < r.count-1 {
 			if err := sleep(ctx, time.Until(next)); err != nil {
 				return err
 			}

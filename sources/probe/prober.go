@@ -15,7 +15,7 @@ import (
 // The bounds of what all verifications do together, where Options name none.
 const (
 	DefaultRate     = 20_000 // packets and connections a second
-	DefaultParallel = 256    // host pings and connections at the same time
+	DefaultParallel = 256    // connections at the same time
 	DefaultPrograms = 4      // programs at the same time
 	DefaultLimit    = 10 * time.Minute
 	defaultInterval = 100 * time.Millisecond
@@ -27,7 +27,7 @@ type Options struct {
 	Allow    []netip.Prefix // --probe-allow: where http may go beside the documents' addresses
 	ExecDir  string         // --exec-dir; empty: no program is run
 	Rate     int            // packets and connections a second, over all verifications
-	Parallel int            // host pings and connections at the same time
+	Parallel int            // connections at the same time
 	Programs int            // programs at the same time
 	Limit    time.Duration  // of a whole verification with its retries
 	Interval time.Duration  // between two echo requests to an address
@@ -42,7 +42,7 @@ type Prober struct {
 	programs chan struct{}
 
 	mu      sync.Mutex
-	sockets map[netip.Addr]*socket // by VTEP, while a verification uses it
+	sockets map[string]*socket // while a verification uses it
 }
 
 // New makes a Prober.
@@ -58,7 +58,7 @@ func New(o Options) *Prober {
 		limiter:  rate.NewLimiter(rate.Limit(o.Rate), chunk),
 		slots:    make(chan struct{}, o.Parallel),
 		programs: make(chan struct{}, o.Programs),
-		sockets:  map[netip.Addr]*socket{},
+		sockets:  map[string]*socket{},
 	}
 }
 
@@ -114,14 +114,16 @@ func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, don
 	done = func() {}
 	switch c.Kind {
 	case PingOverlay:
-		var s *socket
-		if s, err = p.acquire(r, c); err != nil {
+		s, transmit, err := p.overlay(r, c)
+		if err != nil {
 			return nil, nil, err
 		}
 		done = func() { p.release(s) }
-		try = func(ctx context.Context, todo []*Answer) error { return p.echo(ctx, s, r, c, todo) }
+		try = func(ctx context.Context, todo []*Answer) error {
+			return p.echo(ctx, s, c, r.VNI, r.Monitor.Address.Addr, todo, transmit)
+		}
 	case PingHost:
-		try = p.each(func(ctx context.Context, a *Answer) { p.ping(ctx, c, a) })
+		try = func(ctx context.Context, todo []*Answer) error { return p.pingHost(ctx, c, todo) }
 	case TCP:
 		try = p.each(func(ctx context.Context, a *Answer) { p.connect(ctx, c, a) })
 	case HTTP:
