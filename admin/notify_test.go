@@ -189,6 +189,8 @@ func TestBackoff(t *testing.T) {
 			case n == 12:
 				w.Header().Set("Retry-After", "119")
 				w.WriteHeader(http.StatusTooManyRequests)
+			case n == 14:
+				w.WriteHeader(http.StatusInternalServerError)
 			}
 		})
 		n, log := run(t, Webhook{"http://hooks.example.com/" + token, FormatJSON})
@@ -196,7 +198,7 @@ func TestBackoff(t *testing.T) {
 		stop := n.start(t)
 		n.Notify(Event{Kind: "A"})
 		n.Notify(Event{Kind: "B"})
-		for range 15 {
+		for range 16 {
 			<-r.came
 		}
 		synctest.Wait()
@@ -219,7 +221,10 @@ func TestBackoff(t *testing.T) {
 		if gap := r.times[14].Sub(r.times[13]); gap > time.Second || !bytes.Contains(r.get(14), []byte(`"kind":"B"`)) {
 			t.Errorf("the next one came after %s: %s", gap, r.get(14))
 		}
-		if strings.Count(log.String(), "was not delivered") != 13 || strings.Contains(log.String(), "hushhush") {
+		if gap := r.times[15].Sub(r.times[14]); gap > minBackoff {
+			t.Errorf("its second attempt came after %s, want %s at the most", gap, minBackoff)
+		}
+		if strings.Count(log.String(), "was not delivered") != 14 || strings.Contains(log.String(), "hushhush") {
 			t.Errorf("the log is %s", log)
 		}
 	})

@@ -25,7 +25,7 @@ func (p *Prober) connect(ctx context.Context, c Check, a *Answer) {
 		a.fail(err, c.Timeout)
 		return
 	}
-	conn.Close()
+	_ = conn.Close()
 	a.Received = 1
 	a.Latency.add(time.Since(began))
 }
@@ -53,7 +53,7 @@ func (p *Prober) get(ctx context.Context, c Check, allow Allow, a *Answer) {
 	began := time.Now()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL, nil)
 	if err != nil {
-		a.Error, a.local = clip(err.Error(), maxLine), true
+		a.Error, a.local = clip(err.Error()), true
 		return
 	}
 	res, err := client.Do(req)
@@ -83,11 +83,11 @@ func (a *Answer) fail(err error, limit time.Duration) {
 	case isRefusal:
 		a.Error, a.local = refused.Error(), true
 	case errors.As(err, &unnamed):
-		a.Error, a.local = clip(unnamed.Error(), maxLine), true
+		a.Error, a.local = clip(unnamed.Error()), true
 	case errors.As(err, &slow) && slow.Timeout():
 		a.Error = fmt.Sprintf("no answer within %s", limit)
 	default:
-		a.Error, a.local = clip(unwrapped(err).Error(), maxLine), isLocal(err)
+		a.Error, a.local = clip(unwrapped(err).Error()), isLocal(err)
 	}
 }
 

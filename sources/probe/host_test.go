@@ -119,6 +119,24 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+func TestAllow(t *testing.T) {
+	a := Allow{
+		Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/64")},
+		Named:    map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true},
+	}
+	for address, want := range map[string]bool{
+		"10.1.2.3": true, "10.2.0.1": false, "192.0.2.1": true, "192.0.2.2": false, "127.0.0.1": false, "169.254.169.254": false,
+		"::ffff:10.1.2.3": true, "::ffff:192.0.2.1": true, "::ffff:127.0.0.1": false, "fd00::1": true, "fd00::1%eth0": false, "fd00:0:0:1::1": false,
+	} {
+		if err := a.Check(netip.MustParseAddr(address)); (err == nil) != want {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if a.Check(netip.Addr{}) == nil {
+		t.Error("no address at all is let through")
+	}
+}
+
 // TestStopsAtFailure makes no check after one that failed, as what moved is to go
 // back at once; a survey makes them all.
 func TestStopsAtFailure(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,9 +16,13 @@ import (
 // TestNamespace runs what needs addresses that no machine has by itself: this very
 // test, in a network namespace of its own.
 func TestNamespace(t *testing.T) {
-	if os.Getenv("GRAY_TEST_NAMESPACE") != "" {
+	switch os.Getenv("GRAY_TEST_NAMESPACE") {
+	case "all":
 		t.Run("host ping", hostPingInside)
 		t.Run("IPv6 VTEP", ipv6VTEPInside)
+		return
+	case "plain", "denied":
+		t.Run("no privileges", unprivilegedInside)
 		return
 	}
 	if os.Getuid() != 0 {
@@ -28,10 +33,11 @@ func TestNamespace(t *testing.T) {
 		t.Skip(missing)
 	}
 	ns := fmt.Sprintf("grayprobe%d", os.Getpid())
+	part := ""
 	run := func(args ...string) string {
 		t.Helper()
 		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Env = append(os.Environ(), "GRAY_TEST_NAMESPACE=1")
+		cmd.Env = append(os.Environ(), "GRAY_TEST_NAMESPACE="+part)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
@@ -53,11 +59,36 @@ func TestNamespace(t *testing.T) {
 	for _, a := range []string{"2001:db8::1/128", "2001:db8::2/128"} {
 		in("ip", "addr", "add", a, "dev", "lo", "nodad")
 	}
-	out := in(os.Args[0], "-test.run=^TestNamespace$", "-test.v")
-	for _, name := range []string{"host_ping", "IPv6_VTEP"} {
-		if !strings.Contains(out, "--- PASS: TestNamespace/"+name) {
-			t.Errorf("%s did not run: %s", name, out)
+	in("sysctl", "-qw", "net.ipv4.ping_group_range=65534 65534")
+	for _, c := range []struct{ part, name string }{
+		{"all", "host_ping"},
+		{"all", "IPv6_VTEP"},
+		{"plain", "no_privileges"},
+		{"denied", "no_privileges"},
+	} {
+		part = c.part
+		if out := in(os.Args[0], "-test.run=^TestNamespace$/^"+c.name+"$", "-test.v"); !strings.Contains(out, "--- PASS: TestNamespace/"+c.name) {
+			t.Errorf("%s did not run: %s", c.name, out)
 		}
+	}
+}
+
+// unprivilegedInside gives up being root, for good: the process is its own. Its new
+// group may or may not send echo requests.
+func unprivilegedInside(t *testing.T) {
+	group, verdict, reason := 65534, Passed, ""
+	if os.Getenv("GRAY_TEST_NAMESPACE") == "denied" {
+		group, verdict, reason = 65533, Unknown, "ping host: cannot send echo requests: permission denied; give the daemon CAP_NET_RAW"
+	}
+	for _, err := range []error{syscall.Setgroups(nil), syscall.Setgid(group), syscall.Setuid(65534)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := Request{Targets: loopback("127.0.0.1", "127.0.0.2", "192.0.2.1", "::1"), Checks: []Check{{Kind: PingHost, Count: 3, Timeout: patience}}}
+	res := quick(Options{}).Verify(t.Context(), r)
+	if c := res.Checks[0]; res.Verdict != verdict || res.Reason != reason || verdict == Passed && c.Received != 12 {
+		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, c)
 	}
 }
 

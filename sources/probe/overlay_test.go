@@ -75,12 +75,21 @@ func TestOverlayTrouble(t *testing.T) {
 		verdict Verdict
 		reason  string
 	}{
-		{"all lost", 50, func(*peer, packet) bool { return false },
-			Answer{Received: 0, Loss: 100, Failed: true}, Failed, "10.0.0.1 (vm-0), moved, answered 0 of 4"},
-		{"one lost", 0, func(_ *peer, q packet) bool { return q.sequence != 2 },
-			Answer{Received: 3, Loss: 25, Failed: true}, Failed, "10.0.0.1 (vm-0), moved, answered 3 of 4"},
-		{"one lost and let pass", 25, func(_ *peer, q packet) bool { return q.sequence != 2 },
-			Answer{Received: 3, Loss: 25}, Passed, ""},
+		{
+			"all lost", 50, func(*peer, packet) bool { return false },
+			Answer{Received: 0, Loss: 100, Failed: true},
+			Failed, "10.0.0.1 (vm-0), moved, answered 0 of 4",
+		},
+		{
+			"one lost", 0, func(_ *peer, q packet) bool { return q.sequence != 2 },
+			Answer{Received: 3, Loss: 25, Failed: true},
+			Failed, "10.0.0.1 (vm-0), moved, answered 3 of 4",
+		},
+		{
+			"one lost and let pass", 25, func(_ *peer, q packet) bool { return q.sequence != 2 },
+			Answer{Received: 3, Loss: 25},
+			Passed, "",
+		},
 		{"one lost and another one twice", 0, func(p *peer, q packet) bool {
 			if q.sequence == 1 {
 				echoes(p, q)

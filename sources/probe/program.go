@@ -45,17 +45,17 @@ func resolve(dir string, command []string) (string, error) {
 	}
 	resolved, err := filepath.EvalSymlinks(full)
 	if err != nil {
-		return "", fmt.Errorf("%s cannot be run: %w", clip(command[0], maxLine), unwrapped(err))
+		return "", fmt.Errorf("%s cannot be run: %w", clip(command[0]), unwrapped(err))
 	}
 	if rel, err := filepath.Rel(root, resolved); err != nil || !filepath.IsLocal(rel) {
-		return "", fmt.Errorf("%s is not below --exec-dir %s", clip(command[0], maxLine), dir)
+		return "", fmt.Errorf("%s is not below --exec-dir %s", clip(command[0]), dir)
 	}
 	info, err := os.Stat(resolved)
 	if err != nil {
-		return "", fmt.Errorf("%s cannot be run: %w", clip(command[0], maxLine), unwrapped(err))
+		return "", fmt.Errorf("%s cannot be run: %w", clip(command[0]), unwrapped(err))
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
-		return "", fmt.Errorf("%s is no program; make it executable", clip(command[0], maxLine))
+		return "", fmt.Errorf("%s is no program; make it executable", clip(command[0]))
 	}
 	return resolved, nil
 }
@@ -110,7 +110,7 @@ func (p *Prober) run(ctx context.Context, program string, r Request, c Check, a 
 	cmd.WaitDelay = linger
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("%s cannot be run: %w", clip(c.Command[0], maxLine), unwrapped(err))
+		return fmt.Errorf("%s cannot be run: %w", clip(c.Command[0]), unwrapped(err))
 	}
 	a.Sent = 1
 	err := cmd.Wait()
@@ -172,9 +172,9 @@ func printable(s string) string {
 }
 
 // clip bounds a text of one line.
-func clip(s string, most int) string {
-	if s = strings.ReplaceAll(printable(s), "\n", " "); len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "..."
+func clip(s string) string {
+	if s = strings.ReplaceAll(printable(s), "\n", " "); len(s) > maxLine {
+		return strings.ToValidUTF8(s[:maxLine], "") + "..."
 	}
 	return s
 }

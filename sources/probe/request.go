@@ -61,7 +61,7 @@ func (c Check) Name() string {
 			return fmt.Sprintf("%s %s", c.Kind, u.Redacted())
 		}
 	case Exec:
-		return clip(fmt.Sprintf("%s %s", c.Kind, strings.Join(c.Command, " ")), maxLine)
+		return clip(fmt.Sprintf("%s %s", c.Kind, strings.Join(c.Command, " ")))
 	}
 	return string(c.Kind)
 }
