@@ -119,6 +119,13 @@ func TestOverlayTrouble(t *testing.T) {
 			p.reply(q, q.raw)
 			return false
 		}, Answer{Loss: 100, Failed: true}, Failed, "answered 0 of 4"},
+		{"a request of its own", 0, func(p *peer, q packet) bool {
+			b := q.answer()
+			b[42] = q.raw[42]
+			copy(b[44:46], q.raw[44:46])
+			p.reply(q, b)
+			return false
+		}, Answer{Loss: 100, Failed: true}, Failed, "answered 0 of 4"},
 		{"cut short", 0, func(p *peer, q packet) bool {
 			for i := range q.raw {
 				p.reply(q, q.answer()[:i])
