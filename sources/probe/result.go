@@ -160,21 +160,6 @@ func (r *Result) Baseline() Baseline {
 	return b
 }
 
-// Merge adds what another baseline knows and this one does not: of VMs that came
-// later.
-func (b Baseline) Merge(other Baseline) {
-	for check, losses := range other {
-		if b[check] == nil {
-			b[check] = map[netip.Addr]float64{}
-		}
-		for a, loss := range losses {
-			if _, known := b[check][a]; !known {
-				b[check][a] = loss
-			}
-		}
-	}
-}
-
 // Evidence is a copy with at most so many answers a check: those that failed, then
 // those that lost most; LeftOut says how many more there are.
 func (r *Result) Evidence(limit int) *Result {
