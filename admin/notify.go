@@ -1,0 +1,288 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The bounds of webhooks.
+const (
+	maxQueue     = 1000             // events that wait, a webhook
+	postTimeout  = 10 * time.Second // of one delivery
+	minBackoff   = time.Second
+	maxBackoff   = 2 * time.Minute
+	maxReply     = 4 << 10 // of an answer that is read, in bytes
+	maxReplyText = 200     // of an answer that is shown
+	minSecret    = 8       // of a part of a URL that may be a token
+)
+
+// The formats of webhooks.
+const (
+	FormatJSON  = "json"  // an Event, with how many were dropped before it
+	FormatSlack = "slack" // a text, as Slack and what is compatible with it take
+)
+
+// Webhook is where events go.
+type Webhook struct {
+	URL    string // may hold a token and is never shown
+	Format string // FormatJSON or FormatSlack
+}
+
+// WebhookStatus tells how a webhook fares.
+type WebhookStatus struct {
+	Name      string `json:"name"` // its place in the list, and its host
+	Queued    int    `json:"queued"`
+	Delivered int    `json:"delivered"`
+	Refused   int    `json:"refused"`         // events that the other side does not want
+	Dropped   int    `json:"dropped"`         // events that a full queue lost, the oldest first
+	Error     string `json:"error,omitempty"` // of the last attempt, if it failed
+}
+
+// Notifier sends events to webhooks. Each has a queue of its own, so that one that
+// is slow holds up neither the others nor who notifies.
+type Notifier struct {
+	hooks []*hook
+	log   *slog.Logger
+}
+
+// hook is a webhook with its queue.
+type hook struct {
+	Webhook
+	secrets []string
+	client  *http.Client
+	log     *slog.Logger
+	wake    chan struct{}
+
+	mu      sync.Mutex
+	status  WebhookStatus
+	queue   []Event
+	first   uint64 // the number of the event at the queue's head
+	skipped int    // events that were dropped since the last delivery
+}
+
+// NewNotifier makes a Notifier. Its errors name a webhook by its place, from 1, and
+// never show the URL.
+func NewNotifier(log *slog.Logger, webhooks ...Webhook) (*Notifier, error) {
+	n := &Notifier{log: log}
+	for i, w := range webhooks {
+		u, err := url.Parse(w.URL)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("webhook %d: its URL cannot be used; want https://HOST/PATH", i+1)
+		}
+		if w.Format != FormatJSON && w.Format != FormatSlack {
+			return nil, fmt.Errorf("webhook %d: format %q is unknown; want %s or %s", i+1, w.Format, FormatJSON, FormatSlack)
+		}
+		name := fmt.Sprintf("%d (%s)", i+1, u.Host)
+		n.hooks = append(n.hooks, &hook{
+			Webhook: w, secrets: secretsOf(u), log: log.With("webhook", name), wake: make(chan struct{}, 1), status: WebhookStatus{Name: name},
+			client: &http.Client{
+				Timeout: postTimeout,
+				// Elsewhere the token is nobody's business.
+				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			},
+		})
+	}
+	return n, nil
+}
+
+// Notify queues an event for every webhook and returns at once; what it points to
+// must not change any more. A full queue drops its oldest event.
+func (n *Notifier) Notify(e Event) {
+	e.Message = clip(e.Message, maxMessage)
+	if e.Evidence != nil {
+		e.Evidence = e.Evidence.Evidence(maxEvidence)
+	}
+	for _, h := range n.hooks {
+		h.push(e)
+	}
+}
+
+// Status tells how the webhooks fare.
+func (n *Notifier) Status() []WebhookStatus {
+	out := []WebhookStatus{}
+	for _, h := range n.hooks {
+		h.mu.Lock()
+		s := h.status
+		s.Queued = len(h.queue)
+		h.mu.Unlock()
+		out = append(out, s)
+	}
+	return out
+}
+
+// Run delivers until ctx ends.
+func (n *Notifier) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, h := range n.hooks {
+		all.Go(func() { h.run(ctx) })
+	}
+	all.Wait()
+	for _, s := range n.Status() {
+		if s.Queued > 0 {
+			n.log.Warn("events were not delivered before the end", "webhook", s.Name, "events", s.Queued)
+		}
+	}
+}
+
+func (h *hook) push(e Event) {
+	h.mu.Lock()
+	if len(h.queue) == maxQueue {
+		h.queue = h.queue[1:]
+		h.first++
+		h.skipped++
+		h.status.Dropped++
+	}
+	h.queue = append(h.queue, e)
+	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// head returns the oldest event, its number, and how many were dropped before it.
+func (h *hook) head() (e Event, number uint64, skipped int, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.queue) == 0 {
+		return e, 0, 0, false
+	}
+	return h.queue[0], h.first, h.skipped, true
+}
+
+// run delivers event after event, each until it is taken or refused.
+func (h *hook) run(ctx context.Context) {
+	for backoff := minBackoff; ; {
+		e, number, skipped, ok := h.head()
+		if !ok {
+			select {
+			case <-h.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		err := h.post(ctx, e, skipped)
+		if ctx.Err() != nil {
+			return
+		}
+		again, retry := errors.AsType[*retryable](err)
+		h.settle(number, skipped, err, retry)
+		if !retry {
+			backoff = minBackoff
+			continue
+		}
+		// Spread, so that daemons that failed together do not come back together.
+		wait := max(backoff/2+rand.N(backoff/2), again.after)
+		backoff = min(2*backoff, maxBackoff)
+		h.log.Warn("an event was not delivered", "kind", e.Kind, "error", err, "again", wait.Round(time.Millisecond).String())
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// settle notes what came of an attempt; the event leaves the queue unless it is to
+// be tried again, or has been dropped in the meantime.
+func (h *hook) settle(number uint64, skipped int, err error, retry bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.status.Error = ""
+	if err != nil {
+		h.status.Error = err.Error()
+	}
+	if retry {
+		return
+	}
+	if err == nil {
+		h.status.Delivered++
+		h.skipped -= skipped
+	} else {
+		h.status.Refused++
+		h.log.Error("an event is refused and not sent again", "error", err)
+	}
+	switch {
+	case h.first == number:
+		h.queue = h.queue[1:]
+		h.first++
+	case err == nil: // it was dropped while it was on its way, and arrived
+		h.status.Dropped--
+		h.skipped--
+	}
+}
+
+// retryable is a failure that may pass.
+type retryable struct {
+	error
+	after time.Duration // what the other side asked for
+}
+
+// post delivers one event; its errors never hold the URL.
+func (h *hook) post(ctx context.Context, e Event, skipped int) error {
+	body, err := e.payload(h.Format, skipped)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
+	if err != nil {
+		return errors.New("the request cannot be made")
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "gray")
+	res, err := h.client.Do(req)
+	if err != nil {
+		if inner := errors.Unwrap(err); inner != nil {
+			err = inner // without method and URL
+		}
+		return &retryable{error: errors.New(h.redact(err.Error()))}
+	}
+	defer res.Body.Close()
+	reply, _ := io.ReadAll(io.LimitReader(res.Body, maxReply))
+	if res.StatusCode < 300 {
+		return nil
+	}
+	err = fmt.Errorf("answered with status %d: %q", res.StatusCode, h.redact(clip(string(reply), maxReplyText)))
+	switch {
+	case res.StatusCode >= 500, res.StatusCode == http.StatusTooManyRequests, res.StatusCode == http.StatusRequestTimeout:
+		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
+		return &retryable{err, min(max(0, time.Duration(min(seconds, 3600))*time.Second), maxBackoff)}
+	}
+	return err
+}
+
+// secretsOf are the texts of a URL that may hold a token, the longest first.
+func secretsOf(u *url.URL) []string {
+	password, _ := u.User.Password()
+	all := []string{u.String(), u.RequestURI(), u.Path, u.RawQuery, u.User.Username(), password}
+	all = append(all, strings.Split(u.Path, "/")...)
+	for _, values := range u.Query() {
+		all = append(all, values...)
+	}
+	all = slices.DeleteFunc(all, func(s string) bool { return len(s) < minSecret })
+	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
+	return all
+}
+
+// redact takes what may be secret of the URL out of a text.
+func (h *hook) redact(s string) string {
+	for _, secret := range h.secrets {
+		s = strings.ReplaceAll(s, secret, "[redacted]")
+	}
+	return s
+}

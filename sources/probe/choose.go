@@ -1,0 +1,93 @@
+package probe
+
+import (
+	"cmp"
+	"encoding/binary"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Selection is whom a verification probes.
+type Selection struct {
+	Targets []Target // moved ones first, each in the order of the sample
+	LeftOut int      // moved VMs beyond MaxTargets, which are sampled
+	Ranges  int      // moved routes to more than one address, of which none can be told to answer
+}
+
+// Select makes the list of monitored addresses from a Network's routes: those that
+// moved, and so many of their peers, spread over the VTEPs. Equal arguments give
+// equal lists; another seed, such as the Network's generation, gives other peers,
+// so that over time all are looked at.
+func Select(routes []schema.Route, moved func(schema.Route) bool, peers int, seed uint64) Selection {
+	var s Selection
+	var on, off []Target
+	for _, r := range routes {
+		isMoved := moved(r)
+		if !r.Prefix.IsSingleIP() {
+			if isMoved {
+				s.Ranges++
+			}
+			continue
+		}
+		t := Target{VM: r.VM, Address: r.Prefix.Addr(), MAC: r.MAC, VTEP: r.VTEP.Addr, Moved: isMoved}
+		if isMoved {
+			on = append(on, t)
+		} else {
+			off = append(off, t)
+		}
+	}
+	s.Targets = spread(on, MaxTargets, seed)
+	s.LeftOut = len(on) - len(s.Targets)
+	s.Targets = append(s.Targets, spread(off, min(peers, MaxTargets-len(s.Targets)), seed)...)
+	return s
+}
+
+// spread takes n targets: one of each VTEP in turn.
+func spread(targets []Target, n int, seed uint64) []Target {
+	if n <= 0 {
+		return nil
+	}
+	byVTEP := map[netip.Addr][]Target{}
+	rank := make(map[netip.Addr]uint64, len(targets))
+	for _, t := range targets {
+		byVTEP[t.VTEP] = append(byVTEP[t.VTEP], t)
+		rank[t.Address] = mix(seed, t.Address)
+	}
+	vteps := make([]netip.Addr, 0, len(byVTEP))
+	for v, on := range byVTEP {
+		vteps = append(vteps, v)
+		slices.SortFunc(on, func(a, b Target) int {
+			return cmp.Or(cmp.Compare(rank[a.Address], rank[b.Address]), a.Address.Compare(b.Address))
+		})
+	}
+	slices.SortFunc(vteps, func(a, b netip.Addr) int {
+		return cmp.Or(cmp.Compare(mix(seed, a), mix(seed, b)), a.Compare(b))
+	})
+	var out []Target
+	for round := 0; len(out) < min(n, len(targets)); round++ {
+		for _, v := range vteps {
+			if on := byVTEP[v]; round < len(on) && len(out) < n {
+				out = append(out, on[round])
+			}
+		}
+	}
+	return out
+}
+
+// mix is a number of an address and a seed that is the same on every machine.
+func mix(seed uint64, a netip.Addr) uint64 {
+	h := fnv.New64a()
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], seed)
+	_, _ = h.Write(b[:])
+	sixteen := a.As16()
+	_, _ = h.Write(sixteen[:])
+	// FNV alone leaves neighbours side by side.
+	x := h.Sum64()
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}

@@ -1,0 +1,101 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// maxBody bounds what of an answer is read before its connection is closed.
+const maxBody = 64 << 10
+
+// connect opens a TCP connection.
+func (p *Prober) connect(ctx context.Context, c Check, a *Answer) {
+	a.Sent = 1
+	began := time.Now()
+	conn, err := (&net.Dialer{Timeout: c.Timeout}).DialContext(ctx, "tcp", netip.AddrPortFrom(a.Address, c.Port).String())
+	if err != nil {
+		a.fail(err, c.Timeout)
+		return
+	}
+	_ = conn.Close()
+	a.Received = 1
+	a.Latency.add(time.Since(began))
+}
+
+// get asks for a URL. The address that is dialled is checked after the name is
+// resolved; redirections are answers and are not followed, and no proxy is asked.
+func (p *Prober) get(ctx context.Context, c Check, allow Allow, a *Answer) {
+	a.Sent = 1
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		if err := allow.Check(to.Addr()); err != nil {
+			return refusal{err}
+		}
+		return nil
+	}}
+	client := http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil, DialContext: dialer.DialContext, MaxResponseHeaderBytes: maxBody},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	began := time.Now()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL, nil)
+	if err != nil {
+		a.Error, a.local = clip(err.Error()), true
+		return
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		a.fail(errors.Unwrap(err), c.Timeout) // without method and URL, which the reader knows
+		return
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxBody))
+	if res.StatusCode != c.Expect {
+		a.Error = fmt.Sprintf("answered with status %d, want %d", res.StatusCode, c.Expect)
+		return
+	}
+	a.Received = 1
+	a.Latency.add(time.Since(began))
+}
+
+// refusal is an address that may not be probed.
+type refusal struct{ error }
+
+// fail notes why a probe failed.
+func (a *Answer) fail(err error, limit time.Duration) {
+	refused, isRefusal := errors.AsType[refusal](err)
+	var slow net.Error
+	var unnamed *net.DNSError
+	switch {
+	case isRefusal:
+		a.Error, a.local = refused.Error(), true
+	case errors.As(err, &unnamed):
+		a.Error, a.local = clip(unnamed.Error()), true
+	case errors.As(err, &slow) && slow.Timeout():
+		a.Error = fmt.Sprintf("no answer within %s", limit)
+	default:
+		a.Error, a.local = clip(unwrapped(err).Error()), isLocal(err)
+	}
+}
+
+// isLocal tells whether an error is of the daemon's own host, and says nothing of
+// the address that was probed.
+func isLocal(err error) bool {
+	no, ok := errors.AsType[syscall.Errno](err)
+	return ok && slices.Contains([]syscall.Errno{
+		syscall.EACCES, syscall.EPERM, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.ENETDOWN,
+	}, no)
+}

@@ -1,0 +1,323 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// The bounds of what all verifications do together, where Options name none.
+const (
+	DefaultRate     = 20_000 // packets and connections a second
+	DefaultParallel = 256    // connections at the same time
+	DefaultPrograms = 4      // programs at the same time
+	DefaultLimit    = 10 * time.Minute
+	defaultInterval = 100 * time.Millisecond
+	defaultPause    = time.Second
+)
+
+// Options are the bounds of a Prober; what is left out has a default.
+type Options struct {
+	Allow    []netip.Prefix // --probe-allow: where http may go beside the documents' addresses
+	ExecDir  string         // --exec-dir; empty: no program is run
+	Rate     int            // packets and connections a second, over all verifications
+	Parallel int            // connections at the same time
+	Programs int            // programs at the same time
+	Limit    time.Duration  // of a whole verification with its retries
+	Interval time.Duration  // between two echo requests to an address
+	Pause    time.Duration  // before what failed is tried again
+}
+
+// Prober makes verifications, several at the same time within common bounds.
+type Prober struct {
+	opt      Options
+	limiter  *rate.Limiter
+	slots    chan struct{}
+	programs chan struct{}
+
+	mu      sync.Mutex
+	sockets map[string]*socket // while a verification uses it
+}
+
+// New makes a Prober.
+func New(o Options) *Prober {
+	o.Rate = orDefault(o.Rate, DefaultRate)
+	o.Parallel = orDefault(o.Parallel, DefaultParallel)
+	o.Programs = orDefault(o.Programs, DefaultPrograms)
+	o.Limit = orDefault(o.Limit, DefaultLimit)
+	o.Interval = orDefault(o.Interval, defaultInterval)
+	o.Pause = orDefault(o.Pause, defaultPause)
+	return &Prober{
+		opt:      o,
+		limiter:  rate.NewLimiter(rate.Limit(o.Rate), chunk),
+		slots:    make(chan struct{}, o.Parallel),
+		programs: make(chan struct{}, o.Programs),
+		sockets:  map[string]*socket{},
+	}
+}
+
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v <= 0 {
+		return otherwise
+	}
+	return v
+}
+
+// attempt probes the answers given, once each; the error says why it could not.
+type attempt func(ctx context.Context, todo []*Answer) error
+
+// Verify makes a verification: check after check, and no more after one that
+// failed, unless it is a survey. It returns within Options.Limit, and soon after
+// ctx ends; what was not found out by then is Unknown.
+func (p *Prober) Verify(ctx context.Context, r Request) *Result {
+	res := &Result{Verdict: Passed, Started: time.Now(), Checks: []CheckResult{}}
+	defer func() { res.Took = Duration(time.Since(res.Started)) }()
+	if err := r.validate(); err != nil {
+		res.Verdict, res.Reason = Unknown, err.Error()
+		return res
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, p.opt.Limit, fmt.Errorf("the verification took longer than %s", p.opt.Limit))
+	defer cancel()
+	for _, c := range r.Checks {
+		out := p.check(ctx, r, c)
+		res.Checks = append(res.Checks, out)
+		if out.Verdict == Failed && res.Verdict != Failed || out.Verdict == Unknown && res.Verdict == Passed {
+			res.Verdict, res.Reason = out.Verdict, out.Check+": "+out.Reason
+		}
+		if res.Verdict == Failed && !r.Survey {
+			break
+		}
+	}
+	return res
+}
+
+// check makes one check with its retries.
+func (p *Prober) check(ctx context.Context, r Request, c Check) CheckResult {
+	out := CheckResult{Check: c.Name(), Answers: []Answer{}}
+	try, done, err := p.prepare(r, c, &out)
+	if err == nil {
+		defer done()
+		err = p.attempts(ctx, r, c, &out, try)
+	}
+	conclude(&out, err)
+	return out
+}
+
+// prepare fills in whom to probe and returns how.
+func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, done func(), err error) {
+	done = func() {}
+	switch c.Kind {
+	case PingOverlay:
+		s, transmit, err := p.overlay(r, c)
+		if err != nil {
+			return nil, nil, err
+		}
+		done = func() { p.release(s) }
+		try = func(ctx context.Context, todo []*Answer) error {
+			return p.echo(ctx, s, c, r.VNI, r.Monitor.Address.Addr, todo, transmit)
+		}
+	case PingHost:
+		try = func(ctx context.Context, todo []*Answer) error { return p.pingHost(ctx, c, todo) }
+	case TCP:
+		try = p.each(func(ctx context.Context, a *Answer) { p.connect(ctx, c, a) })
+	case HTTP:
+		allow := p.allow(r)
+		try = p.each(func(ctx context.Context, a *Answer) { p.get(ctx, c, allow, a) })
+	case Exec:
+		var program string
+		if program, err = resolve(p.opt.ExecDir, c.Command); err != nil {
+			return nil, nil, err
+		}
+		try = func(ctx context.Context, todo []*Answer) error { return p.run(ctx, program, r, c, todo[0], out) }
+	default:
+		return nil, nil, fmt.Errorf("%q is no kind of check", c.Kind)
+	}
+	if c.Kind == HTTP || c.Kind == Exec {
+		out.Answers = append(out.Answers, Answer{Before: r.Baseline[out.Check][netip.Addr{}]})
+		return try, done, nil
+	}
+	skipped, probed := 0, 0 // of those that moved
+	for _, t := range r.Targets {
+		if c.Kind == PingOverlay && (t.Address.Is4() != r.Monitor.Address.Is4() || t.Address == r.Monitor.Address.Addr) {
+			out.Skipped++
+			if t.Moved {
+				skipped++
+			}
+			continue
+		}
+		if t.Moved {
+			probed++
+		}
+		out.Answers = append(out.Answers, Answer{VM: t.VM, Address: t.Address, Moved: t.Moved, mac: t.MAC, Before: r.Baseline[out.Check][t.Address]})
+	}
+	out.Addresses = len(out.Answers)
+	if skipped > 0 && probed == 0 {
+		// Peers that answer say nothing of what moved.
+		done()
+		return nil, nil, fmt.Errorf("none of the %d moved addresses is of the family of the monitor's, %s", skipped, r.Monitor.Address)
+	}
+	return try, done, nil
+}
+
+// attempts probes, and what failed again.
+func (p *Prober) attempts(ctx context.Context, r Request, c Check, out *CheckResult, try attempt) error {
+	todo := make([]*Answer, len(out.Answers))
+	for i := range out.Answers {
+		todo[i] = &out.Answers[i]
+	}
+	for left := r.Retries; len(todo) > 0; left-- {
+		for _, a := range todo {
+			a.reset()
+		}
+		err := try(ctx, todo)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var failed []*Answer
+		for _, a := range todo {
+			judge(c, a)
+			if a.Failed {
+				failed = append(failed, a)
+			}
+		}
+		if todo = failed; left > 0 && len(todo) > 0 {
+			if err := sleep(ctx, p.opt.Pause); err != nil {
+				return err
+			}
+			continue
+		}
+		return err
+	}
+	return nil
+}
+
+// judge compares an answer with what was lost before.
+func judge(c Check, a *Answer) {
+	if a.Loss = 100; a.Sent > 0 {
+		a.Loss = 100 * float64(a.Sent-a.Received) / float64(a.Sent)
+	}
+	a.Failed = a.Loss-a.Before > float64(c.MaxLoss)
+}
+
+// conclude counts the answers and says what they come to. What could not be found
+// out is not a failure of anybody.
+func conclude(out *CheckResult, err error) {
+	alive := false
+	var first *Answer
+	for i := range out.Answers {
+		a := &out.Answers[i]
+		if a.local && err == nil {
+			err = errors.New(a.Error)
+		}
+		out.Sent += a.Sent
+		out.Received += a.Received
+		out.Latency.merge(a.Latency)
+		alive = alive || a.Received > 0
+		if a.Failed {
+			out.Failed++
+			if first == nil || a.Moved && !first.Moved {
+				first = a
+			}
+		} else if a.Received == 0 {
+			out.Dead++
+		}
+	}
+	switch {
+	case err != nil:
+		out.Verdict, out.Reason, out.broken = Unknown, err.Error(), true
+		for i := range out.Answers {
+			out.Answers[i].Failed = false
+		}
+		out.Failed = 0
+	case len(out.Answers) == 0:
+		out.Verdict, out.Reason, out.Blind = Unknown, "there is no address to probe", true
+		if out.Skipped > 0 {
+			out.Reason = fmt.Sprintf("there is no address to probe: the %d that there are have another family than the monitor's, or are its own", out.Skipped)
+		}
+	case out.Failed > 0:
+		out.Verdict, out.Reason = Failed, blame(first, out.Failed)
+	case !alive:
+		out.Verdict, out.Reason, out.Blind = Unknown, "nothing answers, and nothing did before the release", true
+	default:
+		out.Verdict = Passed
+	}
+}
+
+// blame says in one line what failed.
+func blame(a *Answer, failed int) string {
+	var b strings.Builder
+	if who := a.who(); who != "" {
+		kind := "a peer"
+		if a.Moved {
+			kind = "moved"
+		}
+		fmt.Fprintf(&b, "%s, %s, ", who, kind)
+	}
+	fmt.Fprintf(&b, "answered %d of %d", a.Received, a.Sent)
+	if a.Late > 0 {
+		fmt.Fprintf(&b, " and %d too late", a.Late)
+	}
+	if a.Before > 0 {
+		fmt.Fprintf(&b, " and lost %.0f%% before", a.Before)
+	}
+	if a.Error != "" {
+		fmt.Fprintf(&b, ": %s", a.Error)
+	}
+	if failed > 1 {
+		fmt.Fprintf(&b, "; and %d more addresses failed", failed-1)
+	}
+	return b.String()
+}
+
+// each makes an attempt of a probe of one address.
+func (p *Prober) each(probe func(context.Context, *Answer)) attempt {
+	return func(ctx context.Context, todo []*Answer) error {
+		var all sync.WaitGroup
+		defer all.Wait()
+		for _, a := range todo {
+			if err := p.wait(ctx, 1); err != nil {
+				return err
+			}
+			select {
+			case p.slots <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			all.Go(func() {
+				defer func() { <-p.slots }()
+				probe(ctx, a)
+			})
+		}
+		return nil
+	}
+}
+
+// wait waits until n more packets may be sent.
+func (p *Prober) wait(ctx context.Context, n int) error {
+	err := p.limiter.WaitN(ctx, n)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("the verification would take longer than it may at %d packets a second", p.opt.Rate)
+}
+
+// sleep waits, or returns why not.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
