@@ -327,7 +327,7 @@ type piece struct {
 
 // pages calls f for every piece below a prefix at a revision, in order; with
 // pageKeys for a page, without values.
-func (s *store) pages(ctx context.Context, prefix string, rev int64, page int64, f func(piece, []byte) error) error {
+func (s *store) pages(ctx context.Context, prefix string, rev, page int64, f func(piece, []byte) error) error {
 	options := []clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(page), clientv3.WithRev(rev)}
 	if page == pageKeys {
 		options = append(options, clientv3.WithKeysOnly())
