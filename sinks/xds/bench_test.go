@@ -2,8 +2,6 @@ package xds
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"testing"
 
 	"github.com/gray-release/gray/reconciler"
@@ -73,37 +71,5 @@ func BenchmarkAddAccountClients(b *testing.B) {
 		if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
 			b.Fatal(err)
 		}
-	}
-}
-
-// BenchmarkEnvoyRequest sends requests of listed accounts through a real Envoy.
-func BenchmarkEnvoyRequest(b *testing.B) {
-	for _, accounts := range []int{10, 100_000} {
-		b.Run(fmt.Sprintf("accounts=%d", accounts), func(b *testing.B) {
-			h := newHost(b, Config{}, "")
-			h.service("api", backend(b, "one"), backend(b, "two"))
-			n := h.node("host-1", freePort(b))
-			for i := range accounts {
-				h.account("api", fmt.Sprint(50_000_000+i), "v2")
-			}
-			e := startEnvoy(h, n)
-			h.mustApply()
-			h.synced("host-1")
-			e.answers("two HTTP/1.1", "api.internal", "x-ucloud-routeby: account_id=50000003")
-			for i := 0; b.Loop(); i++ {
-				req, err := http.NewRequest(http.MethodGet, "http://"+e.proxy+"/", nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				req.Host = "api.internal"
-				req.Header.Set("x-ucloud-routeby", fmt.Sprintf("region=x; account_id=%d", 50_000_000+i%accounts))
-				res, err := http.DefaultClient.Do(req)
-				if err != nil {
-					b.Fatal(err)
-				}
-				_, _ = io.Copy(io.Discard, res.Body)
-				_ = res.Body.Close()
-			}
-		})
 	}
 }
