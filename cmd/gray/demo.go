@@ -181,19 +181,16 @@ func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
 // demo runs beside anything.
 func (d *demo) choosePorts(names ...string) error {
 	d.ports = map[string]int{}
-	var held []net.Listener
+	taken := map[int]bool{}
 	for _, n := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := testdata.FreePort()
+		for err == nil && taken[port] {
+			port, err = testdata.FreePort()
+		}
 		if err != nil {
 			return err
 		}
-		held = append(held, l)
-		d.ports[n] = l.Addr().(*net.TCPAddr).Port
-	}
-	for _, l := range held {
-		if err := l.Close(); err != nil {
-			return err
-		}
+		d.ports[n], taken[port] = port, true
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/testdata"
 )
 
 // testEnvoy is the real Envoy that make tools installs. Without one the test is
@@ -93,16 +94,12 @@ func (l *lab) moveProxy() error {
 	if err != nil {
 		return err
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := testdata.FreePort()
 	if err != nil {
 		return err
 	}
-	_, port, _ := net.SplitHostPort(free.Addr().String())
 	_, old, _ := net.SplitHostPort(l.address("15001"))
-	if err := free.Close(); err != nil {
-		return err
-	}
-	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, port)), 0o644)
+	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, strconv.Itoa(port))), 0o644)
 }
 
 // TestEnvoyIsLeftAlone holds that neither a commit that changes nothing nor a

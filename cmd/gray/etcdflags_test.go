@@ -26,6 +26,7 @@ import (
 
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
+	"github.com/gray-release/gray/testdata"
 )
 
 // secrets writes an authority, a certificate of it for this host and its key, and a
@@ -103,16 +104,14 @@ func TestEtcdFlagsAreRefused(t *testing.T) {
 }
 
 // securedEtcd runs an etcd that wants a certificate and has the one of a secrets folder.
-func securedEtcd(t *testing.T, dir string) (address string) {
+func securedEtcd(t *testing.T, dir string) string {
 	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.LogLevel, cfg.BcryptCost = t.TempDir(), "fatal", 4
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := testdata.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address = l.Addr().String()
-	_ = l.Close()
 	at := []url.URL{{Scheme: "https", Host: address}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = at, at
 	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}

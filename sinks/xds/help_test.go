@@ -26,6 +26,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/testdata"
 )
 
 // patience bounds every wait of these tests.
@@ -279,12 +280,11 @@ func (h *host) synced(node string) Proxy {
 
 func freePort(t testing.TB) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := testdata.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
+	return uint16(port)
 }
 
 // backend answers with its name, the protocol and the headers that must not
