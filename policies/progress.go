@@ -19,7 +19,7 @@ type Progress struct {
 }
 
 // moved is what has moved of one Network.
-func (p *Progress) moved(network string) (whole bool, vms []netip.Addr) {
+func (p Progress) moved(network string) (whole bool, vms []netip.Addr) {
 	_, whole = slices.BinarySearch(p.Whole, network)
 	return whole, p.VMs[network]
 }
