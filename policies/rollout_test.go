@@ -210,3 +210,15 @@ func TestApprovalAndThrough(t *testing.T) {
 	d.run()
 	d.at("n1 done, Paused/ThroughReached")
 }
+
+// A verdict that comes twice counts once.
+func TestVerdictCountsOnce(t *testing.T) {
+	d := newDrill(t, movesOf("1 100%", func(r *schema.Rollout) { r.Verify.Retries = 1 }), 3)
+	d.pass()
+	p := d.probe()
+	d.step(p.verdict(false, "x"), p.verdict(false, "x"))
+	d.step(p.verdict(false, "x"), p.verdict(true))
+	d.at("n1 Verifying 1 [1], Progressing/BatchVerifying")
+	d.step(d.probe().verdict(true), p.verdict(false, "x"))
+	d.at("n1 Applying 2 [1 2 3] all, Progressing/BatchApplying")
+}

@@ -33,7 +33,7 @@ type ordeal struct {
 	// What the test itself knows, by policy and Network.
 	passed map[string][]netip.Addr // the VMs that were live when a test of them passed
 	failed map[string]bool         // whether a test failed that counts
-	old    []Verdict               // of any probe so far
+	old    []answer                // to any probe so far
 	trail  []string
 }
 
@@ -41,8 +41,11 @@ type ordeal struct {
 var ordealPolicies = map[string]int{"p": 100, "q": 200}
 
 func newOrdeal(t testing.TB, seed uint64) *ordeal {
+	const v2 = "endpoints: [{address: 10.9.1.2, port: 80}]}\n"
+	base := strings.Replace(shardBase, v2, v2+"  - {name: v3, endpoints: [{address: 10.9.1.3, port: 80}]}\n", 1)
+	base = strings.Replace(base, "  switches: [sw]\n", "  switches: [sw]\n  hash: {buckets: 256}\n", 1)
 	o := &ordeal{
-		shard: &shard{repo: newRepo(nil, strings.Replace(shardBase, "endpoints: [{address: 10.9.1.2, port: 80}]}", "endpoints: [{address: 10.9.1.2, port: 80}]}\n  - {name: v3, endpoints: [{address: 10.9.1.3, port: 80}]}", 1)), rollouts: map[string]*schema.Rollout{}},
+		shard: &shard{repo: newRepo(nil, base), rollouts: map[string]*schema.Rollout{}},
 		t:     t, r: rand.New(rand.NewPCG(seed, 3)), now: time.Unix(1e9, 0), stored: map[string][]byte{}, state: map[string]*Rollout{},
 		actions: map[string]Actions{}, live: map[string]uint64{}, routed: map[string][]int{}, passed: map[string][]netip.Addr{}, failed: map[string]bool{},
 		suspended: map[string]bool{},
@@ -51,7 +54,7 @@ func newOrdeal(t testing.TB, seed uint64) *ordeal {
 		o.network(n+1, 0)
 		o.route(n + 1)
 	}
-	for name := range ordealPolicies {
+	for _, name := range []string{"p", "q"} {
 		o.randomPolicy(name)
 	}
 	o.adopt()
@@ -137,9 +140,9 @@ func (o *ordeal) adopt() {
 	o.stepAll()
 }
 
-func (o *ordeal) stepAll(verdicts ...Verdict) {
+func (o *ordeal) stepAll() {
 	for _, name := range []string{"p", "q"} {
-		o.stepOne(name, verdicts)
+		o.stepOne(name, nil)
 	}
 	o.check()
 }
@@ -249,38 +252,49 @@ func (o *ordeal) judgeStep(name string, spec *RolloutSpec, was, next *Rollout) {
 	delete(o.failed, name)
 }
 
-// verdict answers a probe that is to run, or repeats an old one.
+// answer is a verdict of a probe, and what it was taken at.
+type answer struct {
+	policy      string
+	fingerprint string
+	probe       Probe
+	passed      bool
+}
+
+// verdict answers a probe that is to run, or repeats an old answer.
 func (o *ordeal) verdict() {
 	if len(o.old) > 0 && o.r.IntN(4) == 0 {
-		v := pick(o.r, o.old...)
-		o.note("an old verdict %+v", v)
-		o.stepAll(v)
+		o.deliver(pick(o.r, o.old[max(0, len(o.old)-1-o.r.IntN(30)):]...))
 		return
 	}
 	for _, name := range []string{"p", "q"} {
 		for _, p := range o.actions[name].Probes {
-			passed := o.calm || o.r.IntN(5) > 0
-			v := p.verdict(passed, "x")
-			v.Network = p.Network
-			o.old = append(o.old, v)
-			spec, state := o.c.Rollout(name), o.state[name]
-			i := state.moving(p.Network)
-			counts := i >= 0 && state.Moving[i].Generation == p.Generation && state.Moving[i].Attempt == p.Attempt &&
-				spec != nil && spec.Fingerprint == state.Fingerprint && o.live[name] >= p.Generation
-			if counts && !p.Baseline && !passed {
-				o.failed[name] = true
-			}
-			if counts && !p.Baseline && passed && spec != nil {
-				o.passed[name+"/"+p.Network] = intersectVMs(p.VMs, state.Moving[i].VMs)
-			}
-			o.note("%s: %+v of %+v", name, passed, p)
-			o.stepOne(name, []Verdict{v})
-			o.check()
-			if o.r.IntN(2) == 0 {
+			a := answer{name, o.state[name].Fingerprint, p, o.calm || o.r.IntN(5) > 0}
+			o.old = append(o.old, a)
+			if o.deliver(a); o.r.IntN(2) == 0 {
 				return
 			}
 		}
 	}
+}
+
+// deliver gives an answer to the rollout, and notes whether it is to count: it is of
+// the batch that is live, at the commit in force, and still what it is waited for.
+func (o *ordeal) deliver(a answer) {
+	spec, state, p := o.c.Rollout(a.policy), o.state[a.policy], a.probe
+	if state != nil && spec != nil && !p.Baseline {
+		i := state.moving(p.Network)
+		counts := i >= 0 && state.Moving[i].Generation == p.Generation && state.Moving[i].Attempt == p.Attempt &&
+			spec.Fingerprint == a.fingerprint && o.live[a.policy] >= p.Generation
+		switch {
+		case counts && a.passed:
+			o.passed[a.policy+"/"+p.Network] = intersectVMs(p.VMs, state.Moving[i].VMs)
+		case counts:
+			o.failed[a.policy] = true
+		}
+	}
+	o.note("%s: %v of %+v", a.policy, a.passed, p)
+	o.stepOne(a.policy, []Verdict{p.verdict(a.passed, "x")})
+	o.check()
 }
 
 // check holds what is to be live against what the rollouts say has moved.
@@ -336,8 +350,9 @@ func (o *ordeal) moved(name, network string, a netip.Addr) bool {
 }
 
 func (o *ordeal) verb(v Verb) {
-	for name, s := range o.state {
-		if o.r.IntN(2) == 0 && !o.calm {
+	for _, name := range []string{"p", "q"} {
+		s := o.state[name]
+		if s == nil || o.r.IntN(2) == 0 && !o.calm {
 			continue
 		}
 		if v.Verb == VerbPromote && len(s.Waiting) > 0 {
