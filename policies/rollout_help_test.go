@@ -19,7 +19,8 @@ type drill struct {
 	r         *Rollout
 	spec      *RolloutSpec
 	now       time.Time
-	confirmed bool // whether the sinks confirm what is to be live
+	confirmed bool   // whether the sinks confirm what is to be live
+	live      uint64 // what they have confirmed
 	refused   *Refusal
 	last      Actions
 	events    []string
@@ -82,8 +83,9 @@ func (d *drill) step(verdicts ...Verdict) {
 	d.t.Helper()
 	obs := Observation{Verdicts: verdicts, Revision: "main@1", Refused: d.refused}
 	if d.confirmed {
-		obs.Confirmed = d.r.Generation
+		d.live = d.r.Generation
 	}
+	obs.Confirmed = d.live
 	before, _ := json.Marshal(d.r)
 	next, actions := d.r.Step(d.spec, obs, d.now)
 	if after, _ := json.Marshal(d.r); string(after) != string(before) {

@@ -60,7 +60,7 @@ func TestVerificationFollowsConfirmation(t *testing.T) {
 		t.Errorf("the probe is %+v", p)
 	}
 	// A switch that loses the batch makes the verdict void.
-	d.confirmed = false
+	d.confirmed, d.live = false, 0
 	d.step(p.verdict(true))
 	d.at("n1 Applying 1 [1], Progressing/BatchApplying")
 	d.confirmed = true

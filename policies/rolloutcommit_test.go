@@ -61,6 +61,14 @@ func TestDeadline(t *testing.T) {
 	if d.r.Stalled {
 		t.Error("it is stalled for the time that people held it")
 	}
+	d.commit(func(s *RolloutSpec) { s.Suspend = true })
+	d.step()
+	d.now = d.now.Add(24 * time.Hour)
+	d.commit(func(s *RolloutSpec) { s.Suspend = false })
+	d.step()
+	if d.r.Stalled {
+		t.Error("it is stalled for the time that Git held it")
+	}
 	d.confirmed = true
 	d.now = d.now.Add(2 * time.Hour)
 	d.run()
