@@ -171,6 +171,7 @@ func (o *ordeal) stepOne(name string, verdicts []Verdict) {
 	if o.stored[name] = b; actions.Ended {
 		delete(o.stored, name)
 	}
+	o.forget(name, spec, was, next)
 	if !o.calm && o.r.IntN(15) == 0 { // killed after it
 		o.restart()
 		return
@@ -219,12 +220,6 @@ func (o *ordeal) judgeStep(name string, spec *RolloutSpec, was, next *Rollout) {
 	had := was.Progress()
 	if was.Identity != next.Identity || next.Run != was.Run {
 		had = Progress{}
-	}
-	for key := range o.passed {
-		policy, network, _ := strings.Cut(key, "/")
-		if _, i := spec.Network(network); policy == name && (i < 0 || next.empty() && next.Run != was.Run) {
-			delete(o.passed, key) // it begins anew
-		}
 	}
 	for i := range spec.Networks {
 		n := &spec.Networks[i]
@@ -347,6 +342,23 @@ func (o *ordeal) moved(name, network string, a netip.Addr) bool {
 	p := s.Progress()
 	whole, vms := p.moved(network)
 	return whole || slices.Contains(vms, a)
+}
+
+// forget what has passed of Networks that begin anew, once that is written: what was
+// never written never was.
+func (o *ordeal) forget(name string, spec *RolloutSpec, was, next *Rollout) {
+	for key := range o.passed {
+		policy, network, _ := strings.Cut(key, "/")
+		if policy != name {
+			continue
+		}
+		if spec != nil {
+			if _, i := spec.Network(network); i >= 0 && (!next.empty() || next.Run == was.Run) {
+				continue
+			}
+		}
+		delete(o.passed, key)
+	}
 }
 
 func (o *ordeal) verb(v Verb) {
@@ -484,5 +496,6 @@ func TestRolloutOrdeal(t *testing.T) {
 
 func FuzzRollout(f *testing.F) {
 	f.Add(uint64(1))
+	f.Add(uint64(471)) // killed between a commit that ends a move and the write of that
 	f.Fuzz(func(t *testing.T, seed uint64) { runOrdeal(t, seed) })
 }

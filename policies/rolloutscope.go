@@ -16,9 +16,10 @@ import (
 // read-only.
 type RolloutSpec struct {
 	Policy, Version string
-	Identity        string // version and targets; a rollout of another one starts afresh
-	Content         string // digest of the identity, what that version is, and what is to move; what failed is not tried again while it stays
-	Fingerprint     string // digest of all that a verdict rests on; one taken at another does not count
+	Identity        string        // version and targets; a rollout of another one starts afresh
+	Content         string        // digest of the identity, what that version is, and what is to move; what failed is not tried again while it stays
+	Fingerprint     string        // digest of all that a verdict rests on; one taken at another does not count
+	Targets         []schema.Name // the Gateways and Services that it moves units at: where a batch has to be live
 	Suspend         bool
 	Rollout         *schema.Rollout
 	Networks        []RolloutNetwork // in the order in which they move; without those that the policy excludes
@@ -216,7 +217,7 @@ func (c *Compiler) Rollout(policy string) *RolloutSpec {
 		return r.made
 	}
 	spec := &RolloutSpec{
-		Policy: policy, Version: r.spec.Version, Identity: r.identity, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
+		Policy: policy, Version: r.spec.Version, Identity: r.identity, Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
 	}
 	if r.made == nil {
 		spec.index = make(map[string]int, len(r.names))

@@ -250,6 +250,9 @@ func (s *stepper) judge() {
 
 // refused takes batches that cannot be made out of what is to be live.
 func (s *stepper) refused(f *Refusal) {
+	if !slices.ContainsFunc(s.Moving, func(m *Move) bool { return m.Stage == StageApplying }) {
+		return // it is not for what this rollout moves
+	}
 	s.Generation++
 	for i, m := range s.Moving {
 		if m.Stage != StageApplying {
