@@ -27,7 +27,7 @@ func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
 		if target == nil || !c.hasVersion(s, target, spec.Version, "spec.version") {
 			continue
 		}
-		targets = append(targets, schema.Name{Kind: t.Kind, Name: t.Name})
+		targets = append(targets, schema.Name(t))
 		for _, exclude := range []bool{false, true} {
 			entries, at := spec.Match, "spec.match"
 			if exclude {

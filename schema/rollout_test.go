@@ -64,9 +64,16 @@ func TestBatchOf(t *testing.T) {
 		batch     Batch
 		vms, want int
 	}{
-		{Batch{1, false}, 0, 0}, {Batch{5, false}, 3, 3}, {Batch{5, false}, 8, 5},
-		{Batch{25, true}, 0, 0}, {Batch{25, true}, 1, 1}, {Batch{25, true}, 4, 1}, {Batch{25, true}, 5, 2},
-		{Batch{1, true}, 1000, 10}, {Batch{1, true}, 1001, 11}, {Batch{100, true}, 7, 7},
+		{Batch{1, false}, 0, 0},
+		{Batch{5, false}, 3, 3},
+		{Batch{5, false}, 8, 5},
+		{Batch{25, true}, 0, 0},
+		{Batch{25, true}, 1, 1},
+		{Batch{25, true}, 4, 1},
+		{Batch{25, true}, 5, 2},
+		{Batch{1, true}, 1000, 10},
+		{Batch{1, true}, 1001, 11},
+		{Batch{100, true}, 7, 7},
 	} {
 		if got := test.batch.Of(test.vms); got != test.want {
 			t.Errorf("%s of %d VMs is %d, want %d", test.batch, test.vms, got, test.want)
