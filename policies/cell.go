@@ -37,6 +37,9 @@ func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
 		g.matches, g.exclude = mergeEntries(g.matches), mergeEntries(g.exclude)
 	}
 	c.cellConflicts(n, &x)
+	if !x.over && !slices.ContainsFunc(claims, func(cl claim) bool { return !cl.planned }) {
+		return &Cell{}
+	}
 	x.list(0, anyMatch, nil, nil)
 	if x.over {
 		c.tooMany(n, x.groups, "makes more entries than can be sorted out")

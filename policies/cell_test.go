@@ -33,6 +33,7 @@ func runWorld(t *testing.T, seed uint64) (valid int) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	set, c := schema.NewSet(), NewCompiler(NewIDs())
 	files := schema.NewFiles(fileOf("base.yaml", worldBase), fileOf("net.yaml", randomRoutes(r)))
+	rollouts, moved := map[string]*schema.Rollout{}, map[string]Progress{}
 	state, numbers := map[Name]any{}, map[slot]string{}
 	for range 6 {
 		name := fmt.Sprintf("p%d", r.IntN(4))
@@ -40,6 +41,9 @@ func runWorld(t *testing.T, seed uint64) (valid int) {
 			files = files.With(nil, []string{name + ".yaml"})
 		} else {
 			files = files.With([]*schema.File{fileOf(name+".yaml", randomPolicy(r, name))}, nil)
+			if rollouts[name] = randomRollout(r); r.IntN(2) == 0 {
+				delete(rollouts, name)
+			}
 		}
 		if r.IntN(2) == 0 {
 			files = files.With([]*schema.File{fileOf("net.yaml", randomRoutes(r))}, nil)
@@ -48,11 +52,19 @@ func runWorld(t *testing.T, seed uint64) (valid int) {
 		ids := c.IDs()
 		down := slices.DeleteFunc([]string{"v1/a", "v2/b", "v2/b2"}, func(string) bool { return r.IntN(2) == 0 })
 		c.SetDown("gw", down)
-		ir, units, err := c.Compile(set, set.Update(snap))
+		if r.IntN(3) > 0 {
+			name := fmt.Sprintf("p%d", r.IntN(4))
+			moved[name] = randomProgress(r)
+			c.SetProgress(name, moved[name])
+		}
+		ir, units, err := c.Compile(set, update(set, snap, rollouts))
 		fullSet := schema.NewSet()
 		full := NewCompiler(ids)
 		full.SetDown("gw", down)
-		fullIR, _, fullErr := full.Compile(fullSet, fullSet.Update(snap))
+		for name, p := range moved {
+			full.SetProgress(name, p)
+		}
+		fullIR, _, fullErr := full.Compile(fullSet, update(fullSet, snap, rollouts))
 		if diff := cmp.Diff(errText(fullErr), errText(err)); diff != "" {
 			t.Fatalf("seed %d: errors of a full pass and of an incremental one differ:\n%s", seed, diff)
 		}

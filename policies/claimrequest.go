@@ -60,6 +60,9 @@ type taken struct {
 	matched        bool
 	match, exclude []RequestMatch
 	sets           []RequestMatch // what comes of the two
+	planned        bool           // its rollout will come to take all that it does not exclude
+	idle           bool           // and it says nothing else of the account: what it says about all requests holds for it too
+	will           []RequestMatch // what sets will be then
 }
 
 func (t *taken) origin() schema.Position { return schema.Position{Path: t.doc.Path, Line: t.line} }
@@ -69,6 +72,11 @@ func (t *taken) add(claims []claim) {
 	for i := range claims {
 		cl := &claims[i]
 		if cl.doc != t.doc {
+			continue
+		}
+		if cl.planned {
+			t.planned = true
+			t.line = cmp.Or(t.line, cl.line)
 			continue
 		}
 		set, some := requestSet(cl)
@@ -83,6 +91,7 @@ func (t *taken) add(claims []claim) {
 			t.line, t.matched = cl.line, first
 		}
 	}
+	t.idle = t.planned && len(t.match)+len(t.exclude) == 0
 }
 
 // takenBy gathers claims by policy, in order of precedence: priority, then name
@@ -112,10 +121,14 @@ func (t *taken) rule() RequestRule {
 // settle works out the sets that a policy takes.
 func (c *Compiler) settle(n Name, t *taken) {
 	var ok bool
-	if t.sets, ok = combine(t.match, t.exclude); ok {
+	t.sets, ok = combine(t.match, t.exclude)
+	if t.will = t.sets; ok && t.planned {
+		t.will, ok = combine(allRequests, t.exclude)
+	}
+	if ok {
 		return
 	}
-	t.sets = nil
+	t.sets, t.will = nil, nil
 	at := t.doc.Errorf("spec.exclude", "makes more than %d sets of requests of what the policy matches of Service %s; name less in it", maxCombinations, n.Name)
 	c.errs[n] = append(c.errs[n], unitError{t.doc.Name.Name + " " + n.Name, at})
 }
@@ -133,6 +146,7 @@ func (c *Compiler) generalOf(service string) []*taken {
 	all := takenBy(claims)
 	for _, t := range all {
 		t.sets, _ = combine(t.match, t.exclude) // who claims it reports what is wrong
+		t.will = t.sets
 	}
 	c.generalNow[service] = all
 	return all
@@ -172,7 +186,9 @@ func (c *Compiler) accountRoute(n Name, claims []claim) any {
 	general := c.generalOf(n.Name)
 	own := takenBy(claims)
 	for _, t := range own {
-		if i := slices.IndexFunc(general, func(g *taken) bool { return g.doc == t.doc }); i >= 0 {
+		if i := slices.IndexFunc(general, func(g *taken) bool { return g.doc == t.doc }); i >= 0 && t.idle {
+			t.exclude = append(t.exclude, general[i].exclude...)
+		} else if i >= 0 {
 			t.match = append(t.match, general[i].match...)
 			t.exclude = append(t.exclude, general[i].exclude...)
 			if len(general[i].sets) > 0 {
@@ -199,7 +215,11 @@ func (c *Compiler) accountRoute(n Name, claims []claim) any {
 		return nil
 	}
 	slices.Sort(route.Instead)
-	route.Origin = own[0].origin()
+	for _, t := range slices.Backward(own) {
+		if !t.idle {
+			route.Origin = t.origin()
+		}
+	}
 	if len(route.Rules) > 0 {
 		route.Origin = route.Rules[0].Origin
 	}
@@ -230,8 +250,8 @@ func (c *Compiler) requestConflict(n Name, a, b *taken, account string) {
 	if a.doc == b.doc || a.spec.Priority != b.spec.Priority || a.spec.Version == b.spec.Version {
 		return
 	}
-	for _, m := range a.sets {
-		for _, o := range b.sets {
+	for _, m := range a.will {
+		for _, o := range b.will {
 			both, some := m.meets(o)
 			if !some {
 				continue

@@ -15,28 +15,32 @@ import (
 // a call costs what its changes touch. There is one code path; a first call
 // with every name is the full pass.
 type Compiler struct {
-	set     *schema.Set
-	ids     *IDs
-	ir      *IR
-	docs    map[schema.Name]*docState
-	deps    map[dep]map[schema.Name]bool
-	owners  map[uniqueKey][]schema.Name // who claims what only one may have
-	clashes map[uniqueKey]bool          // keys with several owners
-	claims  map[Name][]claim            // what policies say about a unit, in order of precedence
-	parts   map[schema.Name]map[Name]bool
-	general map[string]map[Name]bool // by service: the claimed units that are about all requests
-	usage   map[string]*usage        // by gateway
-	docErrs map[schema.Name]schema.Errors
-	warns   map[schema.Name]schema.Errors
-	errs    map[Name][]unitError
-	nets    map[string]map[schema.Name]bool // the Networks by account
-	vms     map[uint32][]netip.Addr         // the VMs of the Networks' route tables by VNI, sorted
-	cells   map[string]map[Name]bool        // units that have claims, by part
-	down    map[string]map[string]bool      // the servers that fail their checks, by gateway
-	found   map[string][]Endpoint           // what is registered, by etcd target
-	again   map[schema.Name]bool            // documents to read again in the next call
-	dirty   map[Name]bool                   // units to make anew in this call
-	pending map[Name]bool                   // units made anew since the last call without errors
+	set      *schema.Set
+	ids      *IDs
+	ir       *IR
+	docs     map[schema.Name]*docState
+	deps     map[dep]map[schema.Name]bool
+	owners   map[uniqueKey][]schema.Name // who claims what only one may have
+	clashes  map[uniqueKey]bool          // keys with several owners
+	claims   map[Name][]claim            // what policies say about a unit, in order of precedence
+	parts    map[schema.Name]map[Name]bool
+	general  map[string]map[Name]bool // by service: the claimed units that are about all requests
+	usage    map[string]*usage        // by gateway
+	docErrs  map[schema.Name]schema.Errors
+	warns    map[schema.Name]schema.Errors
+	errs     map[Name][]unitError
+	nets     map[string]map[schema.Name]bool // the Networks by account
+	vms      map[uint32][]netip.Addr         // the VMs of the Networks' route tables by VNI, sorted
+	cells    map[string]map[Name]bool        // units that have claims, by part
+	down     map[string]map[string]bool      // the servers that fail their checks, by gateway
+	found    map[string][]Endpoint           // what is registered, by etcd target
+	progress map[string]Progress             // what their rollouts have moved, by policy
+	stirred  map[mover]bool                  // moves to claim anew in this call
+	rolls    map[string]*rolling             // by policy
+	scopes   map[string]map[string]bool      // the policies whose rollouts move a Network, by its name
+	again    map[schema.Name]bool            // documents to read again in the next call
+	dirty    map[Name]bool                   // units to make anew in this call
+	pending  map[Name]bool                   // units made anew since the last call without errors
 
 	// Blends: who points to which.
 	uses        map[Name]map[string]schema.Position // by unit: the pools
@@ -91,8 +95,10 @@ type claim struct {
 	exclude bool
 	match   *schema.Match // on a Service
 	line    int
-	box     Match // on a Gateway
-	percent int   // of the buckets or of the accounts, 1 to 100; of an exclude, those that stay
+	box     Match  // on a Gateway
+	percent int    // of the buckets or of the accounts, 1 to 100; of an exclude, those that stay
+	network string // whose move by the policy's rollout it is; empty: the documents say it
+	planned bool   // it takes nothing yet: a rollout will come to it
 }
 
 // NewCompiler returns a compiler of an empty repository. The table of numbers
@@ -106,6 +112,7 @@ func NewCompiler(ids *IDs) *Compiler {
 		claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{}, usage: map[string]*usage{},
 		docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, nets: map[string]map[schema.Name]bool{},
 		vms: map[uint32][]netip.Addr{}, cells: map[string]map[Name]bool{},
+		progress: map[string]Progress{}, stirred: map[mover]bool{}, rolls: map[string]*rolling{}, scopes: map[string]map[string]bool{},
 		down: map[string]map[string]bool{}, again: map[schema.Name]bool{},
 		dirty: map[Name]bool{}, pending: map[Name]bool{},
 		uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{}, blends: map[string]map[Name]bool{},
@@ -136,6 +143,7 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name,
 			c.document(name, again)
 		}
 	}
+	c.moves()
 	for _, name := range slices.Sorted(maps.Keys(c.defaults)) {
 		c.setDefault(name)
 	}
@@ -281,6 +289,10 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 	if old.vni != now.vni || !slices.Equal(old.vms, now.vms) {
 		c.touchVNI(old.vni)
 		c.touchVNI(now.vni)
+		for policy := range c.scopes[name.Name] {
+			c.rolls[policy].stale[name.Name] = true
+			c.stir(policy, name.Name)
+		}
 	}
 	if old.facade == now.facade {
 		return
@@ -310,6 +322,9 @@ func seenAs(s *docState) []dep {
 
 // takeBack undoes what a document contributed.
 func (c *Compiler) takeBack(name schema.Name, s *docState) {
+	if name.Kind == schema.KindPolicy {
+		c.endRollout(name.Name)
+	}
 	for _, d := range s.deps {
 		delete(c.deps[d], name)
 		if len(c.deps[d]) == 0 {

@@ -88,7 +88,6 @@ func bgpOf(b *schema.BGPSpec) *BGP {
 }
 
 func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
-	s.facade = fmt.Sprint(*spec.VNI, spec.Account, s.doc.Metadata.Labels)
 	c.own(s, "vni", fmt.Sprint(*spec.VNI))
 	if c.nets[spec.Account] == nil {
 		c.nets[spec.Account] = map[schema.Name]bool{}
@@ -103,6 +102,7 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 	slices.SortFunc(s.vms, netip.Addr.Compare)
 	s.vms = slices.Compact(s.vms)
 	c.vms[s.vni] = s.vms
+	s.facade = fmt.Sprint(*spec.VNI, spec.Account, s.doc.Metadata.Labels, s.ipv6(), spec.Monitor != nil)
 }
 
 func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {

@@ -201,14 +201,15 @@ func (c *Compiler) cellConflicts(n Name, x *expansion) {
 	}
 }
 
-// meet finds packets that two policies match and neither excludes.
+// meet finds packets that two policies match, or will, and neither excludes.
 func (x *expansion) meet(a, b group) (Match, bool) {
-	for _, m := range a.matches {
-		x.steps += len(b.matches)
+	ours, theirs := slices.Concat(a.matches, a.planned), slices.Concat(b.matches, b.planned)
+	for _, m := range ours {
+		x.steps += len(theirs)
 		if x.over = x.over || x.steps > maxSteps; x.over {
 			break
 		}
-		for _, o := range b.matches {
+		for _, o := range theirs {
 			both, some := m.box.intersect(o.box)
 			if !some {
 				continue

@@ -60,6 +60,7 @@ type group struct {
 	spec             *schema.PolicySpec
 	line             int     // of the first match
 	matches, exclude []entry // those with larger shares first
+	planned          []entry // what a rollout will come to match
 }
 
 // entry is one of the sets of packets that a policy's match or exclude names.
@@ -83,6 +84,10 @@ func groupClaims(claims []claim) []group {
 			groups = append(groups, group{doc: cl.doc, spec: cl.spec, line: cl.line})
 		}
 		g := &groups[i]
+		if cl.planned {
+			g.planned = append(g.planned, entry{cl.box, cl.percent, cl.line})
+			continue
+		}
 		if cl.exclude {
 			g.exclude = append(g.exclude, entry{cl.box, cl.percent, cl.line})
 			continue

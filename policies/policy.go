@@ -19,6 +19,7 @@ const (
 
 // policy reads a GrayPolicy: its claims on units of its targets.
 func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
+	var targets []schema.Name
 	for i, t := range spec.Targets {
 		field := fmt.Sprintf("spec.targets[%d].name", i)
 		c.dependOn(s, t.Kind, t.Name)
@@ -26,6 +27,7 @@ func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
 		if target == nil || !c.hasVersion(s, target, spec.Version, "spec.version") {
 			continue
 		}
+		targets = append(targets, schema.Name(t))
 		for _, exclude := range []bool{false, true} {
 			entries, at := spec.Match, "spec.match"
 			if exclude {
@@ -40,6 +42,9 @@ func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
 				}
 			}
 		}
+	}
+	if spec.Rollout != nil {
+		c.rollout(s, spec, targets)
 	}
 }
 
@@ -62,7 +67,8 @@ func (e entryOf) percent() int {
 
 // claim records what an entry says about a unit.
 func (c *Compiler) claim(e entryOf, unit Name, box Match) {
-	if !slices.Contains(e.s.units, unit) {
+	// What a document claims of a unit it claims in one go.
+	if list := c.claims[unit]; len(list) == 0 || list[len(list)-1].doc != e.s.doc {
 		e.s.units = append(e.s.units, unit)
 	}
 	whole := schema.Name{Kind: unit.Kind, Name: unit.Name}

@@ -181,6 +181,9 @@ func newWorld(t *testing.T, c *Compiler, ir *IR) *world {
 	}
 	for _, claims := range c.claims {
 		for _, cl := range claims {
+			if cl.planned {
+				continue
+			}
 			i := slices.IndexFunc(w.policies, func(s said) bool { return s.doc == cl.doc })
 			if i < 0 {
 				i = len(w.policies)

@@ -93,6 +93,9 @@ func (v *validator) policy(p *PolicySpec) {
 	for i := range p.Exclude {
 		v.match(&p.Exclude[i], fmt.Sprintf("spec.exclude[%d]", i), kinds)
 	}
+	if p.Rollout != nil {
+		v.rollout(p.Rollout)
+	}
 }
 
 // match checks one entry; an entry that no target can act on is an error.

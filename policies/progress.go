@@ -1,0 +1,180 @@
+package policies
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Progress is what the rollout of a policy has moved: a set of units, not an
+// index. It is read-only once it was handed over.
+type Progress struct {
+	Identity string                  // the RolloutSpec.Identity that it was made for; for any other, nothing has moved
+	Whole    []string                // Networks that are moved as a whole, by document name, sorted
+	VMs      map[string][]netip.Addr // of Networks that are moved in part: the VMs by inner address, sorted
+}
+
+// moved is what has moved of one Network.
+func (p Progress) moved(network string) (whole bool, vms []netip.Addr) {
+	_, whole = slices.BinarySearch(p.Whole, network)
+	return whole, p.VMs[network]
+}
+
+// SetProgress says what the rollout of a policy has moved; it stands until it is
+// said anew. The next Compile, for which no document need have changed, acts on
+// it, at a cost that follows the Networks in which something changed. Networks and
+// VMs that the rollout's documents do not have mean nothing.
+func (c *Compiler) SetProgress(policy string, p Progress) {
+	was := c.progress[policy]
+	if c.progress[policy] = p; len(p.Whole)+len(p.VMs) == 0 {
+		delete(c.progress, policy)
+	}
+	if was.Identity != p.Identity {
+		c.stirAll(policy, &was)
+		c.stirAll(policy, &p)
+		return
+	}
+	for n := range differ(was.Whole, p.Whole) {
+		c.stir(policy, n)
+	}
+	for n, vms := range p.VMs {
+		if before, ok := was.VMs[n]; !ok || !slices.Equal(before, vms) {
+			c.stir(policy, n)
+		}
+	}
+	for n := range was.VMs {
+		if _, still := p.VMs[n]; !still {
+			c.stir(policy, n)
+		}
+	}
+}
+
+// differ yields what is in one of two sorted lists only.
+func differ(a, b []string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for len(a) > 0 || len(b) > 0 {
+			switch {
+			case len(b) == 0 || len(a) > 0 && a[0] < b[0]:
+				if !yield(a[0]) {
+					return
+				}
+				a = a[1:]
+			case len(a) == 0 || b[0] < a[0]:
+				if !yield(b[0]) {
+					return
+				}
+				b = b[1:]
+			default:
+				a, b = a[1:], b[1:]
+			}
+		}
+	}
+}
+
+// mover is the move of one Network by one policy.
+type mover struct{ policy, network string }
+
+// stir has a move be claimed anew in the next Compile.
+func (c *Compiler) stir(policy, network string) { c.stirred[mover{policy, network}] = true }
+
+func (c *Compiler) stirAll(policy string, p *Progress) {
+	for _, n := range p.Whole {
+		c.stir(policy, n)
+	}
+	for n := range p.VMs {
+		c.stir(policy, n)
+	}
+}
+
+// move claims anew what has moved of a Network for the policy whose rollout moves
+// it: on Gateways the whole VNI, or the VMs that its route table still has; on
+// Services the account.
+func (c *Compiler) move(m mover) {
+	r := c.rolls[m.policy]
+	if r == nil {
+		return
+	}
+	for _, u := range r.units[m.network] {
+		left := slices.DeleteFunc(c.claims[u], func(cl claim) bool { return cl.doc == r.doc && cl.network == m.network })
+		if len(left) < len(c.claims[u]) {
+			c.touch(u)
+		}
+		c.claims[u] = left
+	}
+	p := c.progress[m.policy]
+	network := c.docs[schema.Name{Kind: schema.KindNetwork, Name: m.network}]
+	if p.Identity != r.identity || network == nil || r.units[m.network] == nil {
+		return
+	}
+	whole, vms := p.moved(m.network)
+	if !whole {
+		vms = intersectVMs(vms, network.vms)
+	}
+	if !whole && len(vms) == 0 {
+		return
+	}
+	for _, u := range r.units[m.network] {
+		own := claim{doc: r.doc, spec: r.spec, line: r.line, percent: 100, network: m.network, match: &everyMatch}
+		switch {
+		case u.Kind == schema.KindService:
+			c.claims[u] = append(c.claims[u], own)
+		case whole:
+			own.box = vniBox(schema.VNI(network.vni))
+			c.claims[u] = append(c.claims[u], own)
+		default:
+			for _, a := range vms {
+				for _, own.box = range vmPair(network.vni, a) {
+					c.claims[u] = append(c.claims[u], own)
+				}
+			}
+		}
+		c.touch(u)
+	}
+}
+
+// everyMatch is the match of an account that moves as a whole.
+var everyMatch schema.Match
+
+// vmPair is what comes from a VM and what goes to it.
+func vmPair(vni uint32, a netip.Addr) [2]Match {
+	src, dst := vniBox(schema.VNI(vni)), vniBox(schema.VNI(vni))
+	src.Src = netip.PrefixFrom(a, a.BitLen())
+	dst.Dst = src.Src
+	return [2]Match{src, dst}
+}
+
+// intersectVMs is what two sorted lists have in common; the first one itself where
+// that is all of it.
+func intersectVMs(a, b []netip.Addr) []netip.Addr {
+	var both []netip.Addr
+	for i, j := 0, 0; i < len(a) && j < len(b); {
+		switch d := a[i].Compare(b[j]); {
+		case d < 0:
+			i++
+		case d > 0:
+			j++
+		default:
+			both = append(both, a[i])
+			i++
+			j++
+		}
+	}
+	if len(both) == len(a) {
+		return a
+	}
+	return both
+}
+
+// moves claims anew all that was stirred since the last Compile.
+func (c *Compiler) moves() {
+	for _, m := range slices.SortedFunc(maps.Keys(c.stirred), func(a, b mover) int {
+		return cmp.Or(strings.Compare(a.policy, b.policy), strings.Compare(a.network, b.network))
+	}) {
+		c.move(m)
+	}
+	clear(c.stirred)
+}

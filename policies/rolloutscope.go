@@ -1,0 +1,342 @@
+package policies
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// RolloutSpec is what the documents say about the rollout of one policy. It is
+// read-only.
+type RolloutSpec struct {
+	Policy, Version string
+	Identity        string        // version and targets; a rollout of another one starts afresh
+	Content         string        // digest of the identity, what that version is, and what is to move; what failed is not tried again while it stays
+	Fingerprint     string        // digest of all that a verdict rests on; one taken at another does not count
+	Targets         []schema.Name // the Gateways and Services that it moves units at: where a batch has to be live
+	Suspend         bool
+	Rollout         *schema.Rollout
+	Networks        []RolloutNetwork // in the order in which they move; without those that the policy excludes
+	index           map[string]int   // of Networks, by name
+}
+
+// RolloutNetwork is a Network that a rollout moves.
+type RolloutNetwork struct {
+	Name, Account string
+	VNI           uint32
+	VMs           []netip.Addr // of its route table, sorted; without those that the policy excludes
+}
+
+// Network returns the Network of that name and its place in the order, or nil
+// where it is not of this rollout.
+func (s *RolloutSpec) Network(name string) (*RolloutNetwork, int) {
+	i, ok := s.index[name]
+	if !ok {
+		return nil, -1
+	}
+	return &s.Networks[i], i
+}
+
+// rolling is the rollout of one policy, as its document and those that it names
+// have it.
+type rolling struct {
+	doc      *schema.Document
+	spec     *schema.PolicySpec
+	line     int
+	identity string
+	targets  []schema.Name
+	names    []string          // of the Networks, in order
+	units    map[string][]Name // by Network: what its move has claims on
+
+	made  *RolloutSpec                     // nil: to be made
+	stale map[string]bool                  // Networks whose routes have changed since
+	of    map[schema.Name]*schema.Document // the targets that it was made of
+}
+
+// rollout reads a policy's rollout: which Networks move, in which order, and which
+// units their moves are about. Each unit gets a claim that takes nothing yet, so
+// that a conflict with another policy shows in the commit that makes it and not in
+// the middle of a rollout.
+func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schema.Name) {
+	const at = "spec.rollout"
+	r := &rolling{
+		doc: s.doc, spec: spec, line: s.doc.At(at).Line, targets: targets, units: map[string][]Name{}, stale: map[string]bool{},
+	}
+	r.identity = identityOf(spec)
+	c.rolls[s.doc.Name.Name] = r
+	r.names = c.inOrder(s, spec.Rollout, c.selected(s, spec.Rollout))
+	e := entryOf{s: s, spec: spec, m: &schema.Match{Line: r.line}, field: at}
+	for _, n := range r.names {
+		doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: n}]
+		net := doc.doc.Spec.(*schema.NetworkSpec)
+		for _, t := range targets {
+			u := Name{schema.KindGateway, t.Name, fmt.Sprintf("%s%d", vniPart, doc.vni)}
+			if t.Kind == schema.KindService {
+				u.Part = accountPart + net.Account
+				u.Kind = schema.KindService
+				if net.Account == "" {
+					continue
+				}
+			} else {
+				c.carries(s, t.Name, doc)
+			}
+			r.units[n] = append(r.units[n], u)
+			c.plan(e, u, vniBox(schema.VNI(doc.vni)))
+		}
+		c.probed(s, spec.Rollout.Verify, n, net)
+		if c.scopes[n] == nil {
+			c.scopes[n] = map[string]bool{}
+		}
+		c.scopes[n][s.doc.Name.Name] = true
+	}
+	if p, ok := c.progress[s.doc.Name.Name]; ok {
+		c.stirAll(s.doc.Name.Name, &p)
+	}
+}
+
+// plan claims a unit for later.
+func (c *Compiler) plan(e entryOf, u Name, box Match) {
+	c.claim(e, u, box)
+	list := c.claims[u]
+	list[len(list)-1].planned = true
+}
+
+// endRollout takes back what a policy's rollout contributed; its claims go with
+// those of the document.
+func (c *Compiler) endRollout(policy string) {
+	r := c.rolls[policy]
+	if r == nil {
+		return
+	}
+	for _, n := range r.names {
+		if delete(c.scopes[n], policy); len(c.scopes[n]) == 0 {
+			delete(c.scopes, n)
+		}
+	}
+	delete(c.rolls, policy)
+}
+
+// identityOf names what a rollout moves units to.
+func identityOf(spec *schema.PolicySpec) string {
+	var targets []string
+	for _, t := range spec.Targets {
+		targets = append(targets, t.Kind+"/"+t.Name)
+	}
+	slices.Sort(targets)
+	return spec.Version + " of " + strings.Join(targets, ", ")
+}
+
+// selected is the Networks that a rollout names or selects, sorted.
+func (c *Compiler) selected(s *docState, r *schema.Rollout) []string {
+	var names []string
+	for i, n := range r.Networks {
+		if c.networkRef(s, n, fmt.Sprintf("spec.rollout.networks[%d]", i)) != nil && c.docs[schema.Name{Kind: schema.KindNetwork, Name: n}] != nil {
+			names = append(names, n)
+		}
+	}
+	if r.NetworkSelector != nil {
+		c.dependOn(s, depLabels, "")
+		for _, all := range c.nets {
+			for n := range all {
+				if selects(r.NetworkSelector, c.docs[n].doc.Metadata.Labels) {
+					names = append(names, n.Name)
+				}
+			}
+		}
+		if len(names) == 0 {
+			w := s.doc.Errorf("spec.rollout.networkSelector", "selects no Network, so that nothing moves")
+			c.warns[s.doc.Name] = append(c.warns[s.doc.Name], w)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// inOrder puts Networks in the order of a rollout: those that it lists, then the
+// others by name.
+func (c *Compiler) inOrder(s *docState, r *schema.Rollout, names []string) []string {
+	var order []string
+	for i, n := range r.Order {
+		if _, ok := slices.BinarySearch(names, n); ok {
+			order = append(order, n)
+		} else if !c.set.Broken(schema.Name{Kind: schema.KindNetwork, Name: n}) {
+			c.errorf(s, fmt.Sprintf("spec.rollout.order[%d]", i), "Network %q is not one that the rollout moves", n)
+		}
+	}
+	if t := r.Through; t != nil {
+		if _, ok := slices.BinarySearch(names, t.Network); !ok && !c.set.Broken(schema.Name{Kind: schema.KindNetwork, Name: t.Network}) {
+			c.errorf(s, "spec.rollout.through.network", "Network %q is not one that the rollout moves", t.Network)
+		}
+	}
+	if len(order) == 0 {
+		return names
+	}
+	listed := make(map[string]bool, len(order))
+	for _, n := range order {
+		listed[n] = true
+	}
+	return append(order, slices.DeleteFunc(names, func(n string) bool { return listed[n] })...)
+}
+
+// carries reports a Network with IPv6 VMs that is to move on a Gateway without an
+// IPv6 VIP, as needIPv6 does of what a match names.
+func (c *Compiler) carries(s *docState, gateway string, network *docState) {
+	if gw := c.ir.Gateway(gateway); gw != nil && network.ipv6() && !gw.HasIPv6() {
+		c.errorf(s, "spec.rollout", "Network %s has IPv6 VMs, and Gateway %s has no IPv6 VIP", network.doc.Name.Name, gateway)
+	}
+}
+
+// ipv6 tells whether a Network has IPv6 VMs, which stand last.
+func (s *docState) ipv6() bool { return len(s.vms) > 0 && s.vms[len(s.vms)-1].Is6() }
+
+// probed reports a Network that the overlay ping of a rollout cannot start from.
+func (c *Compiler) probed(s *docState, v *schema.Verify, name string, n *schema.NetworkSpec) {
+	if v != nil && v.Ping != nil && v.Ping.Source == "overlay" && n.Monitor == nil {
+		c.errorf(s, "spec.rollout.verify.ping.source", "overlay pings come from the monitor of a Network, and Network %s has none; give it one, or say host", name)
+	}
+}
+
+// Rollout returns what the documents of the last Compile say about the rollout of
+// a policy, or nil where it has none. While they stay, so does the pointer.
+func (c *Compiler) Rollout(policy string) *RolloutSpec {
+	r := c.rolls[policy]
+	if r == nil {
+		return nil
+	}
+	same := r.made != nil && len(r.stale) == 0
+	for _, t := range r.targets {
+		same = same && r.of[t] == c.docs[t].doc
+	}
+	if same {
+		return r.made
+	}
+	spec := &RolloutSpec{
+		Policy: policy, Version: r.spec.Version, Identity: r.identity, Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
+	}
+	if r.made == nil {
+		spec.index = make(map[string]int, len(r.names))
+		for _, n := range r.names {
+			if net := c.rolloutNetwork(r, n); net != nil {
+				spec.index[n] = len(spec.Networks)
+				spec.Networks = append(spec.Networks, *net)
+			}
+		}
+	} else {
+		spec.Networks, spec.index = slices.Clone(r.made.Networks), r.made.index
+		for n := range r.stale {
+			if i, ok := spec.index[n]; ok {
+				spec.Networks[i] = *c.rolloutNetwork(r, n)
+			}
+		}
+	}
+	clear(r.stale)
+	spec.Content, spec.Fingerprint = c.digests(r)
+	r.made = spec
+	return spec
+}
+
+// rolloutNetwork is a Network as the state machine sees it, or nil where the
+// policy excludes all of it.
+func (c *Compiler) rolloutNetwork(r *rolling, name string) *RolloutNetwork {
+	doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: name}]
+	n := &RolloutNetwork{Name: name, Account: doc.doc.Spec.(*schema.NetworkSpec).Account, VNI: doc.vni, VMs: doc.vms}
+	var wide []Match
+	single := map[Match]bool{} // one VM as source or as destination
+	for _, cl := range c.excludes(r, name) {
+		switch {
+		case cl.box.covers(vniBox(schema.VNI(n.VNI))):
+			return nil
+		case cl.box.table() == TableVMSrc || cl.box.table() == TableVMDst:
+			single[cl.box] = true
+		default:
+			wide = append(wide, cl.box)
+		}
+	}
+	if len(single)+len(wide) == 0 {
+		return n
+	}
+	stays := func(m Match) bool {
+		return single[m] || slices.ContainsFunc(wide, func(w Match) bool { return w.covers(m) })
+	}
+	n.VMs = slices.DeleteFunc(slices.Clone(n.VMs), func(a netip.Addr) bool {
+		pair := vmPair(n.VNI, a)
+		return stays(pair[0]) && stays(pair[1])
+	})
+	return n
+}
+
+// excludes is what a policy leaves out entirely of a Network that its rollout
+// moves: on its first Gateway, or else of the account.
+func (c *Compiler) excludes(r *rolling, network string) []claim {
+	var out []claim
+	take := func(u Name) {
+		for _, cl := range c.claims[u] {
+			if cl.doc == r.doc && cl.exclude && cl.percent == 100 && len(cl.match.Headers) == 0 {
+				if u.Kind == schema.KindService {
+					cl.box = anyMatch
+				}
+				out = append(out, cl)
+			}
+		}
+	}
+	units := slices.Clone(r.units[network])
+	slices.SortStableFunc(units, func(a, b Name) int { return strings.Compare(a.Kind, b.Kind) }) // Gateways first
+	for i, u := range units {
+		if i == 0 {
+			take(u)
+		}
+		if i == 0 && u.Kind == schema.KindGateway {
+			take(Name{u.Kind, u.Name, anyVNI})
+		}
+	}
+	return out
+}
+
+// Rollouts lists the policies that have a rollout, sorted.
+func (c *Compiler) Rollouts() []string {
+	names := make([]string, 0, len(c.rolls))
+	for n := range c.rolls {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// digests are RolloutSpec.Content and Fingerprint.
+func (c *Compiler) digests(r *rolling) (content, fingerprint string) {
+	r.of = map[schema.Name]*schema.Document{}
+	versions, whole := []any{r.identity}, []any{r.identity}
+	for _, t := range r.targets {
+		doc := c.docs[t].doc
+		r.of[t] = doc
+		whole = append(whole, doc.Spec)
+		switch spec := doc.Spec.(type) {
+		case *schema.ServiceSpec:
+			i := slices.IndexFunc(spec.Versions, func(v schema.ServiceVersion) bool { return v.Name == r.spec.Version })
+			versions = append(versions, spec.Versions[i])
+		case *schema.GatewaySpec:
+			i := slices.IndexFunc(spec.Versions, func(v schema.GatewayVersion) bool { return v.Name == r.spec.Version })
+			versions = append(versions, spec.Versions[i])
+		}
+	}
+	moves := schema.Rollout{Networks: r.spec.Rollout.Networks, NetworkSelector: r.spec.Rollout.NetworkSelector}
+	content = digest(append(versions, moves, r.spec.Exclude))
+	moves.Verify = r.spec.Rollout.Verify
+	return content, digest(append(whole, content, r.spec.Priority, r.spec.Match, moves))
+}
+
+// digest is a short name for values: equal ones have the same.
+func digest(values []any) string {
+	b, err := json.Marshal(values)
+	if err != nil {
+		panic("policies: a document that was read cannot be written: " + err.Error())
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
