@@ -1,3 +1,4 @@
-// Package admin is the daemon's HTTP API on loopback, and its client: status,
-// and the dry run behind `gray diff`.
+// Package admin is the daemon's face to people: its HTTP API on loopback and the
+// client of that (status, traces, and the dry run behind `gray diff`), and webhooks
+// that are told of events.
 package admin
