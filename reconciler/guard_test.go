@@ -3,6 +3,7 @@ package reconciler
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +53,34 @@ func TestAPlanThatDeletesMuchIsHeld(t *testing.T) {
 		g.commit("4", append(docs, six)...)
 		g.live("mem/s", onePlace("1", left...)...)
 	})
+}
+
+// heir is a body in whose place another resource may serve.
+type heir struct {
+	text
+	kind, name string
+}
+
+func (b heir) Heir() (kind, name string) { return b.kind, b.name }
+
+func TestWhatIsInheritedIsNotLost(t *testing.T) {
+	live, k := State{}, Key{Target: "mem/s", Kind: "vpc", Name: "1"}
+	for i := range 10 {
+		vm := Key{Target: "mem/s", Kind: "vm", Name: fmt.Sprint(i)}
+		live[vm] = &Resource{Key: vm, Body: heir{"x", k.Kind, k.Name}}
+	}
+	for _, whole := range []bool{true, false} {
+		to := newTarget("mem/s", nil)
+		to.observed = live
+		if whole {
+			to.desired[k] = &Resource{Key: k, Body: text("x")}
+		}
+		r := &Reconciler{cfg: Config{MaxDelete: 30, Log: slog.New(slog.DiscardHandler)}, revision: "1"}
+		r.guard(to, Diff(to.desired, to.observed, Union(to.desired, to.observed)))
+		if held := to.held != nil; held == whole {
+			t.Errorf("with the whole VPC's entry %t: held %v", whole, to.held)
+		}
+	}
 }
 
 func TestAConfirmedPlanIsMade(t *testing.T) {

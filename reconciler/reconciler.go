@@ -215,7 +215,7 @@ func (r *Reconciler) guard(t *target, changes []Change) {
 		live--
 	}
 	for _, c := range changes {
-		if k := c.Key(); c.Op() == Delete && t.desired[k] == nil && k != self {
+		if k := c.Key(); c.Op() == Delete && t.desired[k] == nil && k != self && !t.inherited(c.Old) {
 			deletes++
 		}
 	}

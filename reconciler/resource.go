@@ -29,6 +29,8 @@ func (k Key) Compare(l Key) int {
 // Body is a sink's native resource in canonical form: what was lowered and what
 // was read back are Equal exactly when nothing has to be done. It is immutable. A
 // desired one may be Equal to whatever is live, while it is not known what is to be.
+// One with a method Heir names the kind and the name of what, where it is to be at
+// the same target, serves in its place: the prune guard does not count it as lost.
 type Body interface {
 	Equal(Body) bool
 	String() string        // the whole of it on one line, for a plan; no secrets

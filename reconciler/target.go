@@ -132,6 +132,17 @@ func (t *target) resets() bool {
 	return t.desired[self] != nil && t.observed[self] != nil && t.differs(self)
 }
 
+// inherited tells whether something that is to be there does what a resource does
+// now: one entry for a whole VPC, say, instead of one for each of its VMs.
+func (t *target) inherited(res *Resource) bool {
+	body, may := res.Body.(interface{ Heir() (kind, name string) })
+	if !may {
+		return false
+	}
+	kind, name := body.Heir()
+	return t.desired[Key{t.name, kind, name}] != nil
+}
+
 // idle tells whether a target has no work that it will go on with by itself.
 func (t *target) idle() bool {
 	if t.running || t.poked || t.stale || t.observed == nil || t.err != nil {

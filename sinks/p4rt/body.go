@@ -160,6 +160,16 @@ func (b *ruleBody) Equal(o reconciler.Body) bool {
 	return ok && b.table == x.table && b.vip == x.vip && b.pool == x.pool && b.priority == x.priority && b.match == x.match
 }
 
+// Heir is the entry of the VPC that takes the packets of a VM without one.
+func (b *ruleBody) Heir() (kind, name string) {
+	if b.table == pipeline.TableVPC || b.priority != 0 {
+		return "", ""
+	}
+	vpc := *b
+	vpc.match.Src, vpc.match.Dst = netip.Prefix{}, netip.Prefix{}
+	return tableKinds[pipeline.TableVPC], vpc.name()
+}
+
 func (b *ruleBody) String() string {
 	if b.label == "" {
 		return fmt.Sprintf("-> pool %d", b.pool)

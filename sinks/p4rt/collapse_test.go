@@ -69,7 +69,7 @@ func TestCollapse(t *testing.T) {
 		return sw.Read(req, s)
 	})
 	base := []string{switchDoc("sw", sw.address), gatewayDoc("sw"), networkDoc(1)}
-	l := newLoop(t, append(base, vmsDoc(1, addresses(0, 20)...))...)
+	l := newGuardedLoop(t, 30, nil, append(base, vmsDoc(1, addresses(0, 20)...))...) // as a daemon has it
 	l.settle()
 	sw.onWrite(func(_ context.Context, req *p4v1.WriteRequest) error {
 		for _, u := range req.GetUpdates() {

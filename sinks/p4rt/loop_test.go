@@ -50,11 +50,17 @@ func newLoop(t testing.TB, documents ...string) *loop { return newLoopWith(t, ni
 // newLoopWith has other files beside the documents.
 func newLoopWith(t testing.TB, files []*schema.File, documents ...string) *loop {
 	t.Helper()
+	return newGuardedLoop(t, 100, files, documents...)
+}
+
+// newGuardedLoop lets one plan delete so many per cent.
+func newGuardedLoop(t testing.TB, maxDelete int, files []*schema.File, documents ...string) *loop {
+	t.Helper()
 	l := &loop{TB: t, sink: newSink(t, 1), changed: make(chan struct{}, 1), files: files}
 	l.set(documents)
 	var err error
 	l.Reconciler, err = reconciler.New(reconciler.Config{
-		Source: l, Sinks: []reconciler.Sink{l.sink}, Hints: l.sink.cfg.Hints, MaxDelete: 100,
+		Source: l, Sinks: []reconciler.Sink{l.sink}, Hints: l.sink.cfg.Hints, MaxDelete: maxDelete,
 		Log: slog.New(slog.NewJSONHandler(&l.log, nil)),
 	})
 	if err != nil {
