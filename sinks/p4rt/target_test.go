@@ -1,6 +1,7 @@
 package p4rt
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"os"
@@ -21,12 +22,13 @@ import (
 )
 
 // TestTarget runs the target suite against the switch at the address TARGET, as
-// `make test-target` does; TARGET_DEVICE_ID is its device id, 1 where it is unset,
-// and TARGET_PIPELINE the pipeline as in a Switch document, v1model where it is.
+// `make test-target` does, and against the software gateway where it is unset;
+// TARGET_DEVICE_ID is its device id, 1 where it is unset, and TARGET_PIPELINE the
+// pipeline as in a Switch document, v1model where it is.
 func TestTarget(t *testing.T) {
 	address := os.Getenv("TARGET")
 	if address == "" {
-		t.Skip("TARGET names no switch; run make test-target TARGET=host:port")
+		address = newLab(t).address
 	}
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		t.Fatalf("TARGET=%s is not host:port", address)
@@ -38,21 +40,16 @@ func TestTarget(t *testing.T) {
 			t.Fatalf("TARGET_DEVICE_ID=%s is no number", s)
 		}
 	}
-	name := os.Getenv("TARGET_PIPELINE")
-	if name != "" && name != schema.PipelineV1Model && name != schema.PipelineTNA {
+	name := cmp.Or(os.Getenv("TARGET_PIPELINE"), schema.PipelineV1Model)
+	if name != schema.PipelineV1Model && name != schema.PipelineTNA {
 		t.Fatalf("TARGET_PIPELINE=%s is not known; want %s or %s", name, schema.PipelineV1Model, schema.PipelineTNA)
 	}
 	runTarget(t, address, device, name)
 }
 
-// TestTargetSuite runs the suite against the software gateway.
-func TestTargetSuite(t *testing.T) {
-	runTarget(t, newLab(t).address, 1, schema.PipelineV1Model)
-}
-
-// TestTargetSuiteTNA runs it against one that somebody else has loaded with the
+// TestTargetTNA runs it against one that somebody else has loaded with the
 // P4Info of the face for Tofino, under a cookie of theirs.
-func TestTargetSuiteTNA(t *testing.T) {
+func TestTargetTNA(t *testing.T) {
 	l := newLab(t)
 	o := newOther(t, l.client(), "", &p4v1.Uint128{Low: 1})
 	_, err := o.client.SetForwardingPipelineConfig(t.Context(), &p4v1.SetForwardingPipelineConfigRequest{

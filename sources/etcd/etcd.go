@@ -83,32 +83,7 @@ func Run(ctx context.Context, board *reconciler.Discovery, cfg Config) {
 	defer all.Wait()
 	s.begin(ctx)
 	all.Go(func() { s.pulse(ctx) })
-	running := map[reconciler.Wanted]context.CancelFunc{}
-	for {
-		wanted := map[reconciler.Wanted]bool{}
-		for _, w := range board.Wanted() {
-			wanted[w] = true
-			if running[w] == nil {
-				own, cancel := context.WithCancel(ctx)
-				running[w] = cancel
-				all.Go(func() { s.watch(own, w) })
-			}
-		}
-		for w, cancel := range running {
-			if !wanted[w] {
-				cancel()
-				delete(running, w)
-			}
-		}
-		select {
-		case <-board.Renewed():
-		case <-ctx.Done():
-			for _, cancel := range running {
-				cancel()
-			}
-			return
-		}
-	}
+	reconciler.Tend(ctx, board.Wanted, board.Renewed, s.watch)
 }
 
 // connect makes the client, as soon as something is wanted. That asks etcd where

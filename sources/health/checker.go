@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"sync"
 	"time"
 
 	probing "github.com/prometheus-community/pro-bing"
@@ -24,34 +23,7 @@ const maxBody = 64 << 10
 
 // Run checks what the board wants until ctx ends, each server on its own.
 func Run(ctx context.Context, board *reconciler.Health) {
-	var all sync.WaitGroup
-	defer all.Wait()
-	running := map[policies.Check]context.CancelFunc{}
-	for {
-		wanted := map[policies.Check]bool{}
-		for _, c := range board.Wanted() {
-			wanted[c] = true
-			if running[c] == nil {
-				own, cancel := context.WithCancel(ctx)
-				running[c] = cancel
-				all.Go(func() { watch(own, board, c) })
-			}
-		}
-		for c, cancel := range running {
-			if !wanted[c] {
-				cancel()
-				delete(running, c)
-			}
-		}
-		select {
-		case <-board.Renewed():
-		case <-ctx.Done():
-			for _, cancel := range running {
-				cancel()
-			}
-			return
-		}
-	}
+	reconciler.Tend(ctx, board.Wanted, board.Renewed, func(ctx context.Context, c policies.Check) { watch(ctx, board, c) })
 }
 
 // watch checks one server again and again. It begins as up: a daemon that starts
