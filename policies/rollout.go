@@ -162,11 +162,11 @@ type Verdict struct {
 
 // Event is a transition, to be told.
 type Event struct {
-	Warning bool
-	Reason  string // CamelCase
-	Network string
-	Batch   int
-	Message string
+	Warning bool   `json:"warning,omitempty"`
+	Reason  string `json:"reason"` // CamelCase
+	Network string `json:"network,omitempty"`
+	Batch   int    `json:"batch,omitempty"`
+	Message string `json:"message"`
 }
 
 // Actions is what follows from a Step.

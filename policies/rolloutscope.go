@@ -20,6 +20,8 @@ type RolloutSpec struct {
 	Content         string        // digest of the identity, what that version is, and what is to move; what failed is not tried again while it stays
 	Fingerprint     string        // digest of all that a verdict rests on; one taken at another does not count
 	Targets         []schema.Name // the Gateways and Services that it moves units at: where a batch has to be live
+	VIPs            []netip.Addr  // of these Gateways, sorted: what overlay pings go to
+	Servers         []netip.Addr  // of these Gateways and Services, sorted; those in etcd are not among them
 	Suspend         bool
 	Rollout         *schema.Rollout
 	Networks        []RolloutNetwork // in the order in which they move; without those that the policy excludes
@@ -30,7 +32,8 @@ type RolloutSpec struct {
 type RolloutNetwork struct {
 	Name, Account string
 	VNI           uint32
-	VMs           []netip.Addr // of its route table, sorted; without those that the policy excludes
+	VMs           []netip.Addr        // of its route table, sorted; without those that the policy excludes
+	Spec          *schema.NetworkSpec // its document
 }
 
 // Network returns the Network of that name and its place in the order, or nil
@@ -197,7 +200,14 @@ func (s *docState) ipv6() bool { return len(s.vms) > 0 && s.vms[len(s.vms)-1].Is
 
 // probed reports a Network that the overlay ping of a rollout cannot start from.
 func (c *Compiler) probed(s *docState, v *schema.Verify, name string, n *schema.NetworkSpec) {
-	if v != nil && v.Ping != nil && v.Ping.Source == "overlay" && n.Monitor == nil {
+	if v == nil || v.Ping == nil || v.Ping.Source != "overlay" {
+		return
+	}
+	if !slices.ContainsFunc(c.rolls[s.doc.Name.Name].targets, func(t schema.Name) bool { return t.Kind == schema.KindGateway }) {
+		c.errorf(s, "spec.rollout.verify.ping.source", "overlay pings go through the VIP of a Gateway, and the policy has none among its targets; add one, or say host")
+		return
+	}
+	if n.Monitor == nil {
 		c.errorf(s, "spec.rollout.verify.ping.source", "overlay pings come from the monitor of a Network, and Network %s has none; give it one, or say host", name)
 	}
 }
@@ -237,6 +247,7 @@ func (c *Compiler) Rollout(policy string) *RolloutSpec {
 	}
 	clear(r.stale)
 	spec.Content, spec.Fingerprint = c.digests(r)
+	spec.VIPs, spec.Servers = c.addresses(r.targets)
 	r.made = spec
 	return spec
 }
@@ -245,7 +256,8 @@ func (c *Compiler) Rollout(policy string) *RolloutSpec {
 // policy excludes all of it.
 func (c *Compiler) rolloutNetwork(r *rolling, name string) *RolloutNetwork {
 	doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: name}]
-	n := &RolloutNetwork{Name: name, Account: doc.doc.Spec.(*schema.NetworkSpec).Account, VNI: doc.vni, VMs: doc.vms}
+	net := doc.doc.Spec.(*schema.NetworkSpec)
+	n := &RolloutNetwork{Name: name, Account: net.Account, VNI: doc.vni, VMs: doc.vms, Spec: net}
 	var wide []Match
 	single := map[Match]bool{} // one VM as source or as destination
 	for _, cl := range c.excludes(r, name) {
@@ -296,6 +308,32 @@ func (c *Compiler) excludes(r *rolling, network string) []claim {
 		}
 	}
 	return out
+}
+
+// addresses are the VIPs and the servers of targets.
+func (c *Compiler) addresses(targets []schema.Name) (vips, servers []netip.Addr) {
+	for _, t := range targets {
+		switch spec := c.docs[t].doc.Spec.(type) {
+		case *schema.GatewaySpec:
+			for _, v := range spec.VIPs {
+				vips = append(vips, v.Addr)
+			}
+			for _, v := range spec.Versions {
+				for _, b := range v.Backends {
+					servers = append(servers, b.Address.Addr)
+				}
+			}
+		case *schema.ServiceSpec:
+			for _, v := range spec.Versions {
+				for _, e := range v.Endpoints {
+					servers = append(servers, e.Address.Addr)
+				}
+			}
+		}
+	}
+	slices.SortFunc(vips, netip.Addr.Compare)
+	slices.SortFunc(servers, netip.Addr.Compare)
+	return slices.Compact(vips), slices.Compact(servers)
 }
 
 // Rollouts lists the policies that have a rollout, sorted.

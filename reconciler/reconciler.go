@@ -34,6 +34,9 @@ type Config struct {
 	Hints     *Hints          // what the sinks add to
 	Health    *Health         // nil: no servers are checked
 	Discovery *Discovery      // nil: nothing is looked up in etcd
+	Probes    *Probes         // nil: batches that are to be tested wait
+	Follow    *Follow         // another daemon moves the rollouts; nil: this one does
+	Events    func(Event)     // told of every transition of a rollout; it does not wait
 	Drift     time.Duration   // how often live state is read again; 0: never
 	MaxDelete int             // per cent of a target's live resources that one plan may delete
 	Confirm   string          // the revision whose plans may delete more

@@ -36,6 +36,7 @@ type Status struct {
 	Conditions []Condition      `json:"conditions"` // Ready first; Reconciling and Stalled where they are True
 	Documents  []DocumentStatus `json:"documents"`  // of the last good commit, sorted
 	Targets    []TargetStatus   `json:"targets"`    // sorted
+	Rollouts   []RolloutStatus  `json:"rollouts"`   // sorted
 }
 
 // DocumentStatus is how one document stands.
@@ -65,6 +66,7 @@ type view struct {
 	docs                        *btree.BTreeG[document]
 	undone                      map[schema.Name]int
 	targets                     []targetView
+	rollouts                    []rolloutView
 }
 
 // targetView is a target in a view.
@@ -97,7 +99,7 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 	}
 	s := &Status{
 		APIVersion: StatusVersion, Revision: v.revision, Fetched: v.seen, Errors: []string{},
-		Conditions: v.conditions(), Documents: v.documents(), Targets: []TargetStatus{},
+		Conditions: v.conditions(), Documents: v.documents(), Targets: []TargetStatus{}, Rollouts: []RolloutStatus{},
 	}
 	for _, err := range []error{v.fetchErr, v.badErr} {
 		if err != nil {
@@ -106,6 +108,9 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 	}
 	for i := range v.targets {
 		s.Targets = append(s.Targets, v.targets[i].status(v.revision))
+	}
+	for i := range v.rollouts {
+		s.Rollouts = append(s.Rollouts, v.rollouts[i].status(v.revision))
 	}
 	return s, nil
 }

@@ -1,0 +1,171 @@
+package reconciler
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/gray-release/gray/policies"
+)
+
+// Probes is the board between the loop and whoever makes the regression tests of
+// rollouts: the loop writes on it what is to be tested now, the prober how it ended.
+// Neither waits for the other.
+type Probes struct {
+	mu       sync.Mutex
+	wanted   []*Job
+	ended    []Ended
+	troubled map[*Job]string
+	renewed  chan struct{}
+	wake     chan struct{}
+}
+
+// Job is a regression test that is to run now. It is read-only, and another one
+// whenever what is to be tested is.
+type Job struct {
+	Policy string
+	policies.Probe
+	Spec     *policies.RolloutSpec // with the checks, the VIPs and the Network's routes
+	Revision string                // the commit
+}
+
+// Ended is a Job that has ended.
+type Ended struct {
+	*Job
+	Verdict policies.Verdict
+	Result  any // what was measured, for events; it is encoded as JSON
+}
+
+// NewProbes returns an empty board.
+func NewProbes() *Probes {
+	return &Probes{troubled: map[*Job]string{}, renewed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+}
+
+// Wanted is what is to be tested now.
+func (p *Probes) Wanted() []*Job {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted
+}
+
+// Renewed gets a value when Wanted has changed.
+func (p *Probes) Renewed() <-chan struct{} { return p.renewed }
+
+// Report says how a Job ended. It counts once, and only while the Job is wanted.
+func (p *Probes) Report(e Ended) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := slices.ContainsFunc(p.ended, func(o Ended) bool { return o.Job == e.Job })
+	if known || !slices.Contains(p.wanted, e.Job) {
+		return
+	}
+	e.Verdict.Network, e.Verdict.Generation = e.Network, e.Generation
+	e.Verdict.Attempt, e.Verdict.Baseline = e.Attempt, e.Baseline
+	p.ended = append(p.ended, e)
+	delete(p.troubled, e.Job)
+	poke(p.wake)
+}
+
+// Fail says why a Job cannot be done, in one line, while it is tried again; an empty
+// why takes that back.
+func (p *Probes) Fail(j *Job, why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Contains(p.wanted, j) || p.troubled[j] == why {
+		return
+	}
+	if p.troubled[j] = why; why == "" {
+		delete(p.troubled, j)
+	}
+	poke(p.wake)
+}
+
+// Woken gets a value when a Job has ended or is in trouble; never of a nil board.
+func (p *Probes) Woken() <-chan struct{} {
+	if p == nil {
+		return nil
+	}
+	return p.wake
+}
+
+// want replaces what is to be tested for a policy. A Job that is wanted as before
+// stays the same, and so does what is known of it.
+func (p *Probes) want(policy string, jobs []*Job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wanted, changed := make([]*Job, 0, len(p.wanted)+len(jobs)), false
+	had := map[[2]any]*Job{}
+	for _, j := range p.wanted {
+		if j.Policy == policy {
+			had[j.id()] = j
+		} else {
+			wanted = append(wanted, j)
+		}
+	}
+	for _, j := range jobs {
+		if was := had[j.id()]; was != nil {
+			delete(had, j.id())
+			j = was
+		} else {
+			changed = true
+		}
+		wanted = append(wanted, j)
+	}
+	for _, gone := range had {
+		delete(p.troubled, gone)
+		p.ended = slices.DeleteFunc(p.ended, func(e Ended) bool { return e.Job == gone })
+		changed = true
+	}
+	p.wanted = wanted
+	if changed {
+		poke(p.renewed)
+	}
+}
+
+// id is what a Job is told from others of its policy by.
+func (j *Job) id() [2]any {
+	type name struct {
+		network    string
+		generation uint64
+		attempt    int
+		baseline   bool
+	}
+	return [2]any{j.Policy, name{j.Network, j.Generation, j.Attempt, j.Baseline}}
+}
+
+// verdicts is how the Jobs of a policy have ended that are still wanted. They stay
+// until they are not.
+func (p *Probes) verdicts(policy string) []Ended {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var own []Ended
+	for _, e := range p.ended {
+		if e.Policy == policy {
+			own = append(own, e)
+		}
+	}
+	return own
+}
+
+// trouble says why the Jobs of a policy cannot be done, empty where they can.
+func (p *Probes) trouble(policy string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, j := range p.wanted {
+		if j.Policy == policy && p.troubled[j] != "" {
+			return p.troubled[j]
+		}
+	}
+	return ""
+}
+
+// reported lists the policies with something new, sorted.
+func (p *Probes) reported() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var names []string
+	for _, e := range p.ended {
+		names = append(names, e.Policy)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
