@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -380,4 +381,78 @@ func TestRolloutAccountsLast(t *testing.T) {
 			g.stop()
 		}
 	})
+}
+
+// TestRolloutRefusedPlan has a sink that cannot make a batch: the batch has failed,
+// nothing of it is stored, and a restart finds what can be made.
+func TestRolloutRefusedPlan(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w, store := newWorld(t), newKeeper()
+		full := func(c *Config) {
+			lower := c.Sinks[0].(fake).lower
+			c.Sinks[0] = fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
+				if cell, is := ir.Get(n).(*policies.Cell); is && len(cell.Rules) > 2 {
+					return nil, errors.New("the table has room for one VM")
+				}
+				return lower(ir, n)
+			}}
+		}
+		g := startRoll(t, w, store, full)
+		docs := shard("batches: [1, 50%, 100%], bake: 10s, onFailure: pause, " + verified)
+		g.commit("c1", docs...)
+		g.after(10 * time.Second)
+		g.stands(policies.PhasePaused, "PlanRefused", 1, 0)
+		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
+		if f := g.rollout().Failure; f == nil || !strings.Contains(f.String(), "room for one VM") {
+			t.Errorf("%+v", f)
+		}
+		g.stop()
+		g = startRoll(t, w, store, full)
+		g.commit("c1", docs...)
+		g.stands(policies.PhasePaused, "PlanRefused", 1, 0)
+		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
+	})
+}
+
+// TestRolloutClockJumps has the clock go back a day, and forward, between two lives
+// of a daemon: nothing waits longer than it would have.
+func TestRolloutClockJumps(t *testing.T) {
+	for _, jump := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+		bubble(t, func(t *testing.T) {
+			w, store := newWorld(t), newKeeper()
+			docs := shard("batches: [1, 100%], bake: 10m, deadline: 1h, " + verified)
+			g := startRoll(t, w, store)
+			g.commit("c1", docs...)
+			g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+			g.stop()
+			store.shift(t, jump)
+			g = startRoll(t, w, store)
+			g.commit("c1", docs...)
+			if jump > 0 { // the stored times are in the future, so the clock went back
+				g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+				g.after(10 * time.Minute)
+			}
+			if s := g.rollout(); s.Networks[0].Moved != 4 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// shift moves the times of what is stored.
+func (k *keeper) shift(t *testing.T, by time.Duration) {
+	t.Helper()
+	r, err := policies.ReadRollout(k.records[bucketRollouts][prefixState+"p"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Progressed, r.Since = r.Progressed.Add(by), r.Since.Add(by)
+	for _, m := range r.Moving {
+		m.Since = m.Since.Add(by)
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.records[bucketRollouts][prefixState+"p"] = b
 }
