@@ -74,7 +74,9 @@ func some(texts ...string) []string {
 func rolloutLines(r *reconciler.RolloutStatus, all bool) []string {
 	var b strings.Builder
 	out := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	line := func(name, format string, args ...any) { fmt.Fprintf(out, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(out, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
 	phase, reason, message := stand(r)
 	line("rollout", "%s, run %d: %s of %s", r.Policy, r.Run, r.Version, strings.Join(r.Targets, ", "))
 	line("phase", "%s since %s", strings.TrimSpace(phase+" "+reason), stamp(r.Since))
