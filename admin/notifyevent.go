@@ -25,7 +25,7 @@ const EventVersion = "gray.dev/event/v1"
 type Event struct {
 	Time     time.Time     `json:"time"`
 	Warning  bool          `json:"warning,omitempty"` // people should look
-	Kind     string        `json:"kind"` // what happened, in one word: BatchPassed, RolledBack
+	Kind     string        `json:"kind"`              // what happened, in one word: BatchPassed, RolledBack
 	Policy   string        `json:"policy,omitempty"`
 	Network  string        `json:"network,omitempty"`
 	Batch    string        `json:"batch,omitempty"` // as it is shown: 2 of 4
