@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -70,28 +71,21 @@ func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error
 		return err
 	}
 	good()
-	// A member that lost its leader says so instead of going quiet. A watch alone would
-	// not do: it waits without a word for an etcd that is away, or was set up anew.
-	updates := client.Watch(clientv3.WithRequireLeader(ctx), t.at("committed"), clientv3.WithRev(t.last.seen.revision+1))
+	changed, over := make(chan struct{}, 1), make(chan error, 1)
+	from := t.last.seen.revision + 1
+	var watching sync.WaitGroup
+	watching.Go(func() { over <- t.watch(ctx, changed, from) })
+	defer watching.Wait()
+	defer cancel()
 	pulse := time.NewTicker(t.pulse)
 	defer pulse.Stop()
 	for {
 		select {
-		case res, open := <-updates:
-			if err := ended(res, open); err != nil {
-				return err
-			}
-			for more := time.After(gather); more != nil; {
-				select {
-				case res, open := <-updates:
-					if err := ended(res, open); err != nil {
-						return err
-					}
-				case <-more:
-					more = nil
-				}
-			}
-		case <-pulse.C:
+		case <-changed:
+			time.Sleep(gather) // a few commits are read at once
+		case <-pulse.C: // a watch waits without a word for an etcd that is away, or was set up anew
+		case err := <-over:
+			return err
 		}
 		if err := t.read(ctx); err != nil {
 			return err
@@ -99,15 +93,20 @@ func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error
 	}
 }
 
-// ended is why a watch is over, nil while it is not.
-func ended(res clientv3.WatchResponse, open bool) error {
-	switch err := res.Err(); {
-	case err != nil:
-		return plain(err)
-	case !open:
-		return errors.New("etcd ended the watch")
+// watch says when there may be a commit, from a revision on, and returns why it can
+// say that no longer.
+func (t *tail) watch(ctx context.Context, changed chan<- struct{}, rev int64) error {
+	// A member that lost its leader says so instead of going quiet.
+	for res := range t.client.Watch(clientv3.WithRequireLeader(ctx), t.at("committed"), clientv3.WithRev(rev)) {
+		if err := res.Err(); err != nil {
+			return plain(err)
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
 	}
-	return nil
+	return errors.New("etcd ended the watch")
 }
 
 // read reads the records, if there was a commit since they were read last, and tells
