@@ -272,4 +272,3 @@ func TestRolloutKilled(t *testing.T) {
 	}
 	t.Logf("%d kills in %d rollouts", kills, runs)
 }
-
