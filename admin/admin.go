@@ -115,6 +115,7 @@ func Handler(r *reconciler.Reconciler, proxies, neighbors, replica, webhooks fun
 		reply(w, Proxies{ProxiesVersion, proxies()})
 	})
 	mux.HandleFunc("POST /v1/trace", handleTrace(r))
+	handleRollouts(mux, r)
 	mux.HandleFunc("POST /v1/diff", func(w http.ResponseWriter, req *http.Request) {
 		var u upload
 		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxUpload)).Decode(&u); err != nil {
@@ -217,7 +218,7 @@ func (c Client) do(ctx context.Context, method, path string, body []byte) ([]byt
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxUpload))
 	if err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("the daemon at %s: %s", c.Address, bytes.TrimSpace(b))
+		err = &refused{c.Address, res.StatusCode, string(bytes.TrimSpace(b))}
 	}
 	return b, err
 }

@@ -72,6 +72,12 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 			}
 		}
 	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	if err := statusRollouts(cmd.OutOrStdout(), s.Rollouts, names); err != nil {
+		return err
+	}
 	if list, ok := s.Proxies.([]any); ok && len(list) > 0 {
 		fmt.Fprint(out, "\nENVOY\tVERSION\tSYNCED\tLAST NACK\n")
 		for _, p := range list {
