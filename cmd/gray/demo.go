@@ -221,6 +221,11 @@ func (d *demo) startSwitch(ctx context.Context) (func() error, error) {
 		return nil, err
 	}
 	d.lab = lab
+	return d.serveSwitch(ctx, sw)
+}
+
+// serveSwitch serves a software gateway's P4Runtime.
+func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) (func() error, error) {
 	l, err := net.Listen("tcp", d.address("9559"))
 	if err != nil {
 		return nil, err
