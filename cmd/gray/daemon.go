@@ -21,6 +21,7 @@ import (
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/git"
+	"github.com/gray-release/gray/sources/probe"
 )
 
 // daemonConfig is what a daemon runs with; the demo fills it too.
@@ -45,6 +46,8 @@ type daemonConfig struct {
 	log              io.Writer
 	logFormat        string
 	ready            func() // called when the servers listen; may be nil
+	probes           probe.Options
+	events           func(reconciler.Event) // told of every transition of a rollout; may be nil
 }
 
 func daemonCommand() *cobra.Command {

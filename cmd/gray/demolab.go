@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -30,7 +31,8 @@ type shardLab struct {
 	conns   map[netip.Addr]*net.UDPConn   // those of the laboratory
 	vpcs    []*shardVPC                   // by name
 	ends    map[shardKey]shardEnd         // all that have an address in a VPC
-	readers []func()
+	readers []func()                      // of conns
+	closed  chan struct{}
 	done    sync.WaitGroup
 
 	mu    sync.Mutex
@@ -70,7 +72,9 @@ type shardVM struct {
 	served   map[string]int // by version, also those that it lost
 	sent     int            // by the tenant
 	answered int            // to the tenant
+	lost     int            // of the tenant's, by a server
 	last     uint16         // the round of the last answer
+	late     int            // of a look: rounds since then
 }
 
 // newShardLab builds the laboratory of a repository's Gateway and Networks at the
@@ -78,7 +82,7 @@ type shardVM struct {
 func newShardLab(sw *softswitch.Switch, set *schema.Set) (l *shardLab, err error) {
 	l = &shardLab{
 		sw: sw, places: map[netip.Addr]netip.AddrPort{}, outers: map[netip.AddrPort]netip.Addr{}, conns: map[netip.Addr]*net.UDPConn{},
-		ends: map[shardKey]shardEnd{}, vms: map[shardKey]*shardVM{}, loses: map[shardLoss]bool{},
+		ends: map[shardKey]shardEnd{}, vms: map[shardKey]*shardVM{}, closed: make(chan struct{}), loses: map[shardLoss]bool{},
 	}
 	defer func() {
 		if err != nil {
@@ -221,6 +225,9 @@ func (l *shardLab) serve(s *shardServer, frame []byte) {
 	if vm != nil {
 		vm.via = s.version
 		vm.served[s.version]++
+		if lost && l.ends[shardKey{e.vni, e.src}].vtep == tenantVTEP {
+			vm.lost++
+		}
 	}
 	l.mu.Unlock()
 	if vm != nil && !lost {
@@ -279,35 +286,98 @@ func (l *shardLab) send() {
 	}
 }
 
-// traffic sends on and on until ctx ends.
-func (l *shardLab) traffic(ctx context.Context, interval time.Duration) {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		l.send()
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
+// traffic sends on and on until it is stopped.
+func (l *shardLab) traffic(interval time.Duration) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	l.done.Go(func() {
+		defer close(ended)
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			l.send()
+			select {
+			case <-tick.C:
+			case <-end:
+				return
+			case <-l.closed:
+				return
+			}
 		}
-	}
+	})
+	return func() { close(end); <-ended }
 }
 
 // look is how the packets of a VPC's VMs fare, by address.
 func (l *shardLab) look(v *shardVPC) []shardVM {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var out []shardVM
+	out := make([]shardVM, 0, len(v.vms))
 	for _, e := range v.vms {
 		vm := *l.vms[shardKey{v.vni, e.address}]
 		vm.served = maps.Clone(vm.served)
+		vm.late = int(int16(l.round - vm.last))
 		out = append(out, vm)
 	}
 	return out
 }
 
+// lookAll is look of every VPC.
+func (l *shardLab) lookAll() [][]shardVM {
+	var all [][]shardVM
+	for _, v := range l.vpcs {
+		all = append(all, l.look(v))
+	}
+	return all
+}
+
+// answers waits until every VM has answered a packet that is sent from now on, and
+// that packet went by a version.
+func (l *shardLab) answers(ctx context.Context, version string) error {
+	l.mu.Lock()
+	begin := l.round
+	l.mu.Unlock()
+	return l.until(ctx, func(vm *shardVM) bool { return int16(vm.last-begin) > 0 && vm.via == version })
+}
+
+// settle waits until nothing is under way: all that was sent was answered, or lost
+// by a server.
+func (l *shardLab) settle(ctx context.Context) error {
+	return l.until(ctx, func(vm *shardVM) bool { return vm.sent == vm.answered+vm.lost })
+}
+
+// until waits until something holds of every VM.
+func (l *shardLab) until(ctx context.Context, holds func(*shardVM) bool) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		wrong := l.but(holds)
+		if wrong == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is by %s, sent %d, answered %d, lost %d", wrong.name, wrong.via, wrong.sent, wrong.answered, wrong.lost)
+		}
+	}
+}
+
+// but is a VM of which something does not hold, or nil.
+func (l *shardLab) but(holds func(*shardVM) bool) *shardVM {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, vm := range l.vms {
+		if !holds(vm) {
+			wrong := *vm
+			return &wrong
+		}
+	}
+	return nil
+}
+
 // close closes the sockets and waits for their readers.
 func (l *shardLab) close() error {
+	close(l.closed)
 	var errs []error
 	for _, c := range l.conns {
 		errs = append(errs, c.Close())

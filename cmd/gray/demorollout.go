@@ -1,105 +1,409 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/schema"
-	"github.com/gray-release/gray/sources/dir"
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/sources/probe"
 )
 
-// The documents of the shard. %d is the port of the switch's P4Runtime server.
-const shardGateway = `# One switch, two stable servers behind it and a new one.
-apiVersion: gray.dev/v1alpha1
-kind: Switch
-metadata: {name: gw-a}
-spec: {address: "127.0.0.1:%d", deviceID: 1, pipeline: v1model}
----
-apiVersion: gray.dev/v1alpha1
-kind: Gateway
-metadata: {name: vpc-gw}
-spec:
-  vips: [203.0.113.10]
-  switches: [gw-a]
-  forward: mac
-  hash: {buckets: 256}
-  default: v1
-  versions:
-  - name: v1
-    backends:
-    - {name: gw1, address: 192.0.2.11, mac: "02:00:00:00:00:11", port: 1}
-    - {name: gw2, address: 192.0.2.12, mac: "02:00:00:00:00:12", port: 2}
-  - name: v2
-    backends:
-    - {name: gw9, address: 192.0.2.19, mac: "02:00:00:00:00:19", port: 9}
-`
+const (
+	rolloutWait  = time.Minute            // bounds a whole rollout
+	trafficEvery = 100 * time.Millisecond // the tenants' packets to a VM
+)
 
-// shardNetwork makes the document of a VPC: 20 VMs on four hosts.
-func shardNetwork(vni int) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, `# A VPC and its route table.
-apiVersion: gray.dev/v1alpha1
-kind: Network
-metadata: {name: vpc-%d, labels: {shard: s1}}
-spec:
-  vni: %d
-  monitor: {address: 10.0.255.254, mac: "02:aa:00:00:00:fe", vtep: 192.0.2.200}
-  routes:
-`, vni, vni)
-	for i := 1; i <= 20; i++ {
-		fmt.Fprintf(&b, "  - {vm: vm-%d, prefix: 10.0.0.%d/32, mac: \"02:aa:00:%02x:%02x:%02x\", vtep: 192.0.2.%d}\n", i, i, vni>>8, vni&255, i, 101+i%4)
-	}
-	return b.String()
+// rolloutDemo is a shard of two VPCs that goes gray; broken has the new server lose
+// the packets of the second one.
+type rolloutDemo struct {
+	*demo
+	broken bool
+	screen *screen
+	lab    *shardLab
+	began  time.Time
+	scenes chan scene
+	passed []passed
+	stop   func() // the tenants' traffic
 }
 
-// write puts a document into the repository.
-func (d *demo) write(name, text string) error {
-	path := filepath.Join(d.repo, filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+// scene is a transition of the rollout, and how the packets of each VPC fared when
+// the daemon told of it.
+type scene struct {
+	reconciler.Event
+	vpcs [][]shardVM
+}
+
+// passed is a batch that has passed, and how many VMs of its VPC had their packets
+// by v2 then.
+type passed struct {
+	network string
+	batch   int
+	vms     int
+}
+
+func (r *rolloutDemo) run(ctx context.Context) error {
+	r.screen = newScreen(r.out)
+	r.out = r.screen
+	r.scenes = make(chan scene, 1000)
+	return r.perform(ctx, r.start, r.story, r.hints)
+}
+
+func (r *rolloutDemo) hints() {
+	r.say("  gray rollout status gateway-v2 --admin-listen %s", r.address("18001"))
+	r.say("  gray rollout retry gateway-v2 --admin-listen %s", r.address("18001"))
+	r.say("  cd %s, edit policies/, then", r.repo)
+	r.say("  gray diff --admin-listen %s", r.address("18001"))
+	r.say("  git commit -a -m 'another pace'")
+}
+
+// start brings everything up, as demo.start does.
+func (r *rolloutDemo) start(ctx context.Context) (func() error, error) {
+	parts := new(ending)
+	if err := r.choosePorts("9559", "18000", "18001"); err != nil {
+		return parts.stop, err
+	}
+	set, err := r.makeShard(ctx)
+	if err != nil {
+		return parts.stop, err
+	}
+	sw := softswitch.New(1)
+	if r.lab, err = newShardLab(sw, set); err != nil {
+		return parts.stop, err
+	}
+	parts.add(r.lab.close)
+	stopSwitch, err := r.serveSwitch(ctx, sw)
+	if err != nil {
+		return parts.stop, err
+	}
+	parts.add(stopSwitch)
+	stopDaemon, err := r.startDaemon(ctx, func(c *daemonConfig) {
+		c.probes, c.events = probe.Options{Underlay: r.lab.underlay}, r.note
+	})
+	if err != nil {
+		return parts.stop, err
+	}
+	parts.add(stopDaemon)
+	return parts.stop, nil
+}
+
+// note is told of a transition. The rollout does not go on before it returns, so
+// that what it sees of the packets is of that moment.
+func (r *rolloutDemo) note(e reconciler.Event) {
+	select {
+	case r.scenes <- scene{e, r.lab.lookAll()}:
+	default: // a person plays with what stays up
+	}
+}
+
+// story has the shard go gray, or fail to.
+func (r *rolloutDemo) story(ctx context.Context) error {
+	r.say("gray demo --rollout: two VPCs of 20 VMs, a software gateway, two servers of v1 and one of v2,")
+	r.say("a Git repository and the daemon. A tenant sends a packet to every VM ten times a second; the")
+	r.say("bars show by which version the last one went, x where it was not answered.")
+	r.say("\n1. The first commit has no policy: everybody is on v1.")
+	if err := r.live(ctx); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(text), 0o644)
+	r.stop = r.lab.traffic(trafficEvery)
+	r.everybodyOn(ctx, "v1")
+	if r.broken {
+		r.say("\n   The server of v2 will lose all packets of vpc-1002, which nobody knows.")
+		r.lab.lose("v2", 1002)
+	}
+	r.say("\n2. A rollout, batch by batch; a batch is tested by pings through the VIP to the VMs.\n\n%s", indent(shardPolicy))
+	if err := r.write("policies/gateway-v2.yaml", shardPolicy); err != nil {
+		return err
+	}
+	r.say("$ git commit -m 'The shard goes to v2'\n")
+	r.began = time.Now()
+	if err := r.commit(ctx, "The shard goes to v2"); err != nil {
+		return err
+	}
+	last := "PhaseCompleted"
+	if r.broken {
+		last = "PhaseRolledBack"
+	}
+	if err := r.watch(ctx, last); err != nil {
+		return err
+	}
+	r.say("")
+	if r.broken {
+		return r.afterRollback(ctx)
+	}
+	return r.afterCompletion(ctx)
 }
 
-// makeShard makes the repository of the shard, still without a policy, and reads it.
-func (d *demo) makeShard(ctx context.Context) (*schema.Set, error) {
-	d.repo = filepath.Join(d.dir, "repo")
-	files := map[string]string{
-		"gateways/vpc-gw.yaml":   fmt.Sprintf(shardGateway, d.ports["9559"]),
-		"networks/vpc-1001.yaml": shardNetwork(1001),
-		"networks/vpc-1002.yaml": shardNetwork(1002),
-	}
-	for name, text := range files {
-		if err := d.write(name, text); err != nil {
-			return nil, err
+// watch shows what happens until a transition.
+func (r *rolloutDemo) watch(ctx context.Context, last string) error {
+	ctx, cancel := context.WithTimeout(ctx, rolloutWait)
+	defer cancel()
+	defer r.screen.show()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case s := <-r.scenes:
+			r.tell(s)
+			if s.Reason == last {
+				return nil
+			}
+			if strings.HasPrefix(s.Reason, "Phase") && s.Reason != "PhaseProgressing" && s.Reason != "PhaseRollingBack" {
+				r.expect("the rollout ends with %s, not with %s", s.Reason == last, last, s.Reason)
+				return nil
+			}
+		case <-tick.C:
+			r.redraw(ctx)
+		case <-ctx.Done():
+			r.expect("the rollout gets to %s within %s", false, last, rolloutWait)
+			return nil
 		}
 	}
-	if err := d.git(ctx, "init", "-q", "-b", "main"); err != nil {
-		return nil, err
+}
+
+// tell says what has happened, and shows the bars where packets go another way now.
+func (r *rolloutDemo) tell(s scene) {
+	text := fmt.Sprintf("%5.1fs  %-20s %s", s.Time.Sub(r.began).Seconds(), s.Reason, s.Message)
+	if s.Warning {
+		text = r.screen.paint(31, text)
 	}
-	if err := d.commit(ctx, "The shard as it is: everybody on v1"); err != nil {
-		return nil, err
+	r.say("%s", text)
+	switch s.Reason {
+	case "BatchPassed":
+		i := slices.IndexFunc(r.lab.vpcs, func(v *shardVPC) bool { return v.name == s.Network })
+		r.passed = append(r.passed, passed{s.Network, s.Batch, by(s.vpcs[i], "v2")})
+		r.bars(s.vpcs)
+	case "VerificationFailed":
+		r.bars(s.vpcs)
 	}
-	s, err := dir.Read(ctx, d.repo)
+}
+
+// by counts the VMs whose last packet went by a version.
+func by(vms []shardVM, version string) int {
+	n := 0
+	for _, vm := range vms {
+		if vm.via == version {
+			n++
+		}
+	}
+	return n
+}
+
+// bars says by which version the packets of each VM go.
+func (r *rolloutDemo) bars(vpcs [][]shardVM) {
+	for i, v := range r.lab.vpcs {
+		r.say("        %s", r.bar(v, vpcs[i]))
+	}
+}
+
+// bar shows the VMs of a VPC by address.
+func (r *rolloutDemo) bar(v *shardVPC, vms []shardVM) string {
+	const late = 5 // rounds, which is half a second
+	var b strings.Builder
+	lost := 0
+	for i, vm := range vms {
+		if i > 0 && i%5 == 0 {
+			b.WriteByte(' ')
+		}
+		lost += vm.lost
+		switch {
+		case vm.late > late:
+			b.WriteString(r.screen.paint(31, "x"))
+		case vm.via == "v2":
+			b.WriteString(r.screen.paint(32, "2"))
+		default:
+			b.WriteString(r.screen.paint(2, strings.TrimPrefix(cmp.Or(vm.via, "?"), "v")))
+		}
+	}
+	fmt.Fprintf(&b, "  %2d of %d on v2", by(vms, "v2"), len(vms))
+	if lost > 0 {
+		fmt.Fprintf(&b, ", %d packets lost", lost)
+	}
+	return fmt.Sprintf("%s  %s", v.name, &b)
+}
+
+// redraw shows how the rollout stands now, at the end of a terminal.
+func (r *rolloutDemo) redraw(ctx context.Context) {
+	if !r.screen.live {
+		return
+	}
+	head := fmt.Sprintf("%5.1fs  gateway-v2", time.Since(r.began).Seconds())
+	stages := map[string]string{}
+	if s, err := r.rollout(ctx); err == nil {
+		head = fmt.Sprintf("%s  %s, %d of %d VMs moved, %s", head, s.Phase, s.Moved, s.Total, cmp.Or(s.Waits, s.Conditions[0].Reason))
+		for _, n := range s.Networks {
+			if stages[n.Name] = string(n.Stage); n.Stage != "" && n.Batch > 0 {
+				stages[n.Name] = fmt.Sprintf("batch %d of %d: %s", n.Batch, len(s.Batches), n.Stage)
+			}
+		}
+	}
+	head = head[:min(len(head), r.screen.width()-1)]
+	lines := []string{"", head}
+	for _, v := range r.lab.vpcs {
+		lines = append(lines, fmt.Sprintf("        %s  %s", r.bar(v, r.lab.look(v)), stages[v.name]))
+	}
+	r.screen.show(lines...)
+}
+
+// rollout asks the daemon how the rollout stands.
+func (r *rolloutDemo) rollout(ctx context.Context) (*reconciler.RolloutStatus, error) {
+	s, _, err := (admin.Client{Address: r.address("18001")}).Status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return schema.Parse(s)
+	if len(s.Rollouts) != 1 {
+		return nil, fmt.Errorf("the daemon knows of %d rollouts, not of one", len(s.Rollouts))
+	}
+	return &s.Rollouts[0], nil
 }
 
-// status asks the daemon until a condition holds, or time is up.
-func (d *demo) status(ctx context.Context, what string, holds func(*admin.Status) bool) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, demoWait, fmt.Errorf("waited for %s in vain", what))
+// expect says what is expected and whether it holds.
+func (r *rolloutDemo) expect(format string, holds bool, args ...any) {
+	sign := r.screen.paint(32, "ok    ")
+	if !holds {
+		sign = r.screen.paint(31, "FAILED")
+		r.failed++
+	}
+	r.say("  %s %s", sign, fmt.Sprintf(format, args...))
+}
+
+// everybodyOn expects that all VMs answer packets that go by a version.
+func (r *rolloutDemo) everybodyOn(ctx context.Context, version string) {
+	ctx, cancel := context.WithTimeout(ctx, demoWait)
+	defer cancel()
+	if err := r.lab.answers(ctx, version); err != nil {
+		r.expect("every VM answers, and what is sent to it goes by %s: %s", false, version, err)
+		return
+	}
+	r.expect("every VM answers, and what is sent to it goes by %s", true, version)
+	r.bars(r.lab.lookAll())
+}
+
+// batches expects that these have passed, one after another, and that so many VMs
+// had their packets by v2 each time.
+func (r *rolloutDemo) batches(want ...passed) {
+	r.expect("the batches passed one after another, and their VMs and no other were on v2: %s", slices.Equal(r.passed, want), said2(r.passed))
+}
+
+func said2(batches []passed) string {
+	var words []string
+	for _, b := range batches {
+		words = append(words, fmt.Sprintf("%d of %s", b.vms, b.network))
+	}
+	return cmp.Or(strings.Join(words, ", "), "none")
+}
+
+// loss expects that nobody but the VMs given lost a packet.
+func (r *rolloutDemo) loss(ctx context.Context, losers map[string]bool) {
+	r.stop()
+	ctx, cancel := context.WithTimeout(ctx, demoWait)
+	defer cancel()
+	if err := r.lab.settle(ctx); err != nil {
+		r.expect("every packet was answered, or lost by a server that was told to: %s", false, err)
+		return
+	}
+	sent, lost, wrong := 0, 0, []string(nil)
+	for i, v := range r.lab.lookAll() {
+		for _, vm := range v {
+			name := r.lab.vpcs[i].name + "/" + vm.name
+			sent += vm.sent
+			if lost += vm.lost; vm.lost > 0 != losers[name] {
+				wrong = append(wrong, name)
+			}
+		}
+	}
+	if len(wrong) > 0 {
+		r.expect("who lost packets is not as expected: %s", false, strings.Join(wrong, ", "))
+		return
+	}
+	who := "nobody"
+	for name := range losers {
+		who = name
+	}
+	r.expect("of %d packets of the tenants %d were lost, by %s", true, sent, lost, who)
+}
+
+func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
+	s, err := r.rollout(ctx)
+	if err != nil {
+		return err
+	}
+	r.expect("the rollout is %s, with %d of %d VMs moved", s.Phase == policies.PhaseCompleted && s.Moved == 40 && s.Total == 40, s.Phase, s.Moved, s.Total)
+	r.everybodyOn(ctx, "v2")
+	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20}, passed{"vpc-1002", 1, 1}, passed{"vpc-1002", 2, 5}, passed{"vpc-1002", 3, 20})
+	r.loss(ctx, nil)
+	return nil
+}
+
+func (r *rolloutDemo) afterRollback(ctx context.Context) error {
+	s, err := r.rollout(ctx)
+	if err != nil {
+		return err
+	}
+	head, err := r.head(ctx)
+	if err != nil {
+		return err
+	}
+	r.expect("the rollout is %s, with %d of %d VMs moved", s.Phase == policies.PhaseRolledBack && s.Moved == 0, s.Phase, s.Moved, s.Total)
+	r.everybodyOn(ctx, "v1")
+	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20})
+	if f := s.Failure; f == nil {
+		r.expect("the daemon says why", false)
+	} else {
+		r.say("\n   The evidence: batch %d of %s, at %s: %s", f.Batch, f.Network, f.Revision, f.Reason)
+		for _, line := range f.Evidence {
+			r.say("     %s", line)
+		}
+		evidence := strings.Join(f.Evidence, "\n")
+		r.expect("it names the address, the loss, the batch and the commit", f.Network == "vpc-1002" && f.Batch == 1 &&
+			strings.HasSuffix(f.Revision, head) && strings.Contains(evidence, "10.0.0.1") && strings.Contains(evidence, "100%"))
+	}
+	r.say("\n3. A commit that changes only the pace does not try the same content again.\n\n$ git commit -m 'Slower'\n")
+	if err := r.write("policies/gateway-v2.yaml", strings.Replace(shardPolicy, "bake: 1s", "bake: 2s", 1)); err != nil {
+		return err
+	}
+	if err := r.commit(ctx, "Slower"); err != nil {
+		return err
+	}
+	if err := r.live(ctx); err != nil {
+		return err
+	}
+	again, err := r.rollout(ctx)
+	if err != nil {
+		return err
+	}
+	r.expect("the rollout is still %s, in its first run: %s", again.Phase == policies.PhaseRolledBack && again.Run == 1 && again.Moved == 0, again.Phase, again.Conditions[0].Message)
+	r.everybodyOn(ctx, "v1")
+	r.loss(ctx, map[string]bool{"vpc-1002/vm-1": true})
+	return nil
+}
+
+// head is the newest commit.
+func (d *demo) head(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", "rev-parse", "HEAD")
+	cmd.Dir = d.repo
+	out, err := cmd.Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// live waits until the newest commit is.
+func (d *demo) live(ctx context.Context) error {
+	head, err := d.head(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, demoWait, fmt.Errorf("commit %s was not live within %s", head, demoWait))
 	defer cancel()
 	for {
 		s, _, err := (admin.Client{Address: d.address("18001")}).Status(ctx)
-		if err == nil && holds(s) {
+		if err == nil && strings.HasSuffix(s.Revision, head) && s.Conditions[0].Status == "True" && len(s.Targets) > 0 {
 			return nil
 		}
 		select {
@@ -110,15 +414,7 @@ func (d *demo) status(ctx context.Context, what string, holds func(*admin.Status
 	}
 }
 
-// live waits until the newest commit is.
-func (d *demo) live(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "git", "rev-parse", "HEAD")
-	cmd.Dir = d.repo
-	head, err := cmd.Output()
-	if err != nil {
-		return err
-	}
-	return d.status(ctx, "the newest commit to be live", func(s *admin.Status) bool {
-		return strings.HasSuffix(s.Revision, strings.TrimSpace(string(head))) && s.Conditions[0].Status == "True" && len(s.Targets) > 0
-	})
+// indent shows a document.
+func indent(text string) string {
+	return "   " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n   ") + "\n"
 }
