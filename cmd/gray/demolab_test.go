@@ -3,6 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,5 +92,71 @@ func TestShardLab(t *testing.T) {
 				t.Errorf("%q: %s: %d VMs are on v2", c.policy, v.name, moved)
 			}
 		}
+	}
+}
+
+// TestDemoRollout runs both stories of gray demo --rollout at the same time, as
+// somebody without Envoy, root and terminal would.
+func TestDemoRollout(t *testing.T) {
+	t.Setenv("PATH", gitOnly(t))
+	for broken, wants := range map[bool][]string{
+		false: {"vpc-1002  22222 11111 11111 11111   5/20 on v2", "PhaseCompleted", "the rollout is Completed, with 40 of 40 VMs moved", "0 were lost, by nobody"},
+		true:  {"vpc-1002  x1111 11111 11111 11111   1/20 on v2", "PhaseRolledBack", "The evidence: batch 1 of vpc-1002, at main@sha1:", "still RolledBack, in its first run", "were lost, by vpc-1002/vm-1"},
+	} {
+		t.Run(fmt.Sprintf("broken=%v", broken), func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			r := &rolloutDemo{demo: &demo{out: &out}, broken: broken}
+			if err := r.run(t.Context()); err != nil {
+				t.Fatalf("%v\n%s", err, &out)
+			}
+			for _, want := range append(wants, "All expectations held") {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the demo did not say %q:\n%s", want, &out)
+				}
+			}
+			if strings.Contains(out.String(), "\x1b") {
+				t.Errorf("without a terminal there are escape sequences:\n%q", &out)
+			}
+		})
+	}
+}
+
+// gitOnly is a folder with git and nothing else.
+func gitOnly(t *testing.T) string {
+	t.Helper()
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(git, filepath.Join(dir, "git")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestScreen draws the lines at the end of a terminal over again, and nothing else.
+func TestScreen(t *testing.T) {
+	var out strings.Builder
+	s := &screen{out: &out, live: true}
+	s.show("bar 1", "bar 2")
+	fmt.Fprintln(s, "news")
+	s.show("bar 3")
+	s.show()
+	const clear2, clear1 = "\x1b[2A\r\x1b[J", "\x1b[1A\r\x1b[J"
+	want := "bar 1\nbar 2\n" + clear2 + "news\nbar 1\nbar 2\n" + clear2 + "bar 3\n" + clear1
+	if out.String() != want {
+		t.Errorf("drew %q, want %q", &out, want)
+	}
+	if got := s.paint(31, "x"); got != "x" {
+		t.Errorf("without colors there is %q", got)
+	}
+	out.Reset()
+	s = newScreen(&out)
+	s.show("bar 1")
+	fmt.Fprintln(s, "news")
+	if out.String() != "news\n" {
+		t.Errorf("without a terminal there is %q", &out)
 	}
 }

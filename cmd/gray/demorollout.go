@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -18,7 +19,7 @@ import (
 
 const (
 	rolloutWait  = time.Minute            // bounds a whole rollout
-	trafficEvery = 100 * time.Millisecond // the tenants' packets to a VM
+	trafficEvery = 200 * time.Millisecond // the tenants' packets to a VM
 )
 
 // rolloutDemo is a shard of two VPCs that goes gray; broken has the new server lose
@@ -58,10 +59,12 @@ func (r *rolloutDemo) run(ctx context.Context) error {
 
 func (r *rolloutDemo) hints() {
 	r.say("  gray rollout status gateway-v2 --admin-listen %s", r.address("18001"))
-	r.say("  gray rollout retry gateway-v2 --admin-listen %s", r.address("18001"))
+	if r.broken {
+		r.say("  gray rollout retry gateway-v2 --admin-listen %s", r.address("18001"))
+	}
 	r.say("  cd %s, edit policies/, then", r.repo)
 	r.say("  gray diff --admin-listen %s", r.address("18001"))
-	r.say("  git commit -a -m 'another pace'")
+	r.say("  git commit -a -m 'another version'")
 }
 
 // start brings everything up, as demo.start does.
@@ -106,7 +109,7 @@ func (r *rolloutDemo) note(e reconciler.Event) {
 // story has the shard go gray, or fail to.
 func (r *rolloutDemo) story(ctx context.Context) error {
 	r.say("gray demo --rollout: two VPCs of 20 VMs, a software gateway, two servers of v1 and one of v2,")
-	r.say("a Git repository and the daemon. A tenant sends a packet to every VM ten times a second; the")
+	r.say("a Git repository and the daemon. A tenant sends a packet to every VM five times a second; the")
 	r.say("bars show by which version the last one went, x where it was not answered.")
 	r.say("\n1. The first commit has no policy: everybody is on v1.")
 	if err := r.live(ctx); err != nil {
@@ -155,14 +158,17 @@ func (r *rolloutDemo) watch(ctx context.Context, last string) error {
 			if s.Reason == last {
 				return nil
 			}
-			if strings.HasPrefix(s.Reason, "Phase") && s.Reason != "PhaseProgressing" && s.Reason != "PhaseRollingBack" {
-				r.expect("the rollout ends with %s, not with %s", s.Reason == last, last, s.Reason)
+			if slices.Contains([]string{"PhaseCompleted", "PhaseRolledBack", "PhasePaused"}, s.Reason) {
+				r.expect(false, "the rollout ends with %s, not with %s", last, s.Reason)
 				return nil
 			}
 		case <-tick.C:
 			r.redraw(ctx)
 		case <-ctx.Done():
-			r.expect("the rollout gets to %s within %s", false, last, rolloutWait)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctx.Err() // by a person
+			}
+			r.expect(false, "the rollout gets to %s within %s", last, rolloutWait)
 			return nil
 		}
 	}
@@ -170,7 +176,10 @@ func (r *rolloutDemo) watch(ctx context.Context, last string) error {
 
 // tell says what has happened, and shows the bars where packets go another way now.
 func (r *rolloutDemo) tell(s scene) {
-	text := fmt.Sprintf("%5.1fs  %-20s %s", s.Time.Sub(r.began).Seconds(), s.Reason, s.Message)
+	if s.Reason == "PhaseProgressing" || s.Reason == "PhaseRollingBack" {
+		return // the next lines say more
+	}
+	text := fmt.Sprintf("%5.1fs  %-20s %s", s.Time.Sub(r.began).Seconds(), s.Reason, strings.TrimSuffix(s.Message, ": "))
 	if s.Warning {
 		text = r.screen.paint(31, text)
 	}
@@ -179,7 +188,9 @@ func (r *rolloutDemo) tell(s scene) {
 	case "BatchPassed":
 		i := slices.IndexFunc(r.lab.vpcs, func(v *shardVPC) bool { return v.name == s.Network })
 		r.passed = append(r.passed, passed{s.Network, s.Batch, by(s.vpcs[i], "v2")})
-		r.bars(s.vpcs)
+		if !r.screen.live { // where they are always there
+			r.bars(s.vpcs)
+		}
 	case "VerificationFailed":
 		r.bars(s.vpcs)
 	}
@@ -199,13 +210,14 @@ func by(vms []shardVM, version string) int {
 // bars says by which version the packets of each VM go.
 func (r *rolloutDemo) bars(vpcs [][]shardVM) {
 	for i, v := range r.lab.vpcs {
-		r.say("        %s", r.bar(v, vpcs[i]))
+		bar, text := r.bar(vpcs[i])
+		r.say("        %s  %s  %s", v.name, bar, text)
 	}
 }
 
-// bar shows the VMs of a VPC by address.
-func (r *rolloutDemo) bar(v *shardVPC, vms []shardVM) string {
-	const late = 5 // rounds, which is half a second
+// bar shows the VMs of a VPC by address, and sums them up.
+func (r *rolloutDemo) bar(vms []shardVM) (bar, text string) {
+	const late = 3 // rounds, which is more than half a second
 	var b strings.Builder
 	lost := 0
 	for i, vm := range vms {
@@ -222,11 +234,11 @@ func (r *rolloutDemo) bar(v *shardVPC, vms []shardVM) string {
 			b.WriteString(r.screen.paint(2, strings.TrimPrefix(cmp.Or(vm.via, "?"), "v")))
 		}
 	}
-	fmt.Fprintf(&b, "  %2d of %d on v2", by(vms, "v2"), len(vms))
+	text = fmt.Sprintf("%2d/%d on v2", by(vms, "v2"), len(vms))
 	if lost > 0 {
-		fmt.Fprintf(&b, ", %d packets lost", lost)
+		text += fmt.Sprintf(", %d lost", lost)
 	}
-	return fmt.Sprintf("%s  %s", v.name, &b)
+	return b.String(), text
 }
 
 // redraw shows how the rollout stands now, at the end of a terminal.
@@ -237,17 +249,18 @@ func (r *rolloutDemo) redraw(ctx context.Context) {
 	head := fmt.Sprintf("%5.1fs  gateway-v2", time.Since(r.began).Seconds())
 	stages := map[string]string{}
 	if s, err := r.rollout(ctx); err == nil {
-		head = fmt.Sprintf("%s  %s, %d of %d VMs moved, %s", head, s.Phase, s.Moved, s.Total, cmp.Or(s.Waits, s.Conditions[0].Reason))
+		head = fmt.Sprintf("%s  %s, %d/%d VMs moved, %s", head, s.Phase, s.Moved, s.Total, cmp.Or(s.Waits, s.Conditions[0].Reason))
 		for _, n := range s.Networks {
-			if stages[n.Name] = string(n.Stage); n.Stage != "" && n.Batch > 0 {
-				stages[n.Name] = fmt.Sprintf("batch %d of %d: %s", n.Batch, len(s.Batches), n.Stage)
+			if n.Stage != "" && n.Batch > 0 {
+				stages[n.Name] = fmt.Sprintf(", batch %d/%d %s", n.Batch, len(s.Batches), n.Stage)
 			}
 		}
 	}
-	head = head[:min(len(head), r.screen.width()-1)]
-	lines := []string{"", head}
+	lines := []string{"", r.screen.cut(head, 0)}
 	for _, v := range r.lab.vpcs {
-		lines = append(lines, fmt.Sprintf("        %s  %s", r.bar(v, r.lab.look(v)), stages[v.name]))
+		const before = 2 + 8 + 2 + 23 + 2 // columns
+		bar, text := r.bar(r.lab.look(v))
+		lines = append(lines, fmt.Sprintf("  %s  %s  %s", v.name, bar, r.screen.cut(text+stages[v.name], before)))
 	}
 	r.screen.show(lines...)
 }
@@ -265,7 +278,7 @@ func (r *rolloutDemo) rollout(ctx context.Context) (*reconciler.RolloutStatus, e
 }
 
 // expect says what is expected and whether it holds.
-func (r *rolloutDemo) expect(format string, holds bool, args ...any) {
+func (r *rolloutDemo) expect(holds bool, format string, args ...any) {
 	sign := r.screen.paint(32, "ok    ")
 	if !holds {
 		sign = r.screen.paint(31, "FAILED")
@@ -279,20 +292,20 @@ func (r *rolloutDemo) everybodyOn(ctx context.Context, version string) {
 	ctx, cancel := context.WithTimeout(ctx, demoWait)
 	defer cancel()
 	if err := r.lab.answers(ctx, version); err != nil {
-		r.expect("every VM answers, and what is sent to it goes by %s: %s", false, version, err)
+		r.expect(false, "every VM answers, and what is sent to it goes by %s: %s", version, err)
 		return
 	}
-	r.expect("every VM answers, and what is sent to it goes by %s", true, version)
+	r.expect(true, "every VM answers, and what is sent to it goes by %s", version)
 	r.bars(r.lab.lookAll())
 }
 
 // batches expects that these have passed, one after another, and that so many VMs
 // had their packets by v2 each time.
 func (r *rolloutDemo) batches(want ...passed) {
-	r.expect("the batches passed one after another, and their VMs and no other were on v2: %s", slices.Equal(r.passed, want), said2(r.passed))
+	r.expect(slices.Equal(r.passed, want), "the batches passed one after another, their VMs and no others were on v2: %s", wordsOf(r.passed))
 }
 
-func said2(batches []passed) string {
+func wordsOf(batches []passed) string {
 	var words []string
 	for _, b := range batches {
 		words = append(words, fmt.Sprintf("%d of %s", b.vms, b.network))
@@ -306,7 +319,7 @@ func (r *rolloutDemo) loss(ctx context.Context, losers map[string]bool) {
 	ctx, cancel := context.WithTimeout(ctx, demoWait)
 	defer cancel()
 	if err := r.lab.settle(ctx); err != nil {
-		r.expect("every packet was answered, or lost by a server that was told to: %s", false, err)
+		r.expect(false, "every packet was answered, or lost by a server that was told to: %s", err)
 		return
 	}
 	sent, lost, wrong := 0, 0, []string(nil)
@@ -320,14 +333,14 @@ func (r *rolloutDemo) loss(ctx context.Context, losers map[string]bool) {
 		}
 	}
 	if len(wrong) > 0 {
-		r.expect("who lost packets is not as expected: %s", false, strings.Join(wrong, ", "))
+		r.expect(false, "who lost packets is not as expected: %s", strings.Join(wrong, ", "))
 		return
 	}
 	who := "nobody"
 	for name := range losers {
 		who = name
 	}
-	r.expect("of %d packets of the tenants %d were lost, by %s", true, sent, lost, who)
+	r.expect(true, "of %d packets of the tenants %d were lost, by %s", sent, lost, who)
 }
 
 func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
@@ -335,7 +348,7 @@ func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.expect("the rollout is %s, with %d of %d VMs moved", s.Phase == policies.PhaseCompleted && s.Moved == 40 && s.Total == 40, s.Phase, s.Moved, s.Total)
+	r.expect(s.Phase == policies.PhaseCompleted && s.Moved == 40 && s.Total == 40, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
 	r.everybodyOn(ctx, "v2")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20}, passed{"vpc-1002", 1, 1}, passed{"vpc-1002", 2, 5}, passed{"vpc-1002", 3, 20})
 	r.loss(ctx, nil)
@@ -351,19 +364,20 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.expect("the rollout is %s, with %d of %d VMs moved", s.Phase == policies.PhaseRolledBack && s.Moved == 0, s.Phase, s.Moved, s.Total)
+	r.expect(s.Phase == policies.PhaseRolledBack && s.Moved == 0, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
 	r.everybodyOn(ctx, "v1")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20})
 	if f := s.Failure; f == nil {
-		r.expect("the daemon says why", false)
+		r.expect(false, "the daemon says why")
 	} else {
 		r.say("\n   The evidence: batch %d of %s, at %s: %s", f.Batch, f.Network, f.Revision, f.Reason)
 		for _, line := range f.Evidence {
 			r.say("     %s", line)
 		}
 		evidence := strings.Join(f.Evidence, "\n")
-		r.expect("it names the address, the loss, the batch and the commit", f.Network == "vpc-1002" && f.Batch == 1 &&
-			strings.HasSuffix(f.Revision, head) && strings.Contains(evidence, "10.0.0.1") && strings.Contains(evidence, "100%"))
+		names := f.Network == "vpc-1002" && f.Batch == 1 && strings.HasSuffix(f.Revision, head) &&
+			strings.Contains(evidence, "10.0.0.1") && strings.Contains(evidence, "100%")
+		r.expect(names, "it names the address, the loss, the batch and the commit")
 	}
 	r.say("\n3. A commit that changes only the pace does not try the same content again.\n\n$ git commit -m 'Slower'\n")
 	if err := r.write("policies/gateway-v2.yaml", strings.Replace(shardPolicy, "bake: 1s", "bake: 2s", 1)); err != nil {
@@ -379,7 +393,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.expect("the rollout is still %s, in its first run: %s", again.Phase == policies.PhaseRolledBack && again.Run == 1 && again.Moved == 0, again.Phase, again.Conditions[0].Message)
+	r.expect(again.Phase == policies.PhaseRolledBack && again.Run == 1 && again.Moved == 0, "the rollout is still %s, in its first run: %s", again.Phase, again.Conditions[0].Message)
 	r.everybodyOn(ctx, "v1")
 	r.loss(ctx, map[string]bool{"vpc-1002/vm-1": true})
 	return nil

@@ -61,12 +61,13 @@ func (s *screen) draw(text string, lines []string) error {
 	return err
 }
 
-// width is how many columns there are, so that a line is not wrapped.
-func (s *screen) width() int {
-	if w, _, err := term.GetSize(s.fd); s.live && err == nil && w > 0 {
-		return w
+// cut shortens the rest of a line so that the terminal does not wrap it.
+func (s *screen) cut(text string, before int) string {
+	w, _, err := term.GetSize(s.fd)
+	if err != nil || w <= 0 {
+		w = 80
 	}
-	return 80
+	return text[:min(len(text), max(w-1-before, 0))]
 }
 
 // paint gives a text a color of the terminal's: 31 is red, 32 green, 2 dim.
