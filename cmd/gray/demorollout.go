@@ -51,6 +51,9 @@ type passed struct {
 }
 
 func (r *rolloutDemo) run(ctx context.Context) error {
+	if _, err := exec.LookPath("git"); err != nil {
+		return errors.New("there is no git on the PATH; install it")
+	}
 	r.screen = newScreen(r.out)
 	r.out = r.screen
 	r.scenes = make(chan scene, 1000)
@@ -134,7 +137,7 @@ func (r *rolloutDemo) story(ctx context.Context) error {
 	if r.broken {
 		last = "PhaseRolledBack"
 	}
-	if err := r.watch(ctx, last); err != nil {
+	if err := r.watch(ctx, last); err != nil || r.failed > 0 {
 		return err
 	}
 	r.say("")
