@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/schema"
-	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/probe"
 )
 
@@ -20,79 +20,79 @@ import (
 // versions that match policies of a real daemon give it: all answer through v1, and
 // none of a VPC that v2 loses.
 func TestShardLab(t *testing.T) {
-	d := &demo{dir: t.TempDir()}
+	r := &rolloutDemo{demo: &demo{out: io.Discard, dir: t.TempDir()}}
 	ok := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	ok(d.choosePorts("9559", "18000", "18001"))
-	set, err := d.makeShard(t.Context())
-	ok(err)
-	sw := softswitch.New(1)
-	lab, err := newShardLab(sw, set)
-	ok(err)
 	ctx, cancel := context.WithCancel(t.Context())
-	stopSwitch, err := d.serveSwitch(ctx, sw)
+	stop, err := r.start(ctx)
+	defer func() { cancel(); ok(stop()) }()
 	ok(err)
-	stopDaemon, err := d.startDaemon(ctx)
-	ok(err)
-	defer func() {
-		cancel()
-		ok(errors.Join(stopDaemon(), stopSwitch(), lab.close()))
-	}()
-	lab.lose("v2", 1002)
-	prober := probe.New(probe.Options{Underlay: lab.underlay, Interval: time.Millisecond, Pause: time.Millisecond})
+	r.lab.lose("v2", 1002)
 	for _, c := range []struct {
 		policy string
-		moved  int // of VPC 1001
-		lost   int // of VPC 1002
+		moved  []int // of each VPC
+		lost   []int
 	}{
-		{"", 0, 0},
-		{"vms: [{network: vpc-1001, addresses: [10.0.0.1, 10.0.0.7]}, {network: vpc-1002, addresses: [10.0.0.7]}]", 2, 1},
-		{"networks: [vpc-1001, vpc-1002]", 20, 20},
-		{"", 0, 0},
+		{"", []int{0, 0}, []int{0, 0}},
+		{"vms: [{network: vpc-1001, addresses: [10.0.0.1, 10.0.0.7]}, {network: vpc-1002, addresses: [10.0.0.7]}]", []int{2, 1}, []int{0, 1}},
+		{"networks: [vpc-1001, vpc-1002]", []int{20, 20}, []int{0, 20}},
+		{"", []int{0, 0}, []int{0, 0}},
 	} {
 		text := ""
 		if c.policy != "" {
 			text = labPolicy(c.policy)
 		}
-		ok(d.write("policies/gateway-v2.yaml", text))
-		ok(d.git(t.Context(), "add", "-A"))
-		ok(d.git(t.Context(), "commit", "-q", "--allow-empty", "-m", "match"))
-		ok(d.live(t.Context()))
-		before := map[string][]shardVM{}
-		for _, v := range lab.vpcs {
-			before[v.name] = lab.look(v)
-		}
-		for i, v := range lab.vpcs {
-			n := set.Get(schema.Name{Kind: schema.KindNetwork, Name: v.name}).Spec.(*schema.NetworkSpec)
-			res := prober.Verify(t.Context(), probe.Request{
-				Network: v.name, VNI: *n.VNI, Monitor: n.Monitor, Survey: true,
-				Targets: probe.Select(n.Routes, func(schema.Route) bool { return true }, 0, 1).Targets,
-				Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: lab.vip}},
-			})
-			want := []int{0, c.lost}[i]
-			if out := res.Checks[0]; out.Addresses != 20 || out.Failed != want || out.Received != 3*(20-want) {
-				t.Errorf("%q: %s: %s: %+v", c.policy, v.name, res.Reason, out)
-			}
-			moved := 0
-			for j, vm := range lab.look(v) {
-				old := before[v.name][j].served
-				v1, v2 := vm.served["v1"]-old["v1"], vm.served["v2"]-old["v2"]
-				if v1+v2 != 3 || v1 != 0 && v2 != 0 {
-					t.Errorf("%q: %s: %s had %d packets by v1 and %d by v2", c.policy, v.name, vm.name, v1, v2)
-				}
-				if v2 > 0 {
-					moved++
-				}
-			}
-			if moved != []int{c.moved, c.lost}[i] {
-				t.Errorf("%q: %s: %d VMs are on v2", c.policy, v.name, moved)
+		ok(r.write("policies/gateway-v2.yaml", text))
+		ok(r.git(t.Context(), "add", "-A"))
+		ok(r.git(t.Context(), "commit", "-q", "--allow-empty", "-m", "match"))
+		ok(r.live(t.Context()))
+		for i, v := range r.lab.vpcs {
+			moved, lost := pingAll(t, r, v)
+			if moved != c.moved[i] || lost != c.lost[i] {
+				t.Errorf("%q: of %s %d VMs are on v2, and %d do not answer", c.policy, v.name, moved, lost)
 			}
 		}
 	}
+}
+
+// pingAll pings the VMs of a VPC as a rollout does. It returns how many had their
+// packets by v2, and how many did not answer.
+func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
+	t.Helper()
+	before := r.lab.look(v)
+	s, err := dir.Read(t.Context(), r.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := schema.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := set.Get(schema.Name{Kind: schema.KindNetwork, Name: v.name}).Spec.(*schema.NetworkSpec)
+	prober := probe.New(probe.Options{Underlay: r.lab.underlay, Interval: time.Millisecond})
+	res := prober.Verify(t.Context(), probe.Request{
+		Network: v.name, VNI: *n.VNI, Monitor: n.Monitor, Survey: true,
+		Targets: probe.Select(n.Routes, func(schema.Route) bool { return true }, 0, 1).Targets,
+		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: r.lab.vip}},
+	})
+	lost = res.Checks[0].Failed
+	if out := res.Checks[0]; out.Addresses != 20 || out.Received != 3*(20-lost) {
+		t.Errorf("%s: %s: %+v", v.name, res.Reason, out)
+	}
+	for i, vm := range r.lab.look(v) {
+		v1, v2 := vm.served["v1"]-before[i].served["v1"], vm.served["v2"]-before[i].served["v2"]
+		if v1+v2 != 3 || v1 != 0 && v2 != 0 {
+			t.Errorf("%s had %d packets by v1 and %d by v2", vm.name, v1, v2)
+		}
+		if v2 > 0 {
+			moved++
+		}
+	}
+	return moved, lost
 }
 
 // TestDemoRollout runs both stories of gray demo --rollout at the same time, as
