@@ -20,9 +20,10 @@ const maxUpload = 512 << 20
 // Status is the daemon's answer to GET /v1/status.
 type Status struct {
 	*reconciler.Status
-	Proxies   any `json:"proxies"`           // Envoys
-	Neighbors any `json:"neighbors"`         // BGP sessions
-	Replica   any `json:"replica,omitempty"` // who leads, where there are several daemons
+	Proxies   any `json:"proxies"`            // Envoys
+	Neighbors any `json:"neighbors"`          // BGP sessions
+	Replica   any `json:"replica,omitempty"`  // who leads, where there are several daemons
+	Webhooks  any `json:"webhooks,omitempty"` // how they fare, where there are some
 }
 
 // ProxiesVersion is the apiVersion of Proxies.
@@ -98,8 +99,9 @@ type file struct {
 }
 
 // Handler serves the API. Proxies tells about the Envoys, neighbors about the BGP
-// sessions, replica about the election; it says nil where there is none.
-func Handler(r *reconciler.Reconciler, proxies, neighbors, replica func() any) http.Handler {
+// sessions, replica about the election, webhooks about those; the last two say nil
+// where there is none.
+func Handler(r *reconciler.Reconciler, proxies, neighbors, replica, webhooks func() any) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, req *http.Request) {
 		s, err := r.Status(req.Context())
@@ -107,7 +109,7 @@ func Handler(r *reconciler.Reconciler, proxies, neighbors, replica func() any) h
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		reply(w, Status{s, proxies(), neighbors(), replica()})
+		reply(w, Status{s, proxies(), neighbors(), replica(), webhooks()})
 	})
 	mux.HandleFunc("GET /v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, Proxies{ProxiesVersion, proxies()})

@@ -37,6 +37,8 @@ type daemonConfig struct {
 	nodes            xds.Server // the daemon, as the nodes reach it
 	composeDir       string     // empty: no compose files
 	secrets          string
+	probeAllow       []string // networks
+	webhooks         string   // a file below secrets; empty: none
 	etcd             etcdFlags
 	drift            time.Duration
 	maxDelete        int
@@ -88,6 +90,7 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&c.admin, "admin-listen", "127.0.0.1:18001", "where to serve the admin API")
 	f.StringVar(&c.secrets, "secrets-dir", "/etc/gray", "where files that documents name must lie")
 	c.etcd.add(f)
+	c.addOutward(f)
 	f.DurationVar(&c.drift, "drift-interval", 30*time.Second, "how often to read live state again")
 	f.IntVar(&c.maxDelete, "max-delete", 30, "per cent of a target's live resources that one plan may delete")
 	f.StringVar(&c.confirm, "confirm-delete", "", "the revision whose plans may delete more than --max-delete")
@@ -156,6 +159,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 		errs <- d.run(ctx, alone)
 	})
 	running.Go(func() { lookUp(ctx) })
+	running.Go(func() { d.notifier.Run(ctx) })
 	defer func() { cancel(); running.Wait() }() // what they work with is closed after them
 	return c.wait(ctx, alone, errs)
 }

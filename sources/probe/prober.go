@@ -14,10 +14,10 @@ import (
 
 // The bounds of what all verifications do together, where Options name none.
 const (
-	DefaultRate     = 20_000 // packets and connections a second
-	DefaultParallel = 256    // connections at the same time
-	DefaultPrograms = 4      // programs at the same time
-	DefaultLimit    = 10 * time.Minute
+	DefaultRate     = 20_000           // packets and connections a second
+	DefaultParallel = 256              // connections at the same time
+	DefaultPrograms = 4                // programs at the same time
+	DefaultLimit    = 30 * time.Minute // a program alone may take 10 minutes
 	defaultInterval = 100 * time.Millisecond
 	defaultPause    = time.Second
 )
