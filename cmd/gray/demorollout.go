@@ -182,7 +182,12 @@ func (r *rolloutDemo) tell(s scene) {
 	if s.Reason == "PhaseProgressing" || s.Reason == "PhaseRollingBack" {
 		return // the next lines say more
 	}
-	text := fmt.Sprintf("%5.1fs  %-20s %s", s.Time.Sub(r.began).Seconds(), s.Reason, strings.TrimSuffix(s.Message, ": "))
+	const most = 130 // bytes of a message; the evidence is shown later
+	message := strings.TrimSuffix(s.Message, ": ")
+	if len(message) > most {
+		message = strings.ToValidUTF8(message[:most], "") + "..."
+	}
+	text := fmt.Sprintf("%5.1fs  %-20s %s", s.Time.Sub(r.began).Seconds(), s.Reason, message)
 	if s.Warning {
 		text = r.screen.paint(31, text)
 	}
@@ -379,7 +384,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 		}
 		evidence := strings.Join(f.Evidence, "\n")
 		names := f.Network == "vpc-1002" && f.Batch == 1 && strings.HasSuffix(f.Revision, head) &&
-			strings.Contains(evidence, "10.0.0.1") && strings.Contains(evidence, "100%")
+			strings.Contains(evidence, "10.0.0.1 (vm-1)") && strings.Contains(evidence, "lost 100%")
 		r.expect(names, "it names the address, the loss, the batch and the commit")
 	}
 	r.say("\n3. A commit that changes only the pace does not try the same content again.\n\n$ git commit -m 'Slower'\n")
@@ -396,7 +401,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.expect(again.Phase == policies.PhaseRolledBack && again.Run == 1 && again.Moved == 0, "the rollout is still %s, in its first run: %s", again.Phase, again.Conditions[0].Message)
+	r.expect(again.Phase == policies.PhaseRolledBack && again.Run == 1 && again.Moved == 0, "the rollout is still %s, in run %d, with %d VMs moved", again.Phase, again.Run, again.Moved)
 	r.everybodyOn(ctx, "v1")
 	r.loss(ctx, map[string]bool{"vpc-1002/vm-1": true})
 	return nil
