@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -48,7 +49,7 @@ type running struct {
 func (l *netlab) flow(f labFlow) *running {
 	l.t.Helper()
 	r := &running{labFlow: f, out: filepath.Join(l.dir, f.from.name+f.to.name)}
-	port := strconv.Itoa(7000 + f.from.number)
+	port := strconv.Itoa(7000 + f.from.host)
 	l.start(f.to.name, []string{"GRAY_TEST_STREAM=listen", "GRAY_TEST_ADDRESS=" + f.to.address + ":" + port}, nil, l.gray)
 	r.ping = l.start(f.from.name, nil, l.file(r.out+".ping"), "ping", "-n", "-i", "0.01", f.to.address)
 	r.stream = l.start(f.from.name, []string{"GRAY_TEST_STREAM=dial", "GRAY_TEST_ADDRESS=" + f.to.address + ":" + port}, l.file(r.out+".stream"), l.gray)
@@ -190,9 +191,9 @@ func stream(c *net.TCPConn) error {
 	}
 }
 
-// labRepository is the documents of the laboratory, without policies.
-func labRepository() map[string]string {
-	var gateway, networks strings.Builder
+// labGateway is the Gateway of the laboratory and its Switch.
+func labGateway() map[string]string {
+	var gateway strings.Builder
 	gateway.WriteString("apiVersion: gray.dev/v1alpha1\nkind: Gateway\nmetadata: {name: vpc-gw}\nspec:\n  vips: [" + labVIP + "]\n  switches: [gw-a]\n  hash: {buckets: 256}\n  healthCheck: {icmp: {}, interval: 100ms, rise: 2, fall: 3}\n  default: v1\n  versions:\n")
 	for _, version := range []string{"v1", "v2"} {
 		fmt.Fprintf(&gateway, "  - name: %s\n    backends:\n", version)
@@ -202,45 +203,51 @@ func labRepository() map[string]string {
 			}
 		}
 	}
-	for _, vni := range []int{1001, 1002} {
-		fmt.Fprintf(&networks, "---\napiVersion: gray.dev/v1alpha1\nkind: Network\nmetadata: {name: vpc-%d}\nspec:\n  vni: %d\n  routes:\n", vni, vni)
-		for _, v := range labVMs {
+	return map[string]string{
+		"gateway.yaml": gateway.String(),
+		"switch.yaml":  "apiVersion: gray.dev/v1alpha1\nkind: Switch\nmetadata: {name: gw-a}\nspec: {address: 127.0.0.1:9559, mac: \"" + labSwitchMAC + "\"}\n",
+	}
+}
+
+// labNetworks is the VPCs of the laboratory; the account of each is made of its VNI.
+func (l *netlab) labNetworks(labels map[int]string) string {
+	var networks strings.Builder
+	for _, vni := range l.vnis() {
+		fmt.Fprintf(&networks, "---\napiVersion: gray.dev/v1alpha1\nkind: Network\nmetadata: {name: vpc-%d, labels: {%s}}\nspec:\n  vni: %d\n  account: %q\n", vni, labels[vni], vni, labAccount(vni))
+		fmt.Fprintf(&networks, "  monitor: {address: %s, mac: %q, vtep: %s}\n  routes:\n", labMonitor, labMonitorMAC, labMonitorVTEP)
+		for _, v := range l.vms {
 			if v.vni == vni {
 				fmt.Fprintf(&networks, "  - {vm: %s, prefix: %s/32, mac: %q, vtep: %s}\n", v.name, v.address, v.mac(), v.vtep())
 			}
 		}
 	}
-	return map[string]string{
-		"gateway.yaml":  gateway.String(),
-		"networks.yaml": networks.String(),
-		"switch.yaml":   "apiVersion: gray.dev/v1alpha1\nkind: Switch\nmetadata: {name: gw-a}\nspec: {address: 127.0.0.1:9559, mac: \"" + labSwitchMAC + "\"}\n",
-	}
+	return networks.String()
 }
+
+func labAccount(vni int) string { return fmt.Sprintf("5000%d", vni) }
 
 func labPolicy(match string) string {
 	return "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: gw-v2}\nspec:\n  targets: [{kind: Gateway, name: vpc-gw}]\n  version: v2\n  match:\n  - " + match + "\n"
 }
 
-// begin makes the repository and starts everything.
-func (l *netlab) begin() (live time.Time) {
+// begin makes a repository with no policy, which may have further documents, and
+// starts everything.
+func (l *netlab) begin(labels map[int]string, more map[string]string, flags ...string) (live time.Time) {
 	l.t.Helper()
 	l.must("git", "init", "-q", "-b", "main", l.repo)
-	for name, text := range labRepository() {
-		if err := os.WriteFile(filepath.Join(l.repo, name), []byte(text), 0o644); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	l.startGray()
-	_, live = l.commit(nil)
-	return live
+	l.startGray(flags...)
+	files := labGateway()
+	files["networks.yaml"] = l.labNetworks(labels)
+	maps.Copy(files, more)
+	return l.commit(files)
 }
 
 // TestMovesLoseNothing moves a VM, then its VPC, then back, under pings and TCP
 // streams. Captures on the servers hold who gets what.
 func TestMovesLoseNothing(t *testing.T) {
 	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
-	l := newNetlab(t)
-	live := l.begin()
+	l := newNetlab(t, labVMs...)
+	live := l.begin(nil, nil)
 	vms := labVMs
 	flows := []labFlow{{vms[0], vms[1]}, {vms[2], vms[1]}, {vms[3], vms[4]}}
 	var all []*running
@@ -265,9 +272,9 @@ func TestMovesLoseNothing(t *testing.T) {
 		switch step.policy {
 		case "":
 		case "-":
-			_, live = l.commit(map[string]string{"policy.yaml": ""})
+			live = l.commit(map[string]string{"policy.yaml": ""})
 		default:
-			_, live = l.commit(map[string]string{"policy.yaml": step.policy})
+			live = l.commit(map[string]string{"policy.yaml": step.policy})
 		}
 		wrong := 0
 		for _, s := range l.after(captures, live, 50, flows...) {
@@ -287,8 +294,8 @@ func TestMovesLoseNothing(t *testing.T) {
 // come back with it.
 func TestDeadServerLeaves(t *testing.T) {
 	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
-	l := newNetlab(t)
-	live := l.begin()
+	l := newNetlab(t, labVMs...)
+	live := l.begin(nil, nil)
 	var flows []labFlow
 	for i := range 2 { // enough flows that some are on either server
 		for j := range 3 {
