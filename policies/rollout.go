@@ -223,7 +223,7 @@ func (r *Rollout) moving(network string) int {
 	return slices.IndexFunc(r.Moving, func(m *Move) bool { return m.Network == network })
 }
 
-// empty tells whether everything is at the default.
-func (r *Rollout) empty() bool {
+// Empty tells whether everything is at the default.
+func (r *Rollout) Empty() bool {
 	return len(r.Done) == 0 && !slices.ContainsFunc(r.Moving, func(m *Move) bool { return m.Whole || len(m.VMs) > 0 })
 }

@@ -118,7 +118,7 @@ func TestRollbackWaitsForTheSinks(t *testing.T) {
 	d.pass()
 	d.step(d.probe().verdict(false, "lost"))
 	d.at("RollingBack/VerificationFailed")
-	if !d.r.empty() {
+	if !d.r.Empty() {
 		t.Error("units are left")
 	}
 	d.confirmed = false

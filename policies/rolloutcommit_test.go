@@ -200,7 +200,7 @@ func TestCommitsInMidRollout(t *testing.T) {
 	d = begin()
 	d.spec = nil
 	d.step()
-	if !d.last.Ended || !d.r.empty() {
+	if !d.last.Ended || !d.r.Empty() {
 		t.Error("the policy is gone, and something is left")
 	}
 }

@@ -160,7 +160,7 @@ func (s *stepper) again() bool {
 
 // abort takes everything back, also while the rollout is held.
 func (s *stepper) abort(v Verb) error {
-	if s.blocked() && s.empty() {
+	if s.blocked() && s.Empty() {
 		return nil // it has gone back already
 	}
 	s.tell(true, "AbortedByUser", nil, "ended by %s%s", v.Who, because(v))

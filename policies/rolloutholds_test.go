@@ -66,7 +66,7 @@ func (o *ordeal) check() {
 	for name, s := range o.state {
 		spec := o.c.Rollout(name)
 		if s.Phase == PhaseRolledBack || s.Phase == PhaseRollingBack {
-			if !s.empty() {
+			if !s.Empty() {
 				o.fatal("%s is %s, and units are left", name, s.Phase)
 			}
 		}
@@ -103,7 +103,7 @@ func (o *ordeal) forget(name string, spec *RolloutSpec, was, next *Rollout) {
 			continue
 		}
 		if spec != nil {
-			if _, i := spec.Network(network); i >= 0 && (!next.empty() || next.Run == was.Run) {
+			if _, i := spec.Network(network); i >= 0 && (!next.Empty() || next.Run == was.Run) {
 				continue
 			}
 		}

@@ -101,9 +101,9 @@ func (s *stepper) adopt() {
 	}
 	s.Identity, s.Content = spec.Identity, spec.Content
 	switch {
-	case s.blocked() && s.Failure == nil && (s.empty() || !s.held()): // a commit has gone back to it
+	case s.blocked() && s.Failure == nil && (s.Empty() || !s.held()): // a commit has gone back to it
 		s.giveUp(Failure{Reason: "FailedBefore", Revision: s.obs.Revision})
-	case !s.blocked() && s.Failure != nil && s.empty() && s.Aborted != "" && !known:
+	case !s.blocked() && s.Failure != nil && s.Empty() && s.Aborted != "" && !known:
 		s.restart("its content has changed since it failed")
 	}
 	if s.Fingerprint != spec.Fingerprint {
@@ -130,7 +130,7 @@ func (s *stepper) restart(format string, args ...any) {
 	if s.Run++; s.Run > 1 {
 		s.tell(false, "Restarted", nil, "begins afresh: "+format, args...)
 	}
-	if !s.empty() {
+	if !s.Empty() {
 		s.Generation++
 	}
 	s.Moving, s.Done, s.Approved, s.Failure, s.order = nil, nil, nil, nil, nil
@@ -309,7 +309,7 @@ func (s *stepper) giveUp(f Failure) {
 	}
 	s.Aborted = s.spec.Content
 	s.Generation++
-	if !s.empty() {
+	if !s.Empty() {
 		s.Back = s.Generation
 	}
 	s.Moving, s.Done, s.Approved, s.order = nil, nil, nil, nil

@@ -91,6 +91,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 			r.touch(r.targets[res.Target], res.Key)
 		}
 	}
+	r.heedSpecs()
 	if !news {
 		return
 	}

@@ -101,6 +101,9 @@ func lowerUnits(sinks []Sink, ir *policies.IR, units []policies.Name) ([]lowered
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", n, err)
 			}
+			for _, res := range resources {
+				res.unit = &n
+			}
 			if len(resources) > 0 {
 				all = append(all, lowered{n, s, resources})
 			}

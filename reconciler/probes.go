@@ -87,9 +87,9 @@ func (p *Probes) Woken() <-chan struct{} {
 	return p.wake
 }
 
-// want replaces what is to be tested for a policy. A Job that is wanted as before
+// Want replaces what is to be tested for a policy. A Job that is wanted as before
 // stays the same, and so does what is known of it.
-func (p *Probes) want(policy string, jobs []*Job) {
+func (p *Probes) Want(policy string, jobs []*Job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wanted, changed := make([]*Job, 0, len(p.wanted)+len(jobs)), false

@@ -59,8 +59,10 @@ type Reconciler struct {
 	badErr   error  // why seen is not in force
 	warned   map[string]bool
 	savedIDs int
-	former   []*policies.Switch // switches of the last process, until the first good commit
-	lookups  []policies.Lookup  // of the last good commit
+	former   []*policies.Switch  // switches of the last process, until the first good commit
+	lookups  []policies.Lookup   // of the last good commit
+	rollouts map[string]*rollout // by policy
+	audited  uint64              // the number of the last record in the audit log
 
 	fetching bool
 	refetch  backoff
@@ -89,6 +91,7 @@ func New(cfg Config) (*Reconciler, error) {
 		cfg: cfg, targets: map[string]*target{}, refs: map[Key][]Key{}, links: map[Key]map[Key]bool{}, warned: map[string]bool{},
 		fetched: make(chan fetched), finished: make(chan result), do: make(chan func()),
 		docs: btree.NewG(32, document.before), places: map[string][]placed{}, undone: map[schema.Name]int{},
+		rollouts: map[string]*rollout{},
 	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {
@@ -103,6 +106,9 @@ func New(cfg Config) (*Reconciler, error) {
 	r.meaning = newMeaning(cfg.Sinks, policies.NewCompiler(ids))
 	if cfg.Discovery != nil {
 		r.meaning.compiler.SetEndpoints(cfg.Discovery.Endpoints())
+	}
+	if err := r.loadRollouts(); err != nil {
+		return nil, err
 	}
 	for name, sink := range cfg.Always {
 		r.target(name, sink).always = true
@@ -132,6 +138,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.heed()
 		case <-r.cfg.Discovery.Woken():
 			r.hear()
+		case <-r.cfg.Probes.Woken():
+		case <-r.cfg.Follow.Woken():
+			r.heedLeader()
 		case res := <-r.finished:
 			r.finish(res)
 		case f := <-r.do:
@@ -149,6 +158,7 @@ func (r *Reconciler) step(ctx context.Context) {
 	if !r.fetching && !r.refetch.until.IsZero() && !now.Before(r.refetch.until) {
 		r.fetch(ctx)
 	}
+	r.roll(now)
 	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
 		t := r.targets[name]
 		if r.revision == "" || t.running || !t.poked && now.Before(t.next) {
@@ -227,6 +237,15 @@ func (r *Reconciler) guard(t *target, changes []Change) {
 	if deletes*100 <= live*r.cfg.MaxDelete || r.cfg.Confirm == r.revision {
 		return
 	}
+	returns := r.returns()
+	for _, c := range changes {
+		if k := c.Key(); c.Op() == Delete && t.desired[k] == nil && k != self && !t.inherited(c.Old) && returns(c.Old) {
+			deletes--
+		}
+	}
+	if deletes*100 <= live*r.cfg.MaxDelete {
+		return
+	}
 	t.held = fmt.Errorf("the plan would delete %d of %d live resources, more than --max-delete %d%%; check the commit, then restart with --confirm-delete %s",
 		deletes, live, r.cfg.MaxDelete, r.revision)
 	if was == nil || was.Error() != t.held.Error() {
@@ -247,6 +266,9 @@ func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Ch
 		why, wait := g.blocks(c)
 		if !wait {
 			why, wait = r.waitsFor(c)
+		}
+		if !wait {
+			why, wait = r.yields(c)
 		}
 		switch tr := t.troubles[k]; {
 		case wait:
@@ -284,7 +306,7 @@ func (r *Reconciler) untilNext() time.Duration {
 			next = min(next, t.next.Sub(now))
 		}
 	}
-	return max(next, 0)
+	return max(min(next, r.nextRollout(now)), 0)
 }
 
 // target returns the target of a name, which is new where a sink lowers to it
@@ -336,6 +358,7 @@ func (r *Reconciler) changed() <-chan struct{} {
 func (r *Reconciler) fetch(ctx context.Context) {
 	r.fetching = true
 	r.jobs.Go(func() {
+		r.cfg.Follow.wait(ctx)
 		s, err := r.cfg.Source.Fetch(ctx)
 		select {
 		case r.fetched <- fetched{s, err}:

@@ -31,6 +31,8 @@ func (k Key) Compare(l Key) int {
 // desired one may be Equal to whatever is live, while it is not known what is to be.
 // One with a method Heir names the kind and the name of what, where it is to be at
 // the same target, serves in its place: the prune guard does not count it as lost.
+// One with a method Takes names the VNI or the account whose traffic it takes away
+// from the default.
 type Body interface {
 	Equal(Body) bool
 	String() string        // the whole of it on one line, for a plan; no secrets
@@ -49,6 +51,8 @@ type Resource struct {
 	// happens at once, in one Apply between the updates and the deletes: any part of
 	// it alone would be neither what was nor what is to be.
 	Together bool
+
+	unit *policies.Name // that it was lowered from; nil where it was read back
 }
 
 // State is resources by key.

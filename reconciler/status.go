@@ -126,6 +126,7 @@ func (r *Reconciler) stand(now time.Time) {
 	r.ready.set(ready, now)
 	r.reconciling.set(todo, now)
 	r.stalled.set(!good, now)
+	r.standRollouts(now)
 }
 
 // view costs what is in trouble or under way, not what there is.
@@ -135,6 +136,7 @@ func (r *Reconciler) view() view {
 		revision: r.revision, seen: r.seen, fetchErr: r.fetchErr, badErr: r.badErr,
 		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone),
 	}
+	v.rollouts = r.viewRollouts()
 	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
 		t := r.targets[name]
 		tv := targetView{
@@ -247,6 +249,10 @@ func (v *view) documents() []DocumentStatus {
 			waiting[k.doc] = append(waiting[k.doc], k)
 		}
 	}
+	rollouts := map[string]*rolloutView{}
+	for i := range v.rollouts {
+		rollouts[v.rollouts[i].state.Policy] = &v.rollouts[i]
+	}
 	all := make([]DocumentStatus, 0, v.docs.Len())
 	v.docs.Ascend(func(d document) bool {
 		reason, message := "Applied", ""
@@ -267,6 +273,9 @@ func (v *view) documents() []DocumentStatus {
 			reason, message = "Progressing", fmt.Sprintf("%d of its resources are not live yet", v.undone[d.name])
 		}
 		ds := DocumentStatus{d.name.Kind, d.name.Name, d.at.String(), conditions("Ready", d.ready, todo, bad, v.revision, reason, message)}
+		if ro := rollouts[d.name.Name]; ro != nil && d.name.Kind == schema.KindPolicy && d.ready.on {
+			ds.Conditions = ro.conditions(v.revision)
+		}
 		if d.degraded.on {
 			ds.Conditions = append(ds.Conditions, Condition{"Degraded", "True", d.reason, d.ailing, d.degraded.since, v.revision})
 		}

@@ -258,8 +258,6 @@ func (d *decoder) field(key, val *yaml.Node, v reflect.Value, name string, rules
 		return false
 	case isNull(val):
 		d.errorf(key, name, "is empty; fill it in")
-	case rules.unsupported && !isZeroNode(resolve(val)):
-		d.errorf(key, name, "not supported yet; remove it")
 	default:
 		d.value(val, v, name, rules)
 		if !isEmpty(v) || d.list.count() > before {
@@ -281,12 +279,6 @@ func isEmpty(v reflect.Value) bool {
 		return v.Len() == 0
 	}
 	return false
-}
-
-// isZeroNode tells whether a node says what its absence says: "suspend: false"
-// asks for nothing, so a field that is not supported yet may say it.
-func isZeroNode(node *yaml.Node) bool {
-	return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!bool" && strings.EqualFold(node.Value, "false")
 }
 
 // pairs yields a mapping's keys and values; a key that is no string or comes

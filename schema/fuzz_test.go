@@ -21,7 +21,6 @@ import (
 // file. Errors must name a file that exists and a line within it, and time and
 // memory must follow the size of the input.
 func FuzzParse(f *testing.F) {
-	supported(f)
 	network := []byte("kind: Network\nmetadata: {name: n}\nspec: {vni: 1, routesFrom: r.csv}\n")
 	for _, kind := range Kinds() {
 		text, err := formatDocs.ReadFile("testdata/format/" + strings.ToLower(kind) + ".yaml")

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
-	"reflect"
 	"strings"
 	"testing"
 
@@ -47,33 +46,6 @@ func wantProblems(t *testing.T, snap *Snapshot, want ...string) *Set {
 
 // byValue compares documents' specs.
 var byValue = cmp.Options{cmpopts.EquateComparable(Addr{}, Prefix{}, netip.Addr{}, netip.Prefix{})}
-
-// supported lets the fields that nothing acts on yet be read for one test, so
-// that reading them is tested before they are acted on.
-func supported(t testing.TB) {
-	for _, k := range Kinds() {
-		lift(t, reflect.TypeOf(newSpec(k)))
-	}
-}
-
-func lift(t testing.TB, typ reflect.Type) {
-	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice || typ.Kind() == reflect.Map {
-		typ = typ.Elem()
-	}
-	if typ.Kind() != reflect.Struct || typ.PkgPath() != reflect.TypeFor[Match]().PkgPath() {
-		return
-	}
-	was := fieldsOf(typ)
-	now := &structFields{byName: map[string]structField{}, line: was.line}
-	for _, f := range was.list {
-		f.rules.unsupported = false
-		now.list = append(now.list, f)
-		now.byName[f.name] = f
-		lift(t, typ.Field(f.index).Type)
-	}
-	fieldCache.Store(typ, now)
-	t.Cleanup(func() { fieldCache.Store(typ, was) })
-}
 
 func to[T any](v T) *T { return &v }
 

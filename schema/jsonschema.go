@@ -136,9 +136,6 @@ func structSchema(t reflect.Type) object {
 	for _, f := range fieldsOf(t).list {
 		s := typeSchema(t.Field(f.index).Type, f.rules)
 		s["description"] = f.doc
-		if f.rules.unsupported {
-			s["description"] = f.doc + " (not supported yet)"
-		}
 		properties[f.name] = s
 		if f.rules.required {
 			required = append(required, f.name)

@@ -30,7 +30,6 @@ func Kinds() []string {
 //	gray:"default=5"   what an absent number or string is
 //	gray:"enum=a|b"   the allowed strings; the first is the default unless it is required
 //	gray:"label"      an RFC 1123 label
-//	gray:"unsupported" read and refused: no part of gray acts on it yet
 //	doc:"..."         the description in the JSON Schema
 
 // Metadata names a document.
@@ -44,10 +43,10 @@ type PolicySpec struct {
 	Targets  []TargetRef `json:"targets" gray:"required" doc:"what the policy drives; one policy may drive both planes in one commit"`
 	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every target must have it"`
 	Priority int         `json:"priority" gray:"min=1,max=1000,default=100" doc:"1 to 1000, higher wins"`
-	Suspend  bool        `json:"suspend" gray:"unsupported" doc:"keep what is live, change nothing"`
+	Suspend  bool        `json:"suspend" doc:"hold the rollout: keep what is live, move nothing on"`
 	Match    []Match     `json:"match" doc:"any entry; within an entry all fields must hold; no match and no rollout: nothing is matched"`
 	Exclude  []Match     `json:"exclude" doc:"same shape as match; wins over it"`
-	Rollout  *Rollout    `json:"rollout" gray:"unsupported" doc:"move what it names step by step; absent: everything matched moves at once"`
+	Rollout  *Rollout    `json:"rollout" doc:"move what it names step by step; absent: everything matched moves at once"`
 }
 
 // TargetRef names a Service or a Gateway.

@@ -74,9 +74,6 @@ func referenceFields(b *strings.Builder, t reflect.Type, at string) {
 		} else if f.rules.enum != nil && !f.rules.required && t.Field(f.index).Type.Kind() == reflect.String {
 			words = append(words, "default "+f.rules.enum[0])
 		}
-		if f.rules.unsupported {
-			words = append(words, "not supported yet")
-		}
 		doc := f.doc
 		if len(words) > 0 {
 			doc += " (" + strings.Join(words, ", ") + ")"

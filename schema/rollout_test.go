@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"strings"
 	"testing"
 	"time"
 )
@@ -9,7 +8,6 @@ import (
 const rolloutHead = "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: p}\nspec:\n  targets: [{kind: Gateway, name: gw}]\n  version: v2\n  rollout: "
 
 func TestRolloutIsRefused(t *testing.T) {
-	supported(t)
 	for fields, want := range map[string]string{
 		"{}": "spec.rollout: names no networks; give networks or networkSelector",
 		"{networks: [a], networkSelector: {x: y}}":                   "spec.rollout.networkSelector: stands beside networks; give one of the two",
@@ -38,7 +36,6 @@ func TestRolloutIsRefused(t *testing.T) {
 }
 
 func TestRolloutDefaults(t *testing.T) {
-	supported(t)
 	set := wantProblems(t, snapshot("p.yaml", rolloutHead+"{networks: [a], verify: {ping: {}, tcp: {port: 22}, exec: {command: [x]}}}\n"))
 	r := set.Get(Name{KindPolicy, "p"}).Spec.(*PolicySpec).Rollout
 	v := r.Verify
@@ -47,15 +44,6 @@ func TestRolloutDefaults(t *testing.T) {
 	}
 	if v.Ping.Timeout != Duration(time.Second) || v.TCP.Timeout != Duration(time.Second) || v.Exec.Timeout != Duration(time.Minute) || v.Ping.Count != 3 {
 		t.Errorf("%+v %+v %+v", v.Ping, v.TCP, v.Exec)
-	}
-}
-
-// Until something acts on them, rollout and suspend are refused and not ignored.
-func TestRolloutIsNotSupportedYet(t *testing.T) {
-	set, _ := Parse(snapshot("p.yaml", rolloutHead+"{networks: [a]}\n  suspend: true\n"))
-	got := problems(set)
-	if !strings.Contains(got, "spec.rollout: not supported yet") || !strings.Contains(got, "spec.suspend: not supported yet") {
-		t.Error(got)
 	}
 }
 

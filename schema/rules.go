@@ -11,7 +11,7 @@ import (
 
 // rules is what a field's gray tag says.
 type rules struct {
-	required, nonempty, label, unsupported bool
+	required, nonempty, label bool
 
 	min, max *int64
 	def      string
@@ -32,8 +32,6 @@ func parseRules(tag string) rules {
 			r.nonempty = true
 		case "label":
 			r.label = true
-		case "unsupported":
-			r.unsupported = true
 		case "min":
 			r.min = mustInt(val)
 		case "max":

@@ -170,6 +170,9 @@ func (b *ruleBody) Heir() (kind, name string) {
 	return tableKinds[pipeline.TableVPC], vpc.name()
 }
 
+// Takes is the VNI whose packets the entry takes away from the VIP's default.
+func (b *ruleBody) Takes() (vni uint32, account string) { return b.match.VNI, "" }
+
 func (b *ruleBody) String() string {
 	if b.label == "" {
 		return fmt.Sprintf("-> pool %d", b.pool)

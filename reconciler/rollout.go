@@ -1,0 +1,316 @@
+package reconciler
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gray-release/gray/policies"
+)
+
+// rollout is where the loop stands with the rollout of one policy.
+type rollout struct {
+	state  *policies.Rollout     // as it is stored; what has moved in it is in force
+	stored []byte                // its stored form; nil where nothing is stored
+	spec   *policies.RolloutSpec // of the commit in force; nil where that has none
+	last   *policies.RolloutSpec // the last one that was not nil
+	seen   uint64                // what was confirmed at the last Step
+	waits  string                // why nothing is confirmed
+	wake   time.Time             // when to Step without news; zero: never
+	due    bool                  // there is news
+	err    error                 // why the next state was not taken over
+	retry  backoff               // after err
+	ready  flag
+}
+
+// mostSteps bounds how many Steps of one rollout are made in a row.
+const mostSteps = 16
+
+// loadRollouts takes in what an earlier process has moved, which is in force with
+// the first commit.
+func (r *Reconciler) loadRollouts() error {
+	if r.cfg.Store == nil {
+		return nil
+	}
+	rollouts, audited, err := r.cfg.Store.rollouts()
+	if err != nil {
+		return fmt.Errorf("the rollouts in the --state file cannot be read: %w", err)
+	}
+	r.audited = audited
+	for policy, stored := range rollouts {
+		state, err := policies.ReadRollout(stored)
+		if err != nil {
+			return fmt.Errorf("the rollout of %s in the --state file cannot be read: %w", policy, err)
+		}
+		r.rollouts[policy] = &rollout{state: state, stored: stored}
+		r.meaning.compiler.SetProgress(policy, state.Progress())
+	}
+	return nil
+}
+
+// heedSpecs takes over what the documents in force say about rollouts.
+func (r *Reconciler) heedSpecs() {
+	compiler := r.meaning.compiler
+	has := map[string]bool{}
+	for _, policy := range compiler.Rollouts() {
+		has[policy] = true
+		ro := r.rollouts[policy]
+		if ro == nil {
+			ro = &rollout{state: policies.NewRollout(policy)}
+			r.rollouts[policy] = ro
+		}
+		if spec := compiler.Rollout(policy); ro.spec != spec {
+			ro.spec, ro.last, ro.due = spec, spec, true
+		}
+	}
+	for policy, ro := range r.rollouts {
+		if !has[policy] && (ro.spec != nil || ro.last == nil) {
+			ro.spec, ro.due = nil, true
+		}
+	}
+}
+
+// roll has every rollout take the steps that are due.
+func (r *Reconciler) roll(now time.Time) {
+	if r.revision == "" || r.cfg.Follow != nil || len(r.rollouts) == 0 {
+		return
+	}
+	now = now.UTC().Round(0) // as it is read back
+	if r.cfg.Probes != nil {
+		for _, policy := range r.cfg.Probes.reported() {
+			if ro := r.rollouts[policy]; ro != nil {
+				ro.due = true
+			}
+		}
+	}
+	for _, policy := range r.dueRollouts(now) {
+		ro := r.rollouts[policy]
+		for n := 0; n < mostSteps && r.rollouts[policy] == ro && r.isDue(ro, now); n++ {
+			r.stepRollout(ro, now)
+		}
+	}
+}
+
+// dueRollouts lists the policies whose rollout is due, sorted.
+func (r *Reconciler) dueRollouts(now time.Time) []string {
+	var names []string
+	for policy, ro := range r.rollouts {
+		if r.isDue(ro, now) {
+			names = append(names, policy)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// isDue tells whether a rollout may have a step to take.
+func (r *Reconciler) isDue(ro *rollout, now time.Time) bool {
+	if now.Before(ro.retry.until) {
+		return false
+	}
+	return ro.due || !ro.wake.IsZero() && !now.Before(ro.wake) || ro.watches() && r.confirmed(ro) != ro.seen
+}
+
+// watches tells whether it matters to a rollout what is live.
+func (ro *rollout) watches() bool {
+	return ro.spec == nil || ro.state.Back > 0 || slices.ContainsFunc(ro.state.Moving, func(m *policies.Move) bool { return m.Stage != policies.StagePassed })
+}
+
+// stepRollout takes one step: what follows from the documents and from what was
+// observed is compiled, stored and then in force, in this order.
+func (r *Reconciler) stepRollout(ro *rollout, now time.Time) {
+	ro.due = false
+	if ro.spec == nil {
+		r.endRollout(ro, now)
+		return
+	}
+	obs := policies.Observation{Confirmed: r.confirmed(ro), Revision: r.revision}
+	var ended []Ended
+	if r.cfg.Probes != nil {
+		ended = r.cfg.Probes.verdicts(ro.state.Policy)
+	}
+	for _, e := range ended {
+		obs.Verdicts = append(obs.Verdicts, e.Verdict)
+	}
+	next, actions := ro.state.Step(ro.spec, obs, now)
+	events := actions.Events
+	err := r.move(ro, next, AuditRecord{Events: events}, ended, now)
+	for tries := 0; tries < 3 && isRefused(err); tries++ {
+		refusal := &policies.Refusal{Generation: next.Generation, Message: firstLine(err)}
+		next, actions = next.Step(ro.spec, policies.Observation{Confirmed: obs.Confirmed, Refused: refusal, Revision: r.revision}, now)
+		events = append(events, actions.Events...)
+		err = r.move(ro, next, AuditRecord{Events: events}, ended, now)
+	}
+	if r.setback(ro, err, now) {
+		return
+	}
+	ro.seen, ro.wake = obs.Confirmed, actions.Wake
+	r.wantProbes(ro, actions.Probes)
+}
+
+// setback notes why a step was not taken, and has it tried again; false where it was.
+func (r *Reconciler) setback(ro *rollout, err error, now time.Time) bool {
+	if err == nil {
+		ro.err, ro.retry = nil, backoff{}
+		return false
+	}
+	if ro.err == nil || ro.err.Error() != err.Error() {
+		r.cfg.Log.Error("rollout stands still, will try again", "policy", ro.state.Policy, "error", err)
+	}
+	ro.err, ro.due = err, true
+	ro.retry.failed(now)
+	return true
+}
+
+// endRollout forgets a rollout whose policy has none any more: with the documents
+// all its units went back to the default. Its name stays until that is live.
+func (r *Reconciler) endRollout(ro *rollout, now time.Time) {
+	policy := ro.state.Policy
+	if ro.stored != nil {
+		next, actions := ro.state.Step(nil, policies.Observation{Revision: r.revision}, now)
+		// It is at the default whether that is stored or not.
+		stored := ro.stored
+		ro.state = next
+		r.meaning.compiler.SetProgress(policy, policies.Progress{})
+		if r.cfg.Probes != nil {
+			r.cfg.Probes.Want(policy, nil)
+		}
+		rec := AuditRecord{Events: actions.Events}
+		if r.setback(ro, r.storeRollout(ro, nil, rec, nil, now), now) {
+			ro.stored = stored
+			return
+		}
+	}
+	if ro.seen = r.confirmed(ro); ro.waits == "" {
+		delete(r.rollouts, policy)
+	}
+}
+
+// refusedError is why the compiler cannot make what a rollout is to be.
+type refusedError struct{ error }
+
+func isRefused(err error) bool {
+	_, is := errors.AsType[refusedError](err)
+	return is
+}
+
+// move takes over the next state of a rollout. It is compiled before it is stored,
+// so that what is stored can be made after a restart, and stored before it is in
+// force.
+func (r *Reconciler) move(ro *rollout, next *policies.Rollout, rec AuditRecord, ended []Ended, now time.Time) error {
+	policy := next.Policy
+	var d *delta
+	if next.Generation != ro.state.Generation {
+		var err error
+		r.meaning.compiler.SetProgress(policy, next.Progress())
+		d, err = r.meaning.read(r.meaning.good)
+		if err != nil {
+			r.meaning.compiler.SetProgress(policy, ro.state.Progress())
+			return refusedError{err}
+		}
+		if err := r.save(d); err != nil {
+			r.meaning.compiler.SetProgress(policy, ro.state.Progress())
+			return fmt.Errorf("cannot write the --state file: %w", err)
+		}
+	}
+	if err := r.storeRollout(ro, next, rec, ended, now); err != nil {
+		if d != nil {
+			r.meaning.compiler.SetProgress(policy, ro.state.Progress())
+		}
+		return err
+	}
+	ro.state = next
+	if d != nil {
+		r.enforce(d, now)
+	}
+	return nil
+}
+
+// wantProbes writes on the board what is to be tested now.
+func (r *Reconciler) wantProbes(ro *rollout, probes []policies.Probe) {
+	if r.cfg.Probes == nil {
+		return
+	}
+	jobs := make([]*Job, 0, len(probes))
+	for _, p := range probes {
+		jobs = append(jobs, &Job{Policy: ro.state.Policy, Probe: p, Spec: ro.spec, Revision: r.revision})
+	}
+	r.cfg.Probes.Want(ro.state.Policy, jobs)
+}
+
+// nextRollout is the time until a rollout is due.
+func (r *Reconciler) nextRollout(now time.Time) time.Duration {
+	next := time.Hour
+	for _, ro := range r.rollouts {
+		switch {
+		case r.revision == "" || r.cfg.Follow != nil:
+		case now.Before(ro.retry.until):
+			next = min(next, ro.retry.until.Sub(now))
+		case r.isDue(ro, now):
+			return 0
+		case !ro.wake.IsZero():
+			next = min(next, ro.wake.Sub(now))
+		}
+	}
+	return next
+}
+
+// heedLeader takes over what the daemon that leads has moved.
+func (r *Reconciler) heedLeader() {
+	known := r.cfg.Follow.all()
+	for policy, state := range known {
+		ro := r.rollouts[policy]
+		if ro == nil {
+			ro = &rollout{}
+			r.rollouts[policy] = ro
+		}
+		ro.state = state
+		r.meaning.compiler.SetProgress(policy, state.Progress())
+	}
+	for policy, ro := range r.rollouts {
+		if known[policy] == nil {
+			ro.state = policies.NewRollout(policy)
+			r.meaning.compiler.SetProgress(policy, policies.Progress{})
+		}
+	}
+	if r.revision == "" {
+		return // the first commit acts on it
+	}
+	if err := r.follow(r.meaning.good); err != nil {
+		r.cfg.Log.Error("cannot act on what the leader has moved, will try again", "error", err)
+	}
+}
+
+// standRollouts records how the rollouts stand, so that transitions have their time.
+func (r *Reconciler) standRollouts(now time.Time) {
+	for _, ro := range r.rollouts {
+		ro.ready.set(ro.state.Phase == policies.PhaseCompleted, now)
+	}
+}
+
+// viewRollouts hands out the rollouts for a Status, sorted.
+func (r *Reconciler) viewRollouts() []rolloutView {
+	var all []rolloutView
+	for _, policy := range slices.Sorted(maps.Keys(r.rollouts)) {
+		ro := r.rollouts[policy]
+		if ro.spec == nil {
+			continue
+		}
+		var waits []string
+		switch {
+		case ro.err != nil:
+			waits = append(waits, firstLine(ro.err))
+		case ro.watches() && r.cfg.Follow == nil && r.confirmed(ro) == 0:
+			waits = append(waits, ro.waits)
+		case r.cfg.Probes != nil:
+			if t := r.cfg.Probes.trouble(policy); t != "" {
+				waits = append(waits, t)
+			}
+		}
+		all = append(all, rolloutView{ro.state, ro.spec, strings.Join(waits, "; "), ro.ready})
+	}
+	return all
+}

@@ -1,0 +1,69 @@
+package reconciler
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gray-release/gray/policies"
+)
+
+// shard is a gateway, a service and two VPCs of four VMs.
+func shard(rollout string) []string {
+	return []string{switchDoc("sw", 1), gatewayDoc("gw", "203.0.113.1", "sw", 2), serviceDoc, networkDoc(1, 4), networkDoc(2, 4), rolloutDoc("v2", rollout)}
+}
+
+// TestRolloutRuns takes a shard of two VPCs from nothing to the end.
+func TestRolloutRuns(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := startRoll(t, newWorld(t), newKeeper())
+		g.commit("c1", shard("batches: [1, 50%, 100%], bake: 10s, "+verified)...)
+		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
+		g.after(10 * time.Second)
+		g.stands(policies.PhaseProgressing, "Baking", 2, 0)
+		g.rules("rule 1/10.0.1.1: -> v2", "rule 1/10.0.1.2: -> v2", "account 10: -> v2")
+		g.after(10 * time.Second)
+		g.rules("rule 1: -> v2", "account 10: -> v2")
+		g.after(10 * time.Second)
+		g.stands(policies.PhaseProgressing, "Baking", 4, 1)
+		g.rules("rule 1: -> v2", "rule 2/10.0.2.1: -> v2", "account 10: -> v2", "account 20: -> v2")
+		g.after(30 * time.Second)
+		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.rules("rule 1: -> v2", "rule 2: -> v2", "account 10: -> v2", "account 20: -> v2")
+		if n := len(g.jobs); n != 8 { // two baselines, six batches
+			t.Errorf("%d jobs", n)
+		}
+		_, applied := g.w.calls("mem/sw")
+		g.after(time.Hour)
+		if _, now := g.w.calls("mem/sw"); now != applied {
+			t.Errorf("%d Applies after the end", now-applied)
+		}
+	})
+}
+
+// TestRolloutGoesBack has the second batch fail: everything is at the default again,
+// the accounts last, and the same content is not tried again.
+func TestRolloutGoesBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := startRoll(t, newWorld(t), newKeeper())
+		g.verdicts(func(j *Job) (policies.Verdict, bool) {
+			return policies.Verdict{Passed: j.Network != "n2" || len(j.VMs) < 2, Evidence: []string{"10.0.2.2 lost all"}}, true
+		})
+		docs := shard("batches: [1, 50%, 100%], " + verified)
+		g.commit("c1", docs...)
+		g.stands(policies.PhaseRolledBack, "VerificationFailed", 0, 0)
+		g.rules()
+		f := g.rollout().Failure
+		if f == nil || f.Network != "n2" || f.Batch != 2 || f.Revision != "c1" || strings.Join(f.Evidence, "") != "10.0.2.2 lost all" {
+			t.Errorf("%+v", f)
+		}
+		jobs := len(g.jobs)
+		g.commit("c2", docs...)
+		g.after(time.Hour)
+		if len(g.jobs) != jobs {
+			t.Error("what failed was tried again")
+		}
+		g.stands(policies.PhaseRolledBack, "VerificationFailed", 0, 0)
+	})
+}
