@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -23,34 +22,70 @@ type sight struct {
 
 // eyes are the captures on the servers.
 type eyes struct {
-	mu   sync.Mutex
-	seen []sight
-	news chan struct{} // closed and replaced with each packet
+	commands []*exec.Cmd
+	reading  sync.WaitGroup
+	mu       sync.Mutex
+	seen     []sight
+	news     chan struct{} // closed and replaced with each packet
 }
 
-// watch starts a tshark on every server's port to the switch.
+// watch starts a tshark on every server's port to the switch, and waits until all
+// capture.
 func (l *netlab) watch() *eyes {
 	l.t.Helper()
 	e := &eyes{news: make(chan struct{})}
+	began := make(chan string, len(labServers))
 	for _, s := range labServers {
-		cmd := exec.Command("ip", "netns", "exec", l.ns(s.name), "tshark", "-i", "tosw", "-l", "-n", "-Q", "-f", "udp port 4789",
+		cmd := exec.Command("ip", "netns", "exec", l.ns(s.name), "tshark", "-i", "tosw", "-l", "-n", "-f", "udp port 4789",
 			"-T", "fields", "-E", "separator=;", "-e", "frame.time_epoch", "-e", "vxlan.vni", "-e", "ip.src", "-e", "ip.dst")
 		out, err := cmd.StdoutPipe()
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		says, err := cmd.StderrPipe()
 		if err == nil {
 			err = cmd.Start()
 		}
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		l.t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() })
-		go func() {
-			lines := bufio.NewScanner(out)
-			for lines.Scan() {
+		e.commands = append(e.commands, cmd)
+		e.reading.Go(func() {
+			for lines := bufio.NewScanner(out); lines.Scan(); {
 				e.note(s.name, lines.Text())
 			}
-		}()
+		})
+		e.reading.Go(func() {
+			for lines := bufio.NewScanner(says); lines.Scan(); {
+				if strings.Contains(lines.Text(), "Capture started") {
+					began <- s.name
+				}
+			}
+		})
+	}
+	l.t.Cleanup(func() { e.stop() })
+	timeout := time.After(30 * time.Second)
+	for range labServers {
+		select {
+		case <-began:
+		case <-timeout:
+			l.t.Fatal("tshark does not begin to capture")
+		}
 	}
 	return e
+}
+
+// stop ends the captures, and returns all that they saw.
+func (e *eyes) stop() []sight {
+	for _, c := range e.commands {
+		_ = c.Process.Signal(os.Interrupt) // it still hands out what it has
+	}
+	e.reading.Wait()
+	for _, c := range e.commands {
+		_ = c.Wait()
+	}
+	e.commands = nil
+	return e.seen
 }
 
 // note takes one line of a capture.

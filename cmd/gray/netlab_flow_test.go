@@ -41,18 +41,26 @@ type flowResult struct{ Sent, Received, Lost int }
 // running is a flow that runs.
 type running struct {
 	labFlow
-	ping, stream *exec.Cmd
+	ping, stream *exec.Cmd // stream: nil where there is none
 	out          string
+	underWay     int // how many of the last pings may have no answer yet when it ends: a second's, as a busy machine takes its time
 }
 
 // flow starts a flow; the test binary itself is the stream's two ends.
 func (l *netlab) flow(f labFlow) *running {
 	l.t.Helper()
-	r := &running{labFlow: f, out: filepath.Join(l.dir, f.from.name+f.to.name)}
 	port := strconv.Itoa(7000 + f.from.host)
 	l.start(f.to.name, []string{"GRAY_TEST_STREAM=listen", "GRAY_TEST_ADDRESS=" + f.to.address + ":" + port}, nil, l.gray)
-	r.ping = l.start(f.from.name, nil, l.file(r.out+".ping"), "ping", "-n", "-i", "0.01", f.to.address)
+	r := l.pings(f, 10*time.Millisecond)
 	r.stream = l.start(f.from.name, []string{"GRAY_TEST_STREAM=dial", "GRAY_TEST_ADDRESS=" + f.to.address + ":" + port}, l.file(r.out+".stream"), l.gray)
+	return r
+}
+
+// pings starts a flow of pings alone.
+func (l *netlab) pings(f labFlow, every time.Duration) *running {
+	l.t.Helper()
+	r := &running{labFlow: f, out: filepath.Join(l.dir, f.from.name+f.to.name), underWay: int(time.Second / every)}
+	r.ping = l.start(f.from.name, nil, l.file(r.out+".ping"), "ping", "-n", "-i", fmt.Sprint(every.Seconds()), f.to.address)
 	return r
 }
 
@@ -81,29 +89,38 @@ func answersOf(output []byte) (answers, last int) {
 	return len(seen), last
 }
 
-// underWay is how many of the last pings may have no answer yet when a flow ends: a
-// second's, as a busy machine takes its time.
-const underWay = 100
-
-// stop ends a flow: it must have lost nothing. Pings without an answer after the
-// last one that has one may be under way.
-func (l *netlab) stop(r *running) {
+// end ends a flow, and says how many of its pings were sent and answered, and which
+// was the last that was.
+func (l *netlab) end(r *running) (sent, answers, last int) {
 	l.t.Helper()
 	for _, c := range []*exec.Cmd{r.ping, r.stream} {
-		_ = c.Process.Signal(os.Interrupt)
-		_ = c.Wait()
+		if c != nil {
+			_ = c.Process.Signal(os.Interrupt)
+			_ = c.Wait()
+		}
 	}
 	b, _ := os.ReadFile(r.out + ".ping")
 	m := pinged.FindSubmatch(b)
 	if m == nil {
 		l.t.Fatalf("ping %s -> %s said %q", r.from.name, r.to.name, b)
 	}
-	sent, _ := strconv.Atoi(string(m[1]))
-	received, last := answersOf(b)
-	if received != last || sent-last > underWay || received < 100 {
+	sent, _ = strconv.Atoi(string(m[1]))
+	answers, last = answersOf(b)
+	return sent, answers, last
+}
+
+// stop ends a flow: it must have lost nothing. Pings without an answer after the
+// last one that has one may be under way.
+func (l *netlab) stop(r *running) {
+	l.t.Helper()
+	sent, received, last := l.end(r)
+	if received != last || sent-last > r.underWay || received < r.underWay {
 		l.t.Errorf("ping %s -> %s: %d sent, %d answered, the last one was number %d", r.from.name, r.to.name, sent, received, last)
 	}
-	b, _ = os.ReadFile(r.out + ".stream")
+	if r.stream == nil {
+		return
+	}
+	b, _ := os.ReadFile(r.out + ".stream")
 	var res flowResult
 	if err := json.Unmarshal(b, &res); err != nil || res.Received < 100 || res.Received != res.Sent || res.Lost > 0 {
 		l.t.Errorf("the TCP stream %s -> %s ended with %s (%v)", r.from.name, r.to.name, b, err)

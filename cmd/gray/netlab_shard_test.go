@@ -152,7 +152,7 @@ type callers struct {
 	running sync.WaitGroup
 	mu      sync.Mutex
 	answers map[string][]accountAnswer // by account
-	news    chan struct{}       // closed and replaced with each answer
+	news    chan struct{}              // closed and replaced with each answer
 }
 
 // call starts a caller for every VPC's account.
@@ -162,7 +162,9 @@ func (l *netlab) call() *callers {
 	c.end = end
 	l.t.Cleanup(c.stop)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		MaxIdleConnsPerHost: 8, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) { return l.dial(ctx, network, shardProxy) },
+		MaxIdleConnsPerHost: 8, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return l.dial(ctx, network, shardProxy)
+		},
 	}}
 	for _, vni := range l.vnis() {
 		c.running.Go(func() {
