@@ -81,12 +81,15 @@ func (b *labBatch) has(s sight) bool {
 	return b.vms == shardSize || of(s.src) || of(s.dst)
 }
 
-// gray says of a time whether what is of the batch may be gray then, and whether it
-// must be.
-func (b *labBatch) gray(at time.Time) (may, must bool) {
-	before := func(t time.Time) bool { return t.IsZero() || at.Before(t) }
-	may = at.After(b.begun) && before(b.back)
-	must = !b.passed.IsZero() && at.After(b.passed) && before(b.giving)
+// inFlight is how long a packet may be in the software switch after its rule has
+// gone, on a busy machine.
+const inFlight = 100 * time.Millisecond
+
+// gray says of what was decided at some time between two whether it may be gray, if it
+// is of the batch, and whether it must be.
+func (b *labBatch) gray(from, to time.Time) (may, must bool) {
+	may = to.After(b.begun) && (b.back.IsZero() || from.Before(b.back))
+	must = !b.passed.IsZero() && from.After(b.passed) && (b.giving.IsZero() || to.Before(b.giving))
 	return may, must
 }
 
@@ -139,7 +142,7 @@ func judge(t *testing.T, seen []sight, run []*labBatch) {
 		may, must := false, false
 		i := slices.IndexFunc(run, func(b *labBatch) bool { return b.has(s) })
 		if i >= 0 {
-			may, must = run[i].gray(s.at)
+			may, must = run[i].gray(s.at.Add(-inFlight), s.at)
 		}
 		if is := s.server == "gw9"; is && may {
 			gray[run[i]]++
@@ -155,6 +158,29 @@ func judge(t *testing.T, seen []sight, run []*labBatch) {
 		}
 	}
 	t.Logf("%d packets were seen, %d at the wrong server", len(seen), wrong)
+}
+
+// accountsLast holds that a rollback takes the accounts back when the switch has all of
+// the VMs back, and not before.
+func accountsLast(t *testing.T, log []transition) {
+	t.Helper()
+	var applied []string // since it began
+	for _, tr := range log {
+		switch {
+		case tr.Event == "RollingBack":
+			applied = []string{}
+		case tr.Event == "RolledBack":
+			first, last := slices.Index(applied, "xds"), len(applied)-1
+			for last >= 0 && applied[last] == "xds" {
+				last--
+			}
+			if first < 0 || last < 0 || first < last {
+				t.Errorf("the rollback was applied at %v", applied)
+			}
+		case tr.Msg == "applied" && applied != nil:
+			applied = append(applied, tr.Target)
+		}
+	}
 }
 
 // tested holds that every batch that passed was pinged through the gray server from
@@ -183,13 +209,13 @@ func (c *callers) judge(t *testing.T, l *netlab, run []*labBatch, within func(ti
 	for _, vni := range l.vnis() {
 		wrong, n := 0, map[string]int{}
 		for _, a := range c.answers[labAccount(vni)] {
-			if !within(a.at) {
+			if !within(a.sent) {
 				continue
 			}
 			may, must := false, false
 			i := slices.IndexFunc(run, func(b *labBatch) bool { return b.vni == vni })
 			if i >= 0 {
-				may, must = run[i].gray(a.at)
+				may, must = run[i].gray(a.sent, a.at)
 			}
 			n[a.version]++
 			if a.version == "v2" && may || a.version == "v1" && !must {
@@ -229,6 +255,7 @@ func (l *netlab) judgeRuns(seen []sight, c *callers, want [][][2]int) {
 		own := slices.DeleteFunc(slices.Clone(seen), func(s sight) bool { return !within(s.at) })
 		judge(l.t, own, run)
 		tested(l.t, own, run, 3)
+		accountsLast(l.t, log)
 		c.judge(l.t, l, run, within)
 	}
 }
