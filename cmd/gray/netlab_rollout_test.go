@@ -63,7 +63,7 @@ func rolloutOf(s *admin.Status) *reconciler.RolloutStatus {
 // TestRolloutInSteps moves a shard VPC after VPC and batch after batch, under pings,
 // TCP streams and requests. Captures on the servers hold who gets what, and when.
 func TestRolloutInSteps(t *testing.T) {
-	l := newShard(t)
+	l, _ := newShard(t)
 	l.mesh()
 	eyes := l.watch()
 	callers := l.call()
@@ -87,11 +87,37 @@ func TestRolloutInSteps(t *testing.T) {
 	l.judgeRuns(eyes.stop(), callers, [][][2]int{want})
 }
 
+// accountsLast shuts the way to the switch while the second batch of the second VPC is
+// tested, and holds that the accounts stay where they are until the switch has taken
+// the VMs back.
+func (l *netlab) accountsLast(v *valve, c *callers) {
+	l.t.Helper()
+	l.until(func(s *admin.Status) bool {
+		r := rolloutOf(s)
+		return r != nil && slices.ContainsFunc(r.Networks, func(n reconciler.NetworkProgress) bool {
+			return n.Name == "vpc-1001" && n.Batch == 2 && n.Stage == policies.StageVerifying
+		})
+	})
+	open := v.close(l.t)
+	since := l.until(func(s *admin.Status) bool { return rolloutOf(s).Phase == policies.PhaseRollingBack })
+	moved := []string{labAccount(1002), labAccount(1001)}
+	l.until(func(s *admin.Status) bool {
+		return rolloutOf(s).Phase != policies.PhaseRollingBack ||
+			!slices.ContainsFunc(moved, func(a string) bool { return len(c.since(a, since)) < 20 })
+	})
+	for _, a := range moved {
+		if got := c.since(a, since); len(got) < 20 || slices.ContainsFunc(got, func(v string) bool { return v != "v2" }) {
+			l.t.Errorf("before the switch had taken the VMs back, account %s was answered %q", a, got)
+		}
+	}
+	open()
+}
+
 // TestRolloutCaught has a gray server that drops what goes to one VM: the batch of
 // that VM is caught, and nobody stays at the gray server. The same content is not
 // tried again; what is put right is.
 func TestRolloutCaught(t *testing.T) {
-	l := newShard(t)
+	l, valve := newShard(t)
 	l.mesh()
 	eyes := l.watch()
 	callers := l.call()
@@ -104,6 +130,7 @@ func TestRolloutCaught(t *testing.T) {
 	}
 	lose("192.0.2.199")
 	revision := l.push(map[string]string{"policy.yaml": shardPolicy})
+	l.accountsLast(valve, callers)
 	var r *reconciler.RolloutStatus
 	l.until(func(s *admin.Status) bool {
 		r = rolloutOf(s)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,8 +77,9 @@ spec: {address: 127.0.0.1, proxy: {port: 15001, bind: 127.0.0.1, adminPort: 1500
 `
 
 // newShard makes the laboratory of a shard with everything on v1: VMs, servers,
-// switch, daemon, the service in two versions and a real Envoy before it.
-func newShard(t *testing.T, flags ...string) *netlab {
+// switch, daemon, the service in two versions and a real Envoy before it. The daemon
+// speaks to the switch through a valve.
+func newShard(t *testing.T, flags ...string) (*netlab, *valve) {
 	t.Helper()
 	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
 	envoy := testEnvoy(t)
@@ -89,7 +91,9 @@ func newShard(t *testing.T, flags ...string) *netlab {
 	for _, vni := range shardVNIs {
 		labels[vni] = "shard: s1"
 	}
-	l.begin(labels, map[string]string{"service.yaml": shardService}, flags...)
+	v := l.valve()
+	more := map[string]string{"service.yaml": shardService, "switch.yaml": strings.ReplaceAll(labGateway()["switch.yaml"], "127.0.0.1:9559", shardValve)}
+	l.begin(labels, more, flags...)
 	b, err := renderBootstrap(t.Context(), l.repo, "host-1", defaultXDS)
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +107,7 @@ func newShard(t *testing.T, flags ...string) *netlab {
 		list, _ := s.Proxies.([]any)
 		return len(list) == 1 && list[0].(map[string]any)["synced"] == true && s.Conditions[0].Status == "True"
 	})
-	return l
+	return l, v
 }
 
 // serve serves HTTP beside the daemon until the test ends.
@@ -213,8 +217,77 @@ func (c *callers) note(account string, a accountAnswer) {
 	c.answers[account] = append(c.answers[account], a)
 }
 
+// since is what an account was answered to requests sent since a time.
+func (c *callers) since(account string, at time.Time) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var versions []string
+	for _, a := range slices.Backward(c.answers[account]) {
+		if a.sent.Before(at) {
+			break
+		}
+		versions = append(versions, a.version)
+	}
+	return versions
+}
+
 // stop ends the callers, each after the request that is under way.
 func (c *callers) stop() {
 	c.end()
 	c.running.Wait()
+}
+
+// valve is a way to the switch that can be shut: what the daemon writes then waits.
+type valve struct{ shut sync.RWMutex }
+
+// shardValve is where the valve of a laboratory takes connections.
+const shardValve = "127.0.0.1:9560"
+
+// valve puts a valve before the switch.
+func (l *netlab) valve() *valve {
+	l.t.Helper()
+	v := &valve{}
+	listener := l.listen(shardValve)
+	l.t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			to, err := l.dial(l.t.Context(), "tcp", "127.0.0.1:9559")
+			if err != nil {
+				_ = from.Close() // the switch does not listen yet; the daemon tries again
+				continue
+			}
+			go func() { _, _ = io.Copy(from, to); _ = from.Close() }()
+			go v.copy(to, from)
+		}
+	}()
+	return v
+}
+
+func (v *valve) copy(to, from net.Conn) {
+	defer to.Close()
+	b := make([]byte, 1<<16)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		v.shut.RLock()
+		_, err = to.Write(b[:n])
+		v.shut.RUnlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// close shuts the valve until the function that it returns is called.
+func (v *valve) close(t *testing.T) (open func()) {
+	v.shut.Lock()
+	open = sync.OnceFunc(v.shut.Unlock)
+	t.Cleanup(open)
+	return open
 }

@@ -190,7 +190,7 @@ func (l *netlab) commit(files map[string]string) (live time.Time) {
 // until waits for a condition on the daemon's status, and returns when it held.
 func (l *netlab) until(holds func(*admin.Status) bool) time.Time {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
