@@ -41,6 +41,7 @@ type Diff struct {
 	Head       string            `json:"head"`
 	Counts     reconciler.Counts `json:"counts"`
 	Changes    []Change          `json:"changes"`
+	Rollouts   []string          `json:"rollouts"` // what changes of the rollouts, a line each
 	Warnings   []string          `json:"warnings"`
 	Text       string            `json:"text"` // the plan's text, as the daemon logs it
 }
@@ -61,7 +62,10 @@ const DiffVersion = "gray.dev/plan/v1"
 
 // NewDiff makes the JSON form of a plan.
 func NewDiff(base string, p *reconciler.Plan) *Diff {
-	d := &Diff{APIVersion: DiffVersion, Base: base, Head: p.Revision, Counts: p.Counts(), Changes: []Change{}, Warnings: []string{}, Text: p.String()}
+	d := &Diff{APIVersion: DiffVersion, Base: base, Head: p.Revision, Counts: p.Counts(), Changes: []Change{}, Rollouts: p.Rollouts, Warnings: []string{}, Text: p.String()}
+	if d.Rollouts == nil {
+		d.Rollouts = []string{}
+	}
 	ops := map[reconciler.Op]string{reconciler.Create: "create", reconciler.Update: "update", reconciler.Delete: "delete"}
 	for _, c := range p.Changes {
 		k := c.Key()

@@ -187,10 +187,10 @@ func (c *Compiler) SetDown(gateway string, down []string) {
 }
 
 // Fresh is a compiler of an empty repository that knows the same numbers and the
-// same of servers and endpoints.
+// same of servers, endpoints and progress.
 func (c *Compiler) Fresh() *Compiler {
 	fresh := NewCompiler(c.ids.Clone())
-	fresh.down, fresh.found = maps.Clone(c.down), maps.Clone(c.found)
+	fresh.down, fresh.found, fresh.progress = maps.Clone(c.down), maps.Clone(c.found), maps.Clone(c.progress)
 	return fresh
 }
 

@@ -32,17 +32,11 @@ func (r *Reconciler) lacks(ro *rollout) string {
 		case t.observed == nil:
 			return name + " was not read yet"
 		}
-		for _, keys := range []func(func(Key) bool){maps.Keys(t.dirty), maps.Keys(t.flying), maps.Keys(t.troubles)} {
+		for _, keys := range []func(func(Key) bool){maps.Keys(t.dirty), maps.Keys(t.flying), maps.Keys(t.troubles), maps.Keys(t.unproved)} {
 			for k := range keys {
 				if t.concerns(k, ro.last.Targets) {
 					return t.lacking(k)
 				}
-			}
-		}
-		for _, doc := range ro.last.Targets {
-			if t.unread[doc] {
-				t.stale, t.poked = true, true
-				return name + " is to be read back"
 			}
 		}
 	}
@@ -56,8 +50,23 @@ func (t *target) lacking(k Key) string {
 		return fmt.Sprintf("%s: %s", k, firstLine(tr.err))
 	case t.held != nil:
 		return t.name + ": " + firstLine(t.held)
+	case t.unproved[k] && !t.dirty[k]:
+		return t.name + " is to be read back"
 	}
 	return fmt.Sprintf("%d changes are not live yet at %s", max(len(t.dirty), len(t.flying)), t.name)
+}
+
+// watched are the Gateways and Services of which a rollout waits for what is live.
+func (r *Reconciler) watched() map[schema.Name]bool {
+	docs := map[schema.Name]bool{}
+	for _, ro := range r.rollouts {
+		if ro.last != nil && ro.watches() {
+			for _, n := range ro.last.Targets {
+				docs[n] = true
+			}
+		}
+	}
+	return docs
 }
 
 // placesOf are the targets at which documents are live, sorted.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
@@ -17,21 +18,38 @@ type Compiled struct {
 	IDs      *policies.IDs // the numbers as they are after it
 	Warnings schema.Errors
 	Objects  int // documents
+	Rollouts map[string]*policies.RolloutSpec
+}
+
+// Compare says what changes from what another snapshot means to what this one does.
+func (c *Compiled) Compare(was *Compiled, revision string) *Plan {
+	return &Plan{
+		Revision: revision, Changes: Diff(c.Desired, was.Desired, Union(c.Desired, was.Desired)),
+		Rollouts: compareRollouts(was.Rollouts, c.Rollouts),
+	}
 }
 
 // CompileSnapshot reads, compiles and lowers a whole snapshot, without touching
 // anything. The error is schema.Errors where the documents are at fault.
 func CompileSnapshot(sinks []Sink, s *schema.Snapshot, ids *policies.IDs) (*Compiled, error) {
-	return compileSnapshot(sinks, s, policies.NewCompiler(ids))
+	return compileSnapshot(sinks, s, policies.NewCompiler(ids), nil)
 }
 
-func compileSnapshot(sinks []Sink, s *schema.Snapshot, compiler *policies.Compiler) (*Compiled, error) {
+// compileSnapshot compiles with a compiler of its own. Begin, where there is one, then
+// may say what is to move.
+func compileSnapshot(sinks []Sink, s *schema.Snapshot, compiler *policies.Compiler, begin func(*policies.Compiler)) (*Compiled, error) {
 	m := newMeaning(sinks, compiler)
 	d, err := m.read(s)
+	if err == nil && begin != nil {
+		begin(compiler)
+		d, err = m.read(s)
+	}
 	if err != nil {
 		return nil, err
 	}
-	c := &Compiled{Desired: State{}, IDs: m.compiler.IDs(), Warnings: m.compiler.Warnings(), Objects: m.set.Len()}
+	c := &Compiled{
+		Desired: State{}, IDs: m.compiler.IDs(), Warnings: m.compiler.Warnings(), Objects: m.set.Len(), Rollouts: specsOf(m.compiler),
+	}
 	for _, l := range d.fresh {
 		for _, res := range l.resources {
 			c.Desired[res.Key] = res
@@ -41,17 +59,19 @@ func compileSnapshot(sinks []Sink, s *schema.Snapshot, compiler *policies.Compil
 }
 
 // DryRun says what adopting a snapshot would change in the live state as it was
-// last read. It changes nothing. A target that could not be read is an error,
+// last read, with the first step of its rollouts. It changes nothing. A target that could not be read is an error,
 // as nothing can be said about it.
 func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, error) {
 	var states []State
 	var compiler *policies.Compiler
 	var unread []error
+	var rollouts standing
 	err := r.inLoop(ctx, func() {
 		if r.revision == "" {
 			unread = append(unread, errors.New("no commit is in force yet, so that nothing was read; wait, or look at gray status"))
 		}
 		compiler = r.meaning.compiler.Fresh() // which knows the servers that are down
+		rollouts = r.standing()
 		for _, name := range slices.Sorted(maps.Keys(r.targets)) {
 			t := r.targets[name]
 			if t.observed != nil {
@@ -68,7 +88,10 @@ func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, err
 	if err != nil {
 		return nil, err
 	}
-	c, err := compileSnapshot(r.cfg.Sinks, s, compiler)
+	var begun []string
+	c, err := compileSnapshot(r.cfg.Sinks, s, compiler, func(c *policies.Compiler) {
+		begun = rollouts.begin(c, time.Now().UTC().Round(0))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +102,10 @@ func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, err
 	for _, s := range states {
 		maps.Copy(observed, s)
 	}
-	return &Plan{Revision: s.Revision, Changes: Diff(c.Desired, observed, Union(c.Desired, observed))}, nil
+	return &Plan{
+		Revision: s.Revision, Changes: Diff(c.Desired, observed, Union(c.Desired, observed)),
+		Rollouts: append(compareRollouts(rollouts.specs, c.Rollouts), begun...),
+	}, nil
 }
 
 // Meaning compiles the commit that is in force anew, with what is known of servers

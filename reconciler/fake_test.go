@@ -36,6 +36,7 @@ type world struct {
 	t      testing.TB
 	mu     sync.Mutex
 	places map[string]*place
+	made   func(Change) // told of every change that is made
 }
 
 // place is one target.
@@ -180,6 +181,9 @@ func (s fake) apply(p *place, c Change) error {
 				}
 			}
 		}
+		if s.made != nil {
+			s.made(c)
+		}
 		delete(p.live, k)
 		return nil
 	}
@@ -202,6 +206,9 @@ func (s fake) apply(p *place, c Change) error {
 		clear(p.live) // a new pipeline empties the tables
 	} else if self := p.live[Key{Target: k.Target, Kind: KindTarget}]; self == nil && s.needsSelf(k.Target) {
 		return s.broken(p.foreign || p.lost, "%s: no pipeline is loaded", c)
+	}
+	if s.made != nil {
+		s.made(c)
 	}
 	if p.live[k] = c.New; p.loses[k] {
 		delete(p.live, k)

@@ -110,6 +110,7 @@ type rig struct {
 	w      *world
 	source *memory
 	log    *logBuffer
+	cancel func() // as a signal that kills does
 	stop   func()
 }
 
@@ -137,7 +138,7 @@ func start(t testing.TB, w *world, change ...func(*Config)) *rig {
 			t.Errorf("Run ended with %v", err)
 		}
 	}()
-	g.stop = func() { cancel(); <-done }
+	g.cancel, g.stop = cancel, func() { cancel(); <-done }
 	t.Cleanup(func() {
 		g.stop()
 		if g.source.overlap {

@@ -42,10 +42,11 @@ func Union(a, b State) iter.Seq[Key] {
 type Plan struct {
 	Revision string
 	Changes  []Change
+	Rollouts []string // of a dry run: what changes of the rollouts, a line each
 }
 
 // Empty tells whether there is nothing to do.
-func (p *Plan) Empty() bool { return len(p.Changes) == 0 }
+func (p *Plan) Empty() bool { return len(p.Changes) == 0 && len(p.Rollouts) == 0 }
 
 // String is the plan's text: one line a change, in the order in which they are
 // applied, and nothing else; equal plans print equal bytes. It is what `gray

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/policies"
-	"github.com/gray-release/gray/schema"
 )
 
 // moved is the body of what takes a VM, a VNI or an account away from the default.
@@ -25,6 +24,7 @@ type moved struct {
 func (b moved) Equal(o Body) bool               { return b == o }
 func (b moved) String() string                  { return "-> " + b.pool }
 func (b moved) Delta(old Body) string           { return old.String() + " " + b.String() }
+func (b moved) Heir() (kind, name string)       { return "rule", fmt.Sprint(b.vni) }
 func (b moved) Takes() (vni uint32, acc string) { return b.vni, b.account }
 
 // movers are sinks for rollouts: "mem/<switch>" with an entry for each VM or VNI,
@@ -283,5 +283,3 @@ func (k *keeper) audit(t testing.TB) []AuditRecord {
 }
 
 var errDisk = errors.New("no space left on device")
-
-var _ = schema.KindGateway

@@ -54,26 +54,25 @@ type target struct {
 	self   *Resource     // of KindTarget; kept after its document is gone, to clean up
 
 	desired  State
-	observed State                // nil until the first good read; changes between jobs only
-	dirty    map[Key]bool         // where the two differ, or may
-	troubles map[Key]*trouble     // what failed, or is said to be in trouble
-	waiting  map[Key]Key          // changes that wait, and for which key
-	unproved map[Key]bool         // applied and not read back yet; the target itself and what others refer to
-	charged  map[Key]schema.Name  // the document at which a key counts as not live
-	unread   map[schema.Name]bool // Gateways and Services of which something was applied since the last read
-	flying   map[Key]*Resource    // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
-	later    map[Key]bool         // keys to look at again when the job has ended
-	err      error                // why the target as a whole is not worked on
-	reason   string               // the reason of err, in CamelCase
-	held     error                // why the plan is refused
-	retry    backoff              // after err
-	stale    bool                 // read it before anything else
-	running  bool                 // a job is under way
-	reading  bool                 // it is a read
-	poked    bool                 // something happened; see whether there is work
-	next     time.Time            // when to see again without having been poked
-	reads    int                  // finished ones, also those that failed
-	readAt   time.Time            // when the last good read ended
+	observed State               // nil until the first good read; changes between jobs only
+	dirty    map[Key]bool        // where the two differ, or may
+	troubles map[Key]*trouble    // what failed, or is said to be in trouble
+	waiting  map[Key]Key         // changes that wait, and for which key
+	unproved map[Key]bool        // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
+	charged  map[Key]schema.Name // the document at which a key counts as not live
+	flying   map[Key]*Resource   // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
+	later    map[Key]bool        // keys to look at again when the job has ended
+	err      error               // why the target as a whole is not worked on
+	reason   string              // the reason of err, in CamelCase
+	held     error               // why the plan is refused
+	retry    backoff             // after err
+	stale    bool                // read it before anything else
+	running  bool                // a job is under way
+	reading  bool                // it is a read
+	poked    bool                // something happened; see whether there is work
+	next     time.Time           // when to see again without having been poked
+	reads    int                 // finished ones, also those that failed
+	readAt   time.Time           // when the last good read ended
 
 	programmed, reconciling, stalled flag
 }
@@ -89,7 +88,7 @@ type trouble struct {
 func newTarget(name string, sink Sink) *target {
 	return &target{
 		name: name, sink: sink, desired: State{}, dirty: map[Key]bool{}, troubles: map[Key]*trouble{},
-		unread: map[schema.Name]bool{}, unproved: map[Key]bool{}, charged: map[Key]schema.Name{}, later: map[Key]bool{}, poked: true,
+		unproved: map[Key]bool{}, charged: map[Key]schema.Name{}, later: map[Key]bool{}, poked: true,
 	}
 }
 
@@ -285,7 +284,6 @@ func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
 	}
 	first, last, unproved, flying := t.observed == nil, t.observed, t.unproved, t.flying
 	t.observed, t.readAt, t.unproved, t.flying = res.observed, now, map[Key]bool{}, nil
-	clear(t.unread)
 	for k := range flying {
 		r.touch(t, k)
 	}
@@ -299,7 +297,10 @@ func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
 	}
 	lost := map[Key]error{}
 	for k := range unproved {
-		if o := t.observed[k]; o == nil || !o.Body.Equal(last[k].Body) {
+		switch o := t.observed[k]; {
+		case last[k] == nil && o != nil:
+			lost[k] = errors.New("it was deleted without an error, and is there when it is read back")
+		case last[k] != nil && (o == nil || !o.Body.Equal(last[k].Body)):
 			lost[k] = errors.New("it was taken without an error, and is not there when it is read back")
 		}
 		r.touch(t, k)
@@ -328,12 +329,13 @@ func (r *Reconciler) finishApply(t *target, res result, now time.Time) {
 	if res.err == nil {
 		t.flying = nil
 	}
+	watched := r.watched()
 	for _, c := range res.done {
 		k := c.Key()
-		if u := c.either().unit; u != nil {
-			t.unread[schema.Name{Kind: u.Kind, Name: u.Name}] = true
-		}
 		delete(t.troubles, k)
+		if u := c.either().unit; u != nil && watched[schema.Name{Kind: u.Kind, Name: u.Name}] {
+			t.unproved[k], t.stale = true, true
+		}
 		if c.New == nil {
 			delete(t.observed, k)
 			continue

@@ -55,7 +55,7 @@ func (f *diffFlags) run(cmd *cobra.Command, path string) error {
 	if err := printDiff(cmd.OutOrStdout(), d, f.output); err != nil {
 		return err
 	}
-	if f.exitCode && len(d.Changes) > 0 {
+	if f.exitCode && len(d.Changes)+len(d.Rollouts) > 0 {
 		return errNo
 	}
 	return nil
@@ -134,11 +134,7 @@ func compareOffline(ctx context.Context, sinks []reconciler.Sink, path, baseRev 
 	if err != nil {
 		return nil, err
 	}
-	plan := &reconciler.Plan{
-		Revision: head.Revision,
-		Changes:  reconciler.Diff(is.Desired, was.Desired, reconciler.Union(is.Desired, was.Desired)),
-	}
-	d := admin.NewDiff(baseRev, plan)
+	d := admin.NewDiff(baseRev, is.Compare(was, head.Revision))
 	d.Warnings = texts(is.Warnings)
 	return d, nil
 }
@@ -153,11 +149,15 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 		_, err := io.WriteString(w, markdown(d))
 		return err
 	}
-	if len(d.Changes) == 0 {
+	if len(d.Changes)+len(d.Rollouts) == 0 {
 		_, err := fmt.Fprintf(w, "nothing changes: %s and %s mean the same\n", d.Base, d.Head)
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%s%s\n", d.Text, summary(d))
+	rollouts := ""
+	for _, line := range d.Rollouts {
+		rollouts += line + "\n"
+	}
+	_, err := fmt.Fprintf(w, "%s%s%s\n", d.Text, rollouts, summary(d))
 	return err
 }
 
@@ -168,12 +168,23 @@ func summary(d *admin.Diff) string {
 // markdown is a pull request's comment: the sum first, then a table by document.
 func markdown(d *admin.Diff) string {
 	var b strings.Builder
-	if len(d.Changes) == 0 {
+	if len(d.Changes)+len(d.Rollouts) == 0 {
 		return fmt.Sprintf("### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
 	}
 	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes), summary(d))
 	for _, w := range d.Warnings {
 		fmt.Fprintf(&b, "\n> **Warning** %s\n", cell(w))
+	}
+	if len(d.Rollouts) > 0 {
+		b.WriteString("\n| | rollout |\n|---|---|\n")
+	}
+	for _, line := range d.Rollouts {
+		op, what, _ := strings.Cut(line, " rollout ")
+		op = map[string]string{"+": "create", "~": "update", "-": "delete", ">": "then"}[op]
+		fmt.Fprintf(&b, "| %s | %s |\n", op, cell(what))
+	}
+	if len(d.Changes) == 0 {
+		return b.String()
 	}
 	b.WriteString("\n| | target | resource | change | document |\n|---|---|---|---|---|\n")
 	for _, c := range d.Changes {

@@ -1,0 +1,52 @@
+package reconciler
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/gray-release/gray/policies"
+)
+
+// TestFollowerServesWhatTheLeaderMoved has a daemon follow: it acts on nothing before
+// it knows what has moved, and moves nothing itself.
+func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		store := newKeeper()
+		leader := startRoll(t, newWorld(t), store)
+		docs := shard("batches: [1, 100%], bake: 10m, " + verified)
+		leader.commit("c1", docs...)
+		board := NewFollow()
+		share := func() {
+			r, err := policies.ReadRollout(store.records[bucketRollouts][prefixState+"p"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			board.Set(map[string]*policies.Rollout{"p": r})
+		}
+		own := newKeeper()
+		g := startRoll(t, newWorld(t), own, func(c *Config) { c.Follow, c.Probes = board, nil })
+		g.commit("c1", docs...)
+		if s := g.status(); s.Revision != "" {
+			t.Errorf("it follows %q before it knows what has moved", s.Revision)
+		}
+		share()
+		g.quiet()
+		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
+		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbPause}); !errors.Is(err, ErrNotNow) {
+			t.Errorf("pause: %v", err)
+		}
+		g.after(10 * time.Minute)
+		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2") // until it hears of it
+		share()
+		g.quiet()
+		g.rules("rule 1: -> v2", "account 10: -> v2")
+		if own.records[bucketRollouts] != nil {
+			t.Error("a follower wrote")
+		}
+		board.Set(nil)
+		g.quiet()
+		g.rules()
+	})
+}

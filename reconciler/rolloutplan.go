@@ -1,0 +1,186 @@
+package reconciler
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/schema"
+)
+
+// The documents may change a rollout without changing what is live: they then say
+// what is to move later, and how. Of this a plan says a line a rollout.
+
+// compareRollouts says what changes of the rollouts between two commits, sorted.
+func compareRollouts(was, is map[string]*policies.RolloutSpec) []string {
+	names := map[string]bool{}
+	for _, specs := range []map[string]*policies.RolloutSpec{was, is} {
+		for policy := range specs {
+			names[policy] = true
+		}
+	}
+	lines := []string{}
+	for _, policy := range slices.Sorted(maps.Keys(names)) {
+		old, now := traits(was[policy]), traits(is[policy])
+		switch {
+		case was[policy] == nil:
+			lines = append(lines, fmt.Sprintf("+ rollout %s: %s", policy, words(now)))
+		case is[policy] == nil:
+			lines = append(lines, fmt.Sprintf("- rollout %s: %s; all its units go to the default", policy, words(old)))
+		default:
+			var changes []string
+			for i := range now {
+				if old[i].value != now[i].value {
+					changes = append(changes, fmt.Sprintf("%s %s -> %s", now[i].name, cmp.Or(old[i].value, "none"), cmp.Or(now[i].value, "none")))
+				}
+			}
+			if was[policy].Identity == is[policy].Identity && was[policy].Content != is[policy].Content && len(changes) == 0 {
+				changes = append(changes, "what it moves to has changed")
+			}
+			if len(changes) > 0 {
+				lines = append(lines, fmt.Sprintf("~ rollout %s: %s", policy, strings.Join(changes, "; ")))
+			}
+		}
+	}
+	return lines
+}
+
+// trait is one thing that a rollout is told by.
+type trait struct{ name, value string }
+
+// traits are all of a rollout, in one order; an empty value is left out.
+func traits(spec *policies.RolloutSpec) []trait {
+	if spec == nil {
+		return nil
+	}
+	r := spec.Rollout
+	vms := 0
+	var names, batches []string
+	for i := range spec.Networks {
+		vms += len(spec.Networks[i].VMs)
+		names = append(names, spec.Networks[i].Name)
+	}
+	for _, b := range r.Batches {
+		batches = append(batches, b.String())
+	}
+	const some = 5
+	if len(names) > some {
+		names = append(names[:some], fmt.Sprintf("and %d more", len(names)-some))
+	}
+	all := []trait{
+		{"to", spec.Identity},
+		{"moves", fmt.Sprintf("%d VMs of %d Networks (%s)", vms, len(spec.Networks), strings.Join(names, ", "))},
+		{"batches", strings.Join(batches, ", ")},
+		{"parallel", fmt.Sprint(r.Parallel)},
+		{"bake", unlessZero(r.Bake)},
+		{"approval", r.Approval},
+		{"through", ""},
+		{"verify", ""},
+		{"deadline", unlessZero(r.Deadline)},
+		{"onFailure", r.OnFailure},
+		{"suspend", ""},
+	}
+	set := func(name, value string) {
+		all[slices.IndexFunc(all, func(t trait) bool { return t.name == name })].value = value
+	}
+	if t := r.Through; t != nil {
+		set("through", fmt.Sprintf("batch %d of %s", t.Batch, t.Network))
+	}
+	if r.Verify != nil {
+		set("verify", checksOf(r.Verify))
+	}
+	if spec.Suspend {
+		set("suspend", "true")
+	}
+	return all
+}
+
+func unlessZero(d schema.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return time.Duration(d).String()
+}
+
+// checksOf says in words what is tested.
+func checksOf(v *schema.Verify) string {
+	var checks []string
+	if p := v.Ping; p != nil {
+		checks = append(checks, fmt.Sprintf("ping (%s, %d times, up to %d%% lost, %d peers)", p.Source, p.Count, p.MaxLoss, p.Peers))
+	}
+	if v.TCP != nil {
+		checks = append(checks, fmt.Sprintf("tcp %d", v.TCP.Port))
+	}
+	if v.HTTP != nil {
+		checks = append(checks, fmt.Sprintf("http %s", v.HTTP.URL))
+	}
+	if v.Exec != nil {
+		checks = append(checks, "exec "+strings.Join(v.Exec.Command, " "))
+	}
+	return strings.Join(append(checks, fmt.Sprintf("%d retries", v.Retries)), ", ")
+}
+
+func words(traits []trait) string {
+	var all []string
+	for _, t := range traits {
+		if t.value != "" {
+			all = append(all, t.name+" "+t.value)
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+// specsOf are the rollouts of the documents that a compiler has compiled.
+func specsOf(c *policies.Compiler) map[string]*policies.RolloutSpec {
+	specs := map[string]*policies.RolloutSpec{}
+	for _, policy := range c.Rollouts() {
+		specs[policy] = c.Rollout(policy)
+	}
+	return specs
+}
+
+// stand is where the rollouts stand, for a dry run. Nobody changes what it holds.
+type standing struct {
+	specs     map[string]*policies.RolloutSpec // in force
+	states    map[string]*policies.Rollout
+	confirmed map[string]uint64
+}
+
+// standing is where the rollouts stand.
+func (r *Reconciler) standing() standing {
+	s := standing{map[string]*policies.RolloutSpec{}, map[string]*policies.Rollout{}, map[string]uint64{}}
+	for policy, ro := range r.rollouts {
+		s.states[policy], s.confirmed[policy] = ro.state, r.confirmed(ro)
+		if ro.spec != nil {
+			s.specs[policy] = ro.spec
+		}
+	}
+	return s
+}
+
+// begin has the compiler's rollouts take the step that the loop takes as soon as it
+// adopts the documents, and tells what happens in it. What follows after a test or
+// after time is not of it.
+func (s standing) begin(c *policies.Compiler, now time.Time) (lines []string) {
+	for policy, spec := range specsOf(c) {
+		state := s.states[policy]
+		if state == nil {
+			state = policies.NewRollout(policy)
+		}
+		next, actions := state.Step(spec, policies.Observation{Confirmed: s.confirmed[policy]}, now)
+		c.SetProgress(policy, next.Progress())
+		for _, e := range actions.Events {
+			if !strings.HasPrefix(e.Reason, "Phase") {
+				lines = append(lines, fmt.Sprintf("> rollout %s: %s", policy, e.Message))
+			}
+		}
+	}
+	slices.SortStableFunc(lines, func(a, b string) int {
+		return strings.Compare(strings.SplitN(a, ":", 2)[0], strings.SplitN(b, ":", 2)[0])
+	})
+	return lines
+}
