@@ -16,7 +16,7 @@ import (
 // others by name.
 var shardOrder = []int{1002, 1001, 1003}
 
-const shardPolicy = `apiVersion: gray.dev/v1alpha1
+const labRollout = `apiVersion: gray.dev/v1alpha1
 kind: GrayPolicy
 metadata: {name: gw-v2}
 spec:
@@ -69,7 +69,7 @@ func TestRolloutInSteps(t *testing.T) {
 	callers := l.call()
 	all, flows := l.rings()
 	l.after(eyes, time.Time{}, 5, flows...)
-	l.push(map[string]string{"policy.yaml": shardPolicy})
+	l.push(map[string]string{"policy.yaml": labRollout})
 	l.until(func(s *admin.Status) bool {
 		r := rolloutOf(s)
 		return r != nil && r.Phase == policies.PhaseCompleted
@@ -129,7 +129,7 @@ func TestRolloutCaught(t *testing.T) {
 		l.batch("bridge", "gw9", fmt.Sprintf("fdb replace %s dev vx%d dst %s", sick.mac(), sick.vni, vtep))
 	}
 	lose("192.0.2.199")
-	revision := l.push(map[string]string{"policy.yaml": shardPolicy})
+	revision := l.push(map[string]string{"policy.yaml": labRollout})
 	l.accountsLast(valve, callers)
 	var r *reconciler.RolloutStatus
 	l.until(func(s *admin.Status) bool {
@@ -142,7 +142,7 @@ func TestRolloutCaught(t *testing.T) {
 	known := len(l.transitions())
 
 	// Another pace is no other content.
-	pace := strings.ReplaceAll(shardPolicy, "1, 50%, 100%", "50%, 100%")
+	pace := strings.ReplaceAll(labRollout, "1, 50%, 100%", "50%, 100%")
 	revision = l.push(map[string]string{"policy.yaml": pace})
 	l.until(func(s *admin.Status) bool { return s.Revision == revision && s.Conditions[0].Status == "True" })
 	if now := l.transitions(); len(now) != known {
