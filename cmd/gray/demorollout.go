@@ -285,6 +285,11 @@ func (r *rolloutDemo) rollout(ctx context.Context) (*reconciler.RolloutStatus, e
 	return &s.Rollouts[0], nil
 }
 
+// standing prints what gray rollout status says.
+func (r *rolloutDemo) standing(s *reconciler.RolloutStatus) {
+	r.say("\n$ gray rollout status gateway-v2\n%s", strings.Join(rolloutLines(s, false), "\n"))
+}
+
 // expect says what is expected and whether it holds.
 func (r *rolloutDemo) expect(holds bool, format string, args ...any) {
 	sign := r.screen.paint(32, "ok    ")
@@ -360,6 +365,7 @@ func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
 	r.everybodyOn(ctx, "v2")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20}, passed{"vpc-1002", 1, 1}, passed{"vpc-1002", 2, 5}, passed{"vpc-1002", 3, 20})
 	r.loss(ctx, nil)
+	r.standing(s)
 	return nil
 }
 
@@ -375,17 +381,15 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	r.expect(s.Phase == policies.PhaseRolledBack && s.Moved == 0, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
 	r.everybodyOn(ctx, "v1")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20})
+	r.standing(s)
+	r.say("")
 	if f := s.Failure; f == nil {
 		r.expect(false, "the daemon says why")
 	} else {
-		r.say("\n   The evidence: batch %d of %s, at %s: %s", f.Batch, f.Network, f.Revision, f.Reason)
-		for _, line := range f.Evidence {
-			r.say("     %s", line)
-		}
 		evidence := strings.Join(f.Evidence, "\n")
 		names := f.Network == "vpc-1002" && f.Batch == 1 && strings.HasSuffix(f.Revision, head) &&
 			strings.Contains(evidence, "10.0.0.1 (vm-1)") && strings.Contains(evidence, "lost 100%")
-		r.expect(names, "it names the address, the loss, the batch and the commit")
+		r.expect(names, "the evidence names the address, the loss, the batch and the commit")
 	}
 	r.say("\n3. A commit that changes only the pace does not try the same content again.\n\n$ git commit -m 'Slower'\n")
 	if err := r.write("policies/gateway-v2.yaml", strings.Replace(shardPolicy, "bake: 1s", "bake: 2s", 1)); err != nil {
