@@ -74,7 +74,7 @@ func startAPI(t *testing.T, documents string) Client {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = r.Run(ctx) }()
 	none := func() any { return nil }
-	server := httptest.NewServer(Handler(r, none, none, none))
+	server := httptest.NewServer(Handler(r, none, none, none, none))
 	t.Cleanup(func() {
 		server.Close()
 		cancel()

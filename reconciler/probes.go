@@ -87,8 +87,8 @@ func (p *Probes) Woken() <-chan struct{} {
 	return p.wake
 }
 
-// Want replaces what is to be tested for a policy. A Job that is wanted as before
-// stays the same, and so does what is known of it.
+// Want replaces what is to be tested for a policy. A Job that is wanted as before, of
+// a Network that is as before, stays the same, and so does what is known of it.
 func (p *Probes) Want(policy string, jobs []*Job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,7 +102,7 @@ func (p *Probes) Want(policy string, jobs []*Job) {
 		}
 	}
 	for _, j := range jobs {
-		if was := had[j.id()]; was != nil {
+		if was := had[j.id()]; was != nil && was.sameNetwork(j) {
 			delete(had, j.id())
 			j = was
 		} else {
@@ -119,6 +119,17 @@ func (p *Probes) Want(policy string, jobs []*Job) {
 	if changed {
 		poke(p.renewed)
 	}
+}
+
+// sameNetwork tells whether two Jobs see their Network alike.
+func (j *Job) sameNetwork(o *Job) bool {
+	a, _ := j.Spec.Network(j.Network)
+	b, _ := o.Spec.Network(o.Network)
+	if a == nil || b == nil || a == b {
+		return a == b
+	}
+	same := a.Monitor == b.Monitor || a.Monitor != nil && b.Monitor != nil && *a.Monitor == *b.Monitor
+	return same && slices.Equal(a.Routes, b.Routes) && slices.Equal(a.VMs, b.VMs)
 }
 
 // id is what a Job is told from others of its policy by.

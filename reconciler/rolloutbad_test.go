@@ -125,6 +125,28 @@ func TestRolloutProbeHangs(t *testing.T) {
 	})
 }
 
+// TestRolloutMendedMonitor mends a monitor while its probe cannot be made: the next
+// one is made with it.
+func TestRolloutMendedMonitor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := startRoll(t, newWorld(t), newKeeper())
+		g.verdicts(func(j *Job) (policies.Verdict, bool) {
+			n, _ := j.Spec.Network(j.Network)
+			return policies.Verdict{Passed: true}, n.Monitor != nil
+		})
+		docs := shard("batches: [1, 100%], " + verified)
+		g.commit("c1", docs...)
+		g.probes.Fail(g.tested()[0], "no monitor")
+		g.quiet()
+		g.stands(policies.PhaseProgressing, "BaselineRunning", 0, 0)
+		for i := 3; i <= 4; i++ {
+			docs[i] = strings.Replace(docs[i], "  routes:", "  monitor: {address: 10.9.9.9, mac: \"02:00:00:00:99:99\", vtep: 192.0.2.99}\n  routes:", 1)
+		}
+		g.commit("c2", docs...)
+		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+	})
+}
+
 // TestRolloutVoidsVerdicts changes what is tested while it is tested: the verdict
 // does not count, and the batch is tested anew when it is live again.
 func TestRolloutVoidsVerdicts(t *testing.T) {

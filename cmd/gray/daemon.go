@@ -101,6 +101,9 @@ func daemonCommand() *cobra.Command {
 	return cmd
 }
 
+// openStore is a variable for tests that end the daemon in the middle of a Write.
+var openStore = reconciler.OpenStore
+
 // run runs a daemon until ctx ends, or once.
 func (c *daemonConfig) run(ctx context.Context) (err error) {
 	if c.git.URL == "" {
@@ -112,7 +115,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	}
 	var store *reconciler.Store // what one daemon alone keeps
 	if d.replica == nil {
-		if store, err = reconciler.OpenStore(c.state); err != nil {
+		if store, err = openStore(c.state); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, store.Close()) }()

@@ -29,6 +29,7 @@ type daemon struct {
 	discovery *reconciler.Discovery
 	prober    *probe.Prober
 	notifier  *admin.Notifier
+	moved     moved
 	front     front
 }
 
@@ -64,7 +65,9 @@ func (d *daemon) config() reconciler.Config {
 // follower is the loop of a replica that does not lead. It needs no store: the
 // numbers in it are those on the switches.
 func (d *daemon) follower() (*loop, error) {
-	r, err := reconciler.New(d.config())
+	cfg := d.config()
+	cfg.Follow = d.moved.board()
+	r, err := reconciler.New(cfg)
 	return &loop{Reconciler: r, follows: true}, err
 }
 
@@ -117,6 +120,9 @@ func (d *daemon) run(ctx context.Context, l *loop) error {
 
 // replicate follows and leads until ctx ends.
 func (d *daemon) replicate(ctx context.Context) error {
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	reading.Go(func() { d.moved.follow(ctx, d.replica, d.c.logger()) })
 	d.replica.Run(ctx, func(ctx context.Context) {
 		l, err := d.follower()
 		if err != nil {

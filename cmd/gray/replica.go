@@ -2,12 +2,17 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
 )
 
@@ -54,4 +59,44 @@ func (c *daemonConfig) stateMembers() (members []string, prefix string, err erro
 		members = append(members, url+h)
 	}
 	return members, "/" + cmp.Or(strings.Trim(path, "/"), "gray"), nil
+}
+
+// moved is what the leader has moved, as this replica read it last. It is read while
+// the replica leads too: where it loses the lead because etcd is away, its Envoys are
+// not sent back.
+type moved struct {
+	mu       sync.Mutex
+	rollouts map[string]*policies.Rollout // by policy; nil: never read
+	now      *reconciler.Follow           // of the loop that follows, or did last
+}
+
+// board is a board for a loop that follows, with what was read last.
+func (m *moved) board() *reconciler.Follow {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.now = reconciler.NewFollow(); m.rollouts != nil {
+		m.now.Set(m.rollouts)
+	}
+	return m.now
+}
+
+// follow reads until ctx ends. Of records that cannot all be read none is taken.
+func (m *moved) follow(ctx context.Context, replica *etcd.Replica, log *slog.Logger) {
+	const bucket, prefix = "rollouts", "state/" // as the loop of the leader stores them
+	replica.Follow(ctx, bucket, prefix, func(records map[string][]byte) {
+		rollouts := make(map[string]*policies.Rollout, len(records))
+		for key, stored := range records {
+			state, err := policies.ReadRollout(stored)
+			if err != nil {
+				log.Error("what the leader has moved cannot be read, what was read last stays", "record", key, "error", err)
+				return
+			}
+			rollouts[strings.TrimPrefix(key, prefix)] = state
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.rollouts = rollouts; m.now != nil {
+			m.now.Set(rollouts)
+		}
+	})
 }

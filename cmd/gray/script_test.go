@@ -20,6 +20,7 @@ import (
 // start a daemon of their own.
 func TestMain(m *testing.M) {
 	etcdtest.Main()
+	killAtWrite()
 	if os.Getenv("GRAY_TEST_RUN_MAIN") != "" {
 		os.Exit(run())
 	}

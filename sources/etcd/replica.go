@@ -273,7 +273,7 @@ func (l *Lead) Context() context.Context { return l.ctx }
 // Store opens the replicas' store for the leader. Its writes are refused as soon as
 // another one leads, whether this one knows it yet or not.
 func (l *Lead) Store() (*reconciler.Store, error) {
-	s := &store{lead: l}
+	s := &store{reader: reader{l.client, l.prefix, ErrNotLeader}, lead: l}
 	if err := s.settle(l.ctx); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,6 +136,7 @@ func TestALeaderThatCannotIsFollowed(t *testing.T) {
 type wire struct {
 	address string
 	cut     chan struct{}
+	passed  atomic.Int64 // bytes, both ways
 }
 
 func newWire(t *testing.T, to string) *wire {
@@ -174,6 +176,7 @@ func (w *wire) pass(from, to net.Conn) {
 		default:
 		}
 		if err == nil {
+			w.passed.Add(int64(n))
 			_, err = to.Write(b[:n])
 		}
 		if err != nil {

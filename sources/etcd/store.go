@@ -7,8 +7,6 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -44,6 +42,7 @@ var ErrNotLeader = errors.New("this replica does not lead, so that it may not wr
 
 // store is a reconciler.Backend for the replica that leads.
 type store struct {
+	reader
 	lead *Lead
 
 	mu     sync.Mutex
@@ -53,8 +52,6 @@ type store struct {
 
 // Close implements reconciler.Backend. The records stay.
 func (s *store) Close() error { return nil }
-
-func (s *store) at(parts ...string) string { return s.lead.prefix + "/" + strings.Join(parts, "/") }
 
 // base is under what all of a record lies.
 func (s *store) base(bucket, key string) string {
@@ -66,27 +63,11 @@ func number(n uint64) string { return fmt.Sprintf("%016x", n) }
 // Load implements reconciler.Backend. It reads one revision of the bucket.
 func (s *store) Load(bucket string, f func(key string, value []byte) error) error {
 	ctx := s.lead.ctx
-	committed, rev, err := s.committed(ctx)
+	last, err := s.committed(ctx)
 	if err != nil {
 		return err
 	}
-	values := map[string][]byte{}
-	var last string // record and number that the value is of
-	err = s.pages(ctx, s.at("data", url.PathEscape(bucket))+"/", rev, pagePieces, func(r piece, value []byte) error {
-		if r.write > committed {
-			return nil
-		}
-		if of := r.key + "/" + number(r.write); of != last {
-			last = of
-			values[r.key] = []byte{}
-		}
-		if r.part == removed {
-			delete(values, r.key)
-			return nil
-		}
-		values[r.key] = append(values[r.key], value...)
-		return nil
-	})
+	values, err := s.records(ctx, bucket, "", last)
 	if err != nil {
 		return err
 	}
@@ -232,7 +213,7 @@ func (s *store) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	committed, rev, err := s.committed(ctx)
+	done, err := s.committed(ctx)
 	if err != nil {
 		return err
 	}
@@ -245,9 +226,9 @@ func (s *store) settle(ctx context.Context) error {
 			stale = append(stale, clientv3.OpDelete(k))
 		}
 	}
-	err = s.pages(ctx, s.at("data")+"/", rev, pageKeys, func(r piece, _ []byte) error {
+	err = s.pages(ctx, s.at("data")+"/", done.seen.revision, pageKeys, func(r piece, _ []byte) error {
 		switch {
-		case r.write > committed:
+		case r.write > done.number:
 			drop(r.path)
 			return nil
 		case r.bucket != last.bucket || r.key != last.key:
@@ -272,93 +253,15 @@ func (s *store) settle(ctx context.Context) error {
 		s.writer = 0
 		return err
 	}
-	s.seq = committed
+	s.seq = done.number
 	return nil
 }
 
 // checkVersion writes the layout's number where there is none.
 func (s *store) checkVersion(ctx context.Context) error {
-	res, err := s.get(ctx, s.at("version"))
-	if err != nil {
+	if known, err := s.layout(ctx); err != nil || known {
 		return err
 	}
-	if len(res.Kvs) == 0 {
-		_, err := s.fenced(ctx, []clientv3.Op{clientv3.OpPut(s.at("version"), storeVersion)})
-		return err
-	}
-	if v := string(res.Kvs[0].Value); v != storeVersion {
-		return fmt.Errorf("what lies in etcd below %s has layout %q, this gray reads %q; use the gray that wrote it, or another prefix in --state", s.lead.prefix, v, storeVersion)
-	}
-	return nil
-}
-
-// committed is the number of the last whole Write, and the revision that says so.
-func (s *store) committed(ctx context.Context) (uint64, int64, error) {
-	res, err := s.get(ctx, s.at("committed"))
-	if err != nil || len(res.Kvs) == 0 {
-		return 0, res.Header.GetRevision(), err
-	}
-	n, err := strconv.ParseUint(string(res.Kvs[0].Value), 16, 64)
-	if err != nil {
-		return 0, 0, fmt.Errorf("%s in etcd is no number: %q", s.at("committed"), res.Kvs[0].Value)
-	}
-	return n, res.Header.GetRevision(), nil
-}
-
-func (s *store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWait)
-	defer cancel()
-	res, err := s.lead.client.Get(ctx, key, options...)
-	if s.lead.ctx.Err() != nil {
-		return &clientv3.GetResponse{}, ErrNotLeader
-	}
-	if err != nil {
-		return &clientv3.GetResponse{}, plain(err)
-	}
-	return res, nil
-}
-
-// piece is what a key below data is.
-type piece struct {
-	path, bucket, key string
-	write             uint64
-	part              string
-}
-
-// pages calls f for every piece below a prefix at a revision, in order; with
-// pageKeys for a page, without values.
-func (s *store) pages(ctx context.Context, prefix string, rev, page int64, f func(piece, []byte) error) error {
-	options := []clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(page), clientv3.WithRev(rev)}
-	if page == pageKeys {
-		options = append(options, clientv3.WithKeysOnly())
-	}
-	for from := prefix; ; {
-		res, err := s.get(ctx, from, options...)
-		if err != nil {
-			return err
-		}
-		for _, kv := range res.Kvs {
-			r := piece{path: string(kv.Key)}
-			parts := strings.Split(strings.TrimPrefix(r.path, s.at("data")+"/"), "/")
-			ok := len(parts) == 4
-			if ok {
-				var bucketErr, keyErr, writeErr error
-				r.bucket, bucketErr = url.PathUnescape(parts[0])
-				r.key, keyErr = url.PathUnescape(parts[1])
-				r.write, writeErr = strconv.ParseUint(parts[2], 16, 64)
-				r.part = parts[3]
-				ok = bucketErr == nil && keyErr == nil && writeErr == nil
-			}
-			if !ok {
-				return fmt.Errorf("the key %q in etcd is none of gray's; give gray a --state prefix of its own", r.path)
-			}
-			if err := f(r, kv.Value); err != nil {
-				return err
-			}
-		}
-		if !res.More {
-			return nil
-		}
-		from = string(res.Kvs[len(res.Kvs)-1].Key) + "\x00"
-	}
+	_, err := s.fenced(ctx, []clientv3.Op{clientv3.OpPut(s.at("version"), storeVersion)})
+	return err
 }

@@ -299,8 +299,7 @@ func TestRunCannot(t *testing.T) {
 	}{
 		{"VTEP elsewhere", shard{vms: 3, vtep: "192.0.2.77", verify: overlayPing}, "ping overlay 203.0.113.10: cannot receive VXLAN at the monitor's VTEP 192.0.2.77: cannot assign requested address; it must be an address of the daemon's host"},
 		{"no VIP", shard{vms: 3, vtep: "2001:db8::5", verify: overlayPing}, "no VIP of the policy's Gateways is of the family of its monitor's VTEP 2001:db8::5; give the monitor another one"},
-		{"no VM", shard{vtep: here, verify: overlayPing}, "ping overlay 203.0.113.10: there is nobody to ask, as its route table has no route to a single address; give it one, or exclude the Network"},
-		{"ranges", shard{vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: 10.1.0.0/24, mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "there is nobody to ask"},
+		{"ranges", shard{vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: 10.1.0.0/24, mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "ping overlay 203.0.113.10: there is nobody to ask, as its route table has no route to a single address; give it one, or exclude the Network"},
 		{"other family", shard{vips: ", \"2001:db8:f::1\"", vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: \"fd00::1/128\", mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "the 1 that there are have another family than the monitor's, or are its own; mend its monitor, or exclude the Network"},
 		{"no program", shard{vms: 3, vtep: here, verify: overlayPing + ", exec: {command: [vpc]}"}, "exec vpc: no program is run unless the daemon has --exec-dir"},
 		{"URL", shard{vms: 3, vtep: here, verify: "http: {url: \"http://127.0.0.9/\"}"}, "http http://127.0.0.9/: 127.0.0.9 is an address of no document and in no --probe-allow network"},
@@ -312,6 +311,15 @@ func TestRunCannot(t *testing.T) {
 				t.Errorf("it waits as %q, moved %d", s.Waits, s.Moved)
 			}
 		})
+	}
+}
+
+// TestRunNobody has a VPC without routes, of which nothing can be lost.
+func TestRunNobody(t *testing.T) {
+	c := follow(t, shard{vtep: testVTEP.String(), verify: overlayPing}, quick(underlay), nil)
+	c.until(phase(policies.PhaseCompleted))
+	if want := "Network vpc-1001 has no routes: there is nobody to ask"; !strings.Contains(c.log.String(), want) {
+		t.Errorf("%q is not in the log:\n%s", want, c.log.String())
 	}
 }
 

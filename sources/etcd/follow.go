@@ -1,0 +1,140 @@
+package etcd
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// tail is what a replica knows of the records that it follows.
+type tail struct {
+	reader
+	bucket, keys string // the keys are those that begin with it
+	tell         func(map[string][]byte)
+	pulse        time.Duration
+	known        map[string][]byte // nil: nothing was read yet
+	last         commit            // that known is of; zero: not read since the watch began
+}
+
+// Follow calls f with the records of a bucket whose key begins with a prefix, as
+// whichever replica leads has stored them: when they were read first, and whenever
+// they have changed, until ctx ends. They are of one commit, by key, and f does not
+// change them. It takes no lease, and no part in the election. Where etcd cannot be
+// read or has nothing stored any more, f is not called: what was read last stays.
+func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[string][]byte)) {
+	t := &tail{bucket: bucket, keys: prefix, tell: f, pulse: cmp.Or(r.cfg.Pulse, 2*time.Second)}
+	p, said := pause{}, ""
+	for {
+		err := t.follow(ctx, r.cfg, func() {
+			if said != "" {
+				r.cfg.Log.Info("what the leader stores is read again", "bucket", bucket)
+			}
+			p, said = pause{}, ""
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if said != err.Error() {
+			said = err.Error()
+			r.cfg.Log.Warn("what the leader stores cannot be followed, what was read last stays, will try again", "bucket", bucket, "error", err)
+		}
+		if p.grow(); p.next > r.cfg.Lease/2 {
+			p.next = r.cfg.Lease / 2
+		}
+		select {
+		case <-time.After(p.next/2 + rand.N(p.next)): // not all replicas at once
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// follow reads the records again whenever there is a commit, until something is
+// wrong. good is called after the first read.
+func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	client, err := dial(ctx, cfg.Config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	t.reader, t.last = reader{client, cfg.Prefix, context.Canceled}, commit{}
+	if err := t.read(ctx); err != nil {
+		return err
+	}
+	good()
+	changed, over := make(chan struct{}, 1), make(chan error, 1)
+	from := t.last.seen.revision + 1
+	var watching sync.WaitGroup
+	watching.Go(func() { over <- t.watch(ctx, changed, from) })
+	defer watching.Wait()
+	defer cancel()
+	pulse := time.NewTicker(t.pulse)
+	defer pulse.Stop()
+	for {
+		select {
+		case <-changed:
+			time.Sleep(gather) // a few commits are read at once
+		case <-pulse.C: // a watch waits without a word for an etcd that is away, or was set up anew
+		case err := <-over:
+			return err
+		}
+		if err := t.read(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// watch says when there may be a commit, from a revision on, and returns why it can
+// say that no longer.
+func (t *tail) watch(ctx context.Context, changed chan<- struct{}, rev int64) error {
+	// A member that lost its leader says so instead of going quiet.
+	for res := range t.client.Watch(clientv3.WithRequireLeader(ctx), t.at("committed"), clientv3.WithRev(rev)) {
+		if err := res.Err(); err != nil {
+			return plain(err)
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	return errors.New("etcd ended the watch")
+}
+
+// read reads the records, if there was a commit since they were read last, and tells
+// of them where they have changed.
+func (t *tail) read(ctx context.Context) error {
+	c, err := t.committed(ctx)
+	if err != nil {
+		return err
+	}
+	if !t.last.seen.leadsTo(c.seen) {
+		return errors.New("etcd has lost its data or is another one")
+	}
+	// An etcd without a commit was emptied, and no leader has begun on it yet.
+	if t.known != nil && (c.number == 0 || c.number == t.last.number && c.changed == t.last.changed) {
+		t.last.seen = c.seen
+		return nil
+	}
+	if _, err := t.layout(ctx); err != nil {
+		return err
+	}
+	records, err := t.records(ctx, t.bucket, t.keys, c)
+	if err != nil {
+		return err
+	}
+	t.last = c
+	if t.known == nil || !maps.EqualFunc(t.known, records, bytes.Equal) {
+		t.known = records
+		t.tell(records)
+	}
+	return nil
+}
