@@ -222,7 +222,7 @@ func (s *stepper) pass(m *Move) {
 func (s *stepper) judge() {
 	for _, v := range s.obs.Verdicts {
 		i := s.moving(v.Network)
-		if i < 0 || s.Moving[i].Generation != v.Generation || s.Moving[i].Attempt != v.Attempt {
+		if i < 0 || v.Fingerprint != s.Fingerprint || s.Moving[i].Generation != v.Generation || s.Moving[i].Attempt != v.Attempt {
 			continue
 		}
 		switch stage := s.Moving[i].Stage; {

@@ -58,7 +58,7 @@ func (p *Probes) Report(e Ended) {
 	if known || !slices.Contains(p.wanted, e.Job) {
 		return
 	}
-	e.Verdict.Network, e.Verdict.Generation = e.Network, e.Generation
+	e.Verdict.Network, e.Verdict.Fingerprint, e.Verdict.Generation = e.Network, e.Fingerprint, e.Generation
 	e.Verdict.Attempt, e.Verdict.Baseline = e.Attempt, e.Baseline
 	p.ended = append(p.ended, e)
 	delete(p.troubled, e.Job)
@@ -135,12 +135,13 @@ func (j *Job) sameNetwork(o *Job) bool {
 // id is what a Job is told from others of its policy by.
 func (j *Job) id() [2]any {
 	type name struct {
-		network    string
-		generation uint64
-		attempt    int
-		baseline   bool
+		network     string
+		fingerprint string
+		generation  uint64
+		attempt     int
+		baseline    bool
 	}
-	return [2]any{j.Policy, name{j.Network, j.Generation, j.Attempt, j.Baseline}}
+	return [2]any{j.Policy, name{j.Network, j.Fingerprint, j.Generation, j.Attempt, j.Baseline}}
 }
 
 // verdicts is how the Jobs of a policy have ended that are still wanted. They stay
