@@ -184,7 +184,7 @@ func (o *loopOrdeal) settle(w *world, store *keeper) {
 	for range 200 {
 		o.after(time.Minute)
 		s := o.rollout()
-		verb := ""
+		var verb string
 		switch {
 		case s.Phase == policies.PhaseCompleted:
 			o.after(5 * time.Minute)
