@@ -54,10 +54,13 @@ spec:
 	p.answers("50002001", "v2") // with the first batch
 	defer p.stays("50002001")()
 	one, two := p.lab, p.second
-	before, _ := p.recorder.counts()
-	held, release := p.recorder.holdNext() // of the second batch
+	one.until("the first batch has passed", func(s *admin.Status) bool {
+		return len(s.Rollouts) == 1 && s.Rollouts[0].Networks[0].Stage == policies.StagePassed && s.Rollouts[0].Moved == 1
+	})
+	held, release := p.recorder.holdNext() // of the second one
 	<-held
 	one.signal(syscall.SIGSTOP)
+	before, _ := p.recorder.counts()
 	two.until("the second leads", leads("two"))
 	two.live() // the switch knows it
 	release()
