@@ -78,25 +78,21 @@ var verbs = []string{policies.VerbPromote, policies.VerbPause, policies.VerbResu
 // handleRollouts serves what is about rollouts.
 func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
 	mux.HandleFunc("GET /v1/rollouts", func(w http.ResponseWriter, req *http.Request) {
-		s, err := r.Status(req.Context())
+		all, revision, err := r.Rollouts(req.Context(), "")
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		reply(w, Rollouts{RolloutsVersion, s.Revision, s.Rollouts})
+		reply(w, Rollouts{RolloutsVersion, revision, all})
 	})
 	mux.HandleFunc("GET /v1/rollouts/{policy}", func(w http.ResponseWriter, req *http.Request) {
-		s, err := r.Status(req.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		policy := req.PathValue("policy")
-		i := slices.IndexFunc(s.Rollouts, func(ro reconciler.RolloutStatus) bool { return ro.Policy == policy })
+		all, revision, err := r.Rollouts(req.Context(), req.PathValue("policy"))
 		switch {
-		case i >= 0:
-			reply(w, Rollout{RolloutVersion, s.Revision, &s.Rollouts[i]})
-		case s.Revision == "": // it was started just now, or has never seen a good commit
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		case len(all) > 0:
+			reply(w, Rollout{RolloutVersion, revision, &all[0]})
+		case revision == "": // it was started just now, or has never seen a good commit
 			http.Error(w, "no commit is in force yet; wait, or look at gray status", http.StatusServiceUnavailable)
 		default:
 			http.Error(w, reconciler.ErrNoRollout.Error(), http.StatusNotFound)

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -43,6 +44,22 @@ type NetworkProgress struct {
 	Moved   int            `json:"moved"`           // VMs
 	Total   int            `json:"total"`
 	Dead    int            `json:"dead,omitempty"` // checks that failed before anything moved
+}
+
+// Rollouts tells how the rollouts stand, sorted, or with a name that of one policy;
+// it costs what they do, not what the documents do. Revision is the commit in force.
+func (r *Reconciler) Rollouts(ctx context.Context, policy string) (all []RolloutStatus, revision string, err error) {
+	var views []rolloutView
+	if err := r.inLoop(ctx, func() { views, revision = r.viewRollouts(), r.revision }); err != nil {
+		return nil, "", err
+	}
+	all = []RolloutStatus{}
+	for i := range views {
+		if policy == "" || views[i].state.Policy == policy {
+			all = append(all, views[i].status(revision))
+		}
+	}
+	return all, revision, nil
 }
 
 // stageDone is the Stage of a Network that has moved and passed.

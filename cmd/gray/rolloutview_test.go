@@ -272,8 +272,13 @@ func TestWhichRolloutsHaveFailed(t *testing.T) {
 		r            *reconciler.RolloutStatus
 		failed, over bool
 	}{
-		{gatedAt(), false, false}, {failedAt(), true, true}, {shardAt(), false, false}, {stalled(shardAt()), true, true},
-		{back, false, false}, {aborting, true, false}, {rolloutAt(1, 1, policies.PhaseCompleted, "", ""), false, false},
+		{gatedAt(), false, false},
+		{failedAt(), true, true},
+		{shardAt(), false, false},
+		{stalled(shardAt()), true, true},
+		{back, false, false},
+		{aborting, true, false},
+		{rolloutAt(1, 1, policies.PhaseCompleted, "", ""), false, false},
 		{rolloutAt(1, 0, policies.PhaseRolledBack, "", ""), true, true},
 	} {
 		if failed(test.r) != test.failed || over(test.r) != test.over {
