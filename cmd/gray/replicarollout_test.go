@@ -25,7 +25,7 @@ import (
 
 // TestRolloutOverReplicas has a rollout go on at another replica when the leader is
 // frozen in the middle of a batch. What has moved stays so at the Envoys of both, also
-// at one that starts anew.
+// where one starts anew, and where etcd goes.
 func TestRolloutOverReplicas(t *testing.T) {
 	p := newPair(t, testEnvoy(t))
 	p.live()
@@ -87,6 +87,16 @@ spec:
 	two.startReplica(p.server, "two")
 	p.serves(two)
 	two.until("the second knows", completed)
+
+	p.server.Kill()
+	for _, l := range []*lab{one, two} { // also who led goes on from where it was
+		l.until("nobody is known to lead", follows(""))
+	}
+	p.policy("one-flow")
+	p.serves(one)
+	p.serves(two)
+	p.server.Start()
+	p.leader().live()
 }
 
 func completed(s *admin.Status) bool {
