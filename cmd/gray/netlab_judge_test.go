@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -235,18 +236,45 @@ func (l *netlab) judgeRuns(seen []sight, c *callers, want [][][2]int) {
 	}
 }
 
-// caught holds what status says of a rollout that failed for one VM.
-func (l *netlab) caught(r *reconciler.RolloutStatus, sick labVM, revision string) {
+// caught holds what is said of a rollout that failed for one VM, which lost all, at a
+// commit: by the status, by gray rollout status and to the webhook.
+func (l *shard) caught(r *reconciler.RolloutStatus, sick labVM, revision string) {
 	l.t.Helper()
+	network := fmt.Sprintf("vpc-%d", sick.vni)
+	lost := fmt.Sprintf("%s (%s), moved, answered 0 of 3, lost 100%%, 0%% before", sick.address, sick.name)
 	f := r.Failure
-	if f == nil || f.Reason != "VerificationFailed" || f.Network != fmt.Sprintf("vpc-%d", sick.vni) || f.Batch != 2 || f.Revision != revision || r.Moved != 0 {
+	if f == nil || f.Reason != "VerificationFailed" || f.Network != network || f.Batch != 2 || f.Revision != revision || r.Moved != 0 {
 		l.t.Fatalf("it failed as %+v: %+v", r, f)
 	}
-	for _, text := range []string{strings.Join(f.Evidence, "\n"), r.Conditions[0].Message} {
-		if !strings.Contains(text, sick.address+" ("+sick.name+"), moved, answered 0 of 3") {
-			l.t.Errorf("%q does not say who lost how much", text)
+	cmd := exec.Command("ip", "netns", "exec", l.ns("sw"), l.gray, "rollout", "status", "gw-v2")
+	cmd.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
+	shown, err := cmd.Output()
+	if code := cmd.ProcessState.ExitCode(); code != 1 {
+		l.t.Errorf("gray rollout status exits with %d: %v", code, err)
+	}
+	l.t.Logf("gray rollout status gw-v2\n%s", shown)
+	e := l.told.event(l.t, "VerificationFailed")
+	if e.Policy != "gw-v2" || e.Network != network || e.Batch != "2 of 3" || e.Commit != revision || !e.Warning {
+		l.t.Errorf("the webhook was told %+v", e)
+	}
+	for what, text := range map[string]string{
+		"the failure": strings.Join(f.Evidence, "\n"), "the condition": r.Conditions[0].Message, "gray rollout status": string(shown), "the webhook": e.Message,
+	} {
+		if !strings.Contains(text, lost) {
+			l.t.Errorf("%s does not say %q: %q", what, lost, text)
 		}
 	}
+	for _, want := range []string{"batch 2 of", network, revision} {
+		if !strings.Contains(string(shown), want) {
+			l.t.Errorf("gray rollout status does not say %q", want)
+		}
+	}
+	for _, a := range e.Evidence.Checks[0].Answers {
+		if is := a.Address.String() == sick.address; is != a.Failed || is && (a.Loss != 100 || a.VM != sick.name || !a.Moved) {
+			l.t.Errorf("the webhook was told of %+v", a)
+		}
+	}
+	l.told.event(l.t, "RolledBack")
 }
 
 // isGray holds what there is on the switch of rules: of whole VPCs and of VMs.

@@ -63,8 +63,7 @@ func rolloutOf(s *admin.Status) *reconciler.RolloutStatus {
 // TestRolloutInSteps moves a shard VPC after VPC and batch after batch, under pings,
 // TCP streams and requests. Captures on the servers hold who gets what, and when.
 func TestRolloutInSteps(t *testing.T) {
-	l, _ := newShard(t)
-	l.mesh()
+	l := newShard(t)
 	eyes := l.watch()
 	callers := l.call()
 	all, flows := l.rings()
@@ -90,7 +89,7 @@ func TestRolloutInSteps(t *testing.T) {
 // accountsLast shuts the way to the switch while the second batch of the second VPC is
 // tested, and holds that the accounts stay where they are until the switch has taken
 // the VMs back.
-func (l *netlab) accountsLast(v *valve, c *callers) {
+func (l *shard) accountsLast(c *callers) {
 	l.t.Helper()
 	l.until(func(s *admin.Status) bool {
 		r := rolloutOf(s)
@@ -98,7 +97,7 @@ func (l *netlab) accountsLast(v *valve, c *callers) {
 			return n.Name == "vpc-1001" && n.Batch == 2 && n.Stage == policies.StageVerifying
 		})
 	})
-	open := v.close(l.t)
+	open := l.valve.close(l.t)
 	since := l.until(func(s *admin.Status) bool { return rolloutOf(s).Phase == policies.PhaseRollingBack })
 	moved := []string{labAccount(1002), labAccount(1001)}
 	l.until(func(s *admin.Status) bool {
@@ -117,8 +116,7 @@ func (l *netlab) accountsLast(v *valve, c *callers) {
 // that VM is caught, and nobody stays at the gray server. The same content is not
 // tried again; what is put right is.
 func TestRolloutCaught(t *testing.T) {
-	l, valve := newShard(t)
-	l.mesh()
+	l := newShard(t)
 	eyes := l.watch()
 	callers := l.call()
 	all, flows := l.rings()
@@ -130,7 +128,7 @@ func TestRolloutCaught(t *testing.T) {
 	}
 	lose("192.0.2.199")
 	revision := l.push(map[string]string{"policy.yaml": labRollout})
-	l.accountsLast(valve, callers)
+	l.accountsLast(callers)
 	var r *reconciler.RolloutStatus
 	l.until(func(s *admin.Status) bool {
 		r = rolloutOf(s)

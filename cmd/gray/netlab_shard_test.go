@@ -52,8 +52,9 @@ func (l *netlab) shardVM(vni, i int) labVM {
 	return labVM{}
 }
 
-// Where Envoy takes requests, and the two versions of the service.
+// Where Envoy takes requests, the two versions of the service, and the webhook.
 const (
+	shardHook  = "127.0.0.1:18090"
 	shardProxy = "127.0.0.1:15001"
 	shardAPI1  = "127.0.0.1:18081"
 	shardAPI2  = "127.0.0.1:18082"
@@ -76,38 +77,61 @@ metadata: {name: host-1}
 spec: {address: 127.0.0.1, proxy: {port: 15001, bind: 127.0.0.1, adminPort: 15000}}
 `
 
-// newShard makes the laboratory of a shard with everything on v1: VMs, servers,
-// switch, daemon, the service in two versions and a real Envoy before it. The daemon
-// speaks to the switch through a valve.
-func newShard(t *testing.T, flags ...string) (*netlab, *valve) {
+// shard is the laboratory of a shard: VMs, servers, switch, daemon, the service in two
+// versions and a real Envoy before it. The daemon speaks to the switch through a valve
+// and tells a webhook.
+type shard struct {
+	*netlab
+	valve *valve
+	told  *received
+}
+
+// newShard makes a shard with everything on v1.
+func newShard(t *testing.T) *shard {
 	t.Helper()
 	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
 	envoy := testEnvoy(t)
 	l := newNetlab(t, shardVMs()...)
+	s := &shard{l, l.valve(), &received{json: make(chan admin.Event, 1000)}}
 	for version, address := range map[string]string{"v1": shardAPI1, "v2": shardAPI2} {
 		l.serve(address, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, version) }))
 	}
+	l.serve(shardHook, s.told)
+	l.write("hooks.yaml", "[{url: http://"+shardHook+"/, format: json}]")
 	labels := map[int]string{}
 	for _, vni := range shardVNIs {
 		labels[vni] = "shard: s1"
 	}
-	v := l.valve()
 	more := map[string]string{"service.yaml": shardService, "switch.yaml": strings.ReplaceAll(labGateway()["switch.yaml"], "127.0.0.1:9559", shardValve)}
-	l.begin(labels, more, flags...)
+	l.begin(labels, more, "--secrets-dir", l.dir, "--webhooks", "hooks.yaml")
 	b, err := renderBootstrap(t.Context(), l.repo, "host-1", defaultXDS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(l.dir, "envoy.yaml")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l.start("sw", nil, l.file(filepath.Join(l.dir, "envoy.log")), envoy, "-c", file, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn")
+	file := l.write("envoy.yaml", string(b))
+	log := l.file(filepath.Join(l.dir, "envoy.log"))
+	l.start("sw", nil, log, envoy, "-c", file, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn")
+	t.Cleanup(func() {
+		if b, _ := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("Envoy said\n%s", b)
+		}
+	})
 	l.until(func(s *admin.Status) bool {
 		list, _ := s.Proxies.([]any)
 		return len(list) == 1 && list[0].(map[string]any)["synced"] == true && s.Conditions[0].Status == "True"
 	})
-	return l, v
+	l.mesh()
+	return s
+}
+
+// write writes a file of the laboratory.
+func (l *netlab) write(name, text string) (path string) {
+	l.t.Helper()
+	path = filepath.Join(l.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
 }
 
 // serve serves HTTP beside the daemon until the test ends.
