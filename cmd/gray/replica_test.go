@@ -292,6 +292,7 @@ func TestReplicas(t *testing.T) {
 	p := newPair(t, testEnvoy(t))
 	p.live()
 	p.serves(p.second)
+	p.synced(p.lab, p.second)
 	p.answers("50009999", "v1")
 	done := p.load()
 	defer done()
