@@ -9,7 +9,7 @@ LINT := $(GO) tool -modfile=.ci/lint.mod golangci-lint
 # A user's machine skips what needs a tool that is missing; CI=true fails.
 export PATH := $(PATH):$(TOOLS)
 
-.PHONY: build tools pip packages test test-target race churn fuzz bench lint fmt p4 demo clean
+.PHONY: build tools pip packages test test-target race churn crash fuzz bench lint fmt p4 demo clean
 
 build:
 	$(GO) build -trimpath -o bin/gray ./cmd/gray
@@ -65,11 +65,17 @@ churn: $(ENVOY)
 	GRAY_COMMITS=$(COMMITS) $(GO) test -count 1 -v -timeout 60m -run '^TestChurn$$' ./cmd/gray
 	GRAY_ROUNDS=$(COMMITS) $(GO) test -count 1 -v -timeout 60m -run '^TestEnvoyAsTraced$$' ./sinks/xds
 
-# Each fuzz test for a while; FUZZTIME=1h for a long run.
+# A daemon that is killed at Writes of its store while it moves rollouts.
+KILLS ?= 1000
+crash:
+	GRAY_KILLS=$(KILLS) $(GO) test -count 1 -v -timeout 60m -run '^TestRolloutKilled$$' ./cmd/gray
+
+# Each fuzz test for a while, or those that FUZZ matches; FUZZTIME=1h for a long run.
 FUZZTIME ?= 60s
+FUZZ ?= ^Fuzz
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \
-		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+		for f in $$($(GO) test -list '$(FUZZ)' $$pkg | grep '^Fuzz' || true); do \
 			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; done
 

@@ -20,9 +20,10 @@ const maxUpload = 512 << 20
 // Status is the daemon's answer to GET /v1/status.
 type Status struct {
 	*reconciler.Status
-	Proxies   any `json:"proxies"`           // Envoys
-	Neighbors any `json:"neighbors"`         // BGP sessions
-	Replica   any `json:"replica,omitempty"` // who leads, where there are several daemons
+	Proxies   any `json:"proxies"`            // Envoys
+	Neighbors any `json:"neighbors"`          // BGP sessions
+	Replica   any `json:"replica,omitempty"`  // who leads, where there are several daemons
+	Webhooks  any `json:"webhooks,omitempty"` // how they fare, where there are some
 }
 
 // ProxiesVersion is the apiVersion of Proxies.
@@ -98,8 +99,9 @@ type file struct {
 }
 
 // Handler serves the API. Proxies tells about the Envoys, neighbors about the BGP
-// sessions, replica about the election; it says nil where there is none.
-func Handler(r *reconciler.Reconciler, proxies, neighbors, replica func() any) http.Handler {
+// sessions, replica about the election, webhooks about those; the last two say nil
+// where there is none.
+func Handler(r *reconciler.Reconciler, proxies, neighbors, replica, webhooks func() any) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, req *http.Request) {
 		s, err := r.Status(req.Context())
@@ -107,12 +109,13 @@ func Handler(r *reconciler.Reconciler, proxies, neighbors, replica func() any) h
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		reply(w, Status{s, proxies(), neighbors(), replica()})
+		reply(w, Status{s, proxies(), neighbors(), replica(), webhooks()})
 	})
 	mux.HandleFunc("GET /v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, Proxies{ProxiesVersion, proxies()})
 	})
 	mux.HandleFunc("POST /v1/trace", handleTrace(r))
+	handleRollouts(mux, r)
 	mux.HandleFunc("POST /v1/diff", func(w http.ResponseWriter, req *http.Request) {
 		var u upload
 		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxUpload)).Decode(&u); err != nil {
@@ -215,7 +218,7 @@ func (c Client) do(ctx context.Context, method, path string, body []byte) ([]byt
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxUpload))
 	if err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("the daemon at %s: %s", c.Address, bytes.TrimSpace(b))
+		err = &refused{c.Address, res.StatusCode, string(bytes.TrimSpace(b))}
 	}
 	return b, err
 }

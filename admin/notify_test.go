@@ -25,7 +25,7 @@ const token = "T00000000/B00000000/hushhushhush" // as in a path
 // failure is the event of a batch that failed.
 func failure() Event {
 	r := &probe.Result{Verdict: probe.Failed, Reason: "ping overlay 203.0.113.10: 10.0.0.5 (web-1), moved, answered 0 of 3", Checks: []probe.CheckResult{{
-		Check: "ping overlay 203.0.113.10", Verdict: probe.Failed, Failed: 60, Dead: 1, Sent: 303, Received: 123,
+		Check: "ping overlay 203.0.113.10", Verdict: probe.Failed, Addresses: 101, Failed: 60, Dead: 1, Sent: 303, Received: 123,
 	}}}
 	a := netip.MustParseAddr("10.0.0.5")
 	for i := range 101 {
@@ -115,9 +115,9 @@ func TestPayloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"*RolledBack* of `gw-v2`: 1 &amp; 2 &lt;!channel&gt; are lost\nnetwork vpc-1001, batch 2 of 4, commit main@sha1:abc\n```\nping overlay 203.0.113.10: failed, 123 of 303 answered",
-		"\n  10.0.0.5 web-&lt;0&gt;: 100% lost (3 of 3), 0% before\n",
-		"\n  and 50 more addresses\n  1 addresses were dead before\n```",
+		"*RolledBack* of `gw-v2`: 1 &amp; 2 &lt;!channel&gt; are lost\nnetwork vpc-1001, batch 2 of 4, commit main@sha1:abc\n```\nping overlay 203.0.113.10: 10.0.0.5 (web-&lt;0&gt;), a peer, answered 0 of 3, lost 100%, 0% before\n",
+		"\nping overlay 203.0.113.10: failed, 60 of 101 addresses worse than before, 50 of them not named here; 123 of 303 answered, ",
+		", 1 dead before\n```",
 	} {
 		if !strings.Contains(text.Text, want) {
 			t.Errorf("%q is not in %q", want, text.Text)

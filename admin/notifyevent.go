@@ -24,7 +24,8 @@ const EventVersion = "gray.dev/event/v1"
 // Event is something that people are told: a transition of a rollout, mostly.
 type Event struct {
 	Time     time.Time     `json:"time"`
-	Kind     string        `json:"kind"` // what happened, in one word: BatchPassed, RolledBack
+	Warning  bool          `json:"warning,omitempty"` // people should look
+	Kind     string        `json:"kind"`              // what happened, in one word: BatchPassed, RolledBack
 	Policy   string        `json:"policy,omitempty"`
 	Network  string        `json:"network,omitempty"`
 	Batch    string        `json:"batch,omitempty"` // as it is shown: 2 of 4
@@ -79,43 +80,14 @@ func (e Event) text(dropped int) string {
 	if len(about) > 0 {
 		fmt.Fprintf(&b, "\n%s", strings.Join(about, ", "))
 	}
-	if lines := e.lines(); len(lines) > 0 {
+	if e.Evidence != nil {
 		// A text that is cut must not leave the block open.
-		fmt.Fprintf(&b, "\n```\n%s\n```", escape(clipLines(lines, maxText)))
+		fmt.Fprintf(&b, "\n```\n%s\n```", escape(clipLines(e.Evidence.Lines(maxShown), maxText)))
 	}
 	if dropped > 0 {
 		fmt.Fprintf(&b, "\n_%d earlier events were dropped_", dropped)
 	}
 	return b.String()
-}
-
-// lines are the evidence for people: every check, and who failed it.
-func (e Event) lines() []string {
-	if e.Evidence == nil {
-		return nil
-	}
-	var out []string
-	for _, c := range e.Evidence.Evidence(maxShown).Checks {
-		out = append(out, fmt.Sprintf("%s: %s, %d of %d answered, avg %s, max %s", c.Check, c.Verdict, c.Received, c.Sent, c.Latency.Avg, c.Latency.Max))
-		if c.Reason != "" {
-			out = append(out, "  "+c.Reason)
-		}
-		shown := 0
-		for _, a := range c.Answers {
-			if !a.Failed || !a.Address.IsValid() {
-				continue
-			}
-			shown++
-			out = append(out, fmt.Sprintf("  %s %s: %.0f%% lost (%d of %d), %.0f%% before", a.Address, a.VM, a.Loss, a.Sent-a.Received, a.Sent, a.Before))
-		}
-		if more := c.Failed - shown; more > 0 && shown > 0 {
-			out = append(out, fmt.Sprintf("  and %d more addresses", more))
-		}
-		if c.Dead > 0 {
-			out = append(out, fmt.Sprintf("  %d addresses were dead before", c.Dead))
-		}
-	}
-	return out
 }
 
 // clipLines joins lines up to a bound.

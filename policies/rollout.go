@@ -136,28 +136,30 @@ type Refusal struct {
 	Message    string
 }
 
-// Probe is a verification that is to run now. Its name is Network, Generation,
-// Attempt and Baseline.
+// Probe is a verification that is to run now. Its name is Network, Fingerprint,
+// Generation, Attempt and Baseline.
 type Probe struct {
-	Network    string
-	Batch      int
-	Generation uint64
-	Attempt    int
-	Baseline   bool
-	VMs        []netip.Addr // what has moved; of a Baseline, nothing
-	Fresh      []netip.Addr // those of them that came with the batch
-	Ignore     []string     // checks that were dead before
+	Network     string
+	Batch       int
+	Fingerprint string // of the RolloutSpec
+	Generation  uint64
+	Attempt     int
+	Baseline    bool
+	VMs         []netip.Addr // what has moved; of a Baseline, nothing
+	Fresh       []netip.Addr // those of them that came with the batch
+	Ignore      []string     // checks that were dead before
 }
 
 // Verdict is how a Probe ended. Of a Baseline only Dead counts.
 type Verdict struct {
-	Network    string
-	Generation uint64
-	Attempt    int
-	Baseline   bool
-	Passed     bool
-	Dead       []string // the checks that failed, by a name that is the same in every probe
-	Evidence   []string // for people
+	Network     string
+	Fingerprint string
+	Generation  uint64
+	Attempt     int
+	Baseline    bool
+	Passed      bool
+	Dead        []string // the checks that failed, by a name that is the same in every probe
+	Evidence    []string // for people
 }
 
 // Event is a transition, to be told.

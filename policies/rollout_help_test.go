@@ -119,7 +119,7 @@ func (d *drill) restart() {
 
 // verdict is the answer to a probe.
 func (p Probe) verdict(passed bool, dead ...string) Verdict {
-	return Verdict{Network: p.Network, Generation: p.Generation, Attempt: p.Attempt, Baseline: p.Baseline, Passed: passed, Dead: dead, Evidence: dead}
+	return Verdict{Network: p.Network, Fingerprint: p.Fingerprint, Generation: p.Generation, Attempt: p.Attempt, Baseline: p.Baseline, Passed: passed, Dead: dead, Evidence: dead}
 }
 
 // run steps until nothing happens without news: every probe passes, but those that

@@ -42,7 +42,7 @@ func newBenchShard(b *testing.B, vpcs int) *benchShard {
 func (s *benchShard) step(b *testing.B) int {
 	obs := Observation{Confirmed: s.state.Generation}
 	for _, m := range s.state.Moving {
-		obs.Verdicts = append(obs.Verdicts, Verdict{Network: m.Network, Generation: m.Generation, Baseline: m.Stage == StageBaseline, Passed: true})
+		obs.Verdicts = append(obs.Verdicts, Verdict{Network: m.Network, Fingerprint: s.state.Fingerprint, Generation: m.Generation, Baseline: m.Stage == StageBaseline, Passed: true})
 	}
 	next, _ := s.state.Step(s.c.Rollout("p"), obs, s.now)
 	moved := 0

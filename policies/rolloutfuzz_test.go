@@ -211,12 +211,11 @@ func (o *ordeal) restart() {
 	}
 }
 
-// answer is a verdict of a probe, and what it was taken at.
+// answer is a verdict of a probe.
 type answer struct {
-	policy      string
-	fingerprint string
-	probe       Probe
-	passed      bool
+	policy string
+	probe  Probe
+	passed bool
 }
 
 // verdict answers a probe that is to run, or repeats an old answer.
@@ -227,7 +226,7 @@ func (o *ordeal) verdict() {
 	}
 	for _, name := range []string{"p", "q"} {
 		for _, p := range o.actions[name].Probes {
-			a := answer{name, o.state[name].Fingerprint, p, o.calm || o.r.IntN(5) > 0}
+			a := answer{name, p, o.calm || o.r.IntN(5) > 0}
 			o.old = append(o.old, a)
 			if o.deliver(a); o.r.IntN(2) == 0 {
 				return
@@ -243,7 +242,7 @@ func (o *ordeal) deliver(a answer) {
 	if state != nil && spec != nil && !p.Baseline {
 		i := state.moving(p.Network)
 		counts := i >= 0 && state.Moving[i].Generation == p.Generation && state.Moving[i].Attempt == p.Attempt &&
-			spec.Fingerprint == a.fingerprint && o.live[a.policy] >= p.Generation
+			spec.Fingerprint == p.Fingerprint && o.live[a.policy] >= p.Generation
 		switch {
 		case counts && a.passed:
 			o.passed[a.policy+"/"+p.Network] = intersectVMs(p.VMs, state.Moving[i].VMs)

@@ -32,8 +32,9 @@ type RolloutSpec struct {
 type RolloutNetwork struct {
 	Name, Account string
 	VNI           uint32
-	VMs           []netip.Addr        // of its route table, sorted; without those that the policy excludes
-	Spec          *schema.NetworkSpec // its document
+	VMs           []netip.Addr    // of its route table, sorted; without those that the policy excludes
+	Routes        []schema.Route  // its route table
+	Monitor       *schema.Monitor // where overlay pings come from; nil: nowhere
 }
 
 // Network returns the Network of that name and its place in the order, or nil
@@ -257,7 +258,7 @@ func (c *Compiler) Rollout(policy string) *RolloutSpec {
 func (c *Compiler) rolloutNetwork(r *rolling, name string) *RolloutNetwork {
 	doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: name}]
 	net := doc.doc.Spec.(*schema.NetworkSpec)
-	n := &RolloutNetwork{Name: name, Account: net.Account, VNI: doc.vni, VMs: doc.vms, Spec: net}
+	n := &RolloutNetwork{Name: name, Account: net.Account, VNI: doc.vni, VMs: doc.vms, Routes: c.set.Routes(name), Monitor: net.Monitor}
 	var wide []Match
 	single := map[Match]bool{} // one VM as source or as destination
 	for _, cl := range c.excludes(r, name) {

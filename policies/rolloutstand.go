@@ -36,7 +36,7 @@ func (s *stepper) stall() {
 		s.wake(s.Progressed.Add(deadline))
 	}
 	for _, m := range s.Moving {
-		p := Probe{Network: m.Network, Batch: m.Batch, Generation: m.Generation, Attempt: m.Attempt}
+		p := Probe{Network: m.Network, Batch: m.Batch, Fingerprint: s.Fingerprint, Generation: m.Generation, Attempt: m.Attempt}
 		switch {
 		case m.Stage == StageBaseline && s.obs.Confirmed >= m.Generation:
 			p.Baseline = true

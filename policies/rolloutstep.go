@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -221,7 +222,7 @@ func (s *stepper) pass(m *Move) {
 func (s *stepper) judge() {
 	for _, v := range s.obs.Verdicts {
 		i := s.moving(v.Network)
-		if i < 0 || s.Moving[i].Generation != v.Generation || s.Moving[i].Attempt != v.Attempt {
+		if i < 0 || v.Fingerprint != s.Fingerprint || s.Moving[i].Generation != v.Generation || s.Moving[i].Attempt != v.Attempt {
 			continue
 		}
 		switch stage := s.Moving[i].Stage; {
@@ -280,9 +281,17 @@ func (s *stepper) fail(i int, reason string, evidence []string) {
 	}
 	f := &Failure{Reason: reason, Network: m.Network, Batch: m.Batch, Generation: m.Generation, Revision: s.obs.Revision, At: s.now}
 	for _, line := range evidence[:min(len(evidence), mostEvidence)] {
-		f.Evidence = append(f.Evidence, line[:min(len(line), lineLength)])
+		f.Evidence = append(f.Evidence, clip(line))
 	}
 	s.Failure = f
+}
+
+// clip bounds a line, between two characters.
+func clip(line string) string {
+	if len(line) <= lineLength {
+		return line
+	}
+	return strings.ToValidUTF8(line[:lineLength], "")
 }
 
 // few is the first of some words.
@@ -293,7 +302,7 @@ func few(words []string) string {
 		if i > 0 {
 			text += "; "
 		}
-		text += w[:min(len(w), lineLength)]
+		text += clip(w)
 	}
 	if len(words) > some {
 		text += fmt.Sprintf("; and %d more", len(words)-some)

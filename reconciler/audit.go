@@ -143,7 +143,7 @@ func evidenceOf(ended []Ended) []string {
 	for _, e := range ended {
 		for _, l := range e.Verdict.Evidence {
 			if len(lines) < mostEvidence {
-				lines = append(lines, l[:min(len(l), maxEvidence)])
+				lines = append(lines, strings.ToValidUTF8(l[:min(len(l), maxEvidence)], ""))
 			}
 		}
 	}

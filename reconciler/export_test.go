@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -16,6 +17,50 @@ type Bench struct{ r *Reconciler }
 func NewBench(sinks []Sink) (*Bench, error) {
 	r, err := New(Config{Sinks: sinks, MaxDelete: 100, Log: slog.New(slog.DiscardHandler)})
 	return &Bench{r}, err
+}
+
+// NewRollBench is the same with a store.
+func NewRollBench(sinks []Sink, store *Store) (*Bench, error) {
+	r, err := New(Config{Sinks: sinks, Store: store, MaxDelete: 100, Log: slog.New(slog.DiscardHandler)})
+	return &Bench{r}, err
+}
+
+// Roll has the rollouts take the steps that are due, and returns how many VMs have
+// moved.
+func (b *Bench) Roll(now time.Time) (moved int) {
+	b.r.roll(now)
+	for _, ro := range b.r.rollouts {
+		for _, m := range ro.state.Moving {
+			moved += len(m.Fresh)
+		}
+	}
+	return moved
+}
+
+// Say is what the loop does about a verb.
+func (b *Bench) Say(verb string, now time.Time) error {
+	for _, ro := range b.r.rollouts {
+		next, events, err := ro.state.Do(ro.spec, policies.Verb{Verb: verb}, now.UTC())
+		if err == nil {
+			err = b.r.move(ro, next, AuditRecord{Events: events}, nil, now.UTC())
+		}
+		if ro.due = true; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rollouts is what the loop does for the rollouts of a Status, and what its caller
+// does.
+func (b *Bench) Rollouts() func() []RolloutStatus {
+	v := b.r.view()
+	return func() (all []RolloutStatus) {
+		for i := range v.rollouts {
+			all = append(all, v.rollouts[i].status(v.revision))
+		}
+		return all
+	}
 }
 
 // Follow is what the loop does about a fetched commit.
@@ -48,6 +93,7 @@ func (b *Bench) Done(changes []Change) {
 			n = len(changes)
 		}
 		b.r.finish(result{target: b.r.targets[name], job: job{changes: changes[:n]}, done: changes[:n]})
+		clear(b.r.targets[name].unproved) // as if it was read back
 		changes = changes[n:]
 	}
 }

@@ -58,7 +58,7 @@ func (p *Probes) Report(e Ended) {
 	if known || !slices.Contains(p.wanted, e.Job) {
 		return
 	}
-	e.Verdict.Network, e.Verdict.Generation = e.Network, e.Generation
+	e.Verdict.Network, e.Verdict.Fingerprint, e.Verdict.Generation = e.Network, e.Fingerprint, e.Generation
 	e.Verdict.Attempt, e.Verdict.Baseline = e.Attempt, e.Baseline
 	p.ended = append(p.ended, e)
 	delete(p.troubled, e.Job)
@@ -87,8 +87,8 @@ func (p *Probes) Woken() <-chan struct{} {
 	return p.wake
 }
 
-// Want replaces what is to be tested for a policy. A Job that is wanted as before
-// stays the same, and so does what is known of it.
+// Want replaces what is to be tested for a policy. A Job that is wanted as before, of
+// a Network that is as before, stays the same, and so does what is known of it.
 func (p *Probes) Want(policy string, jobs []*Job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,7 +102,7 @@ func (p *Probes) Want(policy string, jobs []*Job) {
 		}
 	}
 	for _, j := range jobs {
-		if was := had[j.id()]; was != nil {
+		if was := had[j.id()]; was != nil && was.sameNetwork(j) {
 			delete(had, j.id())
 			j = was
 		} else {
@@ -121,15 +121,27 @@ func (p *Probes) Want(policy string, jobs []*Job) {
 	}
 }
 
+// sameNetwork tells whether two Jobs see their Network alike.
+func (j *Job) sameNetwork(o *Job) bool {
+	a, _ := j.Spec.Network(j.Network)
+	b, _ := o.Spec.Network(o.Network)
+	if a == nil || b == nil || a == b {
+		return a == b
+	}
+	same := a.Monitor == b.Monitor || a.Monitor != nil && b.Monitor != nil && *a.Monitor == *b.Monitor
+	return same && slices.Equal(a.Routes, b.Routes) && slices.Equal(a.VMs, b.VMs)
+}
+
 // id is what a Job is told from others of its policy by.
 func (j *Job) id() [2]any {
 	type name struct {
-		network    string
-		generation uint64
-		attempt    int
-		baseline   bool
+		network     string
+		fingerprint string
+		generation  uint64
+		attempt     int
+		baseline    bool
 	}
-	return [2]any{j.Policy, name{j.Network, j.Generation, j.Attempt, j.Baseline}}
+	return [2]any{j.Policy, name{j.Network, j.Fingerprint, j.Generation, j.Attempt, j.Baseline}}
 }
 
 // verdicts is how the Jobs of a policy have ended that are still wanted. They stay

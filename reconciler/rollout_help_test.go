@@ -1,7 +1,6 @@
 package reconciler
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -169,7 +168,11 @@ func startRoll(t testing.TB, w *world, store *keeper, change ...func(*Config)) *
 	base := func(c *Config) {
 		c.Sinks, c.Always = movers(w), nil
 		c.Store, c.Probes = &Store{store}, g.probes
-		c.Events = func(e Event) { g.events = append(g.events, e) }
+		c.Events = func(e Event) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.events = append(g.events, e)
+		}
 	}
 	g.rig = start(t, w, append([]func(*Config){base}, change...)...)
 	stop := make(chan struct{})
@@ -204,6 +207,13 @@ func (g *rollRig) probe() {
 			g.probes.Report(Ended{Job: j, Verdict: v, Result: "result"})
 		}
 	}
+}
+
+// tested is every job that was wanted so far.
+func (g *rollRig) tested() []*Job {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.jobs)
 }
 
 // verdicts sets how jobs end.
@@ -253,33 +263,6 @@ func (g *rollRig) rules(want ...string) {
 	if !slices.Equal(got, want) {
 		g.t.Errorf("live is\n  %s\nwant\n  %s\nlog:\n%s", strings.Join(got, "\n  "), strings.Join(want, "\n  "), g.log)
 	}
-}
-
-// reasons are those of the events so far.
-func (g *rollRig) reasons() string {
-	var all []string
-	for _, e := range g.events {
-		all = append(all, e.Reason)
-	}
-	return strings.Join(all, " ")
-}
-
-// audit is the audit log.
-func (k *keeper) audit(t testing.TB) []AuditRecord {
-	t.Helper()
-	var all []AuditRecord
-	err := k.Load(bucketRollouts, func(key string, v []byte) error {
-		if !strings.HasPrefix(key, prefixAudit) {
-			return nil
-		}
-		var r AuditRecord
-		all = append(all, r)
-		return json.Unmarshal(v, &all[len(all)-1])
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }
 
 var errDisk = errors.New("no space left on device")

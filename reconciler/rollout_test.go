@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func TestRolloutRuns(t *testing.T) {
 		g.after(30 * time.Second)
 		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
 		g.rules("rule 1: -> v2", "rule 2: -> v2", "account 10: -> v2", "account 20: -> v2")
-		if n := len(g.jobs); n != 8 { // two baselines, six batches
+		if n := len(g.tested()); n != 8 { // two baselines, six batches
 			t.Errorf("%d jobs", n)
 		}
 		_, applied := g.w.calls("mem/sw")
@@ -58,10 +59,18 @@ func TestRolloutGoesBack(t *testing.T) {
 		if f == nil || f.Network != "n2" || f.Batch != 2 || f.Revision != "c1" || strings.Join(f.Evidence, "") != "10.0.2.2 lost all" {
 			t.Errorf("%+v", f)
 		}
-		jobs := len(g.jobs)
+		failed := func(e Event) bool { return e.Reason == "VerificationFailed" }
+		g.mu.Lock()
+		if i := slices.IndexFunc(g.events, failed); i < 0 {
+			t.Error("nobody was told")
+		} else if e := g.events[i]; e.Result != "result" || e.Network != "n2" || e.Batch != 2 || e.Batches != 3 || e.Revision != "c1" || !strings.Contains(e.Message, "10.0.2.2 lost all") {
+			t.Errorf("%+v", e)
+		}
+		g.mu.Unlock()
+		jobs := len(g.tested())
 		g.commit("c2", docs...)
 		g.after(time.Hour)
-		if len(g.jobs) != jobs {
+		if len(g.tested()) != jobs {
 			t.Error("what failed was tried again")
 		}
 		g.stands(policies.PhaseRolledBack, "VerificationFailed", 0, 0)

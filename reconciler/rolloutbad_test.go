@@ -32,7 +32,7 @@ func TestRolloutDiskFull(t *testing.T) {
 		store.fails(nil)
 		g.after(2 * time.Minute)
 		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
-		if n := len(g.jobs); n != 6 {
+		if n := len(g.tested()); n != 6 {
 			t.Errorf("%d jobs, want each once", n)
 		}
 	})
@@ -74,10 +74,10 @@ func TestRolloutWaitsForSwitch(t *testing.T) {
 		if s := g.rollout(); !strings.Contains(s.Waits, "the switch is away") {
 			t.Errorf("it waits for %q", s.Waits)
 		}
-		jobs := len(g.jobs)
+		jobs := len(g.tested())
 		g.after(5 * time.Minute)
 		g.stands(policies.PhaseProgressing, "DeadlineExceeded", 1, 0)
-		if len(g.jobs) != jobs {
+		if len(g.tested()) != jobs {
 			t.Error("it was tested before it was live")
 		}
 		g.w.at("mem/sw", func(p *place) { p.down = nil })
@@ -97,7 +97,7 @@ func TestRolloutReadsBack(t *testing.T) {
 		g.commit("c1", shard("batches: [1, 100%], "+verified)...)
 		g.after(time.Minute)
 		g.stands(policies.PhaseProgressing, "BatchApplying", 1, 0)
-		for _, j := range g.jobs {
+		for _, j := range g.tested() {
 			if !j.Baseline {
 				t.Errorf("%+v was tested", j.Probe)
 			}
@@ -115,13 +115,35 @@ func TestRolloutProbeHangs(t *testing.T) {
 		g.verdicts(func(j *Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 100%], deadline: 5m, "+verified)...)
 		g.after(time.Minute)
-		g.probes.Fail(g.jobs[1], "no answer from the program")
+		g.probes.Fail(g.tested()[1], "no answer from the program")
 		g.quiet()
 		if s := g.rollout(); s.Waits != "no answer from the program" {
 			t.Errorf("it waits for %q", s.Waits)
 		}
 		g.after(5 * time.Minute)
 		g.stands(policies.PhaseProgressing, "DeadlineExceeded", 1, 0)
+	})
+}
+
+// TestRolloutMendedMonitor mends a monitor while its probe cannot be made: the next
+// one is made with it.
+func TestRolloutMendedMonitor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := startRoll(t, newWorld(t), newKeeper())
+		g.verdicts(func(j *Job) (policies.Verdict, bool) {
+			n, _ := j.Spec.Network(j.Network)
+			return policies.Verdict{Passed: true}, n.Monitor != nil
+		})
+		docs := shard("batches: [1, 100%], " + verified)
+		g.commit("c1", docs...)
+		g.probes.Fail(g.tested()[0], "no monitor")
+		g.quiet()
+		g.stands(policies.PhaseProgressing, "BaselineRunning", 0, 0)
+		for i := 3; i <= 4; i++ {
+			docs[i] = strings.Replace(docs[i], "  routes:", "  monitor: {address: 10.9.9.9, mac: \"02:00:00:00:99:99\", vtep: 192.0.2.99}\n  routes:", 1)
+		}
+		g.commit("c2", docs...)
+		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
 	})
 }
 
@@ -132,7 +154,7 @@ func TestRolloutVoidsVerdicts(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
 		g.verdicts(func(j *Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 100%], "+verified)...)
-		first := g.jobs[1]
+		first := g.tested()[1]
 		k := Key{"mem/sw", "rule", "1/10.0.1.1"}
 		g.w.at("mem/sw", func(p *place) { delete(p.live, k); p.foreign = true })
 		if err := g.ObserveAll(t.Context()); err != nil {
@@ -142,11 +164,11 @@ func TestRolloutVoidsVerdicts(t *testing.T) {
 		g.probes.Report(Ended{Job: first, Verdict: policies.Verdict{Passed: true}})
 		g.quiet()
 		g.stands(policies.PhaseProgressing, "BatchVerifying", 1, 0)
-		if n := len(g.jobs); n != 3 || g.jobs[2].Generation <= first.Generation {
+		if n := len(g.tested()); n != 3 || g.tested()[2].Generation <= first.Generation {
 			t.Errorf("%d jobs", n)
 		}
 		g.verdicts(func(*Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, true })
-		g.probes.Report(Ended{Job: g.jobs[2], Verdict: policies.Verdict{Passed: true}})
+		g.probes.Report(Ended{Job: g.tested()[2], Verdict: policies.Verdict{Passed: true}})
 		g.quiet()
 		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
 	})
@@ -186,10 +208,10 @@ func TestRolloutPolicyDeletedOnFullDisk(t *testing.T) {
 		g.commit("c3", docs...)
 		g.rules()
 		store.fails(nil)
-		jobs := len(g.jobs)
+		jobs := len(g.tested())
 		g.after(2 * time.Minute)
 		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
-		if n := len(g.jobs) - jobs; n != 8 {
+		if n := len(g.tested()) - jobs; n != 8 {
 			t.Errorf("%d jobs since then, want all of a rollout's", n)
 		}
 	})
@@ -203,18 +225,18 @@ func TestRolloutCommitMidBatch(t *testing.T) {
 		g.verdicts(func(j *Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 50%, 100%], "+verified)...)
 		g.stands(policies.PhaseProgressing, "BatchVerifying", 1, 0)
-		jobs := len(g.jobs)
+		jobs := len(g.tested())
 		g.commit("c2", shard("batches: [1, 75%, 100%], "+verified)...)
-		if len(g.jobs) != jobs {
+		if len(g.tested()) != jobs {
 			t.Error("another pace began a test")
 		}
-		g.probes.Report(Ended{Job: g.jobs[1], Verdict: policies.Verdict{Passed: true}})
+		g.probes.Report(Ended{Job: g.tested()[1], Verdict: policies.Verdict{Passed: true}})
 		g.quiet()
 		g.stands(policies.PhaseProgressing, "BatchVerifying", 3, 0)
 		docs := shard("batches: [1, 75%, 100%], " + verified)
 		docs[1] = gatewayDoc("gw", "203.0.113.1", "sw", 2, 3) // other servers
 		g.commit("c3", docs...)
-		if j := g.jobs[len(g.jobs)-1]; j.Revision != "c3" || j.Batch != 2 {
+		if j := g.tested()[len(g.tested())-1]; j.Revision != "c3" || j.Batch != 2 {
 			t.Errorf("%+v", j)
 		}
 		g.stands(policies.PhaseProgressing, "BatchVerifying", 3, 0)

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,12 +52,13 @@ func (k *killRun) phase() policies.Phase {
 
 // life runs one daemon until the rollout has ended, or until it is killed at its
 // n-th Write; 0: never.
-func (k *killRun) life(n int, before bool) (killed bool) {
+func (k *killRun) life(n int, before bool) bool {
+	var killed atomic.Bool
 	g := startRoll(k.t, k.w, k.store)
 	g.verdicts(k.test)
 	count := 0
 	die := func() {
-		killed = true
+		killed.Store(true)
 		g.cancel()
 		runtime.Goexit() // in the loop, which writes nothing more
 	}
@@ -77,10 +79,10 @@ func (k *killRun) life(n int, before bool) (killed bool) {
 	g.put("c1", shard(k.rollout)...)
 	for range 1000 {
 		g.after(time.Second)
-		if phase := k.phase(); killed || phase == policies.PhaseCompleted || phase == policies.PhaseRolledBack {
+		if phase := k.phase(); killed.Load() || phase == policies.PhaseCompleted || phase == policies.PhaseRolledBack {
 			g.after(time.Minute) // what was under way
 			g.stop()
-			return killed
+			return killed.Load()
 		}
 	}
 	k.t.Fatalf("does not end; log:\n%s", g.log)
@@ -168,6 +170,8 @@ func TestRolloutSurvivesKills(t *testing.T) {
 			k := &killRun{t: t, w: newWorld(t), store: newKeeper(), rollout: "batches: [1, 50%, 100%], bake: 2s, " + verified, fails: seed%2 == 0}
 			k.w.made = func(c Change) {
 				if c.New != nil && c.Key().Kind == "rule" {
+					k.store.mu.Lock()
+					defer k.store.mu.Unlock()
 					k.told = append(k.told, fmt.Sprintf("made rule %s", c.Key().Name))
 				}
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/git"
+	"github.com/gray-release/gray/sources/probe"
 )
 
 // daemonConfig is what a daemon runs with; the demo fills it too.
@@ -36,6 +37,8 @@ type daemonConfig struct {
 	nodes            xds.Server // the daemon, as the nodes reach it
 	composeDir       string     // empty: no compose files
 	secrets          string
+	probeAllow       []string // networks
+	webhooks         string   // a file below secrets; empty: none
 	etcd             etcdFlags
 	drift            time.Duration
 	maxDelete        int
@@ -45,6 +48,8 @@ type daemonConfig struct {
 	log              io.Writer
 	logFormat        string
 	ready            func() // called when the servers listen; may be nil
+	probes           probe.Options
+	events           func(reconciler.Event) // told of every transition of a rollout; may be nil
 }
 
 func daemonCommand() *cobra.Command {
@@ -85,6 +90,7 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&c.admin, "admin-listen", "127.0.0.1:18001", "where to serve the admin API")
 	f.StringVar(&c.secrets, "secrets-dir", "/etc/gray", "where files that documents name must lie")
 	c.etcd.add(f)
+	c.addOutward(f)
 	f.DurationVar(&c.drift, "drift-interval", 30*time.Second, "how often to read live state again")
 	f.IntVar(&c.maxDelete, "max-delete", 30, "per cent of a target's live resources that one plan may delete")
 	f.StringVar(&c.confirm, "confirm-delete", "", "the revision whose plans may delete more than --max-delete")
@@ -94,6 +100,9 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	return cmd
 }
+
+// openStore is a variable for tests that end the daemon in the middle of a Write.
+var openStore = reconciler.OpenStore
 
 // run runs a daemon until ctx ends, or once.
 func (c *daemonConfig) run(ctx context.Context) (err error) {
@@ -106,7 +115,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 	}
 	var store *reconciler.Store // what one daemon alone keeps
 	if d.replica == nil {
-		if store, err = reconciler.OpenStore(c.state); err != nil {
+		if store, err = openStore(c.state); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, store.Close()) }()
@@ -153,6 +162,7 @@ func (c *daemonConfig) run(ctx context.Context) (err error) {
 		errs <- d.run(ctx, alone)
 	})
 	running.Go(func() { lookUp(ctx) })
+	running.Go(func() { d.notifier.Run(ctx) })
 	defer func() { cancel(); running.Wait() }() // what they work with is closed after them
 	return c.wait(ctx, alone, errs)
 }

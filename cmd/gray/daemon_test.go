@@ -251,12 +251,22 @@ func (l *lab) entries(table uint32) int {
 
 func (l *lab) read(c p4v1.P4RuntimeClient, table uint32) []*p4v1.Entity {
 	l.t.Helper()
-	stream, err := c.Read(l.t.Context(), &p4v1.ReadRequest{DeviceId: 1, Entities: []*p4v1.Entity{{
+	return entriesOf(l.t, c, table)
+}
+
+// entriesOf is what is in a table of device 1.
+func entriesOf(t testing.TB, c p4v1.P4RuntimeClient, table uint32) []*p4v1.Entity {
+	t.Helper()
+	stream, err := c.Read(t.Context(), &p4v1.ReadRequest{DeviceId: 1, Entities: []*p4v1.Entity{{
 		Entity: &p4v1.Entity_TableEntry{TableEntry: &p4v1.TableEntry{TableId: table}},
 	}}})
-	l.ok(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	res, err := stream.Recv()
-	l.ok(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return res.GetEntities()
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/sources/health"
+	"github.com/gray-release/gray/sources/probe"
 )
 
 // daemon is what runs as long as the process does, whether it leads or follows.
@@ -26,6 +27,8 @@ type daemon struct {
 	envoys    *xds.Sink
 	source    reconciler.Source
 	discovery *reconciler.Discovery
+	prober    *probe.Prober
+	notifier  *admin.Notifier
 	moved     moved
 	front     front
 }
@@ -36,14 +39,15 @@ type loop struct {
 	*reconciler.Reconciler
 	follows  bool
 	board    *reconciler.Health
+	probes   *reconciler.Probes
 	switches *p4rt.Sink
 	speakers *bgp.Sink
 }
 
 // checkFiles refuses at the start what a leader could not work with.
 func (d *daemon) checkFiles() error {
-	if d.c.composeDir == "" {
-		return nil
+	if err := d.openOutward(); err != nil || d.c.composeDir == "" {
+		return err
 	}
 	_, err := d.c.composeFiles()
 	return err
@@ -73,11 +77,12 @@ func (d *daemon) leader(store *reconciler.Store, reelect func(uint64) (uint64, e
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{board: reconciler.NewHealth()}
+	l := &loop{board: reconciler.NewHealth(), probes: reconciler.NewProbes()}
 	l.switches = p4rt.New(p4rt.Config{SecretsDir: d.c.secrets, Epoch: epoch, Reelect: reelect, Hints: d.hints})
 	l.speakers = bgp.New(bgp.Config{SecretsDir: d.c.secrets, Log: d.c.logger()})
 	cfg := d.config()
 	cfg.Store, cfg.Health = store, l.board
+	cfg.Probes, cfg.Events = l.probes, d.tell
 	cfg.Sinks = append(cfg.Sinks, l.switches, l.speakers)
 	if d.c.composeDir != "" {
 		files, err := d.c.composeFiles()
@@ -108,6 +113,7 @@ func (d *daemon) run(ctx context.Context, l *loop) error {
 	defer checks.Wait()
 	if l.board != nil {
 		checks.Go(func() { health.Run(ctx, l.board) })
+		checks.Go(func() { probe.Run(ctx, l.probes, d.prober, d.c.logger()) })
 	}
 	return l.Run(ctx)
 }
@@ -152,7 +158,7 @@ func (d *daemon) api(l *loop) http.Handler {
 	if d.replica != nil {
 		replica = func() any { return d.replica.Standing() }
 	}
-	api := admin.Handler(l.Reconciler, func() any { return d.envoys.Proxies() }, neighbors, replica)
+	api := admin.Handler(l.Reconciler, func() any { return d.envoys.Proxies() }, neighbors, replica, d.saidWebhooks)
 	if !l.follows {
 		return api
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,13 +30,24 @@ import (
 const demoWait = 20 * time.Second
 
 func demoCommand() *cobra.Command {
-	return &cobra.Command{
+	var rollout, broken bool
+	cmd := &cobra.Command{
 		Use: "demo", Short: "Show everything on one machine: one commit moves an account on both planes", Args: cobra.NoArgs,
+		Long: "Show everything on one machine: one commit moves an account on both planes. With --rollout, a shard of two VPCs goes gray batch by batch, which needs no Envoy.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &demo{out: cmd.OutOrStdout()}
+			switch {
+			case rollout:
+				return (&rolloutDemo{demo: d, broken: broken}).run(cmd.Context())
+			case broken:
+				return errors.New("--broken is of --rollout; give both")
+			}
 			return d.run(cmd.Context())
 		},
 	}
+	cmd.Flags().BoolVar(&rollout, "rollout", false, "show a shard of VPCs go gray batch by batch")
+	cmd.Flags().BoolVar(&broken, "broken", false, "with --rollout, have the new server lose the packets of a VPC")
+	return cmd
 }
 
 // demo is a laboratory: two HTTP backends, a real Envoy, a software gateway, a
@@ -56,19 +68,27 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	start := func(ctx context.Context) (func() error, error) { return d.start(ctx, envoy) }
+	return d.perform(ctx, start, d.story, d.hints)
+}
+
+// perform starts a laboratory, tells a story in it and says whether all was as
+// expected. On a terminal the laboratory then stays up for whoever wants to try on,
+// with some hints.
+func (d *demo) perform(ctx context.Context, start func(context.Context) (func() error, error), story func(context.Context) error, hints func()) (err error) {
 	if d.dir, err = os.MkdirTemp("", "gray-demo-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(d.dir)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop, err := d.start(ctx, envoy)
+	stop, err := start(ctx)
 	defer func() { err = errors.Join(err, stop()) }()
 	defer cancel()
 	if err != nil {
 		return err
 	}
-	if err := d.story(ctx); err != nil {
+	if err := story(ctx); err != nil {
 		return err
 	}
 	if d.failed > 0 {
@@ -79,20 +99,20 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	d.say("\nAll expectations held.")
 	if term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd())) {
-		d.stay(ctx)
+		d.say("\nEverything is still running; end it with Ctrl-C. To try:")
+		hints()
+		<-ctx.Done()
 	}
 	return nil
 }
 
-// stay keeps the laboratory up for whoever wants to try on.
-func (d *demo) stay(ctx context.Context) {
-	d.say("\nEverything is still running; end it with Ctrl-C. To try:")
+// hints says what to try.
+func (d *demo) hints() {
 	d.say("  curl -x 127.0.0.1:%d -H 'x-ucloud-routeby: account_id=50002002' http://vpc-api.internal/", d.ports["15001"])
 	d.say("  gray status --admin-listen 127.0.0.1:%d", d.ports["18001"])
 	d.say("  cd %s, edit policies/, then", d.repo)
 	d.say("  gray diff --admin-listen 127.0.0.1:%d", d.ports["18001"])
 	d.say("  git add -A && git commit -m 'another account'")
-	<-ctx.Done()
 }
 
 // findEnvoy finds the first Envoy on the PATH that is new enough, or the one that
@@ -135,17 +155,25 @@ func checkEnvoy(ctx context.Context, path string) error {
 	return fmt.Errorf("%s does not tell its version", path)
 }
 
+// ending is what ends the parts of a laboratory.
+type ending []func() error
+
+// stop ends them, the last one first.
+func (e *ending) stop() error {
+	var errs []error
+	for _, f := range slices.Backward(*e) {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+func (e *ending) add(f func() error) { *e = append(*e, f) }
+
 // start brings everything up. The function that it returns waits for all of it
 // to end once ctx has.
 func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
-	var stops []func() error
-	stop := func() error {
-		var errs []error
-		for i := len(stops) - 1; i >= 0; i-- {
-			errs = append(errs, stops[i]())
-		}
-		return errors.Join(errs...)
-	}
+	parts := new(ending)
+	stop := parts.stop
 	if err := d.choosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"); err != nil {
 		return stop, err
 	}
@@ -154,13 +182,13 @@ func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
 		if err != nil {
 			return stop, err
 		}
-		stops = append(stops, func() error { backend.Close(); return nil })
+		parts.add(func() error { backend.Close(); return nil })
 	}
 	stopSwitch, err := d.startSwitch(ctx)
 	if err != nil {
 		return stop, err
 	}
-	stops = append(stops, stopSwitch)
+	parts.add(stopSwitch)
 	if err := d.makeRepository(ctx); err != nil {
 		return stop, err
 	}
@@ -168,12 +196,12 @@ func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
 	if err != nil {
 		return stop, err
 	}
-	stops = append(stops, stopDaemon)
+	parts.add(stopDaemon)
 	stopEnvoy, err := d.startEnvoy(ctx, envoy)
 	if err != nil {
 		return stop, err
 	}
-	stops = append(stops, stopEnvoy)
+	parts.add(stopEnvoy)
 	return stop, nil
 }
 
@@ -221,6 +249,11 @@ func (d *demo) startSwitch(ctx context.Context) (func() error, error) {
 		return nil, err
 	}
 	d.lab = lab
+	return d.serveSwitch(ctx, sw)
+}
+
+// serveSwitch serves a software gateway's P4Runtime.
+func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) (func() error, error) {
 	l, err := net.Listen("tcp", d.address("9559"))
 	if err != nil {
 		return nil, err
@@ -282,7 +315,8 @@ func (d *demo) commit(ctx context.Context, message string) error {
 	return errors.Join(d.git(ctx, "add", "-A"), d.git(ctx, "commit", "-q", "-m", message))
 }
 
-func (d *demo) startDaemon(ctx context.Context) (func() error, error) {
+// startDaemon runs the daemon with what is changed of its configuration.
+func (d *demo) startDaemon(ctx context.Context, change ...func(*daemonConfig)) (func() error, error) {
 	log, err := os.Create(filepath.Join(d.dir, "daemon.log"))
 	if err != nil {
 		return nil, err
@@ -292,6 +326,9 @@ func (d *demo) startDaemon(ctx context.Context) (func() error, error) {
 		git: git.Config{URL: d.repo, Branch: "main", Interval: time.Minute}, source: "git",
 		state: "file:" + filepath.Join(d.dir, "state.db"), xdsListen: d.address("18000"), admin: d.address("18001"),
 		secrets: d.dir, drift: 30 * time.Second, maxDelete: 30, log: log, ready: func() { close(ready) },
+	}
+	for _, f := range change {
+		f(&c)
 	}
 	done := make(chan error, 1)
 	go func() { done <- c.run(ctx) }()

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -156,31 +155,9 @@ func (p packetSpec) frame() []byte {
 	binary.BigEndian.PutUint16(tcp[0:], p.srcPort)
 	binary.BigEndian.PutUint16(tcp[2:], p.dstPort)
 	tcp[12] = 5 << 4
-	inner := append(ethernet(), ipv4(6, p.src, p.dst, tcp)...)
-	vxlan := make([]byte, 8)
-	vxlan[0] = 0x08
-	binary.BigEndian.PutUint32(vxlan[4:], p.vni<<8)
-	udp := make([]byte, 8)
-	binary.BigEndian.PutUint16(udp[0:], 49152)
-	binary.BigEndian.PutUint16(udp[2:], 4789)
-	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)+len(vxlan)+len(inner)))
-	return append(ethernet(), ipv4(17, "192.0.2.101", "203.0.113.10", slices.Concat(udp, vxlan, inner))...)
+	payload := vxlan(p.vni, append(ethernet([6]byte{2}, [6]byte{2}), ipv4(6, mustAddr(p.src), mustAddr(p.dst), tcp)...))
+	return outer(mustAddr("192.0.2.101"), mustAddr("203.0.113.10"), payload)
 }
 
-func ethernet() []byte {
-	h := make([]byte, 14)
-	h[0], h[6], h[12] = 0x02, 0x02, 0x08
-	return h
-}
-
-func ipv4(protocol byte, src, dst string, payload []byte) []byte {
-	h := make([]byte, 20)
-	h[0], h[8], h[9] = 0x45, 64, protocol
-	binary.BigEndian.PutUint16(h[2:], uint16(20+len(payload)))
-	copy(h[12:], mustAddr(src))
-	copy(h[16:], mustAddr(dst))
-	return append(h, payload...)
-}
-
-// mustAddr gives the bytes of an address that stands in this file.
-func mustAddr(s string) []byte { return netip.MustParseAddr(s).AsSlice() }
+// mustAddr reads an address that stands in this file.
+func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }

@@ -162,7 +162,22 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 }
 
 func summary(d *admin.Diff) string {
-	return fmt.Sprintf("%s -> %s: %d to create, %d to update, %d to delete", d.Base, d.Head, d.Counts.Create, d.Counts.Update, d.Counts.Delete)
+	text := fmt.Sprintf("%s -> %s: %d to create, %d to update, %d to delete", d.Base, d.Head, d.Counts.Create, d.Counts.Update, d.Counts.Delete)
+	if n := rolloutChanges(d); n > 0 {
+		text += fmt.Sprintf(", %d of rollouts", n)
+	}
+	return text
+}
+
+// rolloutChanges counts what changes of rollouts, without what follows from it.
+func rolloutChanges(d *admin.Diff) int {
+	n := 0
+	for _, line := range d.Rollouts {
+		if !strings.HasPrefix(line, ">") {
+			n++
+		}
+	}
+	return n
 }
 
 // markdown is a pull request's comment: the sum first, then a table by document.
@@ -171,7 +186,7 @@ func markdown(d *admin.Diff) string {
 	if len(d.Changes)+len(d.Rollouts) == 0 {
 		return fmt.Sprintf("### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
 	}
-	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes), summary(d))
+	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes)+rolloutChanges(d), summary(d))
 	for _, w := range d.Warnings {
 		fmt.Fprintf(&b, "\n> **Warning** %s\n", cell(w))
 	}

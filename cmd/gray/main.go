@@ -18,7 +18,7 @@ import (
 // The exit codes.
 const (
 	exitFine = 0
-	exitNo   = 1 // the answer is no: a difference, an invalid document
+	exitNo   = 1 // the answer is no: a difference, an invalid document, a rollout that has failed
 	exitFail = 2 // gray could not do it
 )
 
@@ -52,7 +52,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd) },
 	}
-	root.AddCommand(validateCommand(), diffCommand(), daemonCommand(), statusCommand(), traceCommand(), renderCommand(),
+	root.AddCommand(validateCommand(), diffCommand(), daemonCommand(), statusCommand(), rolloutCommand(), traceCommand(), renderCommand(),
 		switchCommand(), demoCommand(), schemaCommand(), versionCommand())
 	return root
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -40,18 +41,26 @@ type flowResult struct{ Sent, Received, Lost int }
 // running is a flow that runs.
 type running struct {
 	labFlow
-	ping, stream *exec.Cmd
+	ping, stream *exec.Cmd // stream: nil where there is none
 	out          string
+	underWay     int // how many of the last pings may have no answer yet when it ends: a second's, as a busy machine takes its time
 }
 
 // flow starts a flow; the test binary itself is the stream's two ends.
 func (l *netlab) flow(f labFlow) *running {
 	l.t.Helper()
-	r := &running{labFlow: f, out: filepath.Join(l.dir, f.from.name+f.to.name)}
-	port := strconv.Itoa(7000 + f.from.number)
+	port := strconv.Itoa(7000 + f.from.host)
 	l.start(f.to.name, []string{"GRAY_TEST_STREAM=listen", "GRAY_TEST_ADDRESS=" + f.to.address + ":" + port}, nil, l.gray)
-	r.ping = l.start(f.from.name, nil, l.file(r.out+".ping"), "ping", "-n", "-i", "0.01", f.to.address)
+	r := l.pings(f, 10*time.Millisecond)
 	r.stream = l.start(f.from.name, []string{"GRAY_TEST_STREAM=dial", "GRAY_TEST_ADDRESS=" + f.to.address + ":" + port}, l.file(r.out+".stream"), l.gray)
+	return r
+}
+
+// pings starts a flow of pings alone.
+func (l *netlab) pings(f labFlow, every time.Duration) *running {
+	l.t.Helper()
+	r := &running{labFlow: f, out: filepath.Join(l.dir, f.from.name+f.to.name), underWay: int(time.Second / every)}
+	r.ping = l.start(f.from.name, nil, l.file(r.out+".ping"), "ping", "-n", "-i", fmt.Sprint(every.Seconds()), f.to.address)
 	return r
 }
 
@@ -80,29 +89,38 @@ func answersOf(output []byte) (answers, last int) {
 	return len(seen), last
 }
 
-// underWay is how many of the last pings may have no answer yet when a flow ends: a
-// second's, as a busy machine takes its time.
-const underWay = 100
-
-// stop ends a flow: it must have lost nothing. Pings without an answer after the
-// last one that has one may be under way.
-func (l *netlab) stop(r *running) {
+// end ends a flow, and says how many of its pings were sent and answered, and which
+// was the last that was.
+func (l *netlab) end(r *running) (sent, answers, last int) {
 	l.t.Helper()
 	for _, c := range []*exec.Cmd{r.ping, r.stream} {
-		_ = c.Process.Signal(os.Interrupt)
-		_ = c.Wait()
+		if c != nil {
+			_ = c.Process.Signal(os.Interrupt)
+			_ = c.Wait()
+		}
 	}
 	b, _ := os.ReadFile(r.out + ".ping")
 	m := pinged.FindSubmatch(b)
 	if m == nil {
 		l.t.Fatalf("ping %s -> %s said %q", r.from.name, r.to.name, b)
 	}
-	sent, _ := strconv.Atoi(string(m[1]))
-	received, last := answersOf(b)
-	if received != last || sent-last > underWay || received < 100 {
+	sent, _ = strconv.Atoi(string(m[1]))
+	answers, last = answersOf(b)
+	return sent, answers, last
+}
+
+// stop ends a flow: it must have lost nothing. Pings without an answer after the
+// last one that has one may be under way.
+func (l *netlab) stop(r *running) {
+	l.t.Helper()
+	sent, received, last := l.end(r)
+	if received != last || sent-last > r.underWay || received < r.underWay {
 		l.t.Errorf("ping %s -> %s: %d sent, %d answered, the last one was number %d", r.from.name, r.to.name, sent, received, last)
 	}
-	b, _ = os.ReadFile(r.out + ".stream")
+	if r.stream == nil {
+		return
+	}
+	b, _ := os.ReadFile(r.out + ".stream")
 	var res flowResult
 	if err := json.Unmarshal(b, &res); err != nil || res.Received < 100 || res.Received != res.Sent || res.Lost > 0 {
 		l.t.Errorf("the TCP stream %s -> %s ended with %s (%v)", r.from.name, r.to.name, b, err)
@@ -190,9 +208,9 @@ func stream(c *net.TCPConn) error {
 	}
 }
 
-// labRepository is the documents of the laboratory, without policies.
-func labRepository() map[string]string {
-	var gateway, networks strings.Builder
+// labGateway is the Gateway of the laboratory and its Switch.
+func labGateway() map[string]string {
+	var gateway strings.Builder
 	gateway.WriteString("apiVersion: gray.dev/v1alpha1\nkind: Gateway\nmetadata: {name: vpc-gw}\nspec:\n  vips: [" + labVIP + "]\n  switches: [gw-a]\n  hash: {buckets: 256}\n  healthCheck: {icmp: {}, interval: 100ms, rise: 2, fall: 3}\n  default: v1\n  versions:\n")
 	for _, version := range []string{"v1", "v2"} {
 		fmt.Fprintf(&gateway, "  - name: %s\n    backends:\n", version)
@@ -202,45 +220,51 @@ func labRepository() map[string]string {
 			}
 		}
 	}
-	for _, vni := range []int{1001, 1002} {
-		fmt.Fprintf(&networks, "---\napiVersion: gray.dev/v1alpha1\nkind: Network\nmetadata: {name: vpc-%d}\nspec:\n  vni: %d\n  routes:\n", vni, vni)
-		for _, v := range labVMs {
+	return map[string]string{
+		"gateway.yaml": gateway.String(),
+		"switch.yaml":  "apiVersion: gray.dev/v1alpha1\nkind: Switch\nmetadata: {name: gw-a}\nspec: {address: 127.0.0.1:9559, mac: \"" + labSwitchMAC + "\"}\n",
+	}
+}
+
+// labNetworks is the VPCs of the laboratory; the account of each is made of its VNI.
+func (l *netlab) labNetworks(labels map[int]string) string {
+	var networks strings.Builder
+	for _, vni := range l.vnis() {
+		fmt.Fprintf(&networks, "---\napiVersion: gray.dev/v1alpha1\nkind: Network\nmetadata: {name: vpc-%d, labels: {%s}}\nspec:\n  vni: %d\n  account: %q\n", vni, labels[vni], vni, labAccount(vni))
+		fmt.Fprintf(&networks, "  monitor: {address: %s, mac: %q, vtep: %s}\n  routes:\n", labMonitor, labMonitorMAC, labMonitorVTEP)
+		for _, v := range l.vms {
 			if v.vni == vni {
 				fmt.Fprintf(&networks, "  - {vm: %s, prefix: %s/32, mac: %q, vtep: %s}\n", v.name, v.address, v.mac(), v.vtep())
 			}
 		}
 	}
-	return map[string]string{
-		"gateway.yaml":  gateway.String(),
-		"networks.yaml": networks.String(),
-		"switch.yaml":   "apiVersion: gray.dev/v1alpha1\nkind: Switch\nmetadata: {name: gw-a}\nspec: {address: 127.0.0.1:9559, mac: \"" + labSwitchMAC + "\"}\n",
-	}
+	return networks.String()
 }
+
+func labAccount(vni int) string { return fmt.Sprintf("5000%d", vni) }
 
 func labPolicy(match string) string {
 	return "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: gw-v2}\nspec:\n  targets: [{kind: Gateway, name: vpc-gw}]\n  version: v2\n  match:\n  - " + match + "\n"
 }
 
-// begin makes the repository and starts everything.
-func (l *netlab) begin() (live time.Time) {
+// begin makes a repository with no policy, which may have further documents, and
+// starts everything.
+func (l *netlab) begin(labels map[int]string, more map[string]string, flags ...string) (live time.Time) {
 	l.t.Helper()
 	l.must("git", "init", "-q", "-b", "main", l.repo)
-	for name, text := range labRepository() {
-		if err := os.WriteFile(filepath.Join(l.repo, name), []byte(text), 0o644); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	l.startGray()
-	_, live = l.commit(nil)
-	return live
+	l.startGray(flags...)
+	files := labGateway()
+	files["networks.yaml"] = l.labNetworks(labels)
+	maps.Copy(files, more)
+	return l.commit(files)
 }
 
 // TestMovesLoseNothing moves a VM, then its VPC, then back, under pings and TCP
 // streams. Captures on the servers hold who gets what.
 func TestMovesLoseNothing(t *testing.T) {
 	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
-	l := newNetlab(t)
-	live := l.begin()
+	l := newNetlab(t, labVMs...)
+	live := l.begin(nil, nil)
 	vms := labVMs
 	flows := []labFlow{{vms[0], vms[1]}, {vms[2], vms[1]}, {vms[3], vms[4]}}
 	var all []*running
@@ -265,9 +289,9 @@ func TestMovesLoseNothing(t *testing.T) {
 		switch step.policy {
 		case "":
 		case "-":
-			_, live = l.commit(map[string]string{"policy.yaml": ""})
+			live = l.commit(map[string]string{"policy.yaml": ""})
 		default:
-			_, live = l.commit(map[string]string{"policy.yaml": step.policy})
+			live = l.commit(map[string]string{"policy.yaml": step.policy})
 		}
 		wrong := 0
 		for _, s := range l.after(captures, live, 50, flows...) {
@@ -287,8 +311,8 @@ func TestMovesLoseNothing(t *testing.T) {
 // come back with it.
 func TestDeadServerLeaves(t *testing.T) {
 	needNetwork(t, "ip", "bridge", "ping", "tshark", "git")
-	l := newNetlab(t)
-	live := l.begin()
+	l := newNetlab(t, labVMs...)
+	live := l.begin(nil, nil)
 	var flows []labFlow
 	for i := range 2 { // enough flows that some are on either server
 		for j := range 3 {

@@ -132,7 +132,7 @@ func TestStatusProxiesText(t *testing.T) {
 				Time: at, Type: "Cluster", Resource: "api/v1", Places: []string{"s.yaml:7", "s.yaml:9"}, Message: "no",
 			}},
 		}
-	}, nil, nil))
+	}, nil, nil, nil))
 	defer s.Close()
 	show := func(args ...string) string {
 		root := newRoot()

@@ -5,8 +5,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -18,6 +20,7 @@ import (
 // start a daemon of their own.
 func TestMain(m *testing.M) {
 	etcdtest.Main()
+	killAtWrite()
 	if os.Getenv("GRAY_TEST_RUN_MAIN") != "" {
 		os.Exit(run())
 	}
@@ -49,7 +52,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PIPELINES", pipelines)
 			return os.CopyFS(filepath.Join(env.WorkDir, "repo"), must(testdata.Quickstart))
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"blob": blob},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"blob": blob, "free": free, "until": until},
 	})
 }
 
@@ -72,6 +75,35 @@ func blob(ts *testscript.TestScript, _ bool, args []string) {
 		"flows": flows(2049),
 	}[args[1]]
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(content), 0o644))
+}
+
+// free sets variables to addresses that nobody listens on: free NAME...
+func free(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		address, err := testdata.FreeAddress()
+		ts.Check(err)
+		ts.Setenv(name, address)
+	}
+}
+
+// until runs a command until its output matches: until PATTERN COMMAND ARG...
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	re, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_ = ts.Exec(args[1], args[2:]...) // its exit code says how a rollout stands
+		if re.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			ts.Fatalf("%s has no line like %q", strings.Join(args[1:], " "), args[0])
+		}
+	}
 }
 
 // bomb is a document of nine levels of aliases, a thousand million strings if

@@ -72,6 +72,12 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 			}
 		}
 	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	if err := statusRollouts(cmd.OutOrStdout(), s.Rollouts, names); err != nil {
+		return err
+	}
 	if list, ok := s.Proxies.([]any); ok && len(list) > 0 {
 		fmt.Fprint(out, "\nENVOY\tVERSION\tSYNCED\tLAST NACK\n")
 		for _, p := range list {
@@ -88,6 +94,13 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 		for _, n := range list {
 			m, _ := n.(map[string]any)
 			fmt.Fprintf(out, "%v\t%v\t%v\t%v\t%v\t%s\n", m["address"], m["target"], m["asn"], m["state"], m["since"], neighborError(m))
+		}
+	}
+	if list, ok := s.Webhooks.([]any); ok && len(list) > 0 {
+		fmt.Fprint(out, "\nWEBHOOK\tQUEUED\tDELIVERED\tREFUSED\tDROPPED\tLAST ERROR\n")
+		for _, w := range list {
+			m, _ := w.(map[string]any)
+			fmt.Fprintf(out, "%v\t%v\t%v\t%v\t%v\t%v\n", m["name"], m["queued"], m["delivered"], m["refused"], m["dropped"], cmp.Or(m["error"], any("")))
 		}
 	}
 	return out.Flush()

@@ -72,7 +72,7 @@ func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error
 	}
 	good()
 	changed, over := make(chan struct{}, 1), make(chan error, 1)
-	from := t.last.seen.revision + 1
+	from := t.last.revision + 1
 	var watching sync.WaitGroup
 	watching.Go(func() { over <- t.watch(ctx, changed, from) })
 	defer watching.Wait()
@@ -116,12 +116,9 @@ func (t *tail) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !t.last.seen.leadsTo(c.seen) {
-		return errors.New("etcd has lost its data or is another one")
-	}
 	// An etcd without a commit was emptied, and no leader has begun on it yet.
-	if t.known != nil && (c.number == 0 || c.number == t.last.number && c.changed == t.last.changed) {
-		t.last.seen = c.seen
+	if t.known != nil && (c.number == 0 || c.number == t.last.number && c.made == t.last.made) {
+		t.last.revision = c.revision
 		return nil
 	}
 	if _, err := t.layout(ctx); err != nil {

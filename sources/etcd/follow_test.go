@@ -197,6 +197,31 @@ func TestFollowTellsWholeWrites(t *testing.T) {
 	}
 }
 
+// TestFollowReadsOneRevision writes without a pause while a follower reads page by page:
+// what is replaced and tidied before it comes to it is there all the same.
+func TestFollowReadsOneRevision(t *testing.T) {
+	server := etcdtest.New(t)
+	server.Start()
+	s := storeOf(t, newReplica(t, server, "one").leads())
+	many := map[string]string{"state/z": "first"}
+	for i := range 500 {
+		many[fmt.Sprintf("state/%03d", i)] = "stays"
+	}
+	write(t, s, "rollouts", many)
+	f := follow(t, time.Millisecond, server.URL)
+	f.next(many)
+	for reads, n := 0, 0; reads < 5; n++ {
+		write(t, s, "rollouts", map[string]string{"state/z": fmt.Sprint(n)})
+		select {
+		case got := <-f.told:
+			if reads++; len(got) != len(many) {
+				t.Fatalf("of %d records the follower was told of %d", len(many), len(got))
+			}
+		default:
+		}
+	}
+}
+
 // TestFollowReadsNoAudit holds that a change costs what follows, not what else lies in
 // the bucket.
 func TestFollowReadsNoAudit(t *testing.T) {
@@ -308,6 +333,24 @@ func TestFollowSeesThatEtcdIsAnother(t *testing.T) {
 	server.Start()
 	write(t, storeOf(t, func() *etcd.Lead { wait(t, one.lost, "ends"); return one.leads() }()), "rollouts", map[string]string{"state/a": "2"})
 	f.next(map[string]string{"state/a": "2"})
+}
+
+// TestFollowKeepsWhatIsTakenAway empties etcd while it runs: that nothing is stored
+// counts when a leader has begun anew.
+func TestFollowKeepsWhatIsTakenAway(t *testing.T) {
+	server := etcdtest.New(t)
+	server.Start()
+	one := newReplica(t, server, "one")
+	write(t, storeOf(t, one.leads()), "rollouts", map[string]string{"state/a": "1"})
+	f := follow(t, time.Millisecond, server.URL)
+	f.next(map[string]string{"state/a": "1"})
+	_, err := server.Client().Delete(t.Context(), "/gray/test/", clientv3.WithPrefix())
+	ok(t, err)
+	wait(t, one.lost, "ends")
+	s := storeOf(t, one.leads())
+	f.quiet("of an empty etcd")
+	write(t, s, "other", map[string]string{"x": ""})
+	f.next(map[string]string{})
 }
 
 // TestFollowRefusesAnotherLayout leaves what is known where a later gray has written.

@@ -24,9 +24,9 @@ func (r *reader) bucket(name string) string { return r.at("data", url.PathEscape
 
 // commit is the last Write that is whole.
 type commit struct {
-	number  uint64  // 0: there was none yet
-	changed int64   // the revision at which it was made
-	seen    history // when it was looked at
+	number   uint64 // 0: there was none yet
+	made     int64  // the revision at which it was made
+	revision int64  // at which it was looked at
 }
 
 // committed looks which Write is the last whole one.
@@ -35,7 +35,7 @@ func (r *reader) committed(ctx context.Context) (commit, error) {
 	if err != nil {
 		return commit{}, err
 	}
-	c := commit{seen: history{res.Header.GetClusterId(), res.Header.GetRevision()}}
+	c := commit{revision: res.Header.GetRevision()}
 	if len(res.Kvs) == 0 {
 		return c, nil
 	}
@@ -43,7 +43,7 @@ func (r *reader) committed(ctx context.Context) (commit, error) {
 	if c.number, err = strconv.ParseUint(string(kv.Value), 16, 64); err != nil {
 		return commit{}, fmt.Errorf("%s in etcd is no number: %q", r.at("committed"), kv.Value)
 	}
-	c.changed = kv.ModRevision
+	c.made = kv.ModRevision
 	return c, nil
 }
 
@@ -64,7 +64,7 @@ func (r *reader) layout(ctx context.Context) (known bool, err error) {
 func (r *reader) records(ctx context.Context, bucket, prefix string, c commit) (map[string][]byte, error) {
 	values := map[string][]byte{}
 	var last string // record and number that the value is of
-	err := r.pages(ctx, r.bucket(bucket)+url.PathEscape(prefix), c.seen.revision, pagePieces, func(p piece, value []byte) error {
+	err := r.pages(ctx, r.bucket(bucket)+url.PathEscape(prefix), c.revision, pagePieces, func(p piece, value []byte) error {
 		if p.write > c.number {
 			return nil
 		}

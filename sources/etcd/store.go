@@ -226,7 +226,7 @@ func (s *store) settle(ctx context.Context) error {
 			stale = append(stale, clientv3.OpDelete(k))
 		}
 	}
-	err = s.pages(ctx, s.at("data")+"/", done.seen.revision, pageKeys, func(r piece, _ []byte) error {
+	err = s.pages(ctx, s.at("data")+"/", done.revision, pageKeys, func(r piece, _ []byte) error {
 		switch {
 		case r.write > done.number:
 			drop(r.path)

@@ -22,8 +22,14 @@ type Selection struct {
 // equal lists; another seed, such as the Network's generation, gives other peers,
 // so that over time all are looked at.
 func Select(routes []schema.Route, moved func(schema.Route) bool, peers int, seed uint64) Selection {
+	return choose(routes, moved, moved, peers, seed)
+}
+
+// choose selects, where more have moved than can be probed, those that are fresh
+// before the others.
+func choose(routes []schema.Route, moved, fresh func(schema.Route) bool, peers int, seed uint64) Selection {
 	var s Selection
-	var on, off []Target
+	var first, on, off []Target
 	for _, r := range routes {
 		isMoved := moved(r)
 		if !r.Prefix.IsSingleIP() {
@@ -33,14 +39,18 @@ func Select(routes []schema.Route, moved func(schema.Route) bool, peers int, see
 			continue
 		}
 		t := Target{VM: r.VM, Address: r.Prefix.Addr(), MAC: r.MAC, VTEP: r.VTEP.Addr, Moved: isMoved}
-		if isMoved {
+		switch {
+		case isMoved && fresh(r):
+			first = append(first, t)
+		case isMoved:
 			on = append(on, t)
-		} else {
+		default:
 			off = append(off, t)
 		}
 	}
-	s.Targets = spread(on, MaxTargets, seed)
-	s.LeftOut = len(on) - len(s.Targets)
+	s.Targets = spread(first, MaxTargets, seed)
+	s.Targets = append(s.Targets, spread(on, MaxTargets-len(s.Targets), seed)...)
+	s.LeftOut = len(first) + len(on) - len(s.Targets)
 	s.Targets = append(s.Targets, spread(off, min(peers, MaxTargets-len(s.Targets)), seed)...)
 	return s
 }

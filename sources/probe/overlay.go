@@ -52,7 +52,7 @@ func (p *Prober) overlay(r Request, c Check) (*socket, func(*echo) error, error)
 		return nil, nil, fmt.Errorf("the VIP %s cannot be reached from the monitor's VTEP %s, of another family", c.VIP, vtep)
 	}
 	s, err := p.acquire("vxlan "+vtep.String(), func() (*socket, error) {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(vtep, vxlanPort)))
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(p.opt.Underlay(netip.AddrPortFrom(vtep, vxlanPort))))
 		if err != nil {
 			return nil, fmt.Errorf("cannot receive VXLAN at the monitor's VTEP %s: %w; it must be an address of the daemon's host that no VXLAN interface uses", vtep, unwrapped(err))
 		}
@@ -61,7 +61,7 @@ func (p *Prober) overlay(r Request, c Check) (*socket, func(*echo) error, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, to := s.conn.(*net.UDPConn), netip.AddrPortFrom(c.VIP, vxlanPort)
+	conn, to := s.conn.(*net.UDPConn), p.opt.Underlay(netip.AddrPortFrom(c.VIP, vxlanPort))
 	b := make([]byte, 0, maxFrame)
 	return s, func(e *echo) error {
 		e.srcMAC = r.Monitor.MAC

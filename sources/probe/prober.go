@@ -14,10 +14,10 @@ import (
 
 // The bounds of what all verifications do together, where Options name none.
 const (
-	DefaultRate     = 20_000 // packets and connections a second
-	DefaultParallel = 256    // connections at the same time
-	DefaultPrograms = 4      // programs at the same time
-	DefaultLimit    = 10 * time.Minute
+	DefaultRate     = 20_000           // packets and connections a second
+	DefaultParallel = 256              // connections at the same time
+	DefaultPrograms = 4                // programs at the same time
+	DefaultLimit    = 30 * time.Minute // a program alone may take 10 minutes
 	defaultInterval = 100 * time.Millisecond
 	defaultPause    = time.Second
 )
@@ -32,6 +32,10 @@ type Options struct {
 	Limit    time.Duration  // of a whole verification with its retries
 	Interval time.Duration  // between two echo requests to an address
 	Pause    time.Duration  // before what failed is tried again
+
+	// Underlay is where an outer address of the overlay is to be found, such as in a
+	// laboratory; nil: where it says.
+	Underlay func(netip.AddrPort) netip.AddrPort
 }
 
 // Prober makes verifications, several at the same time within common bounds.
@@ -53,6 +57,9 @@ func New(o Options) *Prober {
 	o.Limit = orDefault(o.Limit, DefaultLimit)
 	o.Interval = orDefault(o.Interval, defaultInterval)
 	o.Pause = orDefault(o.Pause, defaultPause)
+	if o.Underlay == nil {
+		o.Underlay = func(outer netip.AddrPort) netip.AddrPort { return outer }
+	}
 	return &Prober{
 		opt:      o,
 		limiter:  rate.NewLimiter(rate.Limit(o.Rate), chunk),

@@ -58,7 +58,7 @@ func (c Check) Name() string {
 		return fmt.Sprintf("%s %d", c.Kind, c.Port)
 	case HTTP:
 		if u, err := url.Parse(c.URL); err == nil {
-			return fmt.Sprintf("%s %s", c.Kind, u.Redacted())
+			return clip(fmt.Sprintf("%s %s", c.Kind, u.Redacted()))
 		}
 	case Exec:
 		return clip(fmt.Sprintf("%s %s", c.Kind, strings.Join(c.Command, " ")))

@@ -1,10 +1,8 @@
 package probe
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -131,60 +129,4 @@ type Result struct {
 	Started time.Time     `json:"started"`
 	Took    Duration      `json:"took"`
 	Checks  []CheckResult `json:"checks"`
-}
-
-// Baseline is what was lost in one Network before a release, in per cent by check
-// and address, of those that lost anything. Checks without an address are under the
-// zero one.
-type Baseline map[string]map[netip.Addr]float64
-
-// Baseline is what later verifications of the same Network are held against. The
-// checks that could not be made are not in it: where the verdict is Unknown, take
-// it again.
-func (r *Result) Baseline() Baseline {
-	b := Baseline{}
-	for _, c := range r.Checks {
-		if c.broken {
-			continue
-		}
-		for _, a := range c.Answers {
-			if a.Loss == 0 {
-				continue
-			}
-			if b[c.Check] == nil {
-				b[c.Check] = map[netip.Addr]float64{}
-			}
-			b[c.Check][a.Address] = a.Loss
-		}
-	}
-	return b
-}
-
-// Evidence is a copy with at most so many answers a check: those that failed, then
-// those that lost most; LeftOut says how many more there are.
-func (r *Result) Evidence(limit int) *Result {
-	out := *r
-	out.Checks = slices.Clone(r.Checks)
-	for i := range out.Checks {
-		c := &out.Checks[i]
-		c.Answers = slices.Clone(c.Answers)
-		slices.SortStableFunc(c.Answers, func(a, b Answer) int {
-			if a.Failed != b.Failed {
-				return cmp.Compare(truth(b.Failed), truth(a.Failed))
-			}
-			return cmp.Compare(b.Loss, a.Loss)
-		})
-		if len(c.Answers) > limit {
-			c.LeftOut += len(c.Answers) - limit
-			c.Answers = c.Answers[:limit:limit]
-		}
-	}
-	return &out
-}
-
-func truth(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sources/dir"
+	"github.com/gray-release/gray/sources/probe"
+)
+
+// TestShardLab pings every VM of the laboratory of gray demo --rollout through the
+// versions that match policies of a real daemon give it: all answer through v1, and
+// none of a VPC that v2 loses.
+func TestShardLab(t *testing.T) {
+	r := &rolloutDemo{demo: &demo{out: io.Discard, dir: t.TempDir()}}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stop, err := r.start(ctx)
+	defer func() { cancel(); ok(stop()) }()
+	ok(err)
+	r.lab.lose("v2", 1002)
+	for _, c := range []struct {
+		policy string
+		moved  []int // of each VPC
+		lost   []int
+	}{
+		{"", []int{0, 0}, []int{0, 0}},
+		{"vms: [{network: vpc-1001, addresses: [10.0.0.1, 10.0.0.7]}, {network: vpc-1002, addresses: [10.0.0.7]}]", []int{2, 1}, []int{0, 1}},
+		{"networks: [vpc-1001, vpc-1002]", []int{20, 20}, []int{0, 20}},
+		{"", []int{0, 0}, []int{0, 0}},
+	} {
+		text := ""
+		if c.policy != "" {
+			text = labPolicy(c.policy)
+		}
+		ok(r.write("policies/gateway-v2.yaml", text))
+		ok(r.git(t.Context(), "add", "-A"))
+		ok(r.git(t.Context(), "commit", "-q", "--allow-empty", "-m", "match"))
+		ok(r.live(t.Context()))
+		for i, v := range r.lab.vpcs {
+			moved, lost := pingAll(t, r, v)
+			if moved != c.moved[i] || lost != c.lost[i] {
+				t.Errorf("%q: of %s %d VMs are on v2, and %d do not answer", c.policy, v.name, moved, lost)
+			}
+		}
+	}
+}
+
+// pingAll pings the VMs of a VPC as a rollout does. It returns how many had their
+// packets by v2, and how many did not answer.
+func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
+	t.Helper()
+	before := r.lab.look(v)
+	s, err := dir.Read(t.Context(), r.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := schema.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := set.Get(schema.Name{Kind: schema.KindNetwork, Name: v.name}).Spec.(*schema.NetworkSpec)
+	prober := probe.New(probe.Options{Underlay: r.lab.underlay, Interval: time.Millisecond})
+	res := prober.Verify(t.Context(), probe.Request{
+		Network: v.name, VNI: *n.VNI, Monitor: n.Monitor, Survey: true,
+		Targets: probe.Select(n.Routes, func(schema.Route) bool { return true }, 0, 1).Targets,
+		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: r.lab.vip}},
+	})
+	lost = res.Checks[0].Failed
+	if out := res.Checks[0]; out.Addresses != 20 || out.Received != 3*(20-lost) {
+		t.Errorf("%s: %s: %+v", v.name, res.Reason, out)
+	}
+	for i, vm := range r.lab.look(v) {
+		v1, v2 := vm.served["v1"]-before[i].served["v1"], vm.served["v2"]-before[i].served["v2"]
+		if v1+v2 != 3 || v1 != 0 && v2 != 0 {
+			t.Errorf("%s had %d packets by v1 and %d by v2", vm.name, v1, v2)
+		}
+		if v2 > 0 {
+			moved++
+		}
+	}
+	return moved, lost
+}
+
+// TestDemoRollout runs both stories of gray demo --rollout at the same time, as
+// somebody without Envoy, root and terminal would.
+func TestDemoRollout(t *testing.T) {
+	t.Setenv("PATH", gitOnly(t))
+	for broken, wants := range map[bool][]string{
+		false: {"vpc-1002  22222 11111 11111 11111   5/20 on v2", "PhaseCompleted", "the rollout is Completed, with 40 of 40 VMs moved", "0 were lost, by nobody"},
+		true:  {"vpc-1002  x1111 11111 11111 11111   1/20 on v2", "PhaseRolledBack", "failure  VerificationFailed, batch 1 of Network vpc-1002, at main@sha1:", "still RolledBack, in run 1, with 0 VMs moved", "were lost, by vpc-1002/vm-1"},
+	} {
+		t.Run(fmt.Sprintf("broken=%v", broken), func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			r := &rolloutDemo{demo: &demo{out: &out}, broken: broken}
+			if err := r.run(t.Context()); err != nil {
+				t.Fatalf("%v\n%s", err, &out)
+			}
+			for _, want := range append(wants, "All expectations held") {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the demo did not say %q:\n%s", want, &out)
+				}
+			}
+			if strings.Contains(out.String(), "\x1b") {
+				t.Errorf("without a terminal there are escape sequences:\n%q", &out)
+			}
+		})
+	}
+}
+
+// gitOnly is a folder with git and nothing else.
+func gitOnly(t *testing.T) string {
+	t.Helper()
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(git, filepath.Join(dir, "git")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestScreen draws the lines at the end of a terminal over again, and nothing else.
+func TestScreen(t *testing.T) {
+	var out strings.Builder
+	s := &screen{out: &out, live: true}
+	s.show("bar 1", "bar 2")
+	fmt.Fprintln(s, "news")
+	s.show("bar 3")
+	s.show()
+	const clear2, clear1 = "\x1b[2A\r\x1b[J", "\x1b[1A\r\x1b[J"
+	want := "bar 1\nbar 2\n" + clear2 + "news\nbar 1\nbar 2\n" + clear2 + "bar 3\n" + clear1
+	if out.String() != want {
+		t.Errorf("drew %q, want %q", &out, want)
+	}
+	if got := s.paint(31, "x"); got != "x" {
+		t.Errorf("without colors there is %q", got)
+	}
+	out.Reset()
+	s = newScreen(&out)
+	s.show("bar 1")
+	fmt.Fprintln(s, "news")
+	if out.String() != "news\n" {
+		t.Errorf("without a terminal there is %q", &out)
+	}
+}

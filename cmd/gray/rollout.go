@@ -1,0 +1,260 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+)
+
+// rolloutFlags are the flags of gray rollout.
+type rolloutFlags struct {
+	address, output string
+	who, why, gate  string
+	watch, all      bool
+	limit           int
+}
+
+func (f *rolloutFlags) client() admin.Client { return admin.Client{Address: f.address} }
+
+func rolloutCommand() *cobra.Command {
+	var f rolloutFlags
+	cmd := &cobra.Command{
+		Use: "rollout", Short: "Show rollouts, and say how they are to go on", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("say what: status, history, promote, pause, resume, abort or retry; see gray rollout --help")
+		},
+	}
+	cmd.PersistentFlags().StringVar(&f.address, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
+	cmd.PersistentFlags().StringVarP(&f.output, "output", "o", "text", "text or json")
+	cmd.AddCommand(rolloutStatusCommand(&f), rolloutHistoryCommand(&f))
+	for _, v := range []struct{ verb, short string }{
+		{policies.VerbPromote, "Let the steps go that wait for a person"},
+		{policies.VerbPause, "Keep what is live, and begin nothing"},
+		{policies.VerbResume, "Go on after a pause, or after a batch that failed and was kept"},
+		{policies.VerbAbort, "Take everything of it back to the default"},
+		{policies.VerbRetry, "Begin again with what has failed"},
+	} {
+		cmd.AddCommand(rolloutVerbCommand(&f, v.verb, v.short))
+	}
+	for _, sub := range cmd.Commands() {
+		do := sub.RunE
+		sub.RunE = func(cmd *cobra.Command, args []string) error {
+			if f.output != "text" && f.output != "json" {
+				return fmt.Errorf("-o %s is not known; want text or json", f.output)
+			}
+			return do(cmd, args)
+		}
+	}
+	return cmd
+}
+
+func rolloutStatusCommand(f *rolloutFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "status [NAME]", Short: "Show how all rollouts stand, or that of a policy", Args: cobra.MaximumNArgs(1),
+		Long: "Show how all rollouts stand, or that of a policy: 1 where that has failed. With --watch it follows one until it is completed, or 1 where it has failed.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case f.watch && f.output == "json":
+				return errors.New("--watch is for people; ask for -o json again and again instead")
+			case f.watch && len(args) == 0:
+				return errors.New("--watch follows one rollout; give the name of its policy")
+			case f.watch:
+				return f.follow(cmd, args[0])
+			case len(args) == 0:
+				return f.showAll(cmd)
+			}
+			return f.showOne(cmd, args[0])
+		},
+	}
+	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "follow it until it has completed or failed")
+	cmd.Flags().BoolVar(&f.all, "all", false, "show each Network, not only those at hand")
+	return cmd
+}
+
+func rolloutHistoryCommand(f *rolloutFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "history [NAME]", Short: "Print the audit log of all rollouts, or of a policy's", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := ""
+			if len(args) > 0 {
+				name = args[0]
+			}
+			a, raw, err := f.client().Audit(cmd.Context(), name, f.limit)
+			if err != nil {
+				return err
+			}
+			if f.output == "json" {
+				_, err = cmd.OutOrStdout().Write(raw)
+				return err
+			}
+			return printAudit(cmd.OutOrStdout(), a.Records)
+		},
+	}
+	cmd.Flags().IntVarP(&f.limit, "limit", "n", 100, "how many records, the newest ones")
+	return cmd
+}
+
+func rolloutVerbCommand(f *rolloutFlags, verb, short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v := policies.Verb{Verb: verb, Gate: f.gate, Who: cmp.Or(f.who, whoami()), Why: f.why}
+			if verb == policies.VerbPromote && f.gate == "" {
+				return f.promote(cmd, args[0], v)
+			}
+			return f.say(cmd, args[0], v)
+		},
+	}
+	cmd.Flags().StringVar(&f.who, "who", "", "the name for the audit log, claimed and not proved; default: $USER@host")
+	cmd.Flags().StringVarP(&f.why, "reason", "m", "", "why, for the audit log and for those who look at the status")
+	if verb == policies.VerbPromote {
+		cmd.Flags().StringVar(&f.gate, "gate", "", "the one that is meant, such as 1/vpc-1001/2; default: all that are open now")
+	}
+	return cmd
+}
+
+// whoami is the name that the audit log gets where none is given.
+func whoami() string {
+	name := os.Getenv("USER")
+	if u, err := user.Current(); name == "" && err == nil {
+		name = u.Username
+	}
+	host, _ := os.Hostname()
+	return cmp.Or(name, "somebody") + "@" + cmp.Or(host, "somewhere")
+}
+
+// notNow prints why a verb does not apply, which is an answer and no failure.
+func notNow(cmd *cobra.Command, err error) error {
+	if !errors.Is(err, reconciler.ErrNotNow) {
+		return err
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "gray:", err)
+	return errNo
+}
+
+// say says a verb and prints what became of it.
+func (f *rolloutFlags) say(cmd *cobra.Command, name string, v policies.Verb) error {
+	done, err := f.client().Do(cmd.Context(), name, v)
+	if err != nil {
+		return notNow(cmd, about(name, err))
+	}
+	return f.printDone(cmd.OutOrStdout(), done)
+}
+
+func (f *rolloutFlags) printDone(w io.Writer, d *admin.Done) error {
+	if f.output == "json" {
+		return json.NewEncoder(w).Encode(d)
+	}
+	if len(d.Events) == 0 {
+		_, err := fmt.Fprintf(w, "%s: that was so already\n", d.Policy)
+		return err
+	}
+	for _, e := range d.Events {
+		if _, err := fmt.Fprintf(w, "%s: %s\n", d.Policy, plain(e.Message)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// promote opens the gates that are open at a first look, by name: whoever promotes
+// at the same time opens none of them twice, and none that was not seen.
+func (f *rolloutFlags) promote(cmd *cobra.Command, name string, v policies.Verb) error {
+	r, _, err := f.client().Rollout(cmd.Context(), name)
+	if err != nil {
+		return about(name, err)
+	}
+	if len(r.Gates) == 0 {
+		return notNow(cmd, fmt.Errorf("%w: no step of %s waits for anybody; it is %s", reconciler.ErrNotNow, name, standing(r.RolloutStatus)))
+	}
+	all, opened := &admin.Done{APIVersion: admin.RolloutVersion, Policy: name, Events: []policies.Event{}}, false
+	for _, g := range r.Gates {
+		if f.output == "text" {
+			fmt.Fprintf(cmd.OutOrStdout(), "gate %s: %s\n", g.ID, gateText(g))
+		}
+		v.Gate = g.ID
+		done, err := f.client().Do(cmd.Context(), name, v)
+		if errors.Is(err, reconciler.ErrNotNow) { // somebody was faster
+			fmt.Fprintln(cmd.ErrOrStderr(), "gray:", err)
+			continue
+		}
+		if err != nil {
+			return about(name, err)
+		}
+		opened = true
+		all.Events = append(all.Events, done.Events...)
+	}
+	if !opened {
+		return errNo
+	}
+	return f.printDone(cmd.OutOrStdout(), all)
+}
+
+func gateText(g policies.Gate) string {
+	text := fmt.Sprintf("batch %d of Network %s", g.Batch, g.Network)
+	if g.Reason == "ThroughReached" {
+		return text + " is beyond through"
+	}
+	return text + " needs approval"
+}
+
+// failed tells whether a rollout will not get to its end by itself.
+func failed(r *reconciler.RolloutStatus) bool {
+	for _, c := range r.Conditions {
+		if c.Type == "Stalled" {
+			return true
+		}
+	}
+	return r.Phase == policies.PhaseRolledBack || r.Phase == policies.PhaseRollingBack && r.Failure != nil
+}
+
+func (f *rolloutFlags) showAll(cmd *cobra.Command) error {
+	all, raw, err := f.client().Rollouts(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if f.output == "json" {
+		_, err = cmd.OutOrStdout().Write(raw)
+		return err
+	}
+	if len(all.Rollouts) == 0 {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "no policy has a rollout")
+		return err
+	}
+	return printRollouts(cmd.OutOrStdout(), all.Rollouts)
+}
+
+func (f *rolloutFlags) showOne(cmd *cobra.Command, name string) error {
+	r, raw, err := f.client().Rollout(cmd.Context(), name)
+	if err != nil {
+		return about(name, err)
+	}
+	if f.output == "json" {
+		_, err = cmd.OutOrStdout().Write(raw)
+	} else {
+		_, err = io.WriteString(cmd.OutOrStdout(), strings.Join(rolloutLines(r.RolloutStatus, f.all), "\n")+"\n")
+	}
+	if err == nil && failed(r.RolloutStatus) {
+		return errNo
+	}
+	return err
+}
+
+// about says of which policy an error is.
+func about(name string, err error) error {
+	if errors.Is(err, reconciler.ErrNoRollout) {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return err
+}

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler"
+)
+
+// How many Networks are shown where not all are asked for.
+const (
+	mostNetworks = 10 // all of them, if there are no more
+	mostMoving   = 20
+	nextNetworks = 3
+)
+
+// stageDone is the stage of a Network that has moved and passed.
+const stageDone policies.Stage = "Done"
+
+// plain is a text without what a terminal would take for a command: reasons and
+// evidence are written by people and programs.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+// stand is the phase of a rollout, its reason, and what there is to say beside what
+// it waits for.
+func stand(r *reconciler.RolloutStatus) (phase, reason, message string) {
+	phase = string(r.Phase)
+	if len(r.Conditions) > 0 {
+		reason, message = r.Conditions[0].Reason, r.Conditions[0].Message
+	}
+	if reason == phase {
+		reason = ""
+	}
+	message = strings.TrimSuffix(strings.TrimSuffix(message, r.Waits), "; ")
+	return phase, reason, plain(message)
+}
+
+// standing is how a rollout stands on one line.
+func standing(r *reconciler.RolloutStatus) string {
+	phase, reason, message := stand(r)
+	text := strings.TrimSpace(phase + " " + reason)
+	if about := strings.Join(some(message, plain(r.Waits)), "; "); about != "" {
+		text += ": " + about
+	}
+	return text
+}
+
+// some are the texts that are not empty.
+func some(texts ...string) []string {
+	var out []string
+	for _, t := range texts {
+		if t != "" {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// rolloutLines is all about one rollout, for people.
+func rolloutLines(r *reconciler.RolloutStatus, all bool) []string {
+	var b strings.Builder
+	out := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(out, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	phase, reason, message := stand(r)
+	line("rollout", "%s, run %d: %s of %s", r.Policy, r.Run, r.Version, strings.Join(r.Targets, ", "))
+	line("phase", "%s since %s", strings.TrimSpace(phase+" "+reason), stamp(r.Since))
+	if message != "" && (r.Failure == nil || message != plain(r.Failure.String())) {
+		line("message", "%s", message)
+	}
+	if r.Waits != "" {
+		line("waits", "%s", plain(r.Waits))
+	}
+	line("moved", "%d of %d VMs, %d of %d Networks", r.Moved, r.Total, finished(r), len(r.Networks))
+	line("batches", "%s", strings.Join(r.Batches, ", "))
+	if len(r.Conditions) > 0 {
+		line("commit", "%s", r.Conditions[0].ObservedRevision)
+	}
+	for _, o := range r.Overrides {
+		line("override", "%s", plain(o))
+	}
+	for _, s := range r.Split {
+		line("split", "%s", s)
+	}
+	for _, g := range r.Gates {
+		line("gate", "%s; open it with: gray rollout promote %s --gate %s", gateText(g), r.Policy, g.ID)
+	}
+	if r.Failure != nil {
+		for i, l := range failureLines(r.Failure) {
+			line([]string{"failure", ""}[min(i, 1)], "%s", l)
+		}
+		if r.Phase == policies.PhaseRolledBack {
+			line("next", "a commit that changes what has failed, or: gray rollout retry %s", r.Policy)
+		}
+	}
+	fmt.Fprintln(out, "\t")
+	_ = out.Flush() // a strings.Builder takes everything
+	writeNetworks(&b, r, all)
+	lines := strings.Split(strings.TrimRight(b.String(), "\n "), "\n")
+	for i, l := range lines {
+		lines[i] = strings.TrimRight(l, " ")
+	}
+	return lines
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// finished is how many Networks have moved and passed.
+func finished(r *reconciler.RolloutStatus) int {
+	n := 0
+	for i := range r.Networks {
+		if r.Networks[i].Stage == stageDone {
+			n++
+		}
+	}
+	return n
+}
+
+// failureLines says what went wrong, and below it what the test found.
+func failureLines(f *policies.Failure) []string {
+	text := f.Reason
+	if f.Network != "" {
+		text += fmt.Sprintf(", batch %d of Network %s", f.Batch, f.Network)
+	}
+	if f.Who != "" {
+		text += ", by " + f.Who
+	}
+	if f.Why != "" {
+		text += ": " + f.Why
+	}
+	if f.Revision != "" {
+		text += ", at " + f.Revision
+	}
+	lines := []string{plain(text) + ", " + stamp(f.At)}
+	for _, e := range f.Evidence {
+		lines = append(lines, "  "+plain(e))
+	}
+	return lines
+}
+
+// writeNetworks is the table of Networks: without all, those that move and the next.
+func writeNetworks(w io.Writer, r *reconciler.RolloutStatus, all bool) {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	shown, done, left, moving := pick(r.Networks, all)
+	if len(shown) > 0 {
+		fmt.Fprint(out, "NETWORK\tVNI\tMOVED\tBATCH\tSTAGE\n")
+	}
+	for _, n := range shown {
+		batch, stage := "-", cmp.Or(string(n.Stage), "to come")
+		if n.Batch > 0 {
+			batch = fmt.Sprintf("%d of %d", n.Batch, len(r.Batches))
+		}
+		if n.Dead > 0 {
+			stage += fmt.Sprintf(", %d checks were dead before", n.Dead)
+		}
+		fmt.Fprintf(out, "%s\t%d\t%s %d/%d\t%s\t%s\n", n.Name, n.VNI, bar(n), n.Moved, n.Total, batch, stage)
+	}
+	_ = out.Flush()
+	var rest []string
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{done, "done"}, {moving, "moving"}, {left, "to come"}} {
+		if c.n > 0 {
+			rest = append(rest, fmt.Sprintf("%d %s", c.n, c.what))
+		}
+	}
+	if len(rest) > 0 {
+		fmt.Fprintf(w, "and %d more Networks: %s; --all shows them\n", done+moving+left, strings.Join(rest, ", "))
+	}
+}
+
+// pick is which Networks are shown, and how many of the others are done, are to
+// come, and move.
+func pick(networks []reconciler.NetworkProgress, all bool) (shown []reconciler.NetworkProgress, done, left, moving int) {
+	if all || len(networks) <= mostNetworks {
+		return networks, 0, 0, 0
+	}
+	next := 0
+	for _, n := range networks {
+		switch {
+		case n.Stage == stageDone:
+			done++
+		case n.Stage != "" && len(shown)-next < mostMoving, n.Stage == "" && next < nextNetworks:
+			if n.Stage == "" {
+				next++
+			}
+			shown = append(shown, n)
+		case n.Stage != "":
+			moving++
+		default:
+			left++
+		}
+	}
+	return shown, done, left, moving
+}
+
+// bar is how much of a Network has moved. It is full when all has, and not empty
+// when anything has.
+func bar(n reconciler.NetworkProgress) string {
+	const width = 20
+	full := 0
+	switch {
+	case n.Stage == stageDone || n.Moved > 0 && n.Moved == n.Total:
+		full = width
+	case n.Moved > 0:
+		full = min(max(n.Moved*width/n.Total, 1), width-1)
+	}
+	return "[" + strings.Repeat("#", full) + strings.Repeat("-", width-full) + "]"
+}
+
+// printRollouts is the table of all rollouts.
+func printRollouts(w io.Writer, rollouts []reconciler.RolloutStatus) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(out, "ROLLOUT\tPHASE\tBATCH\tMOVED\tMESSAGE\n")
+	for i := range rollouts {
+		r := &rollouts[i]
+		phase, reason, message := stand(r)
+		text := strings.Join(some(strings.Join(some(reason, message), ": "), plain(r.Waits)), "; ")
+		fmt.Fprintf(out, "%s\t%s\t%s\t%d/%d\t%s\n", r.Policy, phase, batchAtHand(r), r.Moved, r.Total, text)
+	}
+	return out.Flush()
+}
+
+// statusRollouts is what gray status has of rollouts: of all policies a line, of the
+// policy or the Network that is named its Networks too.
+func statusRollouts(w io.Writer, rollouts []reconciler.RolloutStatus, names []string) error {
+	var about, named []reconciler.RolloutStatus
+	for _, r := range rollouts {
+		if len(names) > 0 && r.Policy != names[0] {
+			r.Networks = slices.DeleteFunc(slices.Clone(r.Networks), func(n reconciler.NetworkProgress) bool { return n.Name != names[0] })
+			if len(r.Networks) == 0 {
+				continue
+			}
+		}
+		if about = append(about, r); len(names) > 0 {
+			named = append(named, r)
+		}
+	}
+	if len(about) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	if err := printRollouts(w, about); err != nil {
+		return err
+	}
+	for i := range named {
+		fmt.Fprintln(w)
+		writeNetworks(w, &named[i], false)
+	}
+	return nil
+}
+
+// batchAtHand is that of the first Network that moves.
+func batchAtHand(r *reconciler.RolloutStatus) string {
+	for i := range r.Networks {
+		if n := &r.Networks[i]; n.Stage != "" && n.Stage != stageDone {
+			return fmt.Sprintf("%s %d of %d", n.Name, n.Batch, len(r.Batches))
+		}
+	}
+	return "-"
+}
+
+// printAudit is the audit log, a line an event and its evidence below it.
+func printAudit(w io.Writer, records []reconciler.AuditRecord) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(out, "TIME\tROLLOUT\tRUN\tCOMMIT\tEVENT\tMESSAGE\n")
+	for _, rec := range records {
+		head := fmt.Sprintf("%s\t%s\t%d\t%s", stamp(rec.Time), rec.Policy, rec.Run, short(rec.Revision))
+		if len(rec.Events) == 0 {
+			fmt.Fprintf(out, "%s\t%s\tby %s\n", head, rec.Verb, plain(strings.Join(some(rec.Who, rec.Why), ": ")))
+		}
+		for _, e := range rec.Events {
+			fmt.Fprintf(out, "%s\t%s\t%s\n", head, e.Reason, plain(e.Message))
+		}
+		for _, l := range rec.Evidence {
+			fmt.Fprintf(out, "\t\t\t\t\t  %s\n", plain(l))
+		}
+	}
+	return out.Flush()
+}
+
+// short is a revision that fits a table: of main@sha1:0123456789ab the 01234567.
+func short(revision string) string {
+	_, digest, ok := strings.Cut(revision, ":")
+	if !ok {
+		digest = revision
+	}
+	return digest[:min(len(digest), 8)]
+}
