@@ -24,6 +24,9 @@ const (
 	AuditVersion    = "gray.dev/audit/v1"    // Audit
 )
 
+// AuditPath is where the audit log is; only the daemon that leads has it.
+const AuditPath = "/v1/audit"
+
 // Rollout is the daemon's answer to GET /v1/rollouts/{policy}.
 type Rollout struct {
 	APIVersion string `json:"apiVersion"`
@@ -101,7 +104,7 @@ func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
 	})
 	// A page in a browser on the daemon's host must not be able to say a verb.
 	mux.Handle("POST /v1/rollouts/{policy}/{verb}", http.NewCrossOriginProtection().Handler(handleVerb(r)))
-	mux.HandleFunc("GET /v1/audit", func(w http.ResponseWriter, req *http.Request) {
+	mux.HandleFunc("GET "+AuditPath, func(w http.ResponseWriter, req *http.Request) {
 		limit, err := strconv.Atoi(cmp.Or(req.URL.Query().Get("limit"), strconv.Itoa(auditDefault)))
 		if err != nil || limit < 1 || limit > auditMost {
 			http.Error(w, fmt.Sprintf("limit: want a number of 1 to %d", auditMost), http.StatusBadRequest)
@@ -207,7 +210,7 @@ func (c Client) Do(ctx context.Context, policy string, v policies.Verb) (*Done, 
 // name of all; the answer is the JSON too.
 func (c Client) Audit(ctx context.Context, policy string, most int) (*Audit, []byte, error) {
 	query := url.Values{"policy": {policy}, "limit": {strconv.Itoa(most)}}
-	b, err := c.do(ctx, http.MethodGet, "/v1/audit?"+query.Encode(), nil)
+	b, err := c.do(ctx, http.MethodGet, AuditPath+"?"+query.Encode(), nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -70,6 +70,9 @@ func (o *ordeal) check() {
 				o.fatal("%s is %s, and units are left", name, s.Phase)
 			}
 		}
+		if s.Failure != nil && !s.failing() && s.Aborted == "" {
+			o.fatal("%s has a failure that is none any more: %s", name, s.Failure)
+		}
 		if s.Phase == PhaseCompleted && spec != nil && s.order == spec {
 			for i := range spec.Networks {
 				if !s.done(spec.Networks[i].Name) {

@@ -58,6 +58,9 @@ func (s *stepper) wake(t time.Time) {
 
 // stand says in words where the rollout stands.
 func (s *stepper) stand() {
+	if !s.blocked() && s.Back == 0 && s.failed() < 0 {
+		s.Failure = nil // what had failed has changed, and was tested anew or is gone
+	}
 	phase, reason, message := s.standing()
 	if phase != s.Phase {
 		s.Rollout.Since = s.now

@@ -71,7 +71,7 @@ func newPage(t *testing.T) *page {
 	p := &page{t: t, dir: filepath.Join(t.TempDir(), "repo"), update: os.Getenv("GRAY_UPDATE_PAGE") != ""}
 	p.ok(os.CopyFS(p.dir, must(testdata.Quickstart)))
 	p.ok(os.RemoveAll(filepath.Join(p.dir, "policies")))
-	p.env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GRAY_WHO=ann@desk", "NO_COLOR=1")
+	p.env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GRAY_WHO=ann@desk", "GORACE=atexit_sleep_ms=0") // as in TestScripts
 	for _, who := range []string{"AUTHOR", "COMMITTER"} {
 		p.env = append(p.env, "GIT_"+who+"_NAME=ann", "GIT_"+who+"_EMAIL=ann@example.com")
 	}

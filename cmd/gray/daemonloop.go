@@ -163,7 +163,8 @@ func (d *daemon) api(l *loop) http.Handler {
 		return api
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.Method == http.MethodPost { // about what is live everywhere, of which it knows a part
+		// About what is live everywhere it knows a part, and it has no audit log.
+		if req.Method == http.MethodPost || req.URL.Path == admin.AuditPath {
 			http.Error(w, "this replica follows and knows only of Envoys; ask the daemon that leads, which gray status names", http.StatusServiceUnavailable)
 			return
 		}

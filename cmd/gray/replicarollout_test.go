@@ -70,6 +70,7 @@ spec:
 	two.live()
 	p.serves(one)
 	one.until("the first knows", completed)
+	one.refuses("shard")
 	p.fencedOff(before)
 	p.answers("50002002", "v2")
 	defer p.stays("50002002")()
@@ -100,6 +101,23 @@ spec:
 
 func completed(s *admin.Status) bool {
 	return len(s.Rollouts) == 1 && s.Rollouts[0].Phase == policies.PhaseCompleted
+}
+
+// refuses holds that a replica that follows tells how a rollout stands, and leaves the
+// verbs and the audit log to the one that leads.
+func (l *lab) refuses(policy string) {
+	l.t.Helper()
+	c := admin.Client{Address: l.address("18001")}
+	if _, _, err := c.Rollout(l.t.Context(), policy); err != nil {
+		l.t.Error(err)
+	}
+	_, verbErr := c.Do(l.t.Context(), policy, policies.Verb{Verb: policies.VerbPause, Who: "ann"})
+	_, _, auditErr := c.Audit(l.t.Context(), policy, 1)
+	for _, err := range []error{verbErr, auditErr} {
+		if err == nil || !strings.Contains(err.Error(), "ask the daemon that leads") {
+			l.t.Errorf("a replica that follows answers %v", err)
+		}
+	}
 }
 
 // stays has an account that has moved answered by v2 at both Envoys until the function

@@ -89,6 +89,9 @@ func write(t *testing.T, s *reconciler.Store, bucket string, put map[string]stri
 	}
 }
 
+// steady is a lease that no load of the machine takes away.
+const steady = time.Minute
+
 // onlyWatch is a pulse that does not come.
 const onlyWatch = time.Hour
 
@@ -100,7 +103,7 @@ func TestFollow(t *testing.T) {
 	server.Start()
 	early := follow(t, onlyWatch, server.URL)
 	early.next(map[string]string{}) // nothing is stored yet
-	one := newReplica(t, server, "one")
+	one := newLeased(t, server, "one", steady)
 	s := storeOf(t, one.leads())
 	write(t, s, "rollouts", map[string]string{"state/a": "1", "state/ä/%2F": "odd", "audit/1": "no", "stat": "no", "state": "no"})
 	early.next(map[string]string{"state/a": "1", "state/ä/%2F": "odd"})
@@ -114,7 +117,7 @@ func TestFollow(t *testing.T) {
 	for _, f := range both {
 		f.next(map[string]string{"state/a": "1", "state/b": ""})
 	}
-	two := newReplica(t, server, "two")
+	two := newLeased(t, server, "two", steady)
 	one.stop()
 	<-one.done
 	s = storeOf(t, two.leads())
@@ -134,15 +137,15 @@ func TestFollow(t *testing.T) {
 func TestFollowTellsWholeWrites(t *testing.T) {
 	server := etcdtest.New(t)
 	server.Start()
-	s := storeOf(t, newReplica(t, server, "one").leads())
+	s := storeOf(t, newLeased(t, server, "one", steady).leads())
 	followers := []*follower{follow(t, onlyWatch, server.URL), follow(t, time.Millisecond, server.URL)}
 	for _, f := range followers {
 		f.next(map[string]string{})
 	}
-	const rounds, records = 12, 300
+	const rounds, records = 8, 300
 	last := map[string]string{}
 	for round := range rounds {
-		large := bytes.Repeat(fmt.Appendf(nil, "%04d", round), 200<<10)
+		large := bytes.Repeat(fmt.Appendf(nil, "%04d", round), 100<<10)
 		for i := range records {
 			last[fmt.Sprintf("state/%03d", i)] = fmt.Sprintf("%04d", round)
 		}
@@ -168,7 +171,7 @@ func TestFollowTellsWholeWrites(t *testing.T) {
 			if want := []string{"even", "odd"}[(round[3]-'0')%2]; even != want {
 				t.Fatalf("in round %s the record of even ones says %s", round, even)
 			}
-			if len(got["state/large"]) != 800<<10 {
+			if len(got["state/large"]) != 400<<10 {
 				t.Fatalf("the large record has %d bytes", len(got["state/large"]))
 			}
 			for k, v := range got {
@@ -202,7 +205,7 @@ func TestFollowTellsWholeWrites(t *testing.T) {
 func TestFollowReadsOneRevision(t *testing.T) {
 	server := etcdtest.New(t)
 	server.Start()
-	s := storeOf(t, newReplica(t, server, "one").leads())
+	s := storeOf(t, newLeased(t, server, "one", steady).leads())
 	many := map[string]string{"state/z": "first"}
 	for i := range 500 {
 		many[fmt.Sprintf("state/%03d", i)] = "stays"
@@ -227,10 +230,10 @@ func TestFollowReadsOneRevision(t *testing.T) {
 func TestFollowReadsNoAudit(t *testing.T) {
 	server := etcdtest.New(t)
 	server.Start()
-	s := storeOf(t, newReplica(t, server, "one").leads())
+	s := storeOf(t, newLeased(t, server, "one", steady).leads())
 	audit := map[string]string{}
 	for i := range 100 {
-		audit[fmt.Sprintf("audit/%03d", i)] = strings.Repeat("a", 100<<10)
+		audit[fmt.Sprintf("audit/%03d", i)] = strings.Repeat("a", 10<<10)
 	}
 	write(t, s, "rollouts", audit)
 	w := newWire(t, strings.TrimPrefix(server.URL, "http://"))
@@ -238,10 +241,10 @@ func TestFollowReadsNoAudit(t *testing.T) {
 	f.next(map[string]string{})
 	for i := range 10 {
 		value := fmt.Sprint(i)
-		write(t, s, "rollouts", map[string]string{"state/a": value, "audit/000": strings.Repeat(value, 100<<10)})
+		write(t, s, "rollouts", map[string]string{"state/a": value, "audit/000": strings.Repeat(value, 10<<10)})
 		f.next(map[string]string{"state/a": value})
 	}
-	if n := w.passed.Load(); n > 100<<10 {
+	if n := w.passed.Load(); n > 50<<10 {
 		t.Errorf("the follower read %d bytes for 10 changes of one", n)
 	}
 }
@@ -357,7 +360,7 @@ func TestFollowKeepsWhatIsTakenAway(t *testing.T) {
 func TestFollowRefusesAnotherLayout(t *testing.T) {
 	server := etcdtest.New(t)
 	server.Start()
-	s := storeOf(t, newReplica(t, server, "one").leads())
+	s := storeOf(t, newLeased(t, server, "one", steady).leads())
 	write(t, s, "rollouts", map[string]string{"state/a": "1"})
 	f := follow(t, onlyWatch, server.URL)
 	f.next(map[string]string{"state/a": "1"})

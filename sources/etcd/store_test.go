@@ -37,6 +37,12 @@ type replica struct {
 // newReplica runs a replica that reaches the etcd by its URL, or by others.
 func newReplica(t *testing.T, server *etcdtest.Server, name string, members ...string) *replica {
 	t.Helper()
+	return newLeased(t, server, name, lease, members...)
+}
+
+// newLeased runs a replica with a lease of its own.
+func newLeased(t *testing.T, server *etcdtest.Server, name string, lease time.Duration, members ...string) *replica {
+	t.Helper()
 	if members == nil {
 		members = []string{server.URL}
 	}
