@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,9 +28,16 @@ func (r *Reconciler) adopt(f fetched) {
 		return
 	}
 	r.seen, r.settled = f.snapshot.Revision, true
+	if r.revision == "" && r.cfg.Follow != nil {
+		r.heedLeader() // a hint of it may still wait to be heard
+	}
 	r.badErr = r.follow(f.snapshot)
 	if r.settled {
 		r.refetch = backoff{}
+	}
+	if errors.Is(r.badErr, errUnknown) {
+		r.cfg.Log.Info("commit waits until it is known what the leader has moved", "revision", r.seen)
+		return
 	}
 	if r.badErr != nil {
 		r.cfg.Log.Error("commit refused, the last good one stays", "refused", r.seen, "revision", r.revision, "error", r.badErr)
@@ -44,6 +52,11 @@ func (r *Reconciler) adopt(f fetched) {
 func (r *Reconciler) follow(s *schema.Snapshot) error {
 	now := time.Now()
 	d, err := r.meaning.read(s)
+	if wait := r.cfg.Follow.waits(now); err == nil && r.revision == "" && wait > 0 && len(r.meaning.compiler.Rollouts()) > 0 {
+		r.settled = false
+		r.refetch.until = now.Add(wait)
+		return errUnknown
+	}
 	if err == nil {
 		if err = r.save(d); err != nil {
 			r.settled = false

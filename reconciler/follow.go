@@ -1,7 +1,7 @@
 package reconciler
 
 import (
-	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -13,25 +13,26 @@ import (
 // does has moved.
 type Follow struct {
 	mu    sync.Mutex
-	known map[string]*policies.Rollout
-	first chan struct{} // closed when something was Set
+	since time.Time
+	known map[string]*policies.Rollout // nil: nothing was Set yet
 	wake  chan struct{}
 }
 
 // followWait is how long a daemon that follows waits for what has moved before it
-// follows the documents alone. Envoys keep what they have in the meantime.
+// follows the documents alone, where these have rollouts. Envoys keep what they have
+// in the meantime.
 const followWait = 30 * time.Second
 
+// errUnknown is why a first commit waits.
+var errUnknown = errors.New("it waits until it is known what the leader has moved; see that etcd answers")
+
 // NewFollow returns an empty board: nothing has moved.
-func NewFollow() *Follow { return &Follow{first: make(chan struct{}), wake: make(chan struct{}, 1)} }
+func NewFollow() *Follow { return &Follow{since: time.Now(), wake: make(chan struct{}, 1)} }
 
 // Set replaces what has moved, by policy. It is not changed any more.
 func (f *Follow) Set(rollouts map[string]*policies.Rollout) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.known == nil {
-		close(f.first)
-	}
 	if f.known = maps.Clone(rollouts); f.known == nil {
 		f.known = map[string]*policies.Rollout{}
 	}
@@ -46,19 +47,18 @@ func (f *Follow) Woken() <-chan struct{} {
 	return f.wake
 }
 
-// wait returns when something was Set, or nobody could tell what for too long; at
-// once of a nil board.
-func (f *Follow) wait(ctx context.Context) {
+// waits is how long a first commit with rollouts is to wait for what has moved; 0: no
+// longer, never of a nil board.
+func (f *Follow) waits(now time.Time) time.Duration {
 	if f == nil {
-		return
+		return 0
 	}
-	timer := time.NewTimer(followWait)
-	defer timer.Stop()
-	select {
-	case <-f.first:
-	case <-timer.C:
-	case <-ctx.Done():
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known != nil {
+		return 0
 	}
+	return max(followWait-now.Sub(f.since), 0)
 }
 
 // all is what has moved, by policy.

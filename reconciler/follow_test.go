@@ -50,3 +50,31 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		g.rules()
 	})
 }
+
+// TestFollowerWaitsOnlyForRollouts holds that documents without a rollout are followed
+// at once where nobody can tell what has moved, and others after a while.
+func TestFollowerWaitsOnlyForRollouts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		follow := func(c *Config) { c.Follow, c.Probes = NewFollow(), nil }
+		docs := shard("batches: [1, 100%], bake: 10m")
+		g := startRoll(t, newWorld(t), newKeeper(), follow)
+		g.commit("c1", docs[:len(docs)-1]...)
+		if s := g.status(); s.Revision != "c1" {
+			t.Errorf("without a rollout it follows %q: %q", s.Revision, s.Errors)
+		}
+		g.commit("c2", docs...) // it serves already, and nothing has moved for what is new
+		if s := g.status(); s.Revision != "c2" {
+			t.Errorf("a later commit: it follows %q: %q", s.Revision, s.Errors)
+		}
+		g = startRoll(t, newWorld(t), newKeeper(), follow)
+		g.commit("c1", docs...)
+		g.after(followWait - time.Second)
+		if s := g.status(); s.Revision != "" || len(s.Errors) != 1 || s.Errors[0] != errUnknown.Error() {
+			t.Errorf("with a rollout it follows %q: %q", s.Revision, s.Errors)
+		}
+		g.after(2 * time.Second)
+		if s := g.status(); s.Revision != "c1" || len(s.Errors) != 0 {
+			t.Errorf("after a while it follows %q: %q", s.Revision, s.Errors)
+		}
+	})
+}

@@ -358,7 +358,6 @@ func (r *Reconciler) changed() <-chan struct{} {
 func (r *Reconciler) fetch(ctx context.Context) {
 	r.fetching = true
 	r.jobs.Go(func() {
-		r.cfg.Follow.wait(ctx)
 		s, err := r.cfg.Source.Fetch(ctx)
 		select {
 		case r.fetched <- fetched{s, err}:

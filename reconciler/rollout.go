@@ -276,8 +276,11 @@ func (r *Reconciler) heedLeader() {
 			r.meaning.compiler.SetProgress(policy, policies.Progress{})
 		}
 	}
-	if r.revision == "" {
-		return // the first commit acts on it
+	if r.revision == "" { // the first commit acts on it
+		if errors.Is(r.badErr, errUnknown) {
+			r.refetch.until = time.Now()
+		}
+		return
 	}
 	if err := r.follow(r.meaning.good); err != nil {
 		r.cfg.Log.Error("cannot act on what the leader has moved, will try again", "error", err)
