@@ -13,12 +13,12 @@ import (
 	"github.com/gray-release/gray/policies"
 )
 
-// bucketRollouts is the bucket of the rollouts, by policy, and of the audit log, by
+// BucketRollouts is the bucket of the rollouts, by policy, and of the audit log, by
 // number: one Write holds a transition and its record.
 const (
-	bucketRollouts = "rollouts"
-	prefixState    = "state/"
-	prefixAudit    = "audit/"
+	BucketRollouts = "rollouts"
+	PrefixState    = "state/" // policies.ReadRollout reads the records
+	PrefixAudit    = "audit/" // each an AuditRecord as JSON
 )
 
 // The bounds of the audit log.
@@ -99,7 +99,7 @@ func (r *Reconciler) storeRollout(ro *rollout, next *policies.Rollout, rec Audit
 	var state []byte
 	rec.Run, rec.Generation = ro.state.Run, ro.state.Generation
 	if next == nil {
-		remove = append(remove, prefixState+policy)
+		remove = append(remove, PrefixState+policy)
 	} else {
 		var err error
 		if state, err = json.Marshal(next); err != nil {
@@ -109,7 +109,7 @@ func (r *Reconciler) storeRollout(ro *rollout, next *policies.Rollout, rec Audit
 		if bytes.Equal(state, ro.stored) && len(rec.Events) == 0 {
 			return nil
 		}
-		put[prefixState+policy] = state
+		put[PrefixState+policy] = state
 	}
 	rec.Number, rec.Time, rec.Policy, rec.Revision = r.audited+1, now, policy, r.revision
 	rec.Evidence = evidenceOf(ended)
@@ -124,7 +124,7 @@ func (r *Reconciler) storeRollout(ro *rollout, next *policies.Rollout, rec Audit
 		}
 	}
 	if r.cfg.Store != nil {
-		if err := r.cfg.Store.Write(bucketRollouts, put, remove); err != nil {
+		if err := r.cfg.Store.Write(BucketRollouts, put, remove); err != nil {
 			return fmt.Errorf("cannot write the --state file: %w; make room or set its rights, it is tried again", err)
 		}
 	}
@@ -135,7 +135,7 @@ func (r *Reconciler) storeRollout(ro *rollout, next *policies.Rollout, rec Audit
 	return nil
 }
 
-func recordKey(n uint64) string { return fmt.Sprintf("%s%016x", prefixAudit, n) }
+func recordKey(n uint64) string { return fmt.Sprintf("%s%016x", PrefixAudit, n) }
 
 // evidenceOf is what tests found, for people.
 func evidenceOf(ended []Ended) []string {
@@ -179,11 +179,11 @@ func (r *Reconciler) tell(ro *rollout, rec AuditRecord, ended []Ended) {
 // the audit log.
 func (s *Store) rollouts() (stored map[string][]byte, audited uint64, err error) {
 	stored = map[string][]byte{}
-	err = s.Load(bucketRollouts, func(key string, v []byte) error {
-		if policy, is := strings.CutPrefix(key, prefixState); is {
+	err = s.Load(BucketRollouts, func(key string, v []byte) error {
+		if policy, is := strings.CutPrefix(key, PrefixState); is {
 			stored[policy] = bytes.Clone(v)
 		}
-		if number, is := strings.CutPrefix(key, prefixAudit); is {
+		if number, is := strings.CutPrefix(key, PrefixAudit); is {
 			n, err := strconv.ParseUint(number, 16, 64)
 			if err != nil {
 				return fmt.Errorf("the record %q has no number", key)
@@ -202,8 +202,8 @@ func (r *Reconciler) Audit(policy string, most int) ([]AuditRecord, error) {
 	if r.cfg.Store == nil {
 		return records, nil
 	}
-	err := r.cfg.Store.Load(bucketRollouts, func(key string, v []byte) error {
-		if !strings.HasPrefix(key, prefixAudit) {
+	err := r.cfg.Store.Load(BucketRollouts, func(key string, v []byte) error {
+		if !strings.HasPrefix(key, PrefixAudit) {
 			return nil
 		}
 		var rec AuditRecord

@@ -185,8 +185,8 @@ func TestRolloutPolicyDeleted(t *testing.T) {
 		g.stands(policies.PhaseProgressing, "Baking", 2, 0)
 		g.commit("c2", docs[:len(docs)-1]...)
 		g.rules()
-		if n := len(g.status().Rollouts); n != 0 || len(store.records[bucketRollouts][prefixState+"p"]) > 0 {
-			t.Errorf("%d rollouts, stored %s", n, store.records[bucketRollouts][prefixState+"p"])
+		if n := len(g.status().Rollouts); n != 0 || len(store.records[BucketRollouts][PrefixState+"p"]) > 0 {
+			t.Errorf("%d rollouts, stored %s", n, store.records[BucketRollouts][PrefixState+"p"])
 		}
 		g.commit("c3", docs...)
 		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
@@ -464,7 +464,7 @@ func TestRolloutClockJumps(t *testing.T) {
 // shift moves the times of what is stored.
 func (k *keeper) shift(t *testing.T, by time.Duration) {
 	t.Helper()
-	r, err := policies.ReadRollout(k.records[bucketRollouts][prefixState+"p"])
+	r, err := policies.ReadRollout(k.records[BucketRollouts][PrefixState+"p"])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -476,5 +476,5 @@ func (k *keeper) shift(t *testing.T, by time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.records[bucketRollouts][prefixState+"p"] = b
+	k.records[BucketRollouts][PrefixState+"p"] = b
 }

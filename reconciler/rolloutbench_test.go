@@ -88,8 +88,8 @@ func BenchmarkRolloutLoop(b *testing.B) {
 				b.ReportMetric(float64(info.Size())/1e6, "store-MB")
 			}
 			stored := 0
-			err = store.Load("rollouts", func(key string, v []byte) error {
-				if strings.HasPrefix(key, "state/") {
+			err = store.Load(reconciler.BucketRollouts, func(key string, v []byte) error {
+				if strings.HasPrefix(key, reconciler.PrefixState) {
 					stored += len(v)
 				}
 				return nil

@@ -39,7 +39,7 @@ func testedLine(network string, batch int, baseline bool, vms int) string {
 func (k *killRun) phase() policies.Phase {
 	k.store.mu.Lock()
 	defer k.store.mu.Unlock()
-	b := k.store.records[bucketRollouts][prefixState+"p"]
+	b := k.store.records[BucketRollouts][PrefixState+"p"]
 	if b == nil {
 		return ""
 	}
@@ -91,10 +91,10 @@ func (k *killRun) life(n int, before bool) bool {
 
 // note takes down what the last record of the audit log says.
 func (k *killRun) note() {
-	records := k.store.records[bucketRollouts]
+	records := k.store.records[BucketRollouts]
 	last := ""
 	for key := range records {
-		if strings.HasPrefix(key, prefixAudit) && key > last {
+		if strings.HasPrefix(key, PrefixAudit) && key > last {
 			last = key
 		}
 	}

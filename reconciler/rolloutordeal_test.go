@@ -168,7 +168,7 @@ func (o *loopOrdeal) rested(w *world) (rested bool) {
 func (k *keeper) record(policy string) []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.records[bucketRollouts][prefixState+policy]
+	return k.records[BucketRollouts][PrefixState+policy]
 }
 
 // settle lets everything pass and opens every gate; then both VPCs are gray.

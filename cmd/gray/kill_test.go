@@ -178,8 +178,8 @@ func (k *killLab) audit() (records []reconciler.AuditRecord) {
 	s, err := reconciler.OpenStore("file:" + filepath.Join(k.dir, "state.db"))
 	k.ok(err)
 	defer func() { k.ok(s.Close()) }()
-	k.ok(s.Load("rollouts", func(key string, v []byte) error {
-		if !strings.HasPrefix(key, "audit/") {
+	k.ok(s.Load(reconciler.BucketRollouts, func(key string, v []byte) error {
+		if !strings.HasPrefix(key, reconciler.PrefixAudit) {
 			return nil
 		}
 		var r reconciler.AuditRecord

@@ -82,8 +82,7 @@ func (m *moved) board() *reconciler.Follow {
 
 // follow reads until ctx ends. Of records that cannot all be read none is taken.
 func (m *moved) follow(ctx context.Context, replica *etcd.Replica, log *slog.Logger) {
-	const bucket, prefix = "rollouts", "state/" // as the loop of the leader stores them
-	replica.Follow(ctx, bucket, prefix, func(records map[string][]byte) {
+	replica.Follow(ctx, reconciler.BucketRollouts, reconciler.PrefixState, func(records map[string][]byte) {
 		rollouts := make(map[string]*policies.Rollout, len(records))
 		for key, stored := range records {
 			state, err := policies.ReadRollout(stored)
@@ -91,7 +90,7 @@ func (m *moved) follow(ctx context.Context, replica *etcd.Replica, log *slog.Log
 				log.Error("what the leader has moved cannot be read, what was read last stays", "record", key, "error", err)
 				return
 			}
-			rollouts[strings.TrimPrefix(key, prefix)] = state
+			rollouts[strings.TrimPrefix(key, reconciler.PrefixState)] = state
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
