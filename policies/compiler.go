@@ -35,6 +35,7 @@ type Compiler struct {
 	down     map[string]map[string]bool      // the servers that fail their checks, by gateway
 	found    map[string][]Endpoint           // what is registered, by etcd target
 	progress map[string]Progress             // what their rollouts have moved, by policy
+	held     map[string]*schema.Document     // what suspended policies stand for, by name
 	stirred  map[mover]bool                  // moves to claim anew in this call
 	rolls    map[string]*rolling             // by policy
 	scopes   map[string]map[string]bool      // the policies whose rollouts move a Network, by its name
@@ -112,7 +113,7 @@ func NewCompiler(ids *IDs) *Compiler {
 		claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{}, usage: map[string]*usage{},
 		docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, nets: map[string]map[schema.Name]bool{},
 		vms: map[uint32][]netip.Addr{}, cells: map[string]map[Name]bool{},
-		progress: map[string]Progress{}, stirred: map[mover]bool{}, rolls: map[string]*rolling{}, scopes: map[string]map[string]bool{},
+		progress: map[string]Progress{}, held: map[string]*schema.Document{}, stirred: map[mover]bool{}, rolls: map[string]*rolling{}, scopes: map[string]map[string]bool{},
 		down: map[string]map[string]bool{}, again: map[schema.Name]bool{},
 		dirty: map[Name]bool{}, pending: map[Name]bool{},
 		uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{}, blends: map[string]map[Name]bool{},
@@ -190,7 +191,8 @@ func (c *Compiler) SetDown(gateway string, down []string) {
 // same of servers, endpoints and progress.
 func (c *Compiler) Fresh() *Compiler {
 	fresh := NewCompiler(c.ids.Clone())
-	fresh.down, fresh.found, fresh.progress = maps.Clone(c.down), maps.Clone(c.found), maps.Clone(c.progress)
+	fresh.down, fresh.found = maps.Clone(c.down), maps.Clone(c.found)
+	fresh.progress, fresh.held = maps.Clone(c.progress), maps.Clone(c.held)
 	return fresh
 }
 
@@ -264,7 +266,7 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 	delete(c.docErrs, name)
 	delete(c.warns, name)
 	delete(c.docs, name)
-	now := &docState{doc: c.set.Get(name)}
+	now := &docState{doc: c.standsFor(c.set.Get(name))}
 	if now.doc != nil {
 		c.docs[name] = now
 		c.examine(now)

@@ -17,7 +17,7 @@ import (
 // number: one Write holds a transition and its record.
 const (
 	BucketRollouts = "rollouts"
-	PrefixState    = "state/" // policies.ReadRollout reads the records
+	PrefixState    = "state/" // ReadMoved reads the records
 	PrefixAudit    = "audit/" // each an AuditRecord as JSON
 )
 
@@ -175,13 +175,13 @@ func (r *Reconciler) tell(ro *rollout, rec AuditRecord, ended []Ended) {
 	}
 }
 
-// rollouts are the stored rollouts by policy, and the number of the last record of
-// the audit log.
+// rollouts are the records of ReadMoved, and the number of the last record of the
+// audit log.
 func (s *Store) rollouts() (stored map[string][]byte, audited uint64, err error) {
 	stored = map[string][]byte{}
 	err = s.Load(BucketRollouts, func(key string, v []byte) error {
-		if policy, is := strings.CutPrefix(key, PrefixState); is {
-			stored[policy] = bytes.Clone(v)
+		if strings.HasPrefix(key, PrefixState) {
+			stored[key] = bytes.Clone(v)
 		}
 		if number, is := strings.CutPrefix(key, PrefixAudit); is {
 			n, err := strconv.ParseUint(number, 16, 64)

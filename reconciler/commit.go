@@ -52,7 +52,7 @@ func (r *Reconciler) adopt(f fetched) {
 func (r *Reconciler) follow(s *schema.Snapshot) error {
 	now := time.Now()
 	d, err := r.meaning.read(s)
-	if wait := r.cfg.Follow.waits(now); err == nil && r.revision == "" && wait > 0 && len(r.meaning.compiler.Rollouts()) > 0 {
+	if wait := r.cfg.Follow.waits(now); err == nil && r.revision == "" && wait > 0 && r.meaning.compiler.NeedsProgress() {
 		r.settled = false
 		r.refetch.until = now.Add(wait)
 		return errUnknown
@@ -152,6 +152,9 @@ func (r *Reconciler) save(d *delta) error {
 			return err
 		}
 		r.savedIDs = n
+	}
+	if err := r.saveHeld(d); err != nil {
+		return err
 	}
 	put := map[string][]byte{}
 	for _, n := range d.units {

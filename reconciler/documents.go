@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -17,6 +18,7 @@ type document struct {
 	degraded flag   // something is wrong with its servers or endpoints
 	reason   string // in CamelCase
 	ailing   string // which
+	held     bool   // it is suspended, and stands for what it was before
 }
 
 func (d document) before(e document) bool { return d.name.Compare(e.name) < 0 }
@@ -46,7 +48,7 @@ func (r *Reconciler) index(changed []schema.Name, now time.Time) {
 			was.name = n
 			was.ready.set(r.undone[n] == 0, now)
 		}
-		was.at = d.Position
+		was.at, was.held = d.Position, policies.IsHeld(d)
 		r.docs.ReplaceOrInsert(was)
 		list := r.places[d.Path]
 		i, _ := slices.BinarySearchFunc(list, d.Line, func(p placed, line int) int { return cmp.Compare(p.line, line) })

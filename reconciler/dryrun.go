@@ -19,6 +19,7 @@ type Compiled struct {
 	Warnings schema.Errors
 	Objects  int // documents
 	Rollouts map[string]*policies.RolloutSpec
+	docs     *schema.Set
 }
 
 // Compare says what changes from what another snapshot means to what this one does.
@@ -27,6 +28,20 @@ func (c *Compiled) Compare(was *Compiled, revision string) *Plan {
 		Revision: revision, Changes: Diff(c.Desired, was.Desired, Union(c.Desired, was.Desired)),
 		Rollouts: compareRollouts(was.Rollouts, c.Rollouts),
 	}
+}
+
+// CompileAfter compiles a snapshot that comes after another one: the numbers are as
+// they were, and a policy that is suspended in it stands for what it was before.
+func CompileAfter(sinks []Sink, s *schema.Snapshot, was *Compiled) (*Compiled, error) {
+	compiler := policies.NewCompiler(was.IDs)
+	if was.docs != nil {
+		for _, n := range was.docs.Names() {
+			if doc := was.docs.Get(n); n.Kind == schema.KindPolicy && !policies.IsHeld(doc) {
+				compiler.SetHeld(n.Name, doc)
+			}
+		}
+	}
+	return compileSnapshot(sinks, s, compiler, nil)
 }
 
 // CompileSnapshot reads, compiles and lowers a whole snapshot, without touching
@@ -49,6 +64,7 @@ func compileSnapshot(sinks []Sink, s *schema.Snapshot, compiler *policies.Compil
 	}
 	c := &Compiled{
 		Desired: State{}, IDs: m.compiler.IDs(), Warnings: m.compiler.Warnings(), Objects: m.set.Len(), Rollouts: specsOf(m.compiler),
+		docs: m.set,
 	}
 	for _, l := range d.fresh {
 		for _, res := range l.resources {

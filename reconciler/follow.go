@@ -2,7 +2,6 @@ package reconciler
 
 import (
 	"errors"
-	"maps"
 	"sync"
 	"time"
 
@@ -14,7 +13,7 @@ import (
 type Follow struct {
 	mu    sync.Mutex
 	since time.Time
-	known map[string]*policies.Rollout // nil: nothing was Set yet
+	known Moved // without maps: nothing was Set yet
 	wake  chan struct{}
 }
 
@@ -29,12 +28,12 @@ var errUnknown = errors.New("it waits until it is known what the leader has move
 // NewFollow returns an empty board: nothing has moved.
 func NewFollow() *Follow { return &Follow{since: time.Now(), wake: make(chan struct{}, 1)} }
 
-// Set replaces what has moved, by policy. It is not changed any more.
-func (f *Follow) Set(rollouts map[string]*policies.Rollout) {
+// Set replaces what has moved. It is not changed any more.
+func (f *Follow) Set(m Moved) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.known = maps.Clone(rollouts); f.known == nil {
-		f.known = map[string]*policies.Rollout{}
+	if f.known = m; m.Rollouts == nil {
+		f.known.Rollouts = map[string]*policies.Rollout{}
 	}
 	poke(f.wake)
 }
@@ -55,14 +54,14 @@ func (f *Follow) waits(now time.Time) time.Duration {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.known != nil {
+	if f.known.Rollouts != nil {
 		return 0
 	}
 	return max(followWait-now.Sub(f.since), 0)
 }
 
-// all is what has moved, by policy.
-func (f *Follow) all() map[string]*policies.Rollout {
+// all is what has moved.
+func (f *Follow) all() Moved {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.known

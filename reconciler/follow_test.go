@@ -22,7 +22,7 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			board.Set(map[string]*policies.Rollout{"p": r})
+			board.Set(Moved{Rollouts: map[string]*policies.Rollout{"p": r}})
 		}
 		own := newKeeper()
 		g := startRoll(t, newWorld(t), own, func(c *Config) { c.Follow, c.Probes = board, nil })
@@ -45,7 +45,7 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		if own.records[BucketRollouts] != nil {
 			t.Error("a follower wrote")
 		}
-		board.Set(nil)
+		board.Set(Moved{})
 		g.quiet()
 		g.rules()
 	})

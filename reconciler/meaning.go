@@ -83,6 +83,7 @@ func (m *meaning) accept(d *delta) (gone []*Resource) {
 	for _, l := range d.fresh {
 		m.made[l.unit] = append(slices.Clip(m.made[l.unit]), l.resources...)
 	}
+	m.stand(d)
 	m.good = d.snapshot
 	m.units, m.docs = map[policies.Name]bool{}, map[schema.Name]bool{}
 	return gone

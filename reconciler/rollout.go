@@ -35,18 +35,22 @@ func (r *Reconciler) loadRollouts() error {
 	if r.cfg.Store == nil {
 		return nil
 	}
-	rollouts, audited, err := r.cfg.Store.rollouts()
+	records, audited, err := r.cfg.Store.rollouts()
+	var moved Moved
+	if err == nil {
+		moved, err = ReadMoved(records)
+	}
 	if err != nil {
 		return fmt.Errorf("the rollouts in the --state file cannot be read: %w", err)
 	}
 	r.audited = audited
-	for policy, stored := range rollouts {
-		state, err := policies.ReadRollout(stored)
-		if err != nil {
-			return fmt.Errorf("the rollout of %s in the --state file cannot be read: %w", policy, err)
-		}
-		r.rollouts[policy] = &rollout{state: state, stored: stored}
+	for policy, state := range moved.Rollouts {
+		r.rollouts[policy] = &rollout{state: state, stored: records[PrefixState+policy]}
 		r.meaning.compiler.SetProgress(policy, state.Progress())
+	}
+	for policy, doc := range moved.Held {
+		r.held[policy] = true
+		r.meaning.compiler.SetHeld(policy, doc)
 	}
 	return nil
 }
@@ -260,7 +264,11 @@ func (r *Reconciler) nextRollout(now time.Time) time.Duration {
 
 // heedLeader takes over what the daemon that leads has moved.
 func (r *Reconciler) heedLeader() {
-	known := r.cfg.Follow.all()
+	moved := r.cfg.Follow.all()
+	known := moved.Rollouts
+	for policy, doc := range moved.Held {
+		r.meaning.compiler.SetHeld(policy, doc)
+	}
 	for policy, state := range known {
 		ro := r.rollouts[policy]
 		if ro == nil {

@@ -271,6 +271,8 @@ func (v *view) documents() []DocumentStatus {
 			reason, message = "Waiting", fmt.Sprintf("%s waits for %s", first.key, first.why)
 		case !d.ready.on:
 			reason, message = "Progressing", fmt.Sprintf("%d of its resources are not live yet", v.undone[d.name])
+		case d.held:
+			reason, message = "Suspended", "it stands for what it was before"
 		}
 		ds := DocumentStatus{d.name.Kind, d.name.Name, d.at.String(), conditions("Ready", d.ready, todo, bad, v.revision, reason, message)}
 		if ro := rollouts[d.name.Name]; ro != nil && d.name.Kind == schema.KindPolicy && d.ready.on {

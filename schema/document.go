@@ -3,6 +3,7 @@ package schema
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,6 +35,30 @@ type Document struct {
 	named int    // the line of metadata.name
 	text  []byte // its YAML; the lines of fields are looked up in it when an error needs them
 	root  weak.Pointer[yaml.Node]
+}
+
+// Excerpt is a document on its own, to be kept: its YAML, and where that stood.
+type Excerpt struct {
+	Path string `json:"path"`
+	Line int    `json:"line"`
+	Text string `json:"text"`
+}
+
+// Excerpt takes the document out of its file.
+func (d *Document) Excerpt() Excerpt { return Excerpt{d.Path, d.start, string(d.text)} }
+
+// Document reads an excerpt; the document has the place that it had.
+func (e Excerpt) Document() (*Document, error) {
+	text := strings.Repeat("\n", max(e.Line-1, 0)) + e.Text
+	set, err := Parse(&Snapshot{Files: NewFiles(&File{Path: e.Path, Data: []byte(text)})})
+	if err != nil {
+		return nil, err
+	}
+	names := set.Names()
+	if len(names) != 1 {
+		return nil, fmt.Errorf("%s:%d holds %d documents, want one", e.Path, e.Line, len(names))
+	}
+	return set.Get(names[0]), nil
 }
 
 // Compare orders documents by place.

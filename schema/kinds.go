@@ -43,7 +43,7 @@ type PolicySpec struct {
 	Targets  []TargetRef `json:"targets" gray:"required" doc:"what the policy drives; one policy may drive both planes in one commit"`
 	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every target must have it"`
 	Priority int         `json:"priority" gray:"min=1,max=1000,default=100" doc:"1 to 1000, higher wins"`
-	Suspend  bool        `json:"suspend" doc:"hold the rollout: keep what is live, move nothing on"`
+	Suspend  bool        `json:"suspend" doc:"keep what is live, change nothing"`
 	Match    []Match     `json:"match" doc:"any entry; within an entry all fields must hold; no match and no rollout: nothing is matched"`
 	Exclude  []Match     `json:"exclude" doc:"same shape as match; wins over it"`
 	Rollout  *Rollout    `json:"rollout" doc:"move what it names step by step; absent: everything matched moves at once"`

@@ -93,11 +93,8 @@ func (v *validator) policy(p *PolicySpec) {
 	for i := range p.Exclude {
 		v.match(&p.Exclude[i], fmt.Sprintf("spec.exclude[%d]", i), kinds)
 	}
-	switch {
-	case p.Rollout != nil:
+	if p.Rollout != nil {
 		v.rollout(p.Rollout)
-	case p.Suspend:
-		v.errorf("spec.suspend", "holds a rollout, and the policy has none; give it one, or take back what it matches")
 	}
 }
 

@@ -130,7 +130,7 @@ func compareOffline(ctx context.Context, sinks []reconciler.Sink, path, baseRev 
 			return nil, fmt.Errorf("the base %s is not valid:\n%w", baseRev, err)
 		}
 	}
-	is, err := reconciler.CompileSnapshot(sinks, head, was.IDs)
+	is, err := reconciler.CompileAfter(sinks, head, was)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
 )
@@ -65,17 +64,17 @@ func (c *daemonConfig) stateMembers() (members []string, prefix string, err erro
 // the replica leads too: where it loses the lead because etcd is away, its Envoys are
 // not sent back.
 type moved struct {
-	mu       sync.Mutex
-	rollouts map[string]*policies.Rollout // by policy; nil: never read
-	now      *reconciler.Follow           // of the loop that follows, or did last
+	mu   sync.Mutex
+	last *reconciler.Moved  // nil: never read
+	now  *reconciler.Follow // of the loop that follows, or did last
 }
 
 // board is a board for a loop that follows, with what was read last.
 func (m *moved) board() *reconciler.Follow {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.now = reconciler.NewFollow(); m.rollouts != nil {
-		m.now.Set(m.rollouts)
+	if m.now = reconciler.NewFollow(); m.last != nil {
+		m.now.Set(*m.last)
 	}
 	return m.now
 }
@@ -83,19 +82,15 @@ func (m *moved) board() *reconciler.Follow {
 // follow reads until ctx ends. Of records that cannot all be read none is taken.
 func (m *moved) follow(ctx context.Context, replica *etcd.Replica, log *slog.Logger) {
 	replica.Follow(ctx, reconciler.BucketRollouts, reconciler.PrefixState, func(records map[string][]byte) {
-		rollouts := make(map[string]*policies.Rollout, len(records))
-		for key, stored := range records {
-			state, err := policies.ReadRollout(stored)
-			if err != nil {
-				log.Error("what the leader has moved cannot be read, what was read last stays", "record", key, "error", err)
-				return
-			}
-			rollouts[strings.TrimPrefix(key, reconciler.PrefixState)] = state
+		read, err := reconciler.ReadMoved(records)
+		if err != nil {
+			log.Error("what the leader has moved cannot be read, what was read last stays", "error", err)
+			return
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.rollouts = rollouts; m.now != nil {
-			m.now.Set(rollouts)
+		if m.last = &read; m.now != nil {
+			m.now.Set(read)
 		}
 	})
 }

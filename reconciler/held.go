@@ -1,0 +1,90 @@
+package reconciler
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/schema"
+)
+
+// A policy that is suspended without a rollout stands for what it was before. That is
+// progress too: documents alone do not say it, so that it is stored.
+
+// prefixHeld is before the name of such a policy; behind it lies a schema.Excerpt.
+const prefixHeld = PrefixState + "held/"
+
+// Moved is what the store knows of policies beside their documents.
+type Moved struct {
+	Rollouts map[string]*policies.Rollout
+	Held     map[string]*schema.Document // what suspended policies stand for
+}
+
+// ReadMoved reads the records of BucketRollouts whose key begins with PrefixState.
+func ReadMoved(records map[string][]byte) (Moved, error) {
+	m := Moved{map[string]*policies.Rollout{}, map[string]*schema.Document{}}
+	for key, stored := range records {
+		var err error
+		if policy, held := strings.CutPrefix(key, prefixHeld); held {
+			var e schema.Excerpt
+			if err = json.Unmarshal(stored, &e); err == nil {
+				m.Held[policy], err = e.Document()
+			}
+		} else {
+			policy = strings.TrimPrefix(key, PrefixState)
+			m.Rollouts[policy], err = policies.ReadRollout(stored)
+		}
+		if err != nil {
+			return m, fmt.Errorf("the record %s: %w", key, err)
+		}
+	}
+	return m, nil
+}
+
+// stand notes what the policies that a delta brings in force stand for from now on: a
+// suspended one for what it did before.
+func (m *meaning) stand(d *delta) {
+	for _, n := range d.docs {
+		if n.Kind != schema.KindPolicy {
+			continue
+		}
+		if doc := m.set.Get(n); !policies.IsHeld(doc) {
+			m.compiler.SetHeld(n.Name, doc)
+		}
+	}
+}
+
+// saveHeld keeps what suspended policies stand for, before a delta has them do so.
+func (r *Reconciler) saveHeld(d *delta) error {
+	put, remove := map[string][]byte{}, []string(nil)
+	for _, n := range d.docs {
+		if n.Kind != schema.KindPolicy {
+			continue
+		}
+		held := r.meaning.compiler.Held(n.Name)
+		switch is := policies.IsHeld(r.meaning.set.Get(n)); {
+		case is && held != nil && !r.held[n.Name]:
+			b, err := json.Marshal(held.Excerpt())
+			if err != nil {
+				return err
+			}
+			put[prefixHeld+n.Name] = b
+		case !is && r.held[n.Name]:
+			remove = append(remove, prefixHeld+n.Name)
+		}
+	}
+	if len(put)+len(remove) == 0 {
+		return nil
+	}
+	if err := r.cfg.Store.Write(BucketRollouts, put, remove); err != nil {
+		return err
+	}
+	for key := range put {
+		r.held[strings.TrimPrefix(key, prefixHeld)] = true
+	}
+	for _, key := range remove {
+		delete(r.held, strings.TrimPrefix(key, prefixHeld))
+	}
+	return nil
+}
