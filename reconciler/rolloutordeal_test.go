@@ -113,6 +113,10 @@ func (o *loopOrdeal) event(w *world, store *keeper) {
 func (o *loopOrdeal) randomPolicy() {
 	r := o.r
 	pickOf := func(all ...string) string { return all[r.IntN(len(all))] }
+	if r.IntN(5) == 0 { // without its rollout, for which the one of before stands
+		o.docs[5] = apiVersion + "kind: GrayPolicy\nmetadata: {name: p}\nspec: {targets: [{kind: Gateway, name: gw}], version: v2, suspend: true}\n"
+		return
+	}
 	o.docs[5] = rolloutDoc("v2", fmt.Sprintf("batches: [%s], parallel: %d, bake: %s, approval: %s, onFailure: %s, deadline: 10m, %s",
 		pickOf("1, 100%", "1, 50%, 100%", "100%"), 1+r.IntN(2), pickOf("1s", "1m"), pickOf("none", "none", "batch"), pickOf("rollback", "pause"), verified))
 }
@@ -181,7 +185,10 @@ func (o *loopOrdeal) settle(w *world, store *keeper) {
 	w.at("mem/sw", func(p *place) { p.down = nil })
 	o.stop() // what hangs is asked anew
 	o.begin(w, store)
-	o.put(fmt.Sprintf("c%d", o.n), o.docs...)
+	for strings.Contains(o.docs[5], "suspend") {
+		o.randomPolicy()
+	}
+	o.push()
 	for range 200 {
 		o.after(time.Minute)
 		s := o.rollout()
