@@ -210,8 +210,8 @@ func (c *callers) judge(t *testing.T, l *netlab, run []*labBatch, within func(ti
 }
 
 // judgeRuns holds all that was seen against the runs of the rollout in the log, whose
-// batches are to be those given, by VNI and number.
-func (l *netlab) judgeRuns(seen []sight, c *callers, want [][][2]int) {
+// batches are to be those given, by VNI, number and VMs.
+func (l *netlab) judgeRuns(seen []sight, c *callers, want [][][3]int) {
 	l.t.Helper()
 	runs := runsOf(l.transitions())
 	if len(runs) != len(want) {
@@ -219,9 +219,9 @@ func (l *netlab) judgeRuns(seen []sight, c *callers, want [][][2]int) {
 	}
 	for i, log := range runs {
 		run := batches(l.t, log)
-		var got [][2]int
+		var got [][3]int
 		for _, b := range run {
-			got = append(got, [2]int{b.vni, b.number})
+			got = append(got, [3]int{b.vni, b.number, b.vms})
 		}
 		if !slices.Equal(got, want[i]) {
 			l.t.Errorf("the batches of run %d were %v, want %v", i+1, got, want[i])

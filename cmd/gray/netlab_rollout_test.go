@@ -79,11 +79,11 @@ func TestRolloutInSteps(t *testing.T) {
 	}
 	callers.stop()
 	l.isGray(len(shardVNIs), 0)
-	var want [][2]int
+	var want [][3]int
 	for _, vni := range shardOrder {
-		want = append(want, [2]int{vni, 1}, [2]int{vni, 2}, [2]int{vni, 3})
+		want = append(want, [3]int{vni, 1, 1}, [3]int{vni, 2, 4}, [3]int{vni, 3, 8})
 	}
-	l.judgeRuns(eyes.stop(), callers, [][][2]int{want})
+	l.judgeRuns(eyes.stop(), callers, [][][3]int{want})
 }
 
 // accountsLast shuts the way to the switch while the second batch of the second VPC is
@@ -167,8 +167,8 @@ func TestRolloutCaught(t *testing.T) {
 		t.Logf("ping %s -> %s: %d sent, %d answered", r.from.name, r.to.name, sent, answered)
 	}
 	callers.stop()
-	l.judgeRuns(eyes.stop(), callers, [][][2]int{
-		{{1002, 1}, {1002, 2}, {1002, 3}, {1001, 1}, {1001, 2}},
-		{{1002, 1}, {1002, 2}, {1001, 1}, {1001, 2}, {1003, 1}, {1003, 2}},
+	l.judgeRuns(eyes.stop(), callers, [][][3]int{
+		{{1002, 1, 1}, {1002, 2, 4}, {1002, 3, 8}, {1001, 1, 1}, {1001, 2, 4}},
+		{{1002, 1, 4}, {1002, 2, 8}, {1001, 1, 4}, {1001, 2, 8}, {1003, 1, 4}, {1003, 2, 8}},
 	})
 }
