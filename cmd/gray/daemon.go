@@ -96,7 +96,7 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&c.confirm, "confirm-delete", "", "the revision whose plans may delete more than --max-delete")
 	f.BoolVar(&c.once, "once", false, "reconcile once and end: 0 where all is live, else 1")
 	f.DurationVar(&c.onceFor, "once-timeout", time.Minute, "how long --once goes on trying what fails")
-	f.BoolVar(&c.insecure, "insecure", false, "serve plaintext beyond loopback")
+	f.BoolVar(&c.insecure, "insecure", false, "serve and speak plaintext beyond loopback")
 	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	return cmd
 }

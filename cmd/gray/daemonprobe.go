@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"net/url"
 	"os"
 	"regexp"
 
@@ -93,6 +94,10 @@ func (c *daemonConfig) readWebhooks() ([]admin.Webhook, error) {
 	for i, w := range list {
 		if w.Format != admin.FormatJSON && w.Format != admin.FormatSlack {
 			return nil, fmt.Errorf("--webhooks %s: webhook %d has an unknown format; want %s or %s", c.webhooks, i+1, admin.FormatJSON, admin.FormatSlack)
+		}
+		// One that is no URL is refused with the others of its kind.
+		if u, err := url.Parse(w.URL); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) && !c.insecure {
+			return nil, fmt.Errorf("--webhooks %s: webhook %d would be told in plaintext, and is not on loopback; use https, or give --insecure", c.webhooks, i+1)
 		}
 		hooks = append(hooks, admin.Webhook{URL: w.URL, Format: w.Format})
 	}

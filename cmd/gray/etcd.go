@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"slices"
 
@@ -69,7 +68,7 @@ func (e *etcdFlags) config(secrets string, insecure bool) (etcd.Config, error) {
 			secure++
 			continue
 		}
-		if a, err := netip.ParseAddr(u.Hostname()); !insecure && u.Hostname() != "localhost" && (err != nil || !a.IsLoopback()) {
+		if !insecure && !isLoopback(u.Hostname()) {
 			return c, fmt.Errorf("%s %s is plaintext and not on loopback; use TLS, or give --insecure", e.flag(), m)
 		}
 	}

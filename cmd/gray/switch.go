@@ -64,11 +64,16 @@ func listenPlain(address string, insecure bool) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%q is not host:port", address)
 	}
-	a, err := netip.ParseAddr(host)
-	if loopback := host == "localhost" || err == nil && a.IsLoopback(); !loopback && !insecure {
+	if !isLoopback(host) && !insecure {
 		return nil, fmt.Errorf("%s is not on loopback and would be plaintext; use 127.0.0.1, or --insecure", address)
 	}
 	return net.Listen("tcp", address)
+}
+
+// isLoopback tells whether a host is this one alone.
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
 // serve runs a gRPC server until ctx ends.

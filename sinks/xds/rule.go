@@ -182,13 +182,13 @@ func (b *accountBody) Equal(o reconciler.Body) bool {
 	return ok && *b == *x
 }
 
-// String implements reconciler.Body.
 // Takes is the account whose requests it takes away from the Service's default.
 func (b *accountBody) Takes() (vni uint32, account string) {
 	_, account = b.split()
 	return 0, account
 }
 
+// String implements reconciler.Body.
 func (b *accountBody) String() string { return b.who() + " -> " + b.decision().String() }
 
 // String says where the requests go: "v2, priority 100".
