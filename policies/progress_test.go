@@ -280,6 +280,12 @@ func TestRolloutReferencesAreChecked(t *testing.T) {
 		}
 	}
 	s := newShard(t, 1)
+	s.put("p.yaml", "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: p}\nspec: {targets: [{kind: Service, name: api}], version: v2, rollout: {networks: [n1], verify: {ping: {}}}}\n")
+	delete(s.rollouts, "p")
+	if _, _, err := s.commit(); !strings.Contains(errText(err), "spec.rollout.verify.ping.source: overlay pings go through the VIP of a Gateway, and the policy has none among its targets; add one, or say host") {
+		t.Error(err)
+	}
+	s = newShard(t, 1)
 	s.policy("", &schema.Rollout{NetworkSelector: map[string]string{"shard": "none"}})
 	if _, _, err := s.commit(); err != nil || len(s.c.Warnings()) != 1 {
 		t.Errorf("%v, warnings %v", err, s.c.Warnings())
@@ -302,6 +308,9 @@ func TestRolloutSpecFollowsTheDocuments(t *testing.T) {
 	}
 	if got, want := describe(one), "n2/a2/2[10.0.0.1 10.0.0.3] n1/a1/1[10.0.0.1 10.0.0.2]"; got != want || one.Identity != identity || one.Version != "v2" {
 		t.Errorf("%s of %s, want %s", got, one.Identity, want)
+	}
+	if n, _ := one.Network("n1"); len(n.Routes) != 2 || n.Routes[1].Prefix.Addr().String() != "10.0.0.2" {
+		t.Errorf("the routes of its file are %v", n.Routes)
 	}
 	if spec() != one {
 		t.Error("nothing changed, and the spec is another one")

@@ -74,6 +74,10 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 	}
 	r.identity = identityOf(spec)
 	c.rolls[s.doc.Name.Name] = r
+	gateway := func(t schema.TargetRef) bool { return t.Kind == schema.KindGateway }
+	if overlays(spec.Rollout.Verify) && !slices.ContainsFunc(spec.Targets, gateway) {
+		c.errorf(s, at+".verify.ping.source", "overlay pings go through the VIP of a Gateway, and the policy has none among its targets; add one, or say host")
+	}
 	r.names = c.inOrder(s, spec.Rollout, c.selected(s, spec.Rollout))
 	e := entryOf{s: s, spec: spec, m: &schema.Match{Line: r.line}, field: at}
 	for _, n := range r.names {
@@ -199,16 +203,12 @@ func (c *Compiler) carries(s *docState, gateway string, network *docState) {
 // ipv6 tells whether a Network has IPv6 VMs, which stand last.
 func (s *docState) ipv6() bool { return len(s.vms) > 0 && s.vms[len(s.vms)-1].Is6() }
 
+// overlays tells whether a verification pings from the overlay.
+func overlays(v *schema.Verify) bool { return v != nil && v.Ping != nil && v.Ping.Source == "overlay" }
+
 // probed reports a Network that the overlay ping of a rollout cannot start from.
 func (c *Compiler) probed(s *docState, v *schema.Verify, name string, n *schema.NetworkSpec) {
-	if v == nil || v.Ping == nil || v.Ping.Source != "overlay" {
-		return
-	}
-	if !slices.ContainsFunc(c.rolls[s.doc.Name.Name].targets, func(t schema.Name) bool { return t.Kind == schema.KindGateway }) {
-		c.errorf(s, "spec.rollout.verify.ping.source", "overlay pings go through the VIP of a Gateway, and the policy has none among its targets; add one, or say host")
-		return
-	}
-	if n.Monitor == nil {
+	if overlays(v) && n.Monitor == nil {
 		c.errorf(s, "spec.rollout.verify.ping.source", "overlay pings come from the monitor of a Network, and Network %s has none; give it one, or say host", name)
 	}
 }
