@@ -104,7 +104,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 			r.touch(r.targets[res.Target], res.Key)
 		}
 	}
-	r.heedSpecs()
+	r.heedSpecs(d)
 	if !news {
 		return
 	}

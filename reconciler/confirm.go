@@ -24,9 +24,14 @@ func (r *Reconciler) lacks(ro *rollout) string {
 	if ro.last == nil {
 		return ""
 	}
-	for _, name := range r.placesOf(ro.last.Targets) {
+	if ro.places == nil {
+		ro.places = r.placesOf(ro.last.Targets)
+	}
+	for _, name := range ro.places {
 		t := r.targets[name]
 		switch {
+		case t == nil: // it was given up
+			continue
 		case t.err != nil:
 			return name + ": " + firstLine(t.err)
 		case t.observed == nil:

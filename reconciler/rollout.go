@@ -18,6 +18,7 @@ type rollout struct {
 	spec   *policies.RolloutSpec // of the commit in force; nil where that has none
 	last   *policies.RolloutSpec // the last one that was not nil
 	seen   uint64                // what was confirmed at the last Step
+	places []string              // the targets at which last.Targets are; nil: to be found
 	waits  string                // why nothing is confirmed
 	wake   time.Time             // when to Step without news; zero: never
 	due    bool                  // there is news
@@ -56,8 +57,13 @@ func (r *Reconciler) loadRollouts() error {
 }
 
 // heedSpecs takes over what the documents in force say about rollouts.
-func (r *Reconciler) heedSpecs() {
+func (r *Reconciler) heedSpecs(d *delta) {
 	compiler := r.meaning.compiler
+	if slices.ContainsFunc(d.units, func(n policies.Name) bool { return n.Part == "" }) {
+		for _, ro := range r.rollouts {
+			ro.places = nil
+		}
+	}
 	has := map[string]bool{}
 	for _, policy := range compiler.Rollouts() {
 		has[policy] = true
@@ -67,7 +73,7 @@ func (r *Reconciler) heedSpecs() {
 			r.rollouts[policy] = ro
 		}
 		if spec := compiler.Rollout(policy); ro.spec != spec {
-			ro.spec, ro.last, ro.due = spec, spec, true
+			ro.spec, ro.last, ro.places, ro.due = spec, spec, nil, true
 		}
 	}
 	for policy, ro := range r.rollouts {
