@@ -76,3 +76,26 @@ func TestRolloutGoesBack(t *testing.T) {
 		g.stands(policies.PhaseRolledBack, "VerificationFailed", 0, 0)
 	})
 }
+
+// TestRolloutStoreLost starts on a new store in a world in which VPCs have moved: they
+// go back to the default, whatever --max-delete says, and the rollout begins afresh.
+func TestRolloutStoreLost(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		g := startRoll(t, w, newKeeper())
+		docs := shard("batches: [1, 100%], bake: 10s, " + verified)
+		g.commit("c1", docs...)
+		g.after(time.Minute)
+		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stop()
+		g = startRoll(t, w, newKeeper(), func(c *Config) { c.MaxDelete = 1 })
+		g.commit("c1", docs...)
+		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
+		g.after(time.Minute)
+		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		if n := len(g.tested()); n != 6 {
+			t.Errorf("%d jobs, want all of a rollout's", n)
+		}
+	})
+}
