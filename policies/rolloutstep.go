@@ -29,7 +29,7 @@ func (r *Rollout) Step(spec *RolloutSpec, obs Observation, now time.Time) (*Roll
 	s := &stepper{Rollout: &next, spec: spec, obs: obs, now: now}
 	if spec == nil {
 		next = Rollout{Version: RolloutVersion, Policy: r.Policy, Run: r.Run, Generation: r.Generation + 1, Phase: PhasePending, Since: now}
-		s.tell(false, "Ended", nil, "the policy has no rollout any more; all its units are at the default")
+		s.tell(false, "Ended", nil, "the policy has no rollout any more; all its units go to the default")
 		s.Ended = true
 		return s.Rollout, s.Actions
 	}

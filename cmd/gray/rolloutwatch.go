@@ -68,7 +68,7 @@ func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 		case err != nil && !seen:
 			return about(name, err)
 		case errors.Is(err, reconciler.ErrNoRollout):
-			fmt.Fprintf(w.errs, "gray: %s has no rollout any more; all its units are at the default\n", name)
+			fmt.Fprintf(w.errs, "gray: %s has no rollout any more; all its units go to the default\n", name)
 			return errNo
 		case err != nil:
 			w.absent(err)
