@@ -144,31 +144,52 @@ func (r *Reconciler) returns() func(*Resource) bool {
 	}
 }
 
-// yields tells whether a change of an account waits for the switches: on a rollback
-// accounts go back last. A switch that fails is not waited for.
-func (r *Reconciler) yields(c Change) (Key, bool) {
-	body, takes := c.either().Body.(taker)
-	if !takes {
-		return Key{}, false
-	}
-	if _, account := body.Takes(); account == "" {
-		return Key{}, false
-	}
+// yield is a rollout that goes back, and what its switches still have to do.
+type yield struct {
+	docs []schema.Name
+	key  Key
+}
+
+// yields are the rollouts whose accounts wait for the switches: on a rollback accounts
+// go back last. A switch that fails is not waited for.
+func (r *Reconciler) yields() (all []yield) {
 	for _, ro := range r.rollouts {
-		if ro.last == nil || ro.spec != nil && ro.state.Back == 0 || !r.targets[c.Key().Target].concerns(c.Key(), ro.last.Targets) {
+		if ro.last == nil || ro.spec != nil && ro.state.Back == 0 {
 			continue
 		}
 		gateways := slices.DeleteFunc(slices.Clone(ro.last.Targets), func(n schema.Name) bool { return n.Kind != schema.KindGateway })
 		for _, name := range r.placesOf(gateways) {
-			t := r.targets[name]
-			if t.err != nil || t.held != nil || t.observed == nil {
-				continue
+			if k, busy := r.targets[name].busy(gateways); busy {
+				all = append(all, yield{ro.last.Targets, k})
+				break
 			}
-			for k := range t.dirty {
-				if t.concerns(k, gateways) && t.troubles[k] == nil && t.waiting[k] == (Key{}) {
-					return k, true
-				}
-			}
+		}
+	}
+	return all
+}
+
+// busy is a key of some documents that is going to change.
+func (t *target) busy(docs []schema.Name) (Key, bool) {
+	if t.err != nil || t.held != nil || t.observed == nil {
+		return Key{}, false
+	}
+	for k := range t.dirty {
+		if t.concerns(k, docs) && t.troubles[k] == nil && t.waiting[k] == (Key{}) {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
+// yieldsTo tells whether a change is of an account that waits for a switch.
+func (t *target) yieldsTo(c Change, yields []yield) (Key, bool) {
+	for _, y := range yields {
+		body, takes := c.either().Body.(taker)
+		if !takes || !t.concerns(c.Key(), y.docs) {
+			continue
+		}
+		if _, account := body.Takes(); account != "" {
+			return y.key, true
 		}
 	}
 	return Key{}, false

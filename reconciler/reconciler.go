@@ -262,6 +262,7 @@ func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Ch
 	t.waiting = map[Key]Key{}
 	next = now.Add(time.Hour)
 	var g gate
+	yields := r.yields()
 	for _, c := range changes {
 		k := c.Key()
 		why, wait := g.blocks(c)
@@ -269,7 +270,7 @@ func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Ch
 			why, wait = r.waitsFor(c)
 		}
 		if !wait {
-			why, wait = r.yields(c)
+			why, wait = t.yieldsTo(c, yields)
 		}
 		switch tr := t.troubles[k]; {
 		case wait:
