@@ -50,13 +50,13 @@ func TestSuspendedPolicyStands(t *testing.T) {
 		g.rules("rule 1: -> v2")
 		g.commit("c4", docs(matching(false, 4))...)
 		g.rules("rule 4: -> v2")
-		if n := len(store.records[BucketRollouts]); n != 0 {
+		if n := store.count(); n != 0 {
 			t.Errorf("%d records are left", n)
 		}
 		g.commit("c5", docs(matching(true))...)
 		g.commit("c6", docs("")...)
 		g.rules()
-		if n := len(store.records[BucketRollouts]); n != 0 {
+		if n := store.count(); n != 0 {
 			t.Errorf("%d records are left", n)
 		}
 	})

@@ -141,6 +141,20 @@ func (k *keeper) Write(bucket string, put map[string][]byte, remove []string) er
 	return nil
 }
 
+// record is the stored rollout of a policy.
+func (k *keeper) record(policy string) []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.records[BucketRollouts][PrefixState+policy]
+}
+
+// count is how many records there are of rollouts and suspended policies.
+func (k *keeper) count() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.records[BucketRollouts])
+}
+
 // fails has every Write fail from now on, or none.
 func (k *keeper) fails(err error) {
 	k.mu.Lock()

@@ -185,8 +185,8 @@ func TestRolloutPolicyDeleted(t *testing.T) {
 		g.stands(policies.PhaseProgressing, "Baking", 2, 0)
 		g.commit("c2", docs[:len(docs)-1]...)
 		g.rules()
-		if n := len(g.status().Rollouts); n != 0 || len(store.records[BucketRollouts][PrefixState+"p"]) > 0 {
-			t.Errorf("%d rollouts, stored %s", n, store.records[BucketRollouts][PrefixState+"p"])
+		if n := len(g.status().Rollouts); n != 0 || store.record("p") != nil {
+			t.Errorf("%d rollouts, stored %s", n, store.record("p"))
 		}
 		g.commit("c3", docs...)
 		g.stands(policies.PhaseProgressing, "Baking", 1, 0)

@@ -169,12 +169,6 @@ func (o *loopOrdeal) rested(w *world) (rested bool) {
 	return rested
 }
 
-func (k *keeper) record(policy string) []byte {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.records[BucketRollouts][PrefixState+policy]
-}
-
 // settle lets everything pass and opens every gate; then both VPCs are gray.
 func (o *loopOrdeal) settle(w *world, store *keeper) {
 	o.note("calm")
