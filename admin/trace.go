@@ -30,7 +30,7 @@ type Traced struct {
 func Trace(ir *policies.IR, q TraceQuery) (*Traced, error) {
 	switch on := q.Switch; {
 	case q.Request != nil:
-		return &Traced{Request: ir.TraceRequest(*q.Request)}, nil
+		return &Traced{Request: policies.FollowRequest(ir, *q.Request)}, nil
 	case q.Packet == nil:
 		return nil, errors.New("nothing is asked for; want a packet or a request")
 	case on != "" && ir.Switch(on) == nil:
@@ -41,7 +41,7 @@ func Trace(ir *policies.IR, q TraceQuery) (*Traced, error) {
 				on = gw.Switches[0]
 			}
 		}
-		return &Traced{Packet: ir.TracePacket(on, *q.Packet)}, nil
+		return &Traced{Packet: policies.Follow(ir, on, *q.Packet)}, nil
 	}
 }
 

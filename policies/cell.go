@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/gray-release/gray/schema"
 )
 
 // The priorities of flow rules: a policy's priority gives a band, and within
@@ -17,7 +15,33 @@ const (
 	halfBand  = bandWidth / 2
 )
 
-// cell makes the rules of one VNI, or of the packets of any VNI.
+// Scope is the packets that a cell's rules are about: those of one VNI, or those of
+// any VNI.
+type Scope struct {
+	Wild bool // the rules that name no VNI
+	VNI  uint32
+	VMs  []netip.Addr // of the VNI, sorted
+}
+
+// Cell is the rules of a gateway that share a VNI (or name none).
+type Cell struct {
+	Gateway string
+	Rules   []Rule // in canonical order: by table, then by key
+}
+
+// TooMany is why policies cannot be made rules.
+type TooMany struct {
+	Most int // the index of the policy with most to say
+	What string
+}
+
+// Error says what there is too much of.
+func (e *TooMany) Error() string { return e.What }
+
+// NewCell makes the rules of one VNI, or of the packets of any VNI, from what the
+// policies, in order of precedence, say about them: those of a VNI's cell are joined
+// by those that name no VNI. Conflicts are told beside the cell. The error is
+// *TooMany.
 //
 // The meaning is a list in which the first match decides; the switch instead
 // asks the flow table, then source VM, destination VM and VPC. An item stands
@@ -25,51 +49,63 @@ const (
 // stands in a table that is asked before and would win: then it becomes a flow
 // rule. The item that holds every packet is no rule: it is what the gateway's
 // VIPs point to.
-func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
-	wild := n.Part == anyVNI
-	all := claims
-	if !wild {
-		all = append(slices.Clone(claims), c.claims[Name{n.Kind, n.Name, anyVNI}]...)
-	}
-	x := expansion{groups: groupClaims(all), base: gw.Default}
+func NewCell(gw *Gateway, in Scope, policies []Policy) (*Cell, []Conflict, error) {
+	x := expansion{groups: slices.Clone(policies), base: gw.Default}
 	for i := range x.groups {
 		g := &x.groups[i]
-		g.matches, g.exclude = mergeEntries(g.matches), mergeEntries(g.exclude)
+		g.Matches, g.Exclude = mergeEntries(g.Matches), mergeEntries(g.Exclude)
 	}
-	c.cellConflicts(n, &x)
-	if !x.over && !slices.ContainsFunc(claims, func(cl claim) bool { return !cl.planned }) {
-		return &Cell{}
+	conflicts := x.conflicts(in.Wild)
+	if !x.over && !slices.ContainsFunc(x.groups, func(p Policy) bool { return p.speaksOf(in) }) {
+		return &Cell{}, conflicts, nil
 	}
 	x.list(0, anyMatch, nil, nil)
 	if x.over {
-		c.tooMany(n, x.groups, "makes more entries than can be sorted out")
-		return &Cell{}
+		return &Cell{}, conflicts, x.tooMany("makes more entries than can be sorted out")
 	}
 	items := slices.DeleteFunc(x.items, func(it item) bool { return it.box == anyMatch })
-	if wild {
+	if in.Wild {
 		items = dropUnseen(items)
 	} else {
-		vni := claims[0].box.VNI
-		items = byVPC(items, vni, c.vms[vni], gw.DefaultPool)
+		items = byVPC(items, in.VNI, in.VMs, gw.DefaultPool)
 		items = dropIdle(dropUnseen(items), gw.DefaultPool)
-		items = dropHidden(narrowWild(items, vni)) // a copy may hide what follows
+		items = dropHidden(narrowWild(items, in.VNI)) // a copy may hide what follows
 	}
 	lift(items)
-	items = mergeFlows(items, wild)
-	if over := rank(items, wild); over {
-		c.tooMany(n, x.groups, fmt.Sprintf("makes more than %d flow rules", maxFlows-1))
-		return &Cell{}
+	items = mergeFlows(items, in.Wild)
+	if over := rank(items, in.Wild); over {
+		return &Cell{}, conflicts, x.tooMany(fmt.Sprintf("makes more than %d flow rules", maxFlows-1))
 	}
-	return &Cell{Gateway: gw.Name, Rules: rulesOf(items, wild)}
+	return &Cell{Gateway: gw.Name, Rules: rulesOf(items, in.Wild)}, conflicts, nil
 }
 
-// tooMany reports at the policy that has most to say.
-func (c *Compiler) tooMany(n Name, groups []group, what string) {
-	most := slices.MaxFunc(groups, func(a, b group) int {
-		return cmp.Compare(len(a.matches)+len(a.exclude), len(b.matches)+len(b.exclude))
-	})
-	err := &schema.Error{Position: most.origin(), Err: fmt.Errorf("what the policies say about %s of Gateway %s %s; match whole networks or fewer flows", n.Part, n.Name, what)}
-	c.errs[n] = append(c.errs[n], unitError{n.String(), err})
+// speaksOf tells whether a policy says something about a cell's own packets that
+// holds now.
+func (p Policy) speaksOf(in Scope) bool {
+	return slices.ContainsFunc(slices.Concat(p.Matches, p.Exclude), func(e Entry) bool { return e.Box.AnyVNI == in.Wild })
+}
+
+// tooMany blames the policy that has most to say.
+func (x *expansion) tooMany(what string) error {
+	most := 0
+	for i, p := range x.groups {
+		if len(p.Matches)+len(p.Exclude) > len(x.groups[most].Matches)+len(x.groups[most].Exclude) {
+			most = i
+		}
+	}
+	return &TooMany{most, what}
+}
+
+// SetDefault decides what the VIPs of a gateway point to: what the policies, in
+// order of precedence, say about all packets. Those are their entries with the box
+// AnyMatch alone.
+func (g *Gateway) SetDefault(policies []Policy) {
+	x := expansion{groups: policies, base: g.Default}
+	x.list(0, anyMatch, nil, nil)
+	g.DefaultPool, g.DefaultPolicy, g.DefaultOrigin = g.Default, "", g.Origin
+	for _, it := range x.items { // there is one at most
+		g.DefaultPool, g.DefaultPolicy, g.DefaultOrigin = it.pool, it.policy, it.origin
+	}
 }
 
 // narrowWild copies items that name no VNI into the cell where an item of the
@@ -85,7 +121,7 @@ func narrowWild(items []item, vni uint32) []item {
 		}
 		done = append(done, it)
 		if disagrees {
-			it.box, _ = it.box.intersect(vniBox(schema.VNI(vni)))
+			it.box, _ = it.box.intersect(VNIMatch(vni))
 			it.table = it.box.table()
 			done = append(done, it)
 		}
@@ -171,7 +207,7 @@ func rulesOf(items []item, wild bool) []Rule {
 		}
 		r := Rule{
 			Table: it.table, Match: it.box, Pool: it.pool,
-			Policy: it.group.doc.Name.Name, Origin: it.position(),
+			Policy: it.policy, Origin: it.origin,
 		}
 		families := []bool{false}
 		switch it.table {

@@ -19,7 +19,7 @@ func dumpRules(ir *IR) string {
 	for n, u := range ir.units {
 		if cell, ok := u.(*Cell); ok {
 			for _, r := range cell.Rules {
-				fmt.Fprintf(&b, "%s: table %d v6=%v prio %d %s -> %s (%s)\n", n, r.Table, r.IPv6, r.Priority, r.Match.describe(), r.Pool, r.Policy)
+				fmt.Fprintf(&b, "%s: table %d v6=%v prio %d %s -> %s (%s)\n", n, r.Table, r.IPv6, r.Priority, r.Match.String(), r.Pool, r.Policy)
 			}
 		}
 	}

@@ -9,10 +9,6 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// maxServiceSets is how many sets of requests the rules of one service may make:
-// each is a route that Envoy looks at in turn.
-const maxServiceSets = 256
-
 // claimRequests claims the requests of an entry on a Service: those of each account
 // that it names, or else a share of all. An entry that also names packets is about
 // Gateways only.

@@ -19,8 +19,8 @@ type item struct {
 	box      Match
 	pool     string
 	priority int // of the policy whose band it stands in
-	group    *group
-	line     int
+	policy   string
+	origin   schema.Position
 	table    Table
 	sub      int32 // its place within the band, for flow rules
 }
@@ -29,13 +29,9 @@ type item struct {
 // those, and they are looked up rather than compared.
 func (it *item) isVM() bool { return it.table == TableVMSrc || it.table == TableVMDst }
 
-func (it *item) position() schema.Position {
-	return schema.Position{Path: it.group.doc.Path, Line: it.line}
-}
-
 // expansion lists what policies say about packets.
 type expansion struct {
-	groups []group
+	groups []Policy
 	base   string // the gateway's default version
 	items  []item
 	cover  cover
@@ -47,8 +43,8 @@ type expansion struct {
 // region holds.
 type layer struct {
 	Share
-	group *group
-	line  int
+	policy string
+	origin schema.Position
 }
 
 // list adds what the policies from number k on say about a region, in the order
@@ -61,32 +57,32 @@ type layer struct {
 // does every packet get the first policy that takes it, bucket by bucket.
 // Within a policy the largest share counts, as the shares of one version hold
 // one another.
-func (x *expansion) list(k int, region Match, above []layer, band *group) {
+func (x *expansion) list(k int, region Match, above []layer, band *Policy) {
 	for i := k; i < len(x.groups) && !x.over; i++ {
 		g := &x.groups[i]
 		top := cmp.Or(band, g)
-		for _, e := range g.exclude {
-			if e.percent < 100 {
+		for _, e := range g.Exclude {
+			if e.Percent < 100 {
 				x.limit(i, region, e, above, top)
 				continue
 			}
-			for _, y := range x.excluded(g, region, e.box) {
+			for _, y := range x.excluded(g, region, e.Box) {
 				if !x.over && !x.hides(y) {
 					x.pass(i, y, e, above, top)
 				}
 			}
 		}
-		for j := 0; j < len(g.matches) && !x.over; j++ {
-			m := &g.matches[j]
-			y, some := region.intersect(m.box)
+		for j := 0; j < len(g.Matches) && !x.over; j++ {
+			m := &g.Matches[j]
+			y, some := region.intersect(m.Box)
 			if !some || x.hides(y) {
 				continue
 			}
-			own := layer{Share{g.spec.Version, m.percent}, g, m.line}
+			own := layer{Share{g.Version, m.Percent}, g.Name, m.Origin}
 			if held(above, own) {
 				continue
 			}
-			if m.percent < 100 {
+			if m.Percent < 100 {
 				x.list(i+1, y, append(slices.Clip(above), own), top)
 			}
 			x.add(y, above, own, top)
@@ -104,25 +100,25 @@ func held(above []layer, own layer) bool {
 
 // pass leaves a region to the policies below number k, as an entry says that
 // excludes it.
-func (x *expansion) pass(k int, region Match, e entry, above []layer, band *group) {
+func (x *expansion) pass(k int, region Match, e Entry, above []layer, band *Policy) {
 	x.list(k+1, region, above, band)
-	x.add(region, above, layer{Share{x.base, 100}, &x.groups[k], e.line}, band)
+	x.add(region, above, layer{Share{x.base, 100}, x.groups[k].Name, e.Origin}, band)
 }
 
 // limit adds what policy number k takes where an entry excludes a share of the
 // buckets: no more than the rest. What one of its matches holds with a larger
 // share comes first, as in the list of all its matches.
-func (x *expansion) limit(k int, region Match, e entry, above []layer, band *group) {
+func (x *expansion) limit(k int, region Match, e Entry, above []layer, band *Policy) {
 	g := &x.groups[k]
-	region, some := region.intersect(e.box)
-	for j := 0; some && j < len(g.matches) && !x.over; j++ {
+	region, some := region.intersect(e.Box)
+	for j := 0; some && j < len(g.Matches) && !x.over; j++ {
 		x.steps++
-		m := &g.matches[j]
-		y, some := region.intersect(m.box)
+		m := &g.Matches[j]
+		y, some := region.intersect(m.Box)
 		if !some || x.hides(y) {
 			continue
 		}
-		own := layer{Share{g.spec.Version, min(m.percent, 100-e.percent)}, g, e.line}
+		own := layer{Share{g.Version, min(m.Percent, 100-e.Percent)}, g.Name, e.Origin}
 		if held(above, own) {
 			x.pass(k, y, e, above, band)
 			continue
@@ -137,16 +133,16 @@ func (x *expansion) limit(k int, region Match, e entry, above []layer, band *gro
 // there, those are cut out; else it is all that the exclude holds, as the policy
 // has no say in any of it. What names no VNI is looked at on its own: its entries
 // are those of another cell, which knows nothing of this VNI's matches.
-func (x *expansion) excluded(g *group, region, exclude Match) []Match {
+func (x *expansion) excluded(g *Policy, region, exclude Match) []Match {
 	const few = 2
 	all, some := region.intersect(exclude)
 	if !some {
 		return nil
 	}
-	x.steps += len(g.matches)
+	x.steps += len(g.Matches)
 	var wild, own []Match
-	for i := range g.matches {
-		if y, some := all.intersect(g.matches[i].box); some && y.AnyVNI {
+	for i := range g.Matches {
+		if y, some := all.intersect(g.Matches[i].Box); some && y.AnyVNI {
 			wild = append(wild, y)
 		} else if some {
 			own = append(own, y)
@@ -156,7 +152,7 @@ func (x *expansion) excluded(g *group, region, exclude Match) []Match {
 		return []Match{all}
 	}
 	if len(own) > few {
-		all, _ = all.intersect(vniBox(schema.VNI(own[0].VNI)))
+		all, _ = all.intersect(VNIMatch(own[0].VNI))
 		own = []Match{all}
 	}
 	return append(own, wild...)
@@ -165,7 +161,7 @@ func (x *expansion) excluded(g *group, region, exclude Match) []Match {
 func (x *expansion) hides(m Match) bool { return x.cover.hides(&item{box: m, table: m.table()}) }
 
 // add adds an entry for all that is left of a region.
-func (x *expansion) add(box Match, above []layer, own layer, band *group) {
+func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
 	if x.cover.seen[box] { // the policies below left nothing of it
 		return
 	}
@@ -174,49 +170,56 @@ func (x *expansion) add(box Match, above []layer, own layer, band *group) {
 		shares = append(shares, l.Share)
 	}
 	it := item{
-		box: box, pool: poolName(append(shares, own.Share, Share{x.base, 100})), priority: band.spec.Priority,
-		group: own.group, line: own.line, table: box.table(),
+		box: box, pool: poolName(append(shares, own.Share, Share{x.base, 100})), priority: band.Priority,
+		policy: own.policy, origin: own.origin, table: box.table(),
 	}
 	if len(above) > 0 { // who comes first answers for the blend
-		it.group, it.line = above[0].group, above[0].line
+		it.policy, it.origin = above[0].policy, above[0].origin
 	}
 	x.cover.add(&it)
 	x.items = append(x.items, it)
 	x.over = len(x.items) > maxItems || len(x.cover.broad) > maxFlows || x.steps+x.cover.steps > maxSteps
 }
 
-// cellConflicts reports policies of one priority that want different versions
-// for the same packets.
-func (c *Compiler) cellConflicts(n Name, x *expansion) {
+// Conflict is two policies of one priority that want different versions for the
+// same packets. A and B are indices into the policies.
+type Conflict struct {
+	A, B int
+	Both Match // packets that both match
+}
+
+// conflicts finds the policies of one priority that disagree.
+func (x *expansion) conflicts(wild bool) (all []Conflict) {
 	for i := range x.groups {
-		for j := i + 1; j < len(x.groups) && x.groups[j].spec.Priority == x.groups[i].spec.Priority; j++ {
-			a, b := x.groups[i], x.groups[j]
-			if a.spec.Version == b.spec.Version {
+		for j := i + 1; j < len(x.groups) && x.groups[j].Priority == x.groups[i].Priority; j++ {
+			a, b := &x.groups[i], &x.groups[j]
+			if a.Version == b.Version {
 				continue
 			}
-			if both, some := x.meet(a, b); some && (n.Part == anyVNI || !both.AnyVNI) {
-				c.conflict(n, a.side(), b.side(), both.describe())
+			if both, some := x.meet(a, b); some && (wild || !both.AnyVNI) {
+				all = append(all, Conflict{i, j, both})
 			}
 		}
 	}
+	return all
 }
 
 // meet finds packets that two policies match, or will, and neither excludes.
-func (x *expansion) meet(a, b group) (Match, bool) {
-	ours, theirs := slices.Concat(a.matches, a.planned), slices.Concat(b.matches, b.planned)
+func (x *expansion) meet(a, b *Policy) (Match, bool) {
+	ours, theirs := slices.Concat(a.Matches, a.Planned), slices.Concat(b.Matches, b.Planned)
 	for _, m := range ours {
 		x.steps += len(theirs)
 		if x.over = x.over || x.steps > maxSteps; x.over {
 			break
 		}
 		for _, o := range theirs {
-			both, some := m.box.intersect(o.box)
+			both, some := m.Box.intersect(o.Box)
 			if !some {
 				continue
 			}
-			x.steps += len(a.exclude) + len(b.exclude)
-			excluded := func(e entry) bool { return e.percent == 100 && e.box.covers(both) }
-			if !slices.ContainsFunc(a.exclude, excluded) && !slices.ContainsFunc(b.exclude, excluded) {
+			x.steps += len(a.Exclude) + len(b.Exclude)
+			excluded := func(e Entry) bool { return e.Percent == 100 && e.Box.covers(both) }
+			if !slices.ContainsFunc(a.Exclude, excluded) && !slices.ContainsFunc(b.Exclude, excluded) {
 				return both, true
 			}
 		}

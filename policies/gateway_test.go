@@ -32,7 +32,7 @@ func TestForwardIP(t *testing.T) {
 			continue
 		}
 		gw := ir.Gateway("gw")
-		address := ir.TracePacket("sw", Packet{VIP: gw.VIPs[0], Src: gw.VIPs[0], Dst: gw.VIPs[0]}).Address
+		address := Follow(ir, "sw", Packet{VIP: gw.VIPs[0], Src: gw.VIPs[0], Dst: gw.VIPs[0]}).Address
 		want := gw.Pools[0].Backends[0].Address
 		if gw.Forward == "mac" {
 			want = netip.Addr{}

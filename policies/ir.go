@@ -1,11 +1,11 @@
 package policies
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/gray-release/gray/schema"
 )
@@ -104,76 +104,6 @@ func (ir *IR) ID(switchName string, space Space, key string) uint32 {
 	return ir.ids.get(switchName, space, key)
 }
 
-// Service is a cluster behind Envoy and its versions.
-type Service struct {
-	Name     string
-	Origin   schema.Position
-	Hosts    []string // sorted, lower case, without port
-	Protocol string   // what the endpoints speak: "http", "http2" or "grpc"
-	RouteBy  RouteBy
-	Default  string           // the version of accounts that no policy names
-	Versions []ServiceVersion // sorted by name
-	Health   *HealthCheck     // nil: the endpoints are not checked
-	Timeout  time.Duration    // of a whole request; 0: none
-	Retries  int
-}
-
-// RouteBy says where a request carries its account: the value of Key in the
-// cookie-encoded header Header (lower case).
-type RouteBy struct {
-	Header string `json:"header"`
-	Key    string `json:"key"`
-}
-
-// String is "key KEY of header HEADER".
-func (r RouteBy) String() string { return "key " + r.Key + " of header " + r.Header }
-
-// DefaultRouteBy is where requests carry their account unless a Service says
-// otherwise.
-var DefaultRouteBy = RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}
-
-// ServiceVersion is one version of a service and where it runs.
-type ServiceVersion struct {
-	Name      string
-	Origin    schema.Position
-	Endpoints []Endpoint     // sorted by address and port
-	Etcd      string         // the target that the endpoints are registered under; empty: the document lists them
-	Unknown   bool           // nobody has told yet what is registered there; what is live stays
-	Image     string         // what nodes run; empty: something else runs it
-	Compose   map[string]any // further fields of its compose service, as schema has checked them; read-only
-}
-
-// Version returns the version of that name, or nil.
-func (s *Service) Version(name string) *ServiceVersion {
-	for i := range s.Versions {
-		if s.Versions[i].Name == name {
-			return &s.Versions[i]
-		}
-	}
-	return nil
-}
-
-// Endpoint is an address that serves a version.
-type Endpoint struct {
-	Address netip.Addr
-	Port    uint16
-	Weight  uint32 // at least 1
-}
-
-// AccountRoute is what holds for the requests of one account for one service,
-// beside the rules that are about all requests; see OrderRules.
-type AccountRoute struct {
-	Service, Account string
-	Rules            []RequestRule // in order of precedence
-	Instead          []string      // the policies whose rules about all requests do not count for it, sorted
-	Origin           schema.Position
-}
-
-func (r *AccountRoute) equal(o *AccountRoute) bool {
-	return r.Origin == o.Origin && slices.Equal(r.Instead, o.Instead) &&
-		slices.EqualFunc(r.Rules, o.Rules, func(a, b RequestRule) bool { return a.equal(&b) })
-}
-
 // Node is a host with an Envoy sidecar.
 type Node struct {
 	Name      string
@@ -243,102 +173,6 @@ type BGPNeighbor struct {
 // secrets folder.
 type TLS struct{ CA, Cert, Key string }
 
-// Gateway is a VIP and the servers behind it.
-type Gateway struct {
-	Name     string
-	Origin   schema.Position
-	VIPs     []netip.Addr // sorted
-	Switches []string     // sorted
-	Hash     Hash
-	Forward  string // "mac": rewrite the next hop only; "ip": rewrite the outer destination
-	Default  string
-	Pools    []Pool       // one a version, sorted by version
-	Health   *HealthCheck // nil: the servers are not checked
-
-	// What the VIPs point to: Default, or what policies make of the packets of
-	// which they say nothing else.
-	DefaultPool   string // a version, or a Blend by name
-	DefaultPolicy string // the policy that decides it; empty where none does
-	DefaultOrigin schema.Position
-}
-
-// HasIPv6 tells whether one of the gateway's VIPs is an IPv6 address.
-func (g *Gateway) HasIPv6() bool {
-	for _, v := range g.VIPs {
-		if v.Is6() {
-			return true
-		}
-	}
-	return false
-}
-
-// Alive tells whether some server of the default pool is up; one that has
-// buckets only because half of them always stay does not count. Without one the
-// gateway's VIPs are not to attract traffic.
-func (g *Gateway) Alive() bool {
-	for _, s := range sharesOf(g.DefaultPool) {
-		for _, b := range g.Pool(s.Version).Backends {
-			if !b.Down {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// Pool returns the pool of a version that the gateway has.
-func (g *Gateway) Pool(version string) *Pool {
-	i := slices.IndexFunc(g.Pools, func(p Pool) bool { return p.Version == version })
-	return &g.Pools[i]
-}
-
-// Hash says which fields choose the bucket, and how the buckets are filled.
-type Hash struct {
-	VNI, Src, Dst, Protocol, SrcPort, DstPort bool
-	Algorithm                                 string // "maglev" or "rendezvous"
-	Buckets                                   int    // a power of two, 256 to 65536
-}
-
-// Pool is the servers of one version and how the hash buckets spread over them.
-type Pool struct {
-	Version  string
-	Origin   schema.Position
-	Backends []Backend // sorted by name
-	Buckets  []uint16  // bucket -> index into Backends; its length is Hash.Buckets
-	Kept     int       // how many have buckets although they are down, as half of them always stay
-}
-
-// Backend is one server behind a gateway.
-type Backend struct {
-	Name    string
-	Origin  schema.Position
-	Address netip.Addr
-	MAC     [6]byte
-	Ports   map[string]uint32 // by switch name; every switch of the gateway has one
-	Weight  int               // at least 1
-	Down    bool              // its health check fails
-}
-
-// HealthCheck is how the servers of a gateway or the endpoints of a service are
-// checked: one of ICMP, TCP and HTTP. Of a service it is HTTP where that has a
-// path, gRPC or else TCP, and a port that is 0 is the endpoint's.
-type HealthCheck struct {
-	ICMP     bool
-	GRPC     bool          // of a service: by gRPC's health service
-	TCP      uint16        // the port to connect to; 0: not TCP
-	HTTP     HTTPCheck     // port 0: not HTTP
-	Interval time.Duration // from one check of a server to the next
-	Timeout  time.Duration // of one check; at most Interval
-	Rise     int           // passes in a row that bring a server back, at least 1
-	Fall     int           // failures in a row that take it out, at least 1
-}
-
-// HTTPCheck gets http://server:port/path; any status below 400 passes.
-type HTTPCheck struct {
-	Port uint16
-	Path string // begins with "/"
-}
-
 // Check is one server that is to be checked.
 type Check struct {
 	Gateway string
@@ -363,23 +197,11 @@ func (ir *IR) Checks() []Check {
 	return all
 }
 
-// Cell is the rules of a gateway that share a VNI (or name none).
-type Cell struct {
-	Gateway string
-	Rules   []Rule // in canonical order: by table, then by key
+// Cell returns the rules of a part of a gateway, or nil.
+func (ir *IR) Cell(gateway, part string) *Cell {
+	c, _ := ir.units[Name{schema.KindGateway, gateway, part}].(*Cell)
+	return c
 }
-
-// Table is the kind of table that a rule stands in. A packet takes the version
-// of the first table that knows it, in the order of the constants.
-type Table uint8
-
-// The tables of step 2 of the pipeline.
-const (
-	TableFlow  Table = iota + 1 // arbitrary fields, with priority
-	TableVMSrc                  // one inner source address of one VNI
-	TableVMDst                  // one inner destination address of one VNI
-	TableVPC                    // one whole VNI
-)
 
 // Blend returns the blend of that name of a gateway, or nil.
 func (ir *IR) Blend(gateway, name string) *Blend {
@@ -387,28 +209,31 @@ func (ir *IR) Blend(gateway, name string) *Blend {
 	return b
 }
 
-// Rule sends what it matches to a pool.
-type Rule struct {
-	Table    Table
-	IPv6     bool   // which family's table; false for TableVPC, which has no family
-	Match    Match  // VM tables: VNI and Src or Dst as a full-length prefix; VPC: VNI alone
-	Priority int32  // TableFlow only: 1 to 2^24-1, larger wins; else 0
-	Pool     string // a version, or a Blend by name; a rule that keeps traffic at the default names that
-	Policy   string // the policy that asks for it; of a blend, the first one
-	Origin   schema.Position
+// Services yields all services, in no order.
+func (ir *IR) Services() iter.Seq[*Service] {
+	return func(yield func(*Service) bool) {
+		for _, unit := range ir.units {
+			if s, ok := unit.(*Service); ok && !yield(s) {
+				return
+			}
+		}
+	}
 }
 
-// Match is a set of packets: a conjunction of fields.
-type Match struct {
-	AnyVNI           bool
-	VNI              uint32
-	Src, Dst         netip.Prefix // the zero Prefix: any
-	Protocol         int16        // 0 to 255, -1: any
-	SrcPort, DstPort PortRange
+// Account returns what holds for one account of a service alone, or nil.
+func (ir *IR) Account(service, account string) *AccountRoute {
+	r, _ := ir.units[Name{schema.KindService, service, accountPart + account}].(*AccountRoute)
+	return r
 }
 
-// PortRange is an inclusive range; 0 to 65535 is any port.
-type PortRange struct{ Lo, Hi uint16 }
-
-// Any tells whether the range holds every port.
-func (r PortRange) Any() bool { return r.Lo == 0 && r.Hi == 65535 }
+// Rules is the rules of a service that are about all requests, by policy.
+func (ir *IR) Rules(service string) []*RequestRule {
+	var rules []*RequestRule
+	for n, unit := range ir.units {
+		if r, ok := unit.(*RequestRule); ok && n.Name == service {
+			rules = append(rules, r)
+		}
+	}
+	slices.SortFunc(rules, func(a, b *RequestRule) int { return strings.Compare(a.Policy, b.Policy) })
+	return rules
+}

@@ -1,6 +1,10 @@
 package policies
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
 
 // anyMatch holds every packet.
 var anyMatch = Match{AnyVNI: true, Protocol: -1, SrcPort: PortRange{0, 65535}, DstPort: PortRange{0, 65535}}
@@ -161,4 +165,44 @@ func (m Match) families() []bool { // true is IPv6
 		return []bool{m.Dst.Addr().Is6()}
 	}
 	return []bool{false, true}
+}
+
+// String says in words what a match holds.
+func (m Match) String() string {
+	var words []string
+	if !m.AnyVNI {
+		words = append(words, fmt.Sprintf("VNI %d", m.VNI))
+	}
+	if m.Src.IsValid() {
+		words = append(words, "source "+m.Src.String())
+	}
+	if m.Dst.IsValid() {
+		words = append(words, "destination "+m.Dst.String())
+	}
+	if m.Protocol >= 0 {
+		words = append(words, protocolName(m.Protocol))
+	}
+	for _, p := range []struct {
+		name string
+		r    PortRange
+	}{{"source", m.SrcPort}, {"destination", m.DstPort}} {
+		switch {
+		case p.r.Any():
+		case p.r.Lo == p.r.Hi:
+			words = append(words, fmt.Sprintf("%s port %d", p.name, p.r.Lo))
+		default:
+			words = append(words, fmt.Sprintf("%s ports %d-%d", p.name, p.r.Lo, p.r.Hi))
+		}
+	}
+	if len(words) == 0 {
+		return "all traffic"
+	}
+	return strings.Join(words, ", ")
+}
+
+// VNIMatch is all packets of a VNI.
+func VNIMatch(vni uint32) Match {
+	m := anyMatch
+	m.AnyVNI, m.VNI = false, vni
+	return m
 }

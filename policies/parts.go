@@ -1,7 +1,7 @@
 package policies
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -54,61 +54,66 @@ func (c *Compiler) compilePart(n Name) {
 	}
 }
 
-// group is the claims of one policy on a unit.
-type group struct {
-	doc              *schema.Document
-	spec             *schema.PolicySpec
-	line             int     // of the first match
-	matches, exclude []entry // those with larger shares first
-	planned          []entry // what a rollout will come to match
-}
-
-// entry is one of the sets of packets that a policy's match or exclude names.
-type entry struct {
-	box     Match
-	percent int // the share of the buckets that it is about, 1 to 100
-	line    int
-}
-
-// groupClaims gathers claims by policy, in order of precedence: priority, then
-// name (which decides nothing but the order, as equal priorities may not
-// disagree).
-func groupClaims(claims []claim) []group {
+// policiesOf gathers claims on packets by policy, in order of precedence, and the
+// policies' documents by name.
+func policiesOf(claims []claim) ([]Policy, map[string]*schema.Document) {
 	byDoc := map[*schema.Document]int{}
-	var groups []group
-	for _, cl := range claims {
-		i, ok := byDoc[cl.doc]
+	var all []Policy
+	matched := map[*schema.Document]bool{}
+	for i := range claims {
+		cl := &claims[i]
+		at := schema.Position{Path: cl.doc.Path, Line: cl.line}
+		n, ok := byDoc[cl.doc]
 		if !ok {
-			i = len(groups)
-			byDoc[cl.doc] = i
-			groups = append(groups, group{doc: cl.doc, spec: cl.spec, line: cl.line})
+			n = len(all)
+			byDoc[cl.doc] = n
+			all = append(all, Policy{Name: cl.doc.Name.Name, Priority: cl.spec.Priority, Version: cl.spec.Version, Origin: at})
 		}
-		g := &groups[i]
-		if cl.planned {
-			g.planned = append(g.planned, entry{cl.box, cl.percent, cl.line})
-			continue
-		}
-		if cl.exclude {
-			g.exclude = append(g.exclude, entry{cl.box, cl.percent, cl.line})
-			continue
-		}
-		if len(g.matches) == 0 {
-			g.line = cl.line
-		}
-		g.matches = append(g.matches, entry{cl.box, cl.percent, cl.line})
-	}
-	for i := range groups {
-		for _, entries := range [][]entry{groups[i].matches, groups[i].exclude} {
-			slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(b.percent, a.percent) })
+		p, e := &all[n], Entry{cl.box, cl.percent, at}
+		switch {
+		case cl.planned:
+			p.Planned = append(p.Planned, e)
+		case cl.exclude:
+			p.Exclude = append(p.Exclude, e)
+		default:
+			if !matched[cl.doc] {
+				p.Origin, matched[cl.doc] = at, true
+			}
+			p.Matches = append(p.Matches, e)
 		}
 	}
-	slices.SortFunc(groups, func(a, b group) int {
-		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), strings.Compare(a.doc.Name.Name, b.doc.Name.Name))
-	})
-	return groups
+	SortPolicies(all)
+	docs := make(map[string]*schema.Document, len(byDoc))
+	for doc := range byDoc {
+		docs[doc.Name.Name] = doc
+	}
+	return all, docs
 }
 
-func (g group) origin() schema.Position { return schema.Position{Path: g.doc.Path, Line: g.line} }
+// cell makes the rules of one VNI, or of the packets of any VNI, from the claims on
+// them.
+func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
+	in, all := Scope{Wild: n.Part == anyVNI}, claims
+	if !in.Wild {
+		in.VNI = claims[0].box.VNI
+		in.VMs = c.vms[in.VNI]
+		all = slices.Concat(claims, c.claims[Name{n.Kind, n.Name, anyVNI}])
+	}
+	policies, docs := policiesOf(all)
+	cell, conflicts, err := NewCell(gw, in, policies)
+	sideOf := func(p *Policy) side {
+		doc := docs[p.Name]
+		return side{doc, doc.Spec.(*schema.PolicySpec), p.Origin.Line}
+	}
+	for _, f := range conflicts {
+		c.conflict(n, sideOf(&policies[f.A]), sideOf(&policies[f.B]), f.Both.String())
+	}
+	if much, is := errors.AsType[*TooMany](err); is {
+		at := &schema.Error{Position: policies[much.Most].Origin, Err: fmt.Errorf("what the policies say about %s of Gateway %s %w; match whole networks or fewer flows", n.Part, n.Name, err)}
+		c.errs[n] = append(c.errs[n], unitError{n.String(), at})
+	}
+	return cell
+}
 
 // side is one of two policies that want different things.
 type side struct {
@@ -116,8 +121,6 @@ type side struct {
 	spec *schema.PolicySpec
 	line int // of what it matches
 }
-
-func (g group) side() side { return side{g.doc, g.spec, g.line} }
 
 // conflict reports that two policies of one priority want different versions
 // for the same. It is reported at the policy that comes later by place.
@@ -129,37 +132,4 @@ func (c *Compiler) conflict(n Name, a, b side, what string) {
 		b.spec.Priority, a.doc.Name.Name, schema.Position{Path: a.doc.Path, Line: a.line}, what, n.Kind, n.Name, a.spec.Version, b.spec.Version)
 	pair := a.doc.Name.Name + " " + b.doc.Name.Name + " " + n.Kind + " " + n.Name
 	c.errs[n] = append(c.errs[n], unitError{pair, err})
-}
-
-// describe says in words what a match holds.
-func (m Match) describe() string {
-	var words []string
-	if !m.AnyVNI {
-		words = append(words, fmt.Sprintf("VNI %d", m.VNI))
-	}
-	if m.Src.IsValid() {
-		words = append(words, "source "+m.Src.String())
-	}
-	if m.Dst.IsValid() {
-		words = append(words, "destination "+m.Dst.String())
-	}
-	if m.Protocol >= 0 {
-		words = append(words, protocolName(m.Protocol))
-	}
-	for _, p := range []struct {
-		name string
-		r    PortRange
-	}{{"source", m.SrcPort}, {"destination", m.DstPort}} {
-		switch {
-		case p.r.Any():
-		case p.r.Lo == p.r.Hi:
-			words = append(words, fmt.Sprintf("%s port %d", p.name, p.r.Lo))
-		default:
-			words = append(words, fmt.Sprintf("%s ports %d-%d", p.name, p.r.Lo, p.r.Hi))
-		}
-	}
-	if len(words) == 0 {
-		return "all traffic"
-	}
-	return strings.Join(words, ", ")
 }

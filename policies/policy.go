@@ -134,12 +134,6 @@ func intersectAll(a, b []Match) []Match {
 	return all
 }
 
-func vniBox(vni schema.VNI) Match {
-	m := anyMatch
-	m.AnyVNI, m.VNI = false, uint32(vni)
-	return m
-}
-
 // accountBoxes is the networks of the accounts of an entry.
 func (c *Compiler) accountBoxes(e entryOf) []Match {
 	var boxes []Match
@@ -147,7 +141,7 @@ func (c *Compiler) accountBoxes(e entryOf) []Match {
 		c.dependOn(e.s, depAccount, a)
 		found := false
 		for name := range c.nets[a] {
-			boxes = append(boxes, vniBox(*c.docs[name].doc.Spec.(*schema.NetworkSpec).VNI))
+			boxes = append(boxes, VNIMatch(uint32(*c.docs[name].doc.Spec.(*schema.NetworkSpec).VNI)))
 			found = true
 		}
 		if !found {
@@ -164,7 +158,7 @@ func (c *Compiler) networkBoxes(e entryOf) []Match {
 	var boxes []Match
 	for i, name := range e.m.Networks {
 		if n := c.networkRef(e.s, name, fmt.Sprintf("%s.networks[%d]", e.field, i)); n != nil {
-			boxes = append(boxes, vniBox(*n.VNI))
+			boxes = append(boxes, VNIMatch(uint32(*n.VNI)))
 		}
 	}
 	if e.m.NetworkSelector != nil {
@@ -172,7 +166,7 @@ func (c *Compiler) networkBoxes(e entryOf) []Match {
 		for _, names := range c.nets {
 			for name := range names {
 				if doc := c.docs[name].doc; selects(e.m.NetworkSelector, doc.Metadata.Labels) {
-					boxes = append(boxes, vniBox(*doc.Spec.(*schema.NetworkSpec).VNI))
+					boxes = append(boxes, VNIMatch(uint32(*doc.Spec.(*schema.NetworkSpec).VNI)))
 				}
 			}
 		}
@@ -212,7 +206,7 @@ func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
 			if a.Is6() {
 				c.needIPv6(e.s, gw, fmt.Sprintf("%s.addresses[%d]", field, j), a.String())
 			}
-			src, dst := vniBox(*n.VNI), vniBox(*n.VNI)
+			src, dst := VNIMatch(uint32(*n.VNI)), VNIMatch(uint32(*n.VNI))
 			src.Src = netip.PrefixFrom(a.Addr, a.BitLen())
 			dst.Dst = src.Src
 			boxes = append(boxes, src, dst)
@@ -225,7 +219,7 @@ func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
 func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
 	f, m := e.m.Flow, anyMatch
 	if f.VNI != nil {
-		m = vniBox(*f.VNI)
+		m = VNIMatch(uint32(*f.VNI))
 	}
 	if f.Src != nil {
 		m.Src = f.Src.Prefix

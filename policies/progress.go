@@ -10,20 +10,6 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Progress is what the rollout of a policy has moved: a set of units, not an
-// index. It is read-only once it was handed over.
-type Progress struct {
-	Identity string                  // the RolloutSpec.Identity that it was made for; for any other, nothing has moved
-	Whole    []string                // Networks that are moved as a whole, by document name, sorted
-	VMs      map[string][]netip.Addr // of Networks that are moved in part: the VMs by inner address, sorted
-}
-
-// moved is what has moved of one Network.
-func (p Progress) moved(network string) (whole bool, vms []netip.Addr) {
-	_, whole = slices.BinarySearch(p.Whole, network)
-	return whole, p.VMs[network]
-}
-
 // SetProgress says what the rollout of a policy has moved; it stands until it is
 // said anew. The next Compile, for which no document need have changed, acts on
 // it, at a cost that follows the Networks in which something changed. Networks and
@@ -110,7 +96,7 @@ func (c *Compiler) move(m mover) {
 	if p.Identity != r.identity || network == nil || r.units[m.network] == nil {
 		return
 	}
-	whole, vms := p.moved(m.network)
+	whole, vms := p.Moved(m.network)
 	if !whole {
 		vms = intersectVMs(vms, network.vms)
 	}
@@ -123,7 +109,7 @@ func (c *Compiler) move(m mover) {
 		case u.Kind == schema.KindService:
 			c.claims[u] = append(c.claims[u], own)
 		case whole:
-			own.box = vniBox(schema.VNI(network.vni))
+			own.box = VNIMatch(network.vni)
 			c.claims[u] = append(c.claims[u], own)
 		default:
 			for _, a := range vms {
@@ -141,32 +127,10 @@ var everyMatch schema.Match
 
 // vmPair is what comes from a VM and what goes to it.
 func vmPair(vni uint32, a netip.Addr) [2]Match {
-	src, dst := vniBox(schema.VNI(vni)), vniBox(schema.VNI(vni))
+	src, dst := VNIMatch(vni), VNIMatch(vni)
 	src.Src = netip.PrefixFrom(a, a.BitLen())
 	dst.Dst = src.Src
 	return [2]Match{src, dst}
-}
-
-// intersectVMs is what two sorted lists have in common; the first one itself where
-// that is all of it.
-func intersectVMs(a, b []netip.Addr) []netip.Addr {
-	var both []netip.Addr
-	for i, j := 0, 0; i < len(a) && j < len(b); {
-		switch d := a[i].Compare(b[j]); {
-		case d < 0:
-			i++
-		case d > 0:
-			j++
-		default:
-			both = append(both, a[i])
-			i++
-			j++
-		}
-	}
-	if len(both) == len(a) {
-		return a
-	}
-	return both
 }
 
 // moves claims anew all that was stirred since the last Compile.

@@ -156,7 +156,7 @@ func grayOf(ir *IR, set *schema.Set) string {
 			case r.Pool == "v2" && r.Match.Src.IsValid():
 				line += " " + r.Match.Src.Addr().String()
 			case r.Pool != "v2":
-				line += " not " + r.Match.describe()
+				line += " not " + r.Match.String()
 			}
 		}
 		if a, _ := ir.Get(Name{schema.KindService, "api", "account/" + spec.Account}).(*AccountRoute); a != nil {
@@ -348,4 +348,27 @@ func TestRolloutSpecFollowsTheDocuments(t *testing.T) {
 	if spec() != nil || len(s.c.Rollouts()) != 0 {
 		t.Error("a rollout is left")
 	}
+}
+
+// pacedRollout is a rollout with a check, in batches such as "1 5 25% 100%".
+func pacedRollout(batches string, change ...func(*schema.Rollout)) *schema.Rollout {
+	r := rolloutOf()
+	r.Batches = nil
+	for word := range strings.FieldsSeq(batches) {
+		var b schema.Batch
+		if err := b.UnmarshalText([]byte(word)); err != nil {
+			panic(err)
+		}
+		r.Batches = append(r.Batches, b)
+	}
+	r.Verify = &schema.Verify{Exec: &schema.ExecProbe{Command: []string{"check"}}}
+	for _, f := range change {
+		f(r)
+	}
+	return r
+}
+
+// verdictOf is how a probe ended.
+func verdictOf(p Probe, passed bool, dead ...string) Verdict {
+	return Verdict{Network: p.Network, Fingerprint: p.Fingerprint, Generation: p.Generation, Attempt: p.Attempt, Baseline: p.Baseline, Passed: passed, Dead: dead, Evidence: dead}
 }

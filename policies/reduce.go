@@ -3,8 +3,6 @@ package policies
 import (
 	"net/netip"
 	"slices"
-
-	"github.com/gray-release/gray/schema"
 )
 
 // maxPieces bounds into how many boxes a match is cut while what others hold of
@@ -37,7 +35,7 @@ func byVPC(items []item, vni uint32, vms []netip.Addr, standard string) []item {
 		return items
 	}
 	it := items[last.number]
-	it.box, it.table = vniBox(schema.VNI(vni)), TableVPC
+	it.box, it.table = VNIMatch(vni), TableVPC
 	return dropHidden(slices.Insert(items, last.number+1, it))
 }
 
@@ -191,20 +189,20 @@ func (b *below) doesThe(it *item) bool {
 }
 
 // mergeEntries makes fewer boxes of those that a policy names.
-func mergeEntries(entries []entry) []entry {
+func mergeEntries(entries []Entry) []Entry {
 	m := merger{dead: make([]bool, len(entries)), may: func(i, j int) (int, bool) { return min(i, j), true }}
 	for i, e := range entries {
-		m.boxes = append(m.boxes, e.box)
-		m.class = append(m.class, e.percent)
-		if e.box.table() != TableFlow {
+		m.boxes = append(m.boxes, e.Box)
+		m.class = append(m.class, e.Percent)
+		if e.Box.table() != TableFlow {
 			m.class[i] = noClass
 		}
 	}
 	m.run()
-	var left []entry
+	var left []Entry
 	for i, e := range entries {
 		if !m.dead[i] {
-			e.box = m.boxes[i]
+			e.Box = m.boxes[i]
 			left = append(left, e)
 		}
 	}

@@ -87,7 +87,7 @@ var smallFields = fieldsOf{
 	box: func(r *rand.Rand) Match {
 		m := anyMatch
 		if r.IntN(3) > 0 {
-			m = vniBox(schema.VNI(1 + r.IntN(2)))
+			m = VNIMatch(uint32(1 + r.IntN(2)))
 		}
 		for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
 			if r.IntN(3) == 0 {
@@ -122,7 +122,7 @@ var fullFields = fieldsOf{
 	box: func(r *rand.Rand) Match {
 		m := anyMatch
 		if r.IntN(3) > 0 {
-			m = vniBox(schema.VNI(r.IntN(3) * schema.MaxVNI / 2))
+			m = VNIMatch(uint32(r.IntN(3) * schema.MaxVNI / 2))
 		}
 		v6 := r.IntN(2) == 0
 		for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
@@ -214,7 +214,7 @@ func tryPolicies(t *testing.T, seed uint64, f fieldsOf) (saved int, ok bool) {
 		if got, want := w.pool(pool), w.documents(p); got != want {
 			var docs strings.Builder
 			for _, cl := range b.claims {
-				fmt.Fprintf(&docs, "%s priority %d exclude %v: %s, %d %% -> %s\n", cl.doc.Name.Name, cl.spec.Priority, cl.exclude, cl.box.describe(), cl.percent, cl.spec.Version)
+				fmt.Fprintf(&docs, "%s priority %d exclude %v: %s, %d %% -> %s\n", cl.doc.Name.Name, cl.spec.Priority, cl.exclude, cl.box.String(), cl.percent, cl.spec.Version)
 			}
 			t.Fatalf("seed %d, %s: the tables say %s\n%s\n%s", seed, p, pool, docs.String(), dumpRules(b.c.ir))
 		}
@@ -255,7 +255,7 @@ func FuzzReducedTablesMeanTheSame(f *testing.F) {
 
 // flow is a flow of VNI 1 from a prefix to a range of ports.
 func flow(src string, lo, hi uint16) entry {
-	m := vniBox(1)
+	m := VNIMatch(1)
 	if src != "" {
 		m.Src = netip.MustParsePrefix(src)
 	}
@@ -307,7 +307,7 @@ var fewRules = []struct {
 	}, []string{"VNI 1, source 10.0.1.0/24, destination port 80 -> v2 p1.yaml:1"}},
 	{"of the whole VPC", func(b *workbench) {
 		b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80), flow("10.0.0.5/32", 0, 65535))
-		b.policy("v2", 5, 0, entry{box: vniBox(1), percent: 100})
+		b.policy("v2", 5, 0, entry{box: VNIMatch(1), percent: 100})
 	}, []string{"VNI 1 -> v2 p2.yaml:1"}},
 	{"not past another", func(b *workbench) {
 		b.policy("v2", 9, 0, flow("10.0.0.0/25", 80, 80))
@@ -331,7 +331,7 @@ func TestFlowRulesAreFew(t *testing.T) {
 		if cell, ok := b.c.ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*Cell); ok {
 			for _, r := range cell.Rules {
 				if !r.IPv6 {
-					got = append(got, fmt.Sprintf("%s -> %s %s", r.Match.describe(), r.Pool, r.Origin))
+					got = append(got, fmt.Sprintf("%s -> %s %s", r.Match.String(), r.Pool, r.Origin))
 				}
 			}
 		}
@@ -345,11 +345,11 @@ func TestFlowRulesAreFew(t *testing.T) {
 // disagrees; where the VNI has a rule for the same packets already, that counts.
 func TestCopiesRepeatNoRule(t *testing.T) {
 	b := newWorkbench()
-	wild, vm := anyMatch, vniBox(1)
+	wild, vm := anyMatch, VNIMatch(1)
 	wild.Src = netip.MustParsePrefix("10.0.0.1/32")
 	vm.Src = wild.Src
 	b.policy("v3", 5, 1, entry{box: vm, percent: 100}, entry{box: wild, percent: 100})
-	b.policy("v2", 5, 0, entry{box: vniBox(1), percent: 100})
+	b.policy("v2", 5, 0, entry{box: VNIMatch(1), percent: 100})
 	if !b.compile() {
 		t.Fatal(b.c.errs)
 	}
@@ -359,8 +359,15 @@ func TestCopiesRepeatNoRule(t *testing.T) {
 	}
 	for src, want := range map[string]string{"10.0.0.1": "v2", "10.0.0.2": "v2"} {
 		p := Packet{VIP: w.gw.VIPs[0], VNI: 1, Src: netip.MustParseAddr(src), Dst: netip.MustParseAddr("10.0.0.9")}
-		if got := b.c.ir.TracePacket("sw", p).Pool; got != want {
+		if got := Follow(b.c.ir, "sw", p).Pool; got != want {
 			t.Errorf("%s goes to %s, want %s", src, got, want)
 		}
 	}
+}
+
+// entry is one entry of a policy of a workbench.
+type entry struct {
+	box     Match
+	percent int
+	line    int
 }

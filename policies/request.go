@@ -335,3 +335,7 @@ func OrderRules(general []*RequestRule, own []RequestRule, instead []string) []*
 	}
 	return rules
 }
+
+// maxServiceSets is how many sets of requests the rules of one service may make:
+// each is a route that Envoy looks at in turn.
+const maxServiceSets = 256

@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -93,7 +94,7 @@ func saysOf(spec *schema.PolicySpec, r Request) bool {
 				case h.Suffix != nil:
 					return strings.HasSuffix(line, *h.Suffix)
 				case h.Regex != nil:
-					return wholeValue(*h.Regex).MatchString(line)
+					return regexp.MustCompile(`\A(?:` + *h.Regex + `)\z`).MatchString(line)
 				}
 				return true
 			})
@@ -181,7 +182,7 @@ func checkRequests(t *testing.T, r *repo, ir *IR, valid bool, moved *int) (disag
 		if version != "v1" {
 			*moved++
 		}
-		if got := ir.TraceRequest(req); got.Version != version {
+		if got := FollowRequest(ir, req); got.Version != version {
 			t.Fatalf("%v goes to %s, want %s; %+v", req, got.Version, version, got.Steps)
 		}
 	}

@@ -29,7 +29,7 @@ type drill struct {
 
 // moves is a rollout with a check, in batches such as "1 5 25% 100%".
 func movesOf(batches string, change ...func(*schema.Rollout)) *schema.Rollout {
-	r := rolloutOf()
+	r := wholeRollout()
 	r.Batches = nil
 	for word := range strings.FieldsSeq(batches) {
 		var b schema.Batch
@@ -47,19 +47,20 @@ func movesOf(batches string, change ...func(*schema.Rollout)) *schema.Rollout {
 
 func newDrill(t testing.TB, r *schema.Rollout, vms ...int) *drill {
 	d := &drill{t: t, r: NewRollout("p"), now: time.Unix(1e9, 0).UTC(), confirmed: true}
-	d.spec = &RolloutSpec{Policy: "p", Version: "v2", Identity: "v2 of Gateway/gw", Content: "c1", Fingerprint: "f1", Rollout: r, index: map[string]int{}}
+	d.spec = &RolloutSpec{Policy: "p", Version: "v2", Identity: "v2 of Gateway/gw", Content: "c1", Fingerprint: "f1", Rollout: r}
 	for i, n := range vms {
 		name := fmt.Sprintf("n%d", i+1)
-		d.spec.index[name] = i
-		d.spec.Networks = append(d.spec.Networks, RolloutNetwork{Name: name, VNI: uint32(i + 1), VMs: vmAddresses(vmNumbers(n)...)})
+
+		d.spec.Networks = append(d.spec.Networks, RolloutNetwork{Name: name, VNI: uint32(i + 1), VMs: vmAddresses(firstNumbers(n)...)})
 	}
+	d.spec.Index()
 	return d
 }
 
 func vmAddresses(numbers ...int) []netip.Addr {
 	var all []netip.Addr
 	for _, n := range numbers {
-		all = append(all, vmAddress(n))
+		all = append(all, numberedVM(n))
 	}
 	return all
 }
@@ -71,10 +72,8 @@ func (d *drill) commit(change func(*RolloutSpec)) {
 	pace := *d.spec.Rollout
 	next.Rollout = &pace
 	change(&next)
-	next.index = map[string]int{}
-	for i, n := range next.Networks {
-		next.index[n.Name] = i
-	}
+
+	next.Index()
 	d.spec = &next
 }
 
@@ -209,7 +208,7 @@ func (d *drill) at(want string) {
 func (d *drill) do(verb, gate, want string) {
 	d.t.Helper()
 	next, _, err := d.r.Do(d.spec, Verb{Verb: verb, Gate: gate, Who: "ann", Why: "because"}, d.now)
-	if errText(err) != want {
+	if textOf(err) != want {
 		d.t.Errorf("%s: %v, want %q", verb, err, want)
 	}
 	d.r = next
@@ -240,4 +239,26 @@ func (d *drill) batches() []string {
 	}
 	d.t.Fatal("it does not come to rest")
 	return nil
+}
+
+// wholeRollout is a rollout with the defaults of a document.
+func wholeRollout() *schema.Rollout {
+	return &schema.Rollout{Batches: []schema.Batch{{N: 100, IsPercent: true}}, Parallel: 1, Approval: "none", OnFailure: "rollback"}
+}
+
+func firstNumbers(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i + 1
+	}
+	return all
+}
+
+func numberedVM(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}) }
+
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }

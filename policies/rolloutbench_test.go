@@ -23,7 +23,7 @@ func newBenchShard(b *testing.B, vpcs int) *benchShard {
 		s.network(n+1, 1000)
 		names = append(names, fmt.Sprintf("n%d", n+1))
 	}
-	r := movesOf("1 5 25% 50% 75% 100%")
+	r := pacedRollout("1 5 25% 50% 75% 100%")
 	r.Networks = names
 	s.policy("", r)
 	if _, _, err := s.commit(); err != nil {

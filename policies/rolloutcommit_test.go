@@ -269,7 +269,7 @@ func TestParallelAndOrder(t *testing.T) {
 }
 
 func TestStoredLayout(t *testing.T) {
-	if _, err := ReadRollout([]byte(`{"version": 2, "policy": "p"}`)); errText(err) != `rollout "p" has layout 2, this gray reads 1; use the gray that wrote it` {
+	if _, err := ReadRollout([]byte(`{"version": 2, "policy": "p"}`)); textOf(err) != `rollout "p" has layout 2, this gray reads 1; use the gray that wrote it` {
 		t.Error(err)
 	}
 }

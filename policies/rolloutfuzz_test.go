@@ -88,7 +88,7 @@ func (o *ordeal) route(n int) {
 
 func (o *ordeal) randomPolicy(name string) {
 	r := o.r
-	m := movesOf(pick(r, "1 100%", "1 2 50% 100%", "100%", "40% 100%"))
+	m := pacedRollout(pick(r, "1 100%", "1 2 50% 100%", "100%", "40% 100%"))
 	m.Networks = some(r, []string{"n1", "n2", "n3"})
 	m.Order = []string{pick(r, m.Networks...)}
 	m.Parallel, m.Bake = 1+r.IntN(3), schema.Duration(pick(r, 0, time.Second, time.Hour))
@@ -187,7 +187,7 @@ func (o *ordeal) stepOne(name string, verdicts []Verdict) {
 	if o.ir, _, err = o.commit(); err != nil {
 		o.fatal("progress is refused: %v", err)
 	}
-	o.note("%s is %s", name, (&drill{r: next}).where())
+	o.note("%s is %s", name, fmt.Sprint(next.Phase, " ", next.Reason, " ", next.Progress()))
 }
 
 // restart begins with a new compiler and what is stored.
@@ -251,7 +251,7 @@ func (o *ordeal) deliver(a answer) {
 		}
 	}
 	o.note("%s: %v of %+v", a.policy, a.passed, p)
-	o.stepOne(a.policy, []Verdict{p.verdict(a.passed, "x")})
+	o.stepOne(a.policy, []Verdict{verdictOf(p, a.passed, "x")})
 	o.check()
 }
 

@@ -24,8 +24,8 @@ func (o *ordeal) judgeStep(name string, spec *RolloutSpec, was, next *Rollout) {
 				o.passed[key] = was.Moving[j].VMs // being live is all that is asked for
 			}
 		}
-		whole, before := had.moved(n.Name)
-		wholeNow, _ := next.Progress().moved(n.Name)
+		whole, before := had.Moved(n.Name)
+		wholeNow, _ := next.Progress().Moved(n.Name)
 		before = intersectVMs(before, n.VMs)
 		j := next.moving(n.Name)
 		grows := wholeNow && !whole || j >= 0 && len(next.Moving[j].VMs) > len(before) && !whole
@@ -57,7 +57,7 @@ func (o *ordeal) check() {
 			vni := uint32(n[1] - '0')
 			for _, p := range []Packet{{Src: a, Dst: stranger}, {Src: stranger, Dst: a}} {
 				p.VIP, p.VNI, p.Protocol = gw.VIPs[0], vni, 6
-				if got := o.ir.TracePacket("sw", p).Version; got != want {
+				if got := Follow(o.ir, "sw", p).Version; got != want {
 					o.fatal("%s of %s goes to %s, want %s\n%s", a, n, got, want, dumpRules(o.ir))
 				}
 			}
@@ -73,7 +73,7 @@ func (o *ordeal) check() {
 		if s.Failure != nil && !s.failing() && s.Aborted == "" {
 			o.fatal("%s has a failure that is none any more: %s", name, s.Failure)
 		}
-		if s.Phase == PhaseCompleted && spec != nil && s.order == spec {
+		if s.Phase == PhaseCompleted && spec != nil && s.Fingerprint == spec.Fingerprint {
 			for i := range spec.Networks {
 				if !s.done(spec.Networks[i].Name) {
 					o.fatal("%s is completed without %s", name, spec.Networks[i].Name)
@@ -86,14 +86,14 @@ func (o *ordeal) check() {
 // moved tells whether a policy's rollout, as the documents have it, has moved a VM.
 func (o *ordeal) moved(name, network string, a netip.Addr) bool {
 	spec, s := o.c.Rollout(name), o.state[name]
-	if spec == nil || s == nil || s.Identity != spec.Identity || spec.index == nil {
+	if spec == nil || s == nil || s.Identity != spec.Identity {
 		return false
 	}
 	if _, i := spec.Network(network); i < 0 {
 		return false
 	}
 	p := s.Progress()
-	whole, vms := p.moved(network)
+	whole, vms := p.Moved(network)
 	return whole || slices.Contains(vms, a)
 }
 

@@ -12,41 +12,6 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// RolloutSpec is what the documents say about the rollout of one policy. It is
-// read-only.
-type RolloutSpec struct {
-	Policy, Version string
-	Identity        string        // version and targets; a rollout of another one starts afresh
-	Content         string        // digest of the identity, what that version is, and what is to move; what failed is not tried again while it stays
-	Fingerprint     string        // digest of all that a verdict rests on; one taken at another does not count
-	Targets         []schema.Name // the Gateways and Services that it moves units at: where a batch has to be live
-	VIPs            []netip.Addr  // of these Gateways, sorted: what overlay pings go to
-	Servers         []netip.Addr  // of these Gateways and Services, sorted; those in etcd are not among them
-	Suspend         bool
-	Rollout         *schema.Rollout
-	Networks        []RolloutNetwork // in the order in which they move; without those that the policy excludes
-	index           map[string]int   // of Networks, by name
-}
-
-// RolloutNetwork is a Network that a rollout moves.
-type RolloutNetwork struct {
-	Name, Account string
-	VNI           uint32
-	VMs           []netip.Addr    // of its route table, sorted; without those that the policy excludes
-	Routes        []schema.Route  // its route table
-	Monitor       *schema.Monitor // where overlay pings come from; nil: nowhere
-}
-
-// Network returns the Network of that name and its place in the order, or nil
-// where it is not of this rollout.
-func (s *RolloutSpec) Network(name string) (*RolloutNetwork, int) {
-	i, ok := s.index[name]
-	if !ok {
-		return nil, -1
-	}
-	return &s.Networks[i], i
-}
-
 // rolling is the rollout of one policy, as its document and those that it names
 // have it.
 type rolling struct {
@@ -95,7 +60,7 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 				c.carries(s, t.Name, doc)
 			}
 			r.units[n] = append(r.units[n], u)
-			c.plan(e, u, vniBox(schema.VNI(doc.vni)))
+			c.plan(e, u, VNIMatch(doc.vni))
 		}
 		c.probed(s, spec.Rollout.Verify, n, net)
 		if c.scopes[n] == nil {
@@ -231,21 +196,20 @@ func (c *Compiler) Rollout(policy string) *RolloutSpec {
 		Policy: policy, Version: r.spec.Version, Identity: r.identity, Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
 	}
 	if r.made == nil {
-		spec.index = make(map[string]int, len(r.names))
 		for _, n := range r.names {
 			if net := c.rolloutNetwork(r, n); net != nil {
-				spec.index[n] = len(spec.Networks)
 				spec.Networks = append(spec.Networks, *net)
 			}
 		}
 	} else {
-		spec.Networks, spec.index = slices.Clone(r.made.Networks), r.made.index
+		spec.Networks = slices.Clone(r.made.Networks)
 		for n := range r.stale {
-			if i, ok := spec.index[n]; ok {
+			if _, i := r.made.Network(n); i >= 0 {
 				spec.Networks[i] = *c.rolloutNetwork(r, n)
 			}
 		}
 	}
+	spec.Index()
 	clear(r.stale)
 	spec.Content, spec.Fingerprint = c.digests(r)
 	spec.VIPs, spec.Servers = c.addresses(r.targets)
@@ -263,7 +227,7 @@ func (c *Compiler) rolloutNetwork(r *rolling, name string) *RolloutNetwork {
 	single := map[Match]bool{} // one VM as source or as destination
 	for _, cl := range c.excludes(r, name) {
 		switch {
-		case cl.box.covers(vniBox(schema.VNI(n.VNI))):
+		case cl.box.covers(VNIMatch(n.VNI)):
 			return nil
 		case cl.box.table() == TableVMSrc || cl.box.table() == TableVMDst:
 			single[cl.box] = true

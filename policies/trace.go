@@ -42,24 +42,37 @@ func (t *Trace) SameWay(o *Trace) bool {
 		t.MAC == o.MAC && t.Address == o.Address && t.Port == o.Port
 }
 
-// TracePacket says what a switch that is programmed with the IR does with a
-// packet: the flow model. It looks things up as the pipeline does, step by step.
-func (ir *IR) TracePacket(switchName string, p Packet) *Trace {
+// Tables is what a switch is programmed with.
+type Tables interface {
+	Gateways() []*Gateway              // sorted by name
+	Cell(gateway, part string) *Cell   // part is WildPart or VNIPart; nil where there is none
+	Blend(gateway, name string) *Blend // nil where there is none
+}
+
+// WildPart names the cell of the rules that name no VNI.
+const WildPart = "vni/*"
+
+// VNIPart names the cell of a VNI's rules.
+func VNIPart(vni uint32) string { return fmt.Sprintf("vni/%d", vni) }
+
+// Follow says what a switch that is programmed with the tables does with a packet:
+// the flow model. It looks things up as the pipeline does, step by step.
+func Follow(tables Tables, switchName string, p Packet) *Trace {
 	t := &Trace{Switch: switchName}
-	gw := ir.traceVIP(t, p)
+	gw := t.vip(tables, p)
 	if gw == nil {
 		return t
 	}
 	t.Pool = gw.DefaultPool
 	for table := TableFlow; table <= TableVPC; table++ {
-		ir.traceTable(t, gw, table, p)
+		t.table(tables, gw, table, p)
 	}
 	if !slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Wins }) {
 		t.Steps[0].Wins = true
 	}
 	t.Hash = p.HashFields().Masked(gw.Hash.Masks()).Sum()
 	t.step("hash_profile", gw.Name, fmt.Sprintf("crc32 of %s: %#08x", gw.Hash, t.Hash), gw.Origin)
-	ir.traceBackend(t, gw)
+	t.backend(tables, gw)
 	return t
 }
 
@@ -67,13 +80,13 @@ func (t *Trace) step(table, entry, says string, origin schema.Position) {
 	t.Steps = append(t.Steps, Step{Table: table, Entry: entry, Says: says, Origin: origin})
 }
 
-// traceVIP finds the gateway of a packet; nil where the switch drops it.
-func (ir *IR) traceVIP(t *Trace, p Packet) *Gateway {
+// vip finds the gateway of a packet; nil where the switch drops it.
+func (t *Trace) vip(tables Tables, p Packet) *Gateway {
 	table := "vip_v4"
 	if p.VIP.Is6() {
 		table = "vip_v6"
 	}
-	for _, gw := range ir.Gateways() {
+	for _, gw := range tables.Gateways() {
 		if !slices.Contains(gw.VIPs, p.VIP) {
 			continue
 		}
@@ -93,17 +106,17 @@ func (ir *IR) traceVIP(t *Trace, p Packet) *Gateway {
 	return nil
 }
 
-// traceTable asks one kind of rule table. The first kind that knows the packet
+// table asks one kind of rule table. The first kind that knows the packet
 // decides about its pool; the others are looked up all the same.
-func (ir *IR) traceTable(t *Trace, gw *Gateway, table Table, p Packet) {
+func (t *Trace) table(tables Tables, gw *Gateway, table Table, p Packet) {
 	decided := slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Wins })
 	name := (&Rule{Table: table, IPv6: p.IsIPv6()}).TableName()
-	r := ir.lookup(gw, table, p)
+	r := lookup(tables, gw, table, p)
 	if r == nil {
 		t.Steps = append(t.Steps, Step{Table: name})
 		return
 	}
-	entry := r.Match.describe()
+	entry := r.Match.String()
 	if r.Priority != 0 {
 		entry = fmt.Sprintf("priority %d: %s", r.Priority, entry)
 	}
@@ -116,17 +129,16 @@ func (ir *IR) traceTable(t *Trace, gw *Gateway, table Table, p Packet) {
 }
 
 // lookup finds the entry of one kind of table that a packet hits, or nil.
-func (ir *IR) lookup(gw *Gateway, table Table, p Packet) *Rule {
-	cell, _ := ir.Get(Name{schema.KindGateway, gw.Name, fmt.Sprintf("%s%d", vniPart, p.VNI)}).(*Cell)
+func lookup(tables Tables, gw *Gateway, table Table, p Packet) *Rule {
+	cell := tables.Cell(gw.Name, VNIPart(p.VNI))
 	if table == TableFlow {
-		wild, _ := ir.Get(Name{schema.KindGateway, gw.Name, anyVNI}).(*Cell)
-		a, b := cell.flow(p), wild.flow(p)
+		a, b := cell.flow(p), tables.Cell(gw.Name, WildPart).flow(p)
 		if a == nil || b != nil && b.Priority > a.Priority {
 			return b
 		}
 		return a
 	}
-	want := Rule{Table: table, Match: vniBox(schema.VNI(p.VNI))}
+	want := Rule{Table: table, Match: VNIMatch(p.VNI)}
 	switch table {
 	case TableVMSrc:
 		want.IPv6, want.Match.Src = p.IsIPv6(), fullPrefix(p.Src)
@@ -175,10 +187,10 @@ func (c *Cell) flow(p Packet) *Rule {
 	return best
 }
 
-// traceBackend goes from the pool by the hash to a server.
-func (ir *IR) traceBackend(t *Trace, gw *Gateway) {
+// backend goes from the pool by the hash to a server.
+func (t *Trace) backend(tables Tables, gw *Gateway) {
 	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
-	version, index, origin := ir.server(gw, t.Pool, t.Bucket)
+	version, index, origin := server(tables, gw, t.Pool, t.Bucket)
 	b := &gw.Pool(version).Backends[index]
 	t.Version, t.Backend, t.Port, t.MAC = version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
 	says := fmt.Sprintf("port %d, next hop %s", t.Port, t.MAC)
@@ -193,8 +205,8 @@ func (ir *IR) traceBackend(t *Trace, gw *Gateway) {
 
 // server is the server of a bucket of a pool: its version and its index among the
 // backends of that, and the document that made the pool.
-func (ir *IR) server(gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
-	if b := ir.Blend(gw.Name, pool); b != nil {
+func server(tables Tables, gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
+	if b := tables.Blend(gw.Name, pool); b != nil {
 		slot := b.Buckets[bucket]
 		return gw.Pools[slot.Pool].Version, slot.Backend, b.Origin
 	}

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"slices"
@@ -34,12 +35,19 @@ func (t *RequestTrace) SameWay(o *RequestTrace) bool {
 	return (t.NotFound == "") == (o.NotFound == "") && t.Cluster == o.Cluster && slices.Equal(t.Endpoints, o.Endpoints)
 }
 
-// TraceRequest says what an Envoy that is configured with the IR does with a
+// Routes is what an Envoy is configured with.
+type Routes interface {
+	Services() iter.Seq[*Service]
+	Rules(service string) []*RequestRule           // about all requests, by policy
+	Account(service, account string) *AccountRoute // nil where nothing holds for it alone
+}
+
+// FollowRequest says what an Envoy that is configured with the routes does with a
 // request: the request model.
-func (ir *IR) TraceRequest(r Request) *RequestTrace {
+func FollowRequest(routes Routes, r Request) *RequestTrace {
 	t := &RequestTrace{}
 	host := hostOf(r.Host)
-	svc, by := ir.serviceOf(host)
+	svc, by := serviceOf(routes, host)
 	if svc == nil {
 		t.NotFound = fmt.Sprintf("no Service has the host %s", host)
 		t.Steps = append(t.Steps, Step{Table: "host"})
@@ -56,11 +64,11 @@ func (ir *IR) TraceRequest(r Request) *RequestTrace {
 	t.step("account", svc.RouteBy.String(), fmt.Sprintf("%s, among the first %d%%", who, t.Slot+1), svc.Origin)
 	t.Version = svc.Default
 	var own AccountRoute
-	if route, _ := ir.Get(Name{schema.KindService, svc.Name, accountPart + t.Account}).(*AccountRoute); route != nil && t.Account != "" {
+	if route := routes.Account(svc.Name, t.Account); route != nil && t.Account != "" {
 		own = *route
 	}
 	decided := false
-	for _, rule := range OrderRules(ir.Rules(svc.Name), own.Rules, own.Instead) {
+	for _, rule := range OrderRules(routes.Rules(svc.Name), own.Rules, own.Instead) {
 		holds := !decided && rule.Holds(t.Slot, r.Headers)
 		match := rule.MatchString()
 		if slices.ContainsFunc(own.Rules, func(o RequestRule) bool { return o.Policy == rule.Policy }) {
@@ -114,12 +122,8 @@ func hostOf(host string) string {
 
 // serviceOf finds the service that has a host, and as which of its hosts: a whole
 // one first, then the longest with a wildcard.
-func (ir *IR) serviceOf(host string) (svc *Service, by string) {
-	for _, unit := range ir.units {
-		s, ok := unit.(*Service)
-		if !ok {
-			continue
-		}
+func serviceOf(routes Routes, host string) (svc *Service, by string) {
+	for s := range routes.Services() {
 		for _, h := range s.Hosts {
 			suffix, wild := strings.CutPrefix(h, "*")
 			holds := h == host || wild && len(host) > len(suffix) && strings.HasSuffix(host, suffix)
@@ -129,16 +133,4 @@ func (ir *IR) serviceOf(host string) (svc *Service, by string) {
 		}
 	}
 	return svc, by
-}
-
-// Rules is the rules of a service that are about all requests, by policy.
-func (ir *IR) Rules(service string) []*RequestRule {
-	var rules []*RequestRule
-	for n, unit := range ir.units {
-		if r, ok := unit.(*RequestRule); ok && n.Name == service {
-			rules = append(rules, r)
-		}
-	}
-	slices.SortFunc(rules, func(a, b *RequestRule) int { return strings.Compare(a.Policy, b.Policy) })
-	return rules
 }

@@ -31,7 +31,7 @@ func describeCell(ir *IR) string {
 	var lines []string
 	for i := 0; cell != nil && i < len(cell.Rules); i++ {
 		r := &cell.Rules[i]
-		lines = append(lines, fmt.Sprintf("%s %s -> %s by %s", r.TableName(), strings.TrimPrefix(r.Match.describe(), "VNI 1, "), r.Pool, r.Policy))
+		lines = append(lines, fmt.Sprintf("%s %s -> %s by %s", r.TableName(), strings.TrimPrefix(r.Match.String(), "VNI 1, "), r.Pool, r.Policy))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -143,7 +143,7 @@ func TestOneVMIsTwoEntries(t *testing.T) {
 	var fresh []string
 	for _, rule := range now {
 		if !slices.Contains(before, rule) {
-			fresh = append(fresh, rule.TableName()+" "+rule.Match.describe())
+			fresh = append(fresh, rule.TableName()+" "+rule.Match.String())
 		}
 	}
 	want := []string{"gray_vm_src_v4 VNI 1, source 10.0.3.249/32", "gray_vm_dst_v4 VNI 1, destination 10.0.3.249/32"}
@@ -158,14 +158,14 @@ func benchmarkCell() *workbench {
 	var vms, flows []entry
 	for i := range 1 << 16 {
 		for side := range 2 {
-			m := vniBox(1)
+			m := VNIMatch(1)
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
 			*[]*netip.Prefix{&m.Src, &m.Dst}[side] = p
 			vms = append(vms, entry{box: m, percent: 100})
 		}
 	}
 	for i := range 2048 {
-		m := vniBox(1)
+		m := VNIMatch(1)
 		m.Src = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 4), byte(i << 4), 0}), 24)
 		m.DstPort = PortRange{uint16(i), uint16(i)}
 		flows = append(flows, entry{box: m, percent: 100})

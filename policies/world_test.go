@@ -306,7 +306,7 @@ func (w *world) strangers(p Packet) bool {
 	vms := w.routed[p.VNI]
 	cell := w.cell(p.VNI)
 	return len(vms) > 0 && !slices.Contains(vms, p.Src) && !slices.Contains(vms, p.Dst) &&
-		cell != nil && slices.ContainsFunc(cell.Rules, func(r Rule) bool { return r.Match == vniBox(schema.VNI(p.VNI)) })
+		cell != nil && slices.ContainsFunc(cell.Rules, func(r Rule) bool { return r.Match == VNIMatch(p.VNI) })
 }
 
 // check compares tables, documents and traces for every packet of the small
@@ -318,7 +318,7 @@ func (w *world) check(docs string) {
 		if got := w.pool(pool); got != want && !w.strangers(p) {
 			w.t.Fatalf("%s: the tables say %s,\n%s\nthe documents\n%s\n%s\n%s", p, pool, got, want, docs, dumpRules(w.ir))
 		}
-		if trace := w.ir.TracePacket("sw", p); trace.Pool != pool || trace.Version[1] != w.pool(pool)[trace.Bucket] {
+		if trace := Follow(w.ir, "sw", p); trace.Pool != pool || trace.Version[1] != w.pool(pool)[trace.Bucket] {
 			w.t.Fatalf("%s: the trace says %s, bucket %d of %s, the tables %s\n%s", p, trace.Pool, trace.Bucket, trace.Version, pool, dumpRules(w.ir))
 		}
 	}

@@ -285,5 +285,5 @@ func (c *churn) settled() int {
 // answer a request so: with a cluster's name, or with an empty one that no service
 // has the host.
 func (c *churn) allows(from int, r policies.Request, cluster string) bool {
-	return slices.ContainsFunc(c.history()[from:], func(ir *policies.IR) bool { return ir.TraceRequest(r).Cluster == cluster })
+	return slices.ContainsFunc(c.history()[from:], func(ir *policies.IR) bool { return policies.FollowRequest(ir, r).Cluster == cluster })
 }

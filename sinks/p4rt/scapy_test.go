@@ -222,7 +222,7 @@ func TestCraftedPackets(t *testing.T) {
 				}
 				continue
 			}
-			trace := ir.TracePacket("gw-a", c.packet())
+			trace := policies.Follow(ir, "gw-a", c.packet())
 			if !ok || trace.Dropped != "" || port != trace.Port {
 				t.Fatalf("round %d: %+v\nleft by port %d (%t), the flow model says %+v\n%s", round, c, port, ok, trace, documents)
 			}

@@ -132,7 +132,7 @@ func TestTraceSaysWhatTheSwitchDoes(t *testing.T) {
 	for range 5000 {
 		p := randomPacket(r)
 		frame := frameOf(p)
-		want := ir.TracePacket("sw", p)
+		want := policies.Follow(ir, "sw", p)
 		port, out, ok := sw.Process(frame)
 		if ok != (want.Dropped == "") {
 			t.Fatalf("%s: sent %v, the trace says %q", p, ok, want.Dropped)

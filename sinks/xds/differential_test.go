@@ -201,7 +201,7 @@ func (w *requestWorld) agrees(e *envoy, r policies.Request) bool {
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(res.Body)
-	trace := w.host.ir.TraceRequest(r)
+	trace := policies.FollowRequest(w.host.ir, r)
 	want, status := trace.Cluster+" HTTP/1.1", http.StatusOK
 	switch {
 	case trace.NotFound != "":

@@ -1,0 +1,114 @@
+package policies
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// poolPart begins the part of a blend's unit.
+const poolPart = "pool/"
+
+// use notes which blends a unit points to, and from which place of a document.
+// Blends that are new, no longer used or come from another place are made anew.
+func (c *Compiler) use(unit Name, now map[string]schema.Position) {
+	was := c.uses[unit]
+	for pool, at := range was {
+		if have, still := now[pool]; !still || have != at {
+			c.blendUsed(unit, pool, nil)
+		}
+	}
+	for pool, at := range now {
+		if have, before := was[pool]; !before || have != at {
+			c.blendUsed(unit, pool, &at)
+		}
+	}
+	if c.uses[unit] = now; len(now) == 0 {
+		delete(c.uses, unit)
+	}
+}
+
+func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
+	blend := Name{schema.KindGateway, unit.Name, poolPart + pool}
+	if !c.dirtyBlends[blend] {
+		c.dirtyBlends[blend] = false // to be looked at
+	}
+	switch {
+	case at == nil:
+		delete(c.users[blend], unit)
+	case c.users[blend] == nil:
+		c.users[blend] = map[Name]schema.Position{unit: *at}
+	default:
+		c.users[blend][unit] = *at
+	}
+}
+
+// rulesUse is the blends that rules point to.
+func rulesUse(rules []Rule) map[string]schema.Position {
+	uses := map[string]schema.Position{}
+	for i := range rules {
+		if pool := rules[i].Pool; isBlend(pool) {
+			uses[pool] = minPosition(uses[pool], rules[i].Origin)
+		}
+	}
+	return uses
+}
+
+// compileBlend makes a blend anew, or takes it away where nobody points to it.
+func (c *Compiler) compileBlend(n Name, gatewayChanged bool) {
+	users, gw := c.users[n], c.ir.Gateway(n.Name)
+	if gw == nil || len(users) == 0 {
+		delete(c.users, n)
+		delete(c.blends[n.Name], n)
+		c.wantIDs(n, c.blendIDs[n], nil)
+		delete(c.blendIDs, n)
+		c.ir.Put(n, nil)
+		c.pending[n] = true
+		return
+	}
+	var origin schema.Position
+	for _, at := range users {
+		origin = minPosition(origin, at)
+	}
+	name := strings.TrimPrefix(n.Part, poolPart)
+	if was := c.ir.Blend(gw.Name, name); was != nil && was.Origin == origin && !gatewayChanged {
+		return
+	}
+	var ids []idKey
+	for _, sw := range gw.Switches {
+		ids = append(ids, idKey{sw, SpacePool, gw.Name + "/" + name})
+	}
+	c.wantIDs(n, c.blendIDs[n], ids)
+	c.blendIDs[n] = ids
+	if c.blends[n.Name] == nil {
+		c.blends[n.Name] = map[Name]bool{}
+	}
+	c.blends[n.Name][n] = true
+	c.ir.Put(n, newBlend(gw, name, origin))
+	c.pending[n] = true
+}
+
+// setDefault decides what the VIPs of a gateway point to: what the policies say
+// about the set of all packets, as part of the list that cells are made of.
+func (c *Compiler) setDefault(name string) {
+	gw := c.ir.Gateway(name)
+	n := Name{Kind: schema.KindGateway, Name: name}
+	if gw == nil {
+		c.use(n, nil)
+		return
+	}
+	all := slices.DeleteFunc(slices.Clone(c.claims[Name{n.Kind, name, anyVNI}]), func(cl claim) bool { return cl.box != anyMatch })
+	next := *gw
+	policies, _ := policiesOf(all)
+	next.SetDefault(policies)
+	uses := map[string]schema.Position{}
+	if isBlend(next.DefaultPool) {
+		uses[next.DefaultPool] = next.DefaultOrigin
+	}
+	c.use(n, uses)
+	if next.DefaultPool != gw.DefaultPool || next.DefaultPolicy != gw.DefaultPolicy || next.DefaultOrigin != gw.DefaultOrigin {
+		c.ir.Put(n, &next)
+		c.pending[n] = true
+	}
+}

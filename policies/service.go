@@ -1,0 +1,79 @@
+package policies
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Service is a cluster behind Envoy and its versions.
+type Service struct {
+	Name     string
+	Origin   schema.Position
+	Hosts    []string // sorted, lower case, without port
+	Protocol string   // what the endpoints speak: "http", "http2" or "grpc"
+	RouteBy  RouteBy
+	Default  string           // the version of accounts that no policy names
+	Versions []ServiceVersion // sorted by name
+	Health   *HealthCheck     // nil: the endpoints are not checked
+	Timeout  time.Duration    // of a whole request; 0: none
+	Retries  int
+}
+
+// RouteBy says where a request carries its account: the value of Key in the
+// cookie-encoded header Header (lower case).
+type RouteBy struct {
+	Header string `json:"header"`
+	Key    string `json:"key"`
+}
+
+// String is "key KEY of header HEADER".
+func (r RouteBy) String() string { return "key " + r.Key + " of header " + r.Header }
+
+// DefaultRouteBy is where requests carry their account unless a Service says
+// otherwise.
+var DefaultRouteBy = RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}
+
+// ServiceVersion is one version of a service and where it runs.
+type ServiceVersion struct {
+	Name      string
+	Origin    schema.Position
+	Endpoints []Endpoint     // sorted by address and port
+	Etcd      string         // the target that the endpoints are registered under; empty: the document lists them
+	Unknown   bool           // nobody has told yet what is registered there; what is live stays
+	Image     string         // what nodes run; empty: something else runs it
+	Compose   map[string]any // further fields of its compose service, as schema has checked them; read-only
+}
+
+// Version returns the version of that name, or nil.
+func (s *Service) Version(name string) *ServiceVersion {
+	for i := range s.Versions {
+		if s.Versions[i].Name == name {
+			return &s.Versions[i]
+		}
+	}
+	return nil
+}
+
+// Endpoint is an address that serves a version.
+type Endpoint struct {
+	Address netip.Addr
+	Port    uint16
+	Weight  uint32 // at least 1
+}
+
+// AccountRoute is what holds for the requests of one account for one service,
+// beside the rules that are about all requests; see OrderRules.
+type AccountRoute struct {
+	Service, Account string
+	Rules            []RequestRule // in order of precedence
+	Instead          []string      // the policies whose rules about all requests do not count for it, sorted
+	Origin           schema.Position
+}
+
+func (r *AccountRoute) equal(o *AccountRoute) bool {
+	return r.Origin == o.Origin && slices.Equal(r.Instead, o.Instead) &&
+		slices.EqualFunc(r.Rules, o.Rules, func(a, b RequestRule) bool { return a.equal(&b) })
+}
