@@ -13,7 +13,7 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -44,9 +44,9 @@ type Rollouts struct {
 // Done is the daemon's answer to POST /v1/rollouts/{policy}/{verb}: what became of
 // the rollout; no events where all was so already.
 type Done struct {
-	APIVersion string           `json:"apiVersion"`
-	Policy     string           `json:"policy"`
-	Events     []policies.Event `json:"events"`
+	APIVersion string          `json:"apiVersion"`
+	Policy     string          `json:"policy"`
+	Events     []rollout.Event `json:"events"`
 }
 
 // Audit is the daemon's answer to GET /v1/audit.
@@ -73,7 +73,7 @@ const (
 )
 
 // verbs are those that the API takes.
-var verbs = []string{policies.VerbPromote, policies.VerbPause, policies.VerbResume, policies.VerbAbort, policies.VerbRetry}
+var verbs = []string{rollout.VerbPromote, rollout.VerbPause, rollout.VerbResume, rollout.VerbAbort, rollout.VerbRetry}
 
 // handleRollouts serves what is about rollouts.
 func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
@@ -130,7 +130,7 @@ func handleVerb(r *reconciler.Reconciler) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		events, err := r.Do(req.Context(), policy, policies.Verb{Verb: verb, Gate: s.Gate, Who: s.Who, Why: s.Why})
+		events, err := r.Do(req.Context(), policy, rollout.Verb{Verb: verb, Gate: s.Gate, Who: s.Who, Why: s.Why})
 		switch {
 		case errors.Is(err, reconciler.ErrNoRollout):
 			http.Error(w, err.Error(), http.StatusNotFound)
@@ -139,7 +139,7 @@ func handleVerb(r *reconciler.Reconciler) http.HandlerFunc {
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		default:
-			reply(w, Done{RolloutVersion, policy, append([]policies.Event{}, events...)})
+			reply(w, Done{RolloutVersion, policy, append([]rollout.Event{}, events...)})
 		}
 	}
 }
@@ -149,7 +149,7 @@ func (s *said) check(verb string) error {
 	if s.Who == "" {
 		return errors.New("who: says nothing; the audit log needs a name")
 	}
-	if s.Gate != "" && verb != policies.VerbPromote {
+	if s.Gate != "" && verb != rollout.VerbPromote {
 		return fmt.Errorf("gate: belongs to promote, not to %s", verb)
 	}
 	for _, f := range []struct {
@@ -189,7 +189,7 @@ func (c Client) Rollouts(ctx context.Context) (*Rollouts, []byte, error) {
 
 // Do says a verb about the rollout of a policy. The error is reconciler.ErrNoRollout
 // where there is none, and wraps reconciler.ErrNotNow where the verb does not apply.
-func (c Client) Do(ctx context.Context, policy string, v policies.Verb) (*Done, error) {
+func (c Client) Do(ctx context.Context, policy string, v rollout.Verb) (*Done, error) {
 	body, err := json.Marshal(said{v.Gate, v.Who, v.Why})
 	if err != nil {
 		return nil, err

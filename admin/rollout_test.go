@@ -16,7 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/dir"
 )
@@ -87,7 +87,7 @@ func startAPI(t *testing.T, documents string) Client {
 }
 
 // reach waits until policy p has a phase and so many VMs have moved.
-func reach(t *testing.T, c Client, phase policies.Phase, moved int) *Rollout {
+func reach(t *testing.T, c Client, phase rollout.Phase, moved int) *Rollout {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -109,41 +109,41 @@ func reach(t *testing.T, c Client, phase policies.Phase, moved int) *Rollout {
 func TestRolloutByTheAPI(t *testing.T) {
 	c := startAPI(t, shard)
 	ctx := t.Context()
-	r := reach(t, c, policies.PhasePaused, 0)
-	want := []policies.Gate{{ID: "1/n1/1", Network: "n1", Batch: 1, Reason: "ApprovalRequired"}}
+	r := reach(t, c, rollout.PhasePaused, 0)
+	want := []rollout.Gate{{ID: "1/n1/1", Network: "n1", Batch: 1, Reason: "ApprovalRequired"}}
 	if diff := cmp.Diff(want, r.Gates); diff != "" || r.APIVersion != RolloutVersion || r.Revision == "" {
 		t.Fatalf("%+v, gates (-want +got):\n%s", r, diff)
 	}
 
-	done, err := c.Do(ctx, "p", policies.Verb{Verb: policies.VerbPromote, Gate: "1/n1/1", Who: "ann@desk", Why: "tried on one"})
+	done, err := c.Do(ctx, "p", rollout.Verb{Verb: rollout.VerbPromote, Gate: "1/n1/1", Who: "ann@desk", Why: "tried on one"})
 	if err != nil || done.Policy != "p" || len(done.Events) != 1 || done.Events[0].Reason != "Promoted" {
 		t.Fatalf("promote answers %+v, %v", done, err)
 	}
-	reach(t, c, policies.PhasePaused, 1)
+	reach(t, c, rollout.PhasePaused, 1)
 
 	// The gate of a step that was made already lets no other step go.
-	done, err = c.Do(ctx, "p", policies.Verb{Verb: policies.VerbPromote, Gate: "1/n1/1", Who: "bob@desk"})
+	done, err = c.Do(ctx, "p", rollout.Verb{Verb: rollout.VerbPromote, Gate: "1/n1/1", Who: "bob@desk"})
 	if err != nil || len(done.Events) != 0 {
 		t.Errorf("the same promote again answers %+v, %v", done, err)
 	}
-	reach(t, c, policies.PhasePaused, 1)
+	reach(t, c, rollout.PhasePaused, 1)
 
-	_, err = c.Do(ctx, "p", policies.Verb{Verb: policies.VerbRetry, Who: "ann@desk"})
+	_, err = c.Do(ctx, "p", rollout.Verb{Verb: rollout.VerbRetry, Who: "ann@desk"})
 	if !errors.Is(err, reconciler.ErrNotNow) || err.Error() != "not now: nothing of it has failed" {
 		t.Errorf("retry: %v", err)
 	}
 	for _, err := range []error{
-		second(c.Do(ctx, "q", policies.Verb{Verb: policies.VerbPause, Who: "ann@desk"})),
+		second(c.Do(ctx, "q", rollout.Verb{Verb: rollout.VerbPause, Who: "ann@desk"})),
 		third(c.Rollout(ctx, "q")), third(c.Rollout(ctx, "a/b c")),
 	} {
 		if !errors.Is(err, reconciler.ErrNoRollout) {
 			t.Errorf("of a policy that is not there: %v", err)
 		}
 	}
-	if _, err := c.Do(ctx, "p", policies.Verb{Verb: policies.VerbAbort, Who: "ann@desk", Why: "enough"}); err != nil {
+	if _, err := c.Do(ctx, "p", rollout.Verb{Verb: rollout.VerbAbort, Who: "ann@desk", Why: "enough"}); err != nil {
 		t.Fatal(err)
 	}
-	r = reach(t, c, policies.PhaseRolledBack, 0)
+	r = reach(t, c, rollout.PhaseRolledBack, 0)
 	if r.Failure == nil || r.Failure.Who != "ann@desk" || len(r.Overrides) != 1 {
 		t.Errorf("after abort: %+v", r)
 	}
@@ -181,7 +181,7 @@ func third[A, B any](_ A, _ B, err error) error { return err }
 
 func TestVerbsAreChecked(t *testing.T) {
 	c := startAPI(t, shard)
-	reach(t, c, policies.PhasePaused, 0)
+	reach(t, c, rollout.PhasePaused, 0)
 	for _, test := range []struct {
 		path, body, site string
 		code             int
@@ -219,7 +219,7 @@ func TestVerbsAreChecked(t *testing.T) {
 			t.Errorf("limit %s: %d %q", limit, code, text)
 		}
 	}
-	reach(t, c, policies.PhasePaused, 0) // and nothing of it was done
+	reach(t, c, rollout.PhasePaused, 0) // and nothing of it was done
 	a, _, err := c.Audit(t.Context(), "", 100)
 	if err != nil {
 		t.Fatal(err)

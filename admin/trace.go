@@ -9,28 +9,30 @@ import (
 	"slices"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
 
 // TraceQuery asks for the way of a packet, or else of a request.
 type TraceQuery struct {
-	Packet  *policies.Packet  `json:",omitempty"`
+	Packet  *packets.Packet   `json:",omitempty"`
 	Switch  string            `json:",omitempty"` // that the packet comes to; empty: the first one that has the VIP
-	Request *policies.Request `json:",omitempty"`
+	Request *requests.Request `json:",omitempty"`
 }
 
 // Traced is the way of a packet or of a request.
 type Traced struct {
 	Revision string
-	Packet   *policies.Trace        `json:",omitempty"`
-	Request  *policies.RequestTrace `json:",omitempty"`
+	Packet   *packets.Trace  `json:",omitempty"`
+	Request  *requests.Trace `json:",omitempty"`
 }
 
 // Trace follows what is asked for through a commit.
 func Trace(ir *policies.IR, q TraceQuery) (*Traced, error) {
 	switch on := q.Switch; {
 	case q.Request != nil:
-		return &Traced{Request: policies.FollowRequest(ir, *q.Request)}, nil
+		return &Traced{Request: requests.Follow(ir, *q.Request)}, nil
 	case q.Packet == nil:
 		return nil, errors.New("nothing is asked for; want a packet or a request")
 	case on != "" && ir.Switch(on) == nil:
@@ -41,7 +43,7 @@ func Trace(ir *policies.IR, q TraceQuery) (*Traced, error) {
 				on = gw.Switches[0]
 			}
 		}
-		return &Traced{Packet: policies.Follow(ir, on, *q.Packet)}, nil
+		return &Traced{Packet: packets.Follow(ir, on, *q.Packet)}, nil
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -51,7 +52,7 @@ func serverNames(ir *IR, pool string) []string {
 	gw := ir.Gateway("gw")
 	var names []string
 	for bucket := range gw.Hash.Buckets {
-		version, backend, _ := server(ir, gw, pool, bucket)
+		version, backend, _ := packets.ServerOf(ir, gw, pool, bucket)
 		names = append(names, version+"/"+gw.Pool(version).Backends[backend].Name)
 	}
 	return names
@@ -104,8 +105,8 @@ func TestWhatAShareLeavesFallsThrough(t *testing.T) {
 	if got := ir.Gateway("gw").DefaultPool; got != "v3=50%,v1" {
 		t.Errorf("the VIP points to %s", got)
 	}
-	cell := ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*Cell)
-	want := []Rule{{Table: TableVPC, Match: VNIMatch(1), Pool: "v2=5%,v3=50%,v1", Policy: "e1", Origin: schema.Position{Path: "4.yaml", Line: 9}}}
+	cell := ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*packets.Cell)
+	want := []packets.Rule{{Table: packets.TableVPC, Match: packets.VNIMatch(1), Pool: "v2=5%,v3=50%,v1", Policy: "e1", Origin: schema.Position{Path: "4.yaml", Line: 9}}}
 	if !slices.Equal(cell.Rules, want) {
 		t.Fatalf("%+v\nwant %+v", cell.Rules, want)
 	}
@@ -222,8 +223,8 @@ func TestShareThatStays(t *testing.T) {
 			policyOf("p", "v2", 200, matches+"\n  exclude:\n  - "+test.exclude), policyOf("below", "v3", 100, "{percent: 50}"))
 		ir, _ := r.must()
 		for vni, want := range map[uint32]string{1: test.n1, 2: test.n2, 3: test.n3, 4: "v3=50%,v1"} {
-			p := Packet{VIP: ir.Gateway("gw").VIPs[0], VNI: vni, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.9")}
-			if got := Follow(ir, "sw", p).Pool; got != want {
+			p := packets.Packet{VIP: ir.Gateway("gw").VIPs[0], VNI: vni, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.9")}
+			if got := packets.Follow(ir, "sw", p).Pool; got != want {
 				t.Errorf("exclude %s, VNI %d: pool %s, want %s", test.exclude, vni, got, want)
 			}
 		}

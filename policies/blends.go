@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -45,10 +46,10 @@ func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
 }
 
 // rulesUse is the blends that rules point to.
-func rulesUse(rules []Rule) map[string]schema.Position {
+func rulesUse(rules []packets.Rule) map[string]schema.Position {
 	uses := map[string]schema.Position{}
 	for i := range rules {
-		if pool := rules[i].Pool; isBlend(pool) {
+		if pool := rules[i].Pool; packets.IsBlend(pool) {
 			uses[pool] = minPosition(uses[pool], rules[i].Origin)
 		}
 	}
@@ -85,7 +86,7 @@ func (c *Compiler) compileBlend(n Name, gatewayChanged bool) {
 		c.blends[n.Name] = map[Name]bool{}
 	}
 	c.blends[n.Name][n] = true
-	c.ir.Put(n, newBlend(gw, name, origin))
+	c.ir.Put(n, packets.NewBlend(gw, name, origin))
 	c.pending[n] = true
 }
 
@@ -98,12 +99,12 @@ func (c *Compiler) setDefault(name string) {
 		c.use(n, nil)
 		return
 	}
-	all := slices.DeleteFunc(slices.Clone(c.claims[Name{n.Kind, name, anyVNI}]), func(cl claim) bool { return cl.box != anyMatch })
+	all := slices.DeleteFunc(slices.Clone(c.claims[Name{n.Kind, name, anyVNI}]), func(cl claim) bool { return cl.box != packets.AnyMatch })
 	next := *gw
 	policies, _ := policiesOf(all)
 	next.SetDefault(policies)
 	uses := map[string]schema.Position{}
-	if isBlend(next.DefaultPool) {
+	if packets.IsBlend(next.DefaultPool) {
 		uses[next.DefaultPool] = next.DefaultOrigin
 	}
 	c.use(n, uses)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -20,18 +21,6 @@ var TableSizes = map[string]int{
 	"gray_vpc": 16384, "hash_profile": 256, "pool": 256, "bucket": 524288, "backend": 4096,
 }
 
-// TableName is the pipeline's name of the table that a rule stands in.
-func (r *Rule) TableName() string {
-	name := map[Table]string{TableFlow: "gray_flow", TableVMSrc: "gray_vm_src", TableVMDst: "gray_vm_dst"}[r.Table]
-	switch {
-	case r.Table == TableVPC:
-		return "gray_vpc"
-	case r.IPv6:
-		return name + "_v6"
-	}
-	return name + "_v4"
-}
-
 // usage is how many rules of a gateway stand in each table.
 type usage struct {
 	cells map[Name]map[string]int
@@ -39,7 +28,7 @@ type usage struct {
 }
 
 // count notes how many rules a cell has.
-func (c *Compiler) count(n Name, cell *Cell) {
+func (c *Compiler) count(n Name, cell *packets.Cell) {
 	u := c.usage[n.Name]
 	if u == nil {
 		u = &usage{cells: map[Name]map[string]int{}, total: map[string]int{}}
@@ -65,7 +54,7 @@ func (c *Compiler) count(n Name, cell *Cell) {
 // overflows reports tables that would hold more than they can, at the document
 // that asks for most of it.
 func (c *Compiler) overflows() schema.Errors {
-	bySwitch := map[string][]*Gateway{}
+	bySwitch := map[string][]*packets.Gateway{}
 	for name := range c.usage {
 		if c.ir.Gateway(name) == nil {
 			delete(c.usage, name)
@@ -106,7 +95,7 @@ func (c *Compiler) sizesOf(sw string) map[string]int {
 }
 
 // demand is how many entries of a table a gateway needs on each of its switches.
-func (c *Compiler) demand(g *Gateway, table string) int {
+func (c *Compiler) demand(g *packets.Gateway, table string) int {
 	n := 0
 	switch table {
 	case "vip_v4", "vip_v6":
@@ -136,13 +125,13 @@ func (c *Compiler) demand(g *Gateway, table string) int {
 
 // overflow names the policy with most rules in the table, or for what no policy
 // makes the gateway.
-func (c *Compiler) overflow(sw, table string, sum, size int, most *Gateway) *schema.Error {
+func (c *Compiler) overflow(sw, table string, sum, size int, most *packets.Gateway) *schema.Error {
 	byPolicy := map[string]int{}
 	at := most.Origin
 	if u := c.usage[most.Name]; u != nil && u.total[table] > 0 {
 		origins := map[string]schema.Position{}
 		for n := range u.cells {
-			cell, _ := c.ir.Get(n).(*Cell)
+			cell, _ := c.ir.Get(n).(*packets.Cell)
 			if cell == nil {
 				continue
 			}
@@ -167,7 +156,7 @@ func (c *Compiler) overflow(sw, table string, sum, size int, most *Gateway) *sch
 		if blends := c.blends[most.Name]; len(blends) > len(most.Pools) {
 			at = schema.Position{}
 			for n := range blends {
-				at = minPosition(at, c.ir.Get(n).(*Blend).Origin)
+				at = minPosition(at, c.ir.Get(n).(*packets.Blend).Origin)
 			}
 		}
 	case "backend":

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/gray-release/gray/policies/packets"
 )
 
 // plainGateway is a gateway with one server a version.
@@ -104,22 +106,22 @@ func TestMoreRulesThanTheSwitchHolds(t *testing.T) {
 		}
 		return netip.PrefixFrom(a, a.BitLen())
 	}
-	rules := map[string]func(int) Match{
-		"gray_flow_v4": func(i int) Match {
-			m := VNIMatch(uint32(i))
-			m.Src, m.DstPort = address(1, false), PortRange{1, 1}
+	rules := map[string]func(int) packets.Match{
+		"gray_flow_v4": func(i int) packets.Match {
+			m := packets.VNIMatch(uint32(i))
+			m.Src, m.DstPort = address(1, false), packets.PortRange{1, 1}
 			return m
 		},
-		"gray_flow_v6": func(i int) Match {
-			m := VNIMatch(uint32(i))
-			m.Src, m.DstPort = address(1, true), PortRange{1, 1}
+		"gray_flow_v6": func(i int) packets.Match {
+			m := packets.VNIMatch(uint32(i))
+			m.Src, m.DstPort = address(1, true), packets.PortRange{1, 1}
 			return m
 		},
-		"gray_vpc": func(i int) Match { return VNIMatch(uint32(i)) },
+		"gray_vpc": func(i int) packets.Match { return packets.VNIMatch(uint32(i)) },
 	}
-	rules["gray_vm_src_v4"] = func(i int) Match { m := VNIMatch(uint32(i % 64)); m.Src = address(i, false); return m }
-	rules["gray_vm_src_v6"] = func(i int) Match { m := VNIMatch(uint32(i % 64)); m.Src = address(i, true); return m }
-	rules["gray_vm_dst_v6"] = func(i int) Match { m := VNIMatch(uint32(i % 64)); m.Dst = address(i, true); return m }
+	rules["gray_vm_src_v4"] = func(i int) packets.Match { m := packets.VNIMatch(uint32(i % 64)); m.Src = address(i, false); return m }
+	rules["gray_vm_src_v6"] = func(i int) packets.Match { m := packets.VNIMatch(uint32(i % 64)); m.Src = address(i, true); return m }
+	rules["gray_vm_dst_v6"] = func(i int) packets.Match { m := packets.VNIMatch(uint32(i % 64)); m.Dst = address(i, true); return m }
 	for table, rule := range rules {
 		for _, over := range []int{0, 1} {
 			b := newWorkbench()

@@ -11,13 +11,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
 func dumpRules(ir *IR) string {
 	var b strings.Builder
 	for n, u := range ir.units {
-		if cell, ok := u.(*Cell); ok {
+		if cell, ok := u.(*packets.Cell); ok {
 			for _, r := range cell.Rules {
 				fmt.Fprintf(&b, "%s: table %d v6=%v prio %d %s -> %s (%s)\n", n, r.Table, r.IPv6, r.Priority, r.Match.String(), r.Pool, r.Policy)
 			}
@@ -33,7 +35,7 @@ func runWorld(t *testing.T, seed uint64) (valid int) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	set, c := schema.NewSet(), NewCompiler(NewIDs())
 	files := schema.NewFiles(fileOf("base.yaml", worldBase), fileOf("net.yaml", randomRoutes(r)))
-	rollouts, moved := map[string]*schema.Rollout{}, map[string]Progress{}
+	rollouts, moved := map[string]*schema.Rollout{}, map[string]rollout.Progress{}
 	state, numbers := map[Name]any{}, map[slot]string{}
 	for range 6 {
 		name := fmt.Sprintf("p%d", r.IntN(4))
@@ -118,7 +120,7 @@ func checkNumbers(t *testing.T, c *Compiler, ir *IR, before map[slot]string) map
 		}
 	}
 	for _, u := range ir.units {
-		if b, ok := u.(*Blend); ok {
+		if b, ok := u.(*packets.Blend); ok {
 			add(SpacePool, "gw/"+b.Name)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -18,19 +20,19 @@ func (c *Compiler) claimRequests(e entryOf, service string) {
 		return
 	}
 	if m.Accounts == nil {
-		c.claim(e, Name{schema.KindService, service, policyPart + e.s.doc.Name.Name}, Match{})
+		c.claim(e, Name{schema.KindService, service, policyPart + e.s.doc.Name.Name}, packets.Match{})
 	}
 	for _, a := range m.Accounts {
-		c.claim(e, Name{schema.KindService, service, accountPart + a}, Match{})
+		c.claim(e, Name{schema.KindService, service, accountPart + a}, packets.Match{})
 	}
 }
 
 // requestSet is the requests of a claim, as far as its account has no say; false
 // where no request passes its tests.
-func requestSet(cl *claim) (RequestMatch, bool) {
-	set := RequestMatch{Hi: cl.percent}
+func requestSet(cl *claim) (requests.Match, bool) {
+	set := requests.Match{Hi: cl.percent}
 	for _, h := range cl.match.Headers {
-		t := HeaderTest{Name: h.Name, Not: h.Invert}
+		t := requests.HeaderTest{Name: h.Name, Not: h.Invert}
 		switch {
 		case h.Exact != nil:
 			t.Kind, t.Value = "exact", *h.Exact
@@ -45,7 +47,7 @@ func requestSet(cl *claim) (RequestMatch, bool) {
 		}
 		set.Tests = append(set.Tests, t)
 	}
-	return everyRequest.intersect(set)
+	return requests.Every.Intersect(set)
 }
 
 // taken is what one policy says about requests of a service.
@@ -54,11 +56,11 @@ type taken struct {
 	spec           *schema.PolicySpec
 	line           int // of the first match, or else of the first exclude
 	matched        bool
-	match, exclude []RequestMatch
-	sets           []RequestMatch // what comes of the two
-	planned        bool           // its rollout will come to take all that it does not exclude
-	idle           bool           // and it says nothing else of the account: what it says about all requests holds for it too
-	will           []RequestMatch // what sets will be then
+	match, exclude []requests.Match
+	sets           []requests.Match // what comes of the two
+	planned        bool             // its rollout will come to take all that it does not exclude
+	idle           bool             // and it says nothing else of the account: what it says about all requests holds for it too
+	will           []requests.Match // what sets will be then
 }
 
 func (t *taken) origin() schema.Position { return schema.Position{Path: t.doc.Path, Line: t.line} }
@@ -110,22 +112,22 @@ func takenBy(claims []claim) []*taken {
 }
 
 // rule is what a policy says as a rule.
-func (t *taken) rule() RequestRule {
-	return RequestRule{Priority: t.spec.Priority, Version: t.spec.Version, Match: t.sets, Policy: t.doc.Name.Name, Origin: t.origin()}
+func (t *taken) rule() requests.Rule {
+	return requests.Rule{Priority: t.spec.Priority, Version: t.spec.Version, Match: t.sets, Policy: t.doc.Name.Name, Origin: t.origin()}
 }
 
 // settle works out the sets that a policy takes.
 func (c *Compiler) settle(n Name, t *taken) {
 	var ok bool
-	t.sets, ok = combine(t.match, t.exclude)
+	t.sets, ok = requests.Combine(t.match, t.exclude)
 	if t.will = t.sets; ok && t.planned {
-		t.will, ok = combine(allRequests, t.exclude)
+		t.will, ok = requests.Combine(requests.All, t.exclude)
 	}
 	if ok {
 		return
 	}
 	t.sets, t.will = nil, nil
-	at := t.doc.Errorf("spec.exclude", "makes more than %d sets of requests of what the policy matches of Service %s; name less in it", maxCombinations, n.Name)
+	at := t.doc.Errorf("spec.exclude", "makes more than %d sets of requests of what the policy matches of Service %s; name less in it", requests.MaxCombinations, n.Name)
 	c.errs[n] = append(c.errs[n], unitError{t.doc.Name.Name + " " + n.Name, at})
 }
 
@@ -141,7 +143,7 @@ func (c *Compiler) generalOf(service string) []*taken {
 	}
 	all := takenBy(claims)
 	for _, t := range all {
-		t.sets, _ = combine(t.match, t.exclude) // who claims it reports what is wrong
+		t.sets, _ = requests.Combine(t.match, t.exclude) // who claims it reports what is wrong
 		t.will = t.sets
 	}
 	c.generalNow[service] = all
@@ -158,9 +160,9 @@ func (c *Compiler) policyRule(n Name, claims []claim) any {
 	c.settle(n, own[0])
 	sets := 0
 	for _, o := range c.generalOf(n.Name) {
-		sets += countRoutes(o.sets)
-		if o.doc == own[0].doc && sets > maxServiceSets {
-			at := o.doc.Errorf("spec.match", "makes more than %d sets of requests of Service %s, with those of the policies above it; name less", maxServiceSets, n.Name)
+		sets += requests.CountRoutes(o.sets)
+		if o.doc == own[0].doc && sets > requests.MaxServiceSets {
+			at := o.doc.Errorf("spec.match", "makes more than %d sets of requests of Service %s, with those of the policies above it; name less", requests.MaxServiceSets, n.Name)
 			c.errs[n] = append(c.errs[n], unitError{o.doc.Name.Name + " " + n.Name, at})
 		}
 		c.requestConflict(n, own[0], o, "")
@@ -169,7 +171,7 @@ func (c *Compiler) policyRule(n Name, claims []claim) any {
 		return nil
 	}
 	r := own[0].rule()
-	if was, _ := c.ir.Get(n).(*RequestRule); was != nil && was.equal(&r) {
+	if was, _ := c.ir.Get(n).(*requests.Rule); was != nil && was.Equal(&r) {
 		return was
 	}
 	return &r
@@ -178,7 +180,7 @@ func (c *Compiler) policyRule(n Name, claims []claim) any {
 // accountRoute decides about one account of one service; nil where everything is
 // as it is for all.
 func (c *Compiler) accountRoute(n Name, claims []claim) any {
-	route := &AccountRoute{Service: n.Name, Account: strings.TrimPrefix(n.Part, accountPart)}
+	route := &requests.AccountRoute{Service: n.Name, Account: strings.TrimPrefix(n.Part, accountPart)}
 	general := c.generalOf(n.Name)
 	own := takenBy(claims)
 	for _, t := range own {
@@ -219,15 +221,15 @@ func (c *Compiler) accountRoute(n Name, claims []claim) any {
 	if len(route.Rules) > 0 {
 		route.Origin = route.Rules[0].Origin
 	}
-	if was, _ := c.ir.Get(n).(*AccountRoute); was != nil && was.equal(route) {
+	if was, _ := c.ir.Get(n).(*requests.AccountRoute); was != nil && was.Equal(route) {
 		return was
 	}
 	return route
 }
 
 // ownRules is the rules of an account up to the first that takes every request.
-func ownRules(own []*taken) []RequestRule {
-	var rules []RequestRule
+func ownRules(own []*taken) []requests.Rule {
+	var rules []requests.Rule
 	for _, t := range own {
 		if len(t.sets) == 0 {
 			continue
@@ -248,13 +250,13 @@ func (c *Compiler) requestConflict(n Name, a, b *taken, account string) {
 	}
 	for _, m := range a.will {
 		for _, o := range b.will {
-			both, some := m.meets(o)
+			both, some := m.Meets(o)
 			if !some {
 				continue
 			}
 			what := both.String()
 			switch {
-			case account != "" && both.whole():
+			case account != "" && both.Whole():
 				what = "account " + account
 			case account != "":
 				what = fmt.Sprintf("%s of account %s", what, account)

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -33,8 +36,8 @@ type Compiler struct {
 	vms      map[uint32][]netip.Addr         // the VMs of the Networks' route tables by VNI, sorted
 	cells    map[string]map[Name]bool        // units that have claims, by part
 	down     map[string]map[string]bool      // the servers that fail their checks, by gateway
-	found    map[string][]Endpoint           // what is registered, by etcd target
-	progress map[string]Progress             // what their rollouts have moved, by policy
+	found    map[string][]requests.Endpoint  // what is registered, by etcd target
+	progress map[string]rollout.Progress     // what their rollouts have moved, by policy
 	held     map[string]*schema.Document     // what suspended policies stand for, by name
 	stirred  map[mover]bool                  // moves to claim anew in this call
 	rolls    map[string]*rolling             // by policy
@@ -96,10 +99,10 @@ type claim struct {
 	exclude bool
 	match   *schema.Match // on a Service
 	line    int
-	box     Match  // on a Gateway
-	percent int    // of the buckets or of the accounts, 1 to 100; of an exclude, those that stay
-	network string // whose move by the policy's rollout it is; empty: the documents say it
-	planned bool   // it takes nothing yet: a rollout will come to it
+	box     packets.Match // on a Gateway
+	percent int           // of the buckets or of the accounts, 1 to 100; of an exclude, those that stay
+	network string        // whose move by the policy's rollout it is; empty: the documents say it
+	planned bool          // it takes nothing yet: a rollout will come to it
 }
 
 // NewCompiler returns a compiler of an empty repository. The table of numbers
@@ -113,7 +116,7 @@ func NewCompiler(ids *IDs) *Compiler {
 		claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{}, usage: map[string]*usage{},
 		docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, nets: map[string]map[schema.Name]bool{},
 		vms: map[uint32][]netip.Addr{}, cells: map[string]map[Name]bool{},
-		progress: map[string]Progress{}, held: map[string]*schema.Document{}, stirred: map[mover]bool{}, rolls: map[string]*rolling{}, scopes: map[string]map[string]bool{},
+		progress: map[string]rollout.Progress{}, held: map[string]*schema.Document{}, stirred: map[mover]bool{}, rolls: map[string]*rolling{}, scopes: map[string]map[string]bool{},
 		down: map[string]map[string]bool{}, again: map[schema.Name]bool{},
 		dirty: map[Name]bool{}, pending: map[Name]bool{},
 		uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{}, blends: map[string]map[Name]bool{},

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -105,14 +107,14 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 	s.facade = fmt.Sprint(*spec.VNI, spec.Account, s.doc.Metadata.Labels, s.ipv6(), spec.Monitor != nil)
 }
 
-func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
-	svc := &Service{
+func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Service {
+	svc := &requests.Service{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Hosts: slices.Sorted(slices.Values(spec.Hosts)),
-		Protocol: spec.Protocol, RouteBy: DefaultRouteBy,
+		Protocol: spec.Protocol, RouteBy: requests.DefaultRouteBy,
 		Default: spec.Default, Health: healthOf(spec.HealthCheck), Retries: spec.Retries,
 	}
 	if spec.RouteBy != nil {
-		svc.RouteBy = RouteBy{Header: spec.RouteBy.Header, Key: spec.RouteBy.Key}
+		svc.RouteBy = requests.RouteBy{Header: spec.RouteBy.Header, Key: spec.RouteBy.Key}
 	}
 	if h := spec.HealthCheck; h != nil {
 		svc.Health.GRPC = h.HTTP == nil && h.TCP == nil
@@ -122,13 +124,13 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	}
 	var names, runs []string
 	for _, v := range spec.Versions {
-		version := ServiceVersion{
+		version := requests.ServiceVersion{
 			Name: v.Name, Origin: schema.Position{Path: s.doc.Path, Line: v.Line}, Image: v.Image, Compose: v.Compose,
 		}
 		for _, e := range v.Endpoints {
-			version.Endpoints = append(version.Endpoints, Endpoint{e.Address.Addr, uint16(e.Port), uint32(e.Weight)})
+			version.Endpoints = append(version.Endpoints, requests.Endpoint{e.Address.Addr, uint16(e.Port), uint32(e.Weight)})
 		}
-		slices.SortFunc(version.Endpoints, func(a, b Endpoint) int {
+		slices.SortFunc(version.Endpoints, func(a, b requests.Endpoint) int {
 			return netip.AddrPortFrom(a.Address, a.Port).Compare(netip.AddrPortFrom(b.Address, b.Port))
 		})
 		runs = append(runs, fmt.Sprint(version)) // without what comes and goes in etcd
@@ -140,7 +142,7 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 		svc.Versions = append(svc.Versions, version)
 		names = append(names, v.Name)
 	}
-	slices.SortFunc(svc.Versions, func(a, b ServiceVersion) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(svc.Versions, func(a, b requests.ServiceVersion) int { return strings.Compare(a.Name, b.Name) })
 	for _, h := range svc.Hosts {
 		c.own(s, "host", h)
 	}
@@ -151,8 +153,8 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *Service {
 	return svc
 }
 
-func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
-	g := &Gateway{
+func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *packets.Gateway {
+	g := &packets.Gateway{
 		Name: s.doc.Name.Name, Origin: s.doc.Position, Switches: slices.Sorted(slices.Values(spec.Switches)),
 		Hash: hashOf(spec.Hash), Forward: spec.Forward, Health: healthOf(spec.HealthCheck),
 		Default: spec.Default, DefaultPool: spec.Default, DefaultOrigin: s.doc.Position,
@@ -178,7 +180,7 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *Gateway {
 		g.Pools = append(g.Pools, poolOf(s.doc, g, v, down))
 	}
 	slices.Sort(names)
-	slices.SortFunc(g.Pools, func(a, b Pool) int { return strings.Compare(a.Version, b.Version) })
+	slices.SortFunc(g.Pools, func(a, b packets.Pool) int { return strings.Compare(a.Version, b.Version) })
 	s.facade = fmt.Sprint(g.Default, names, g.Switches, g.HasIPv6())
 	for _, sw := range g.Switches {
 		s.ids = append(s.ids, idKey{sw, SpaceVIP, g.Name})
@@ -210,36 +212,36 @@ func (c *Compiler) announceable(s *docState, spec *schema.GatewaySpec, sw *schem
 	}
 }
 
-func hashOf(h *schema.HashSpec) Hash {
+func hashOf(h *schema.HashSpec) packets.Hash {
 	has := func(f string) bool { return slices.Contains(h.Fields, f) }
-	return Hash{
+	return packets.Hash{
 		VNI: has("vni"), Src: has("src"), Dst: has("dst"), Protocol: has("protocol"),
 		SrcPort: has("srcPort"), DstPort: has("dstPort"), Algorithm: h.Algorithm, Buckets: h.Buckets,
 	}
 }
 
-func healthOf(h *schema.HealthCheck) *HealthCheck {
+func healthOf(h *schema.HealthCheck) *packets.HealthCheck {
 	if h == nil {
 		return nil
 	}
-	out := &HealthCheck{
+	out := &packets.HealthCheck{
 		ICMP: h.ICMP != nil, Interval: time.Duration(h.Interval), Timeout: time.Duration(h.Timeout), Rise: h.Rise, Fall: h.Fall,
 	}
 	if h.TCP != nil {
 		out.TCP = uint16(h.TCP.Port)
 	}
 	if h.HTTP != nil {
-		out.HTTP = HTTPCheck{Port: uint16(h.HTTP.Port), Path: h.HTTP.Path}
+		out.HTTP = packets.HTTPCheck{Port: uint16(h.HTTP.Port), Path: h.HTTP.Path}
 	}
 	return out
 }
 
 // poolOf makes the pool of a version; down names the servers that fail their
 // checks.
-func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion, down map[string]bool) Pool {
-	p := Pool{Version: v.Name, Origin: schema.Position{Path: doc.Path, Line: v.Line}}
+func poolOf(doc *schema.Document, g *packets.Gateway, v schema.GatewayVersion, down map[string]bool) packets.Pool {
+	p := packets.Pool{Version: v.Name, Origin: schema.Position{Path: doc.Path, Line: v.Line}}
 	for _, b := range v.Backends {
-		backend := Backend{
+		backend := packets.Backend{
 			Name: b.Name, Origin: schema.Position{Path: doc.Path, Line: b.Line}, Address: b.Address.Addr,
 			MAC: *b.MAC, Ports: map[string]uint32{}, Weight: b.Weight, Down: down[v.Name+"/"+b.Name],
 		}
@@ -252,7 +254,7 @@ func poolOf(doc *schema.Document, g *Gateway, v schema.GatewayVersion, down map[
 		}
 		p.Backends = append(p.Backends, backend)
 	}
-	slices.SortFunc(p.Backends, func(a, b Backend) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(p.Backends, func(a, b packets.Backend) int { return strings.Compare(a.Name, b.Name) })
 	p.Buckets, p.Kept = g.Hash.Fill(p.Backends)
 	return p
 }

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/gray-release/gray/policies/packets"
 )
 
 func TestForwardIP(t *testing.T) {
@@ -32,7 +34,7 @@ func TestForwardIP(t *testing.T) {
 			continue
 		}
 		gw := ir.Gateway("gw")
-		address := Follow(ir, "sw", Packet{VIP: gw.VIPs[0], Src: gw.VIPs[0], Dst: gw.VIPs[0]}).Address
+		address := packets.Follow(ir, "sw", packets.Packet{VIP: gw.VIPs[0], Src: gw.VIPs[0], Dst: gw.VIPs[0]}).Address
 		want := gw.Pools[0].Backends[0].Address
 		if gw.Forward == "mac" {
 			want = netip.Addr{}

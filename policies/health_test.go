@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -63,7 +64,7 @@ const switchDoc = "apiVersion: gray.dev/v1alpha1\nkind: Switch\nmetadata: {name:
 var gatewayUnit = Name{Kind: schema.KindGateway, Name: "gw"}
 
 // serversOf counts the buckets of each server of a version.
-func serversOf(g *Gateway, version string) map[string]int {
+func serversOf(g *packets.Gateway, version string) map[string]int {
 	shares := map[string]int{}
 	for _, p := range g.Pools {
 		if p.Version == version {
@@ -159,7 +160,7 @@ func TestChecksListWhatIsToBeChecked(t *testing.T) {
 	}
 	r.put("1.yaml", gatewayOf(2, "  healthCheck: {tcp: {port: 22}, interval: 500ms}"))
 	ir, _ = r.must()
-	how := HealthCheck{TCP: 22, Interval: 500 * time.Millisecond, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3}
+	how := packets.HealthCheck{TCP: 22, Interval: 500 * time.Millisecond, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3}
 	if diff := cmp.Diff(how, ir.Checks()[0].How); diff != "" {
 		t.Error(diff)
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -182,7 +183,7 @@ func (c *Compiler) number() {
 			continue
 		}
 		k, at := c.num.wanted[n][i], c.ir.Gateway(n.Name).Origin
-		if b, ok := c.ir.Get(n).(*Blend); ok {
+		if b, ok := c.ir.Get(n).(*packets.Blend); ok {
 			at = b.Origin
 		}
 		err := &schema.Error{Position: at, Err: fmt.Errorf("switch %q has no number left for %s; use fewer gateways, versions, percentages or backends on it", k.Switch, k.Key)}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -38,27 +40,27 @@ func (n Name) String() string {
 // until the next Compile, and read-only.
 type IR struct {
 	units    map[Name]any
-	gateways map[string]*Gateway
-	looked   map[string]*Service // those with versions whose endpoints are looked up
+	gateways map[string]*packets.Gateway
+	looked   map[string]*requests.Service // those with versions whose endpoints are looked up
 	ids      *IDs
 }
 
 // NewIR returns an empty IR over a table of numbers; Put fills it.
 func NewIR(ids *IDs) *IR {
-	return &IR{units: map[Name]any{}, gateways: map[string]*Gateway{}, looked: map[string]*Service{}, ids: ids}
+	return &IR{units: map[Name]any{}, gateways: map[string]*packets.Gateway{}, looked: map[string]*requests.Service{}, ids: ids}
 }
 
 // Put sets the unit of a name (see Name for its type); a nil unit removes it.
 func (ir *IR) Put(n Name, unit any) {
 	if n.Kind == schema.KindGateway && n.Part == "" {
 		delete(ir.gateways, n.Name)
-		if gw, ok := unit.(*Gateway); ok {
+		if gw, ok := unit.(*packets.Gateway); ok {
 			ir.gateways[n.Name] = gw
 		}
 	}
 	if n.Kind == schema.KindService && n.Part == "" {
 		delete(ir.looked, n.Name)
-		if s, ok := unit.(*Service); ok && slices.ContainsFunc(s.Versions, func(v ServiceVersion) bool { return v.Etcd != "" }) {
+		if s, ok := unit.(*requests.Service); ok && slices.ContainsFunc(s.Versions, func(v requests.ServiceVersion) bool { return v.Etcd != "" }) {
 			ir.looked[n.Name] = s
 		}
 	}
@@ -77,17 +79,17 @@ func (ir *IR) Get(n Name) any { return ir.units[n] }
 func (ir *IR) Len() int { return len(ir.units) }
 
 // Service returns the service of that name, or nil.
-func (ir *IR) Service(name string) *Service {
-	s, _ := ir.units[Name{Kind: schema.KindService, Name: name}].(*Service)
+func (ir *IR) Service(name string) *requests.Service {
+	s, _ := ir.units[Name{Kind: schema.KindService, Name: name}].(*requests.Service)
 	return s
 }
 
 // Gateway returns the gateway of that name, or nil.
-func (ir *IR) Gateway(name string) *Gateway { return ir.gateways[name] }
+func (ir *IR) Gateway(name string) *packets.Gateway { return ir.gateways[name] }
 
 // Gateways returns all gateways, sorted by name.
-func (ir *IR) Gateways() []*Gateway {
-	return slices.SortedFunc(maps.Values(ir.gateways), func(a, b *Gateway) int { return strings.Compare(a.Name, b.Name) })
+func (ir *IR) Gateways() []*packets.Gateway {
+	return slices.SortedFunc(maps.Values(ir.gateways), func(a, b *packets.Gateway) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Switch returns the switch of that name, or nil.
@@ -178,7 +180,7 @@ type Check struct {
 	Gateway string
 	Server  string // "version/backend", as Compiler.SetDown takes it
 	Address netip.Addr
-	How     HealthCheck
+	How     packets.HealthCheck
 }
 
 // Checks lists all servers that are to be checked, sorted by gateway and server.
@@ -198,22 +200,22 @@ func (ir *IR) Checks() []Check {
 }
 
 // Cell returns the rules of a part of a gateway, or nil.
-func (ir *IR) Cell(gateway, part string) *Cell {
-	c, _ := ir.units[Name{schema.KindGateway, gateway, part}].(*Cell)
+func (ir *IR) Cell(gateway, part string) *packets.Cell {
+	c, _ := ir.units[Name{schema.KindGateway, gateway, part}].(*packets.Cell)
 	return c
 }
 
 // Blend returns the blend of that name of a gateway, or nil.
-func (ir *IR) Blend(gateway, name string) *Blend {
-	b, _ := ir.units[Name{schema.KindGateway, gateway, poolPart + name}].(*Blend)
+func (ir *IR) Blend(gateway, name string) *packets.Blend {
+	b, _ := ir.units[Name{schema.KindGateway, gateway, poolPart + name}].(*packets.Blend)
 	return b
 }
 
 // Services yields all services, in no order.
-func (ir *IR) Services() iter.Seq[*Service] {
-	return func(yield func(*Service) bool) {
+func (ir *IR) Services() iter.Seq[*requests.Service] {
+	return func(yield func(*requests.Service) bool) {
 		for _, unit := range ir.units {
-			if s, ok := unit.(*Service); ok && !yield(s) {
+			if s, ok := unit.(*requests.Service); ok && !yield(s) {
 				return
 			}
 		}
@@ -221,19 +223,19 @@ func (ir *IR) Services() iter.Seq[*Service] {
 }
 
 // Account returns what holds for one account of a service alone, or nil.
-func (ir *IR) Account(service, account string) *AccountRoute {
-	r, _ := ir.units[Name{schema.KindService, service, accountPart + account}].(*AccountRoute)
+func (ir *IR) Account(service, account string) *requests.AccountRoute {
+	r, _ := ir.units[Name{schema.KindService, service, accountPart + account}].(*requests.AccountRoute)
 	return r
 }
 
 // Rules is the rules of a service that are about all requests, by policy.
-func (ir *IR) Rules(service string) []*RequestRule {
-	var rules []*RequestRule
+func (ir *IR) Rules(service string) []*requests.Rule {
+	var rules []*requests.Rule
 	for n, unit := range ir.units {
-		if r, ok := unit.(*RequestRule); ok && n.Name == service {
+		if r, ok := unit.(*requests.Rule); ok && n.Name == service {
 			rules = append(rules, r)
 		}
 	}
-	slices.SortFunc(rules, func(a, b *RequestRule) int { return strings.Compare(a.Policy, b.Policy) })
+	slices.SortFunc(rules, func(a, b *requests.Rule) int { return strings.Compare(a.Policy, b.Policy) })
 	return rules
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -40,7 +41,7 @@ func (ir *IR) Lookups() []Lookup {
 // is something else than one without endpoints. The lists are sorted by address and
 // port and are not changed any more. The next Compile, for which no document need
 // have changed, acts on it.
-func (c *Compiler) SetEndpoints(byTarget map[string][]Endpoint) {
+func (c *Compiler) SetEndpoints(byTarget map[string][]requests.Endpoint) {
 	again := func(target string) {
 		for user := range c.deps[dep{depEtcd, target}] {
 			c.again[user] = true

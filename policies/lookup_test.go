@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -30,10 +31,10 @@ func lookedUp(name string, targets ...string) string {
 	return b.String()
 }
 
-func endpointsOf(ports ...uint16) []Endpoint {
-	all := []Endpoint{}
+func endpointsOf(ports ...uint16) []requests.Endpoint {
+	all := []requests.Endpoint{}
 	for _, p := range ports {
-		all = append(all, Endpoint{netip.MustParseAddr("10.0.0.1"), p, 1})
+		all = append(all, requests.Endpoint{netip.MustParseAddr("10.0.0.1"), p, 1})
 	}
 	return all
 }
@@ -71,17 +72,17 @@ func TestEndpointsAreLookedUp(t *testing.T) {
 	}
 	r.must()
 	says("api", "v1 /a unknown, v2 /b unknown, v3  80")
-	r.c.SetEndpoints(map[string][]Endpoint{"/a": endpointsOf(1, 2), "/other": endpointsOf(9)})
+	r.c.SetEndpoints(map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/other": endpointsOf(9)})
 	changed("Service/api", "Service/web") // and no node, whose file does not hold them
 	says("api", "v1 /a 1 2, v2 /b unknown, v3  80")
 	says("web", "v1 /a 1 2")
-	r.c.SetEndpoints(map[string][]Endpoint{"/a": endpointsOf(1, 2), "/b": {}})
+	r.c.SetEndpoints(map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/b": {}})
 	changed("Service/api")
 	says("api", "v1 /a 1 2, v2 /b, v3  80")
-	r.c.SetEndpoints(map[string][]Endpoint{"/a": endpointsOf(1, 2), "/b": {}})
+	r.c.SetEndpoints(map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/b": {}})
 	changed()
 	r.put("1.yaml", lookedUp("web", "/b"))
-	r.c.SetEndpoints(map[string][]Endpoint{"/b": endpointsOf(3)})
+	r.c.SetEndpoints(map[string][]requests.Endpoint{"/b": endpointsOf(3)})
 	changed("Service/api", "Service/web")
 	says("api", "v1 /a unknown, v2 /b 3, v3  80")
 	says("web", "v1 /b 3")
@@ -107,13 +108,13 @@ func TestLookedUpEndpointsAreThoseOfAFullPass(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	targets := []string{"", "/a", "/b", "/c"}
 	follow := newRepo(t)
-	found, mirror := map[string][]Endpoint{}, map[Name]any{} // of those units alone that are said to have changed
+	found, mirror := map[string][]requests.Endpoint{}, map[Name]any{} // of those units alone that are said to have changed
 	for step := range 200 {
 		for range 1 + r.IntN(2) {
 			name := pick(r, "api", "web", "db")
 			follow.put(name+".yaml", lookedUp(name, pick(r, targets...), pick(r, targets...)))
 		}
-		next := map[string][]Endpoint{}
+		next := map[string][]requests.Endpoint{}
 		for target, endpoints := range found {
 			if r.IntN(4) > 0 {
 				next[target] = endpoints

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -24,14 +25,14 @@ func (c *Compiler) compilePart(n Name) {
 		}
 	case n.Kind == schema.KindGateway:
 		gw := c.ir.Gateway(n.Name)
-		cell := &Cell{}
+		cell := &packets.Cell{}
 		if gw != nil && len(claims) > 0 {
 			cell = c.cell(n, gw, claims)
 		}
 		if len(cell.Rules) > 0 {
 			unit = cell
 		}
-		if was, _ := c.ir.Get(n).(*Cell); was != nil && slices.Equal(was.Rules, cell.Rules) {
+		if was, _ := c.ir.Get(n).(*packets.Cell); was != nil && slices.Equal(was.Rules, cell.Rules) {
 			unit = was
 			break
 		}
@@ -56,9 +57,9 @@ func (c *Compiler) compilePart(n Name) {
 
 // policiesOf gathers claims on packets by policy, in order of precedence, and the
 // policies' documents by name.
-func policiesOf(claims []claim) ([]Policy, map[string]*schema.Document) {
+func policiesOf(claims []claim) ([]packets.Policy, map[string]*schema.Document) {
 	byDoc := map[*schema.Document]int{}
-	var all []Policy
+	var all []packets.Policy
 	matched := map[*schema.Document]bool{}
 	for i := range claims {
 		cl := &claims[i]
@@ -67,9 +68,9 @@ func policiesOf(claims []claim) ([]Policy, map[string]*schema.Document) {
 		if !ok {
 			n = len(all)
 			byDoc[cl.doc] = n
-			all = append(all, Policy{Name: cl.doc.Name.Name, Priority: cl.spec.Priority, Version: cl.spec.Version, Origin: at})
+			all = append(all, packets.Policy{Name: cl.doc.Name.Name, Priority: cl.spec.Priority, Version: cl.spec.Version, Origin: at})
 		}
-		p, e := &all[n], Entry{cl.box, cl.percent, at}
+		p, e := &all[n], packets.Entry{cl.box, cl.percent, at}
 		switch {
 		case cl.planned:
 			p.Planned = append(p.Planned, e)
@@ -82,7 +83,7 @@ func policiesOf(claims []claim) ([]Policy, map[string]*schema.Document) {
 			p.Matches = append(p.Matches, e)
 		}
 	}
-	SortPolicies(all)
+	packets.SortPolicies(all)
 	docs := make(map[string]*schema.Document, len(byDoc))
 	for doc := range byDoc {
 		docs[doc.Name.Name] = doc
@@ -92,23 +93,23 @@ func policiesOf(claims []claim) ([]Policy, map[string]*schema.Document) {
 
 // cell makes the rules of one VNI, or of the packets of any VNI, from the claims on
 // them.
-func (c *Compiler) cell(n Name, gw *Gateway, claims []claim) *Cell {
-	in, all := Scope{Wild: n.Part == anyVNI}, claims
+func (c *Compiler) cell(n Name, gw *packets.Gateway, claims []claim) *packets.Cell {
+	in, all := packets.Scope{Wild: n.Part == anyVNI}, claims
 	if !in.Wild {
 		in.VNI = claims[0].box.VNI
 		in.VMs = c.vms[in.VNI]
 		all = slices.Concat(claims, c.claims[Name{n.Kind, n.Name, anyVNI}])
 	}
 	policies, docs := policiesOf(all)
-	cell, conflicts, err := NewCell(gw, in, policies)
-	sideOf := func(p *Policy) side {
+	cell, conflicts, err := packets.NewCell(gw, in, policies)
+	sideOf := func(p *packets.Policy) side {
 		doc := docs[p.Name]
 		return side{doc, doc.Spec.(*schema.PolicySpec), p.Origin.Line}
 	}
 	for _, f := range conflicts {
 		c.conflict(n, sideOf(&policies[f.A]), sideOf(&policies[f.B]), f.Both.String())
 	}
-	if much, is := errors.AsType[*TooMany](err); is {
+	if much, is := errors.AsType[*packets.TooMany](err); is {
 		at := &schema.Error{Position: policies[much.Most].Origin, Err: fmt.Errorf("what the policies say about %s of Gateway %s %w; match whole networks or fewer flows", n.Part, n.Name, err)}
 		c.errs[n] = append(c.errs[n], unitError{n.String(), at})
 	}

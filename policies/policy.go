@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -66,7 +67,7 @@ func (e entryOf) percent() int {
 }
 
 // claim records what an entry says about a unit.
-func (c *Compiler) claim(e entryOf, unit Name, box Match) {
+func (c *Compiler) claim(e entryOf, unit Name, box packets.Match) {
 	// What a document claims of a unit it claims in one go.
 	if list := c.claims[unit]; len(list) == 0 || list[len(list)-1].doc != e.s.doc {
 		e.s.units = append(e.s.units, unit)
@@ -97,7 +98,7 @@ func (c *Compiler) claimPackets(e entryOf, gateway string) {
 		return
 	}
 	gw := c.ir.Gateway(gateway)
-	boxes := []Match{anyMatch}
+	boxes := []packets.Match{packets.AnyMatch}
 	if e.m.Accounts != nil {
 		boxes = intersectAll(boxes, c.accountBoxes(e))
 	}
@@ -108,7 +109,7 @@ func (c *Compiler) claimPackets(e entryOf, gateway string) {
 		boxes = intersectAll(boxes, c.vmBoxes(e, gw))
 	}
 	if e.m.Flow != nil {
-		boxes = intersectAll(boxes, []Match{c.flowBox(e, gw)})
+		boxes = intersectAll(boxes, []packets.Match{c.flowBox(e, gw)})
 	}
 	if e.percent() == 0 {
 		return // it takes nothing
@@ -122,11 +123,11 @@ func (c *Compiler) claimPackets(e entryOf, gateway string) {
 	}
 }
 
-func intersectAll(a, b []Match) []Match {
-	var all []Match
+func intersectAll(a, b []packets.Match) []packets.Match {
+	var all []packets.Match
 	for _, x := range a {
 		for _, y := range b {
-			if z, some := x.intersect(y); some && !slices.Contains(all[max(0, len(all)-1):], z) {
+			if z, some := x.Intersect(y); some && !slices.Contains(all[max(0, len(all)-1):], z) {
 				all = append(all, z)
 			}
 		}
@@ -135,13 +136,13 @@ func intersectAll(a, b []Match) []Match {
 }
 
 // accountBoxes is the networks of the accounts of an entry.
-func (c *Compiler) accountBoxes(e entryOf) []Match {
-	var boxes []Match
+func (c *Compiler) accountBoxes(e entryOf) []packets.Match {
+	var boxes []packets.Match
 	for i, a := range e.m.Accounts {
 		c.dependOn(e.s, depAccount, a)
 		found := false
 		for name := range c.nets[a] {
-			boxes = append(boxes, VNIMatch(uint32(*c.docs[name].doc.Spec.(*schema.NetworkSpec).VNI)))
+			boxes = append(boxes, packets.VNIMatch(uint32(*c.docs[name].doc.Spec.(*schema.NetworkSpec).VNI)))
 			found = true
 		}
 		if !found {
@@ -149,16 +150,16 @@ func (c *Compiler) accountBoxes(e entryOf) []Match {
 			c.warns[e.s.doc.Name] = append(c.warns[e.s.doc.Name], at)
 		}
 	}
-	slices.SortFunc(boxes, func(a, b Match) int { return int(a.VNI) - int(b.VNI) })
+	slices.SortFunc(boxes, func(a, b packets.Match) int { return int(a.VNI) - int(b.VNI) })
 	return slices.Compact(boxes)
 }
 
 // networkBoxes is the networks that an entry names or selects.
-func (c *Compiler) networkBoxes(e entryOf) []Match {
-	var boxes []Match
+func (c *Compiler) networkBoxes(e entryOf) []packets.Match {
+	var boxes []packets.Match
 	for i, name := range e.m.Networks {
 		if n := c.networkRef(e.s, name, fmt.Sprintf("%s.networks[%d]", e.field, i)); n != nil {
-			boxes = append(boxes, VNIMatch(uint32(*n.VNI)))
+			boxes = append(boxes, packets.VNIMatch(uint32(*n.VNI)))
 		}
 	}
 	if e.m.NetworkSelector != nil {
@@ -166,12 +167,12 @@ func (c *Compiler) networkBoxes(e entryOf) []Match {
 		for _, names := range c.nets {
 			for name := range names {
 				if doc := c.docs[name].doc; selects(e.m.NetworkSelector, doc.Metadata.Labels) {
-					boxes = append(boxes, VNIMatch(uint32(*doc.Spec.(*schema.NetworkSpec).VNI)))
+					boxes = append(boxes, packets.VNIMatch(uint32(*doc.Spec.(*schema.NetworkSpec).VNI)))
 				}
 			}
 		}
 	}
-	slices.SortFunc(boxes, func(a, b Match) int { return int(a.VNI) - int(b.VNI) })
+	slices.SortFunc(boxes, func(a, b packets.Match) int { return int(a.VNI) - int(b.VNI) })
 	return slices.Compact(boxes)
 }
 
@@ -194,8 +195,8 @@ func (c *Compiler) networkRef(s *docState, name, field string) *schema.NetworkSp
 }
 
 // vmBoxes is what comes from or goes to the VMs of an entry.
-func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
-	var boxes []Match
+func (c *Compiler) vmBoxes(e entryOf, gw *packets.Gateway) []packets.Match {
+	var boxes []packets.Match
 	for i, vm := range e.m.VMs {
 		field := fmt.Sprintf("%s.vms[%d]", e.field, i)
 		n := c.networkRef(e.s, vm.Network, field+".network")
@@ -206,7 +207,7 @@ func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
 			if a.Is6() {
 				c.needIPv6(e.s, gw, fmt.Sprintf("%s.addresses[%d]", field, j), a.String())
 			}
-			src, dst := VNIMatch(uint32(*n.VNI)), VNIMatch(uint32(*n.VNI))
+			src, dst := packets.VNIMatch(uint32(*n.VNI)), packets.VNIMatch(uint32(*n.VNI))
 			src.Src = netip.PrefixFrom(a.Addr, a.BitLen())
 			dst.Dst = src.Src
 			boxes = append(boxes, src, dst)
@@ -216,10 +217,10 @@ func (c *Compiler) vmBoxes(e entryOf, gw *Gateway) []Match {
 }
 
 // flowBox is the packets of an entry's flow.
-func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
-	f, m := e.m.Flow, anyMatch
+func (c *Compiler) flowBox(e entryOf, gw *packets.Gateway) packets.Match {
+	f, m := e.m.Flow, packets.AnyMatch
 	if f.VNI != nil {
-		m = VNIMatch(uint32(*f.VNI))
+		m = packets.VNIMatch(uint32(*f.VNI))
 	}
 	if f.Src != nil {
 		m.Src = f.Src.Prefix
@@ -237,17 +238,17 @@ func (c *Compiler) flowBox(e entryOf, gw *Gateway) Match {
 		m.Protocol = int16(*f.Protocol)
 	}
 	if f.SrcPort != nil {
-		m.SrcPort = PortRange(*f.SrcPort)
+		m.SrcPort = packets.PortRange(*f.SrcPort)
 	}
 	if f.DstPort != nil {
-		m.DstPort = PortRange(*f.DstPort)
+		m.DstPort = packets.PortRange(*f.DstPort)
 	}
 	return m
 }
 
 // needIPv6 reports IPv6 where the gateway has no IPv6 VIP: whoever gives a VPC IPv6
 // gives the gateway that carries it an IPv6 VIP too.
-func (c *Compiler) needIPv6(s *docState, gw *Gateway, field, value string) {
+func (c *Compiler) needIPv6(s *docState, gw *packets.Gateway, field, value string) {
 	if !gw.HasIPv6() {
 		c.errorf(s, field, "%s is IPv6, and Gateway %s has no IPv6 VIP", value, gw.Name)
 	}

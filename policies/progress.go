@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -14,7 +16,7 @@ import (
 // said anew. The next Compile, for which no document need have changed, acts on
 // it, at a cost that follows the Networks in which something changed. Networks and
 // VMs that the rollout's documents do not have mean nothing.
-func (c *Compiler) SetProgress(policy string, p Progress) {
+func (c *Compiler) SetProgress(policy string, p rollout.Progress) {
 	was := c.progress[policy]
 	if c.progress[policy] = p; len(p.Whole)+len(p.VMs) == 0 {
 		delete(c.progress, policy)
@@ -67,7 +69,7 @@ type mover struct{ policy, network string }
 // stir has a move be claimed anew in the next Compile.
 func (c *Compiler) stir(policy, network string) { c.stirred[mover{policy, network}] = true }
 
-func (c *Compiler) stirAll(policy string, p *Progress) {
+func (c *Compiler) stirAll(policy string, p *rollout.Progress) {
 	for _, n := range p.Whole {
 		c.stir(policy, n)
 	}
@@ -98,7 +100,7 @@ func (c *Compiler) move(m mover) {
 	}
 	whole, vms := p.Moved(m.network)
 	if !whole {
-		vms = intersectVMs(vms, network.vms)
+		vms = rollout.CommonVMs(vms, network.vms)
 	}
 	if !whole && len(vms) == 0 {
 		return
@@ -109,7 +111,7 @@ func (c *Compiler) move(m mover) {
 		case u.Kind == schema.KindService:
 			c.claims[u] = append(c.claims[u], own)
 		case whole:
-			own.box = VNIMatch(network.vni)
+			own.box = packets.VNIMatch(network.vni)
 			c.claims[u] = append(c.claims[u], own)
 		default:
 			for _, a := range vms {
@@ -126,11 +128,11 @@ func (c *Compiler) move(m mover) {
 var everyMatch schema.Match
 
 // vmPair is what comes from a VM and what goes to it.
-func vmPair(vni uint32, a netip.Addr) [2]Match {
-	src, dst := VNIMatch(vni), VNIMatch(vni)
+func vmPair(vni uint32, a netip.Addr) [2]packets.Match {
+	src, dst := packets.VNIMatch(vni), packets.VNIMatch(vni)
 	src.Src = netip.PrefixFrom(a, a.BitLen())
 	dst.Dst = src.Src
-	return [2]Match{src, dst}
+	return [2]packets.Match{src, dst}
 }
 
 // moves claims anew all that was stirred since the last Compile.

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -35,8 +38,8 @@ func randomRollout(r *rand.Rand) *schema.Rollout {
 	return rolloutOf(some(r, []string{"n1", "n2"})...)
 }
 
-func randomProgress(r *rand.Rand) Progress {
-	p := Progress{Identity: pick(r, "v1", "v2", "v3") + " of Gateway/gw"}
+func randomProgress(r *rand.Rand) rollout.Progress {
+	p := rollout.Progress{Identity: pick(r, "v1", "v2", "v3") + " of Gateway/gw"}
 	for _, n := range []string{"n1", "n2", "n9"} {
 		switch r.IntN(3) {
 		case 0:
@@ -147,11 +150,11 @@ func grayOf(ir *IR, set *schema.Set) string {
 		if !ok {
 			continue
 		}
-		cell, _ := ir.Get(Name{schema.KindGateway, "gw", fmt.Sprintf("vni/%d", *spec.VNI)}).(*Cell)
+		cell, _ := ir.Get(Name{schema.KindGateway, "gw", fmt.Sprintf("vni/%d", *spec.VNI)}).(*packets.Cell)
 		line := ""
 		for i := 0; cell != nil && i < len(cell.Rules); i++ {
 			switch r := &cell.Rules[i]; {
-			case r.Table == TableVPC && r.Pool == "v2":
+			case r.Table == packets.TableVPC && r.Pool == "v2":
 				line += " all"
 			case r.Pool == "v2" && r.Match.Src.IsValid():
 				line += " " + r.Match.Src.Addr().String()
@@ -159,7 +162,7 @@ func grayOf(ir *IR, set *schema.Set) string {
 				line += " not " + r.Match.String()
 			}
 		}
-		if a, _ := ir.Get(Name{schema.KindService, "api", "account/" + spec.Account}).(*AccountRoute); a != nil {
+		if a, _ := ir.Get(Name{schema.KindService, "api", "account/" + spec.Account}).(*requests.AccountRoute); a != nil {
 			line += " " + spec.Account
 		}
 		if line != "" {
@@ -176,32 +179,32 @@ func TestProgressMovesUnits(t *testing.T) {
 	some := map[string][]netip.Addr{"n1": addressesOf("10.0.0.1", "10.0.0.2")}
 	for _, step := range []struct {
 		what   string
-		p      Progress
+		p      rollout.Progress
 		change func()
 		want   string
 	}{
-		{"nothing", Progress{}, nil, ""},
-		{"two VMs", Progress{identity, nil, some}, nil, "n1: 10.0.0.1 10.0.0.2 a1"},
-		{"which come to be one less", Progress{identity, nil, some}, func() { s.routes(1, 2, 3) }, "n1: 10.0.0.2 a1"},
-		{"and none", Progress{identity, nil, some}, func() { s.routes(1, 3) }, ""},
-		{"and are back", Progress{identity, nil, some}, func() { s.routes(1, 1, 2, 3) }, "n1: 10.0.0.1 10.0.0.2 a1"},
-		{"a whole Network", Progress{identity, []string{"n1"}, nil}, nil, "n1: all a1"},
-		{"and some of the next", Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.3")}}, nil, "n1: all a1; n2: 10.0.0.3 a2"},
-		{"all", Progress{identity, []string{"n1", "n2"}, nil}, nil, "n1: all a1; n2: all a2"},
-		{"one leaves the rollout", Progress{identity, []string{"n1", "n2"}, nil}, func() { s.policy("", rolloutOf("n2")) }, "n2: all a2"},
-		{"and joins it", Progress{identity, []string{"n1", "n2"}, nil}, func() { s.policy("", rolloutOf("n1", "n2")) }, "n1: all a1; n2: all a2"},
-		{"of another version", Progress{"v3 of Gateway/gw, Service/api", []string{"n1", "n2"}, nil}, nil, ""},
-		{"and of this one", Progress{identity, []string{"n1"}, nil}, nil, "n1: all a1"},
-		{"one is excluded", Progress{identity, []string{"n1"}, nil}, func() {
+		{"nothing", rollout.Progress{}, nil, ""},
+		{"two VMs", rollout.Progress{identity, nil, some}, nil, "n1: 10.0.0.1 10.0.0.2 a1"},
+		{"which come to be one less", rollout.Progress{identity, nil, some}, func() { s.routes(1, 2, 3) }, "n1: 10.0.0.2 a1"},
+		{"and none", rollout.Progress{identity, nil, some}, func() { s.routes(1, 3) }, ""},
+		{"and are back", rollout.Progress{identity, nil, some}, func() { s.routes(1, 1, 2, 3) }, "n1: 10.0.0.1 10.0.0.2 a1"},
+		{"a whole Network", rollout.Progress{identity, []string{"n1"}, nil}, nil, "n1: all a1"},
+		{"and some of the next", rollout.Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.3")}}, nil, "n1: all a1; n2: 10.0.0.3 a2"},
+		{"all", rollout.Progress{identity, []string{"n1", "n2"}, nil}, nil, "n1: all a1; n2: all a2"},
+		{"one leaves the rollout", rollout.Progress{identity, []string{"n1", "n2"}, nil}, func() { s.policy("", rolloutOf("n2")) }, "n2: all a2"},
+		{"and joins it", rollout.Progress{identity, []string{"n1", "n2"}, nil}, func() { s.policy("", rolloutOf("n1", "n2")) }, "n1: all a1; n2: all a2"},
+		{"of another version", rollout.Progress{"v3 of Gateway/gw, Service/api", []string{"n1", "n2"}, nil}, nil, ""},
+		{"and of this one", rollout.Progress{identity, []string{"n1"}, nil}, nil, "n1: all a1"},
+		{"one is excluded", rollout.Progress{identity, []string{"n1"}, nil}, func() {
 			s.policy("  exclude:\n  - {vms: [{network: n1, addresses: [10.0.0.2]}]}\n", rolloutOf("n1", "n2"))
 		}, "n1: not VNI 1, source 10.0.0.2/32 not VNI 1, destination 10.0.0.2/32 all a1"},
-		{"an account is", Progress{identity, []string{"n1", "n2"}, nil}, func() {
+		{"an account is", rollout.Progress{identity, []string{"n1", "n2"}, nil}, func() {
 			s.policy("  exclude:\n  - {accounts: [a1]}\n", rolloutOf("n1", "n2"))
 		}, "n2: all a2"},
-		{"beside a match", Progress{identity, nil, some}, func() {
+		{"beside a match", rollout.Progress{identity, nil, some}, func() {
 			s.policy("  match:\n  - {networks: [n2]}\n", rolloutOf("n1", "n2"))
 		}, "n1: 10.0.0.1 10.0.0.2 a1; n2: all"},
-		{"the rollout ends", Progress{identity, nil, some}, func() { s.policy("", nil) }, ""},
+		{"the rollout ends", rollout.Progress{identity, nil, some}, func() { s.policy("", nil) }, ""},
 	} {
 		if step.change != nil {
 			step.change()
@@ -221,9 +224,9 @@ func TestProgressMovesUnits(t *testing.T) {
 func TestProgressCostsWhatItMoves(t *testing.T) {
 	s := newShard(t, 3, 3, 3)
 	s.gray(t)
-	s.c.SetProgress("p", Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1")}})
+	s.c.SetProgress("p", rollout.Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1")}})
 	s.gray(t)
-	s.c.SetProgress("p", Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1", "10.0.0.2")}})
+	s.c.SetProgress("p", rollout.Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1", "10.0.0.2")}})
 	_, units, err := s.commit()
 	if want := []Name{{schema.KindGateway, "gw", "vni/2"}}; err != nil || !slices.Equal(units, want) {
 		t.Errorf("%v changed, want %v; %v", units, want, err)
@@ -297,9 +300,9 @@ func TestRolloutSpecFollowsTheDocuments(t *testing.T) {
 	r := rolloutOf("n1", "n2", "n3")
 	r.Order = []string{"n2"}
 	s.policy("  exclude:\n  - {vms: [{network: n2, addresses: [10.0.0.2]}]}\n  - {networks: [n3]}\n", r)
-	spec := func() *RolloutSpec { s.gray(t); return s.c.Rollout("p") }
+	spec := func() *rollout.Spec { s.gray(t); return s.c.Rollout("p") }
 	one := spec()
-	describe := func(s *RolloutSpec) string {
+	describe := func(s *rollout.Spec) string {
 		var words []string
 		for _, n := range s.Networks {
 			words = append(words, fmt.Sprintf("%s/%s/%d%v", n.Name, n.Account, n.VNI, n.VMs))
@@ -369,6 +372,6 @@ func pacedRollout(batches string, change ...func(*schema.Rollout)) *schema.Rollo
 }
 
 // verdictOf is how a probe ended.
-func verdictOf(p Probe, passed bool, dead ...string) Verdict {
-	return Verdict{Network: p.Network, Fingerprint: p.Fingerprint, Generation: p.Generation, Attempt: p.Attempt, Baseline: p.Baseline, Passed: passed, Dead: dead, Evidence: dead}
+func verdictOf(p rollout.Probe, passed bool, dead ...string) rollout.Verdict {
+	return rollout.Verdict{Network: p.Network, Fingerprint: p.Fingerprint, Generation: p.Generation, Attempt: p.Attempt, Baseline: p.Baseline, Passed: passed, Dead: dead, Evidence: dead}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -21,13 +22,13 @@ type workbench struct {
 func newWorkbench() *workbench {
 	b := &workbench{c: NewCompiler(NewIDs())}
 	b.c.set = schema.NewSet()
-	gw := &Gateway{
+	gw := &packets.Gateway{
 		Name: "gw", VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.10")}, Switches: []string{"sw"},
-		Default: "v1", DefaultPool: "v1", Hash: Hash{Src: true, Buckets: 256, Algorithm: "maglev"},
+		Default: "v1", DefaultPool: "v1", Hash: packets.Hash{Src: true, Buckets: 256, Algorithm: "maglev"},
 	}
 	for _, v := range []string{"v1", "v2", "v3"} {
-		server := Backend{Name: "a" + v, Ports: map[string]uint32{"sw": 1}, Weight: 1}
-		gw.Pools = append(gw.Pools, Pool{Version: v, Backends: []Backend{server}, Buckets: make([]uint16, 256)})
+		server := packets.Backend{Name: "a" + v, Ports: map[string]uint32{"sw": 1}, Weight: 1}
+		gw.Pools = append(gw.Pools, packets.Pool{Version: v, Backends: []packets.Backend{server}, Buckets: make([]uint16, 256)})
 	}
 	b.c.ir.Put(gatewayUnit, gw)
 	return b
@@ -67,7 +68,7 @@ func (b *workbench) compile() bool {
 func (b *workbench) rules() map[string]int {
 	count := map[string]int{}
 	for _, u := range b.c.ir.units {
-		if cell, ok := u.(*Cell); ok {
+		if cell, ok := u.(*packets.Cell); ok {
 			for i := range cell.Rules {
 				count[cell.Rules[i].TableName()]++
 			}
@@ -78,36 +79,36 @@ func (b *workbench) rules() map[string]int {
 
 // fieldsOf makes random boxes and the packets that tell them apart.
 type fieldsOf struct {
-	box     func(*rand.Rand) Match
-	packets func(*rand.Rand, []claim) []Packet
+	box     func(*rand.Rand) packets.Match
+	packets func(*rand.Rand, []claim) []packets.Packet
 }
 
 // smallFields is a world of 4096 packets: all of them are tried.
 var smallFields = fieldsOf{
-	box: func(r *rand.Rand) Match {
-		m := anyMatch
+	box: func(r *rand.Rand) packets.Match {
+		m := packets.AnyMatch
 		if r.IntN(3) > 0 {
-			m = VNIMatch(uint32(1 + r.IntN(2)))
+			m = packets.VNIMatch(uint32(1 + r.IntN(2)))
 		}
 		for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
 			if r.IntN(3) == 0 {
 				*p, _ = netip.AddrFrom4([4]byte{10, 0, 0, byte(r.IntN(8))}).Prefix(29 + r.IntN(4))
 			}
 		}
-		for _, p := range []*PortRange{&m.SrcPort, &m.DstPort} {
+		for _, p := range []*packets.PortRange{&m.SrcPort, &m.DstPort} {
 			if lo := r.IntN(4); r.IntN(3) == 0 {
-				*p = PortRange{uint16(lo), uint16(lo + r.IntN(4-lo))}
+				*p = packets.PortRange{uint16(lo), uint16(lo + r.IntN(4-lo))}
 			}
 		}
 		m.Protocol = pick(r, int16(-1), -1, -1, 6)
 		return m
 	},
-	packets: func(*rand.Rand, []claim) []Packet { return smallPackets },
+	packets: func(*rand.Rand, []claim) []packets.Packet { return smallPackets },
 }
 
-var smallPackets = func() (all []Packet) {
+var smallPackets = func() (all []packets.Packet) {
 	for i := range 1 << 12 {
-		all = append(all, Packet{
+		all = append(all, packets.Packet{
 			VIP: netip.MustParseAddr("203.0.113.10"), VNI: 1 + uint32(i>>11), Protocol: []uint8{6, 17}[i>>10&1],
 			Src: netip.AddrFrom4([4]byte{10, 0, 0, byte(i >> 7 & 7)}), Dst: netip.AddrFrom4([4]byte{10, 0, 0, byte(i >> 4 & 7)}),
 			SrcPort: uint16(i >> 2 & 3), DstPort: uint16(i & 3),
@@ -119,10 +120,10 @@ var smallPackets = func() (all []Packet) {
 // fullFields is a world of all packets: those at the edges of the boxes are
 // tried, in random combinations.
 var fullFields = fieldsOf{
-	box: func(r *rand.Rand) Match {
-		m := anyMatch
+	box: func(r *rand.Rand) packets.Match {
+		m := packets.AnyMatch
 		if r.IntN(3) > 0 {
-			m = VNIMatch(uint32(r.IntN(3) * schema.MaxVNI / 2))
+			m = packets.VNIMatch(uint32(r.IntN(3) * schema.MaxVNI / 2))
 		}
 		v6 := r.IntN(2) == 0
 		for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
@@ -130,10 +131,10 @@ var fullFields = fieldsOf{
 				*p = randomPrefix(r, v6)
 			}
 		}
-		for _, p := range []*PortRange{&m.SrcPort, &m.DstPort} {
+		for _, p := range []*packets.PortRange{&m.SrcPort, &m.DstPort} {
 			if r.IntN(3) == 0 {
 				lo := r.IntN(65536) &^ 0xfff
-				*p = PortRange{uint16(lo), uint16(lo + 1<<(12+r.IntN(2)) - 1)}
+				*p = packets.PortRange{uint16(lo), uint16(lo + 1<<(12+r.IntN(2)) - 1)}
 				if p.Hi < p.Lo {
 					p.Hi = 65535
 				}
@@ -142,12 +143,12 @@ var fullFields = fieldsOf{
 		m.Protocol = pick(r, int16(-1), -1, 6, 17, 255)
 		return m
 	},
-	packets: func(r *rand.Rand, claims []claim) []Packet {
-		var all []Packet
+	packets: func(r *rand.Rand, claims []claim) []packets.Packet {
+		var all []packets.Packet
 		for range 300 {
 			a, b, c := &claims[r.IntN(len(claims))].box, &claims[r.IntN(len(claims))].box, &claims[r.IntN(len(claims))].box
 			v6 := r.IntN(2) == 0
-			p := Packet{
+			p := packets.Packet{
 				VIP: netip.MustParseAddr("203.0.113.10"), VNI: pick(r, a.VNI, b.VNI, c.VNI), Protocol: pick(r, uint8(a.Protocol), uint8(b.Protocol), 6, 17),
 				Src: edge(r, pick(r, a.Src, b.Src), v6), Dst: edge(r, pick(r, a.Dst, c.Dst), v6),
 				SrcPort: portEdge(r, pick(r, a.SrcPort, b.SrcPort)), DstPort: portEdge(r, pick(r, a.DstPort, c.DstPort)),
@@ -187,7 +188,7 @@ func edge(r *rand.Rand, p netip.Prefix, v6 bool) netip.Addr {
 	return pick(r, p.Addr(), p.Addr().Prev(), end, end.Next())
 }
 
-func portEdge(r *rand.Rand, p PortRange) uint16 {
+func portEdge(r *rand.Rand, p packets.PortRange) uint16 {
 	return pick(r, p.Lo, p.Lo-1, p.Hi, p.Hi+1)
 }
 
@@ -255,11 +256,11 @@ func FuzzReducedTablesMeanTheSame(f *testing.F) {
 
 // flow is a flow of VNI 1 from a prefix to a range of ports.
 func flow(src string, lo, hi uint16) entry {
-	m := VNIMatch(1)
+	m := packets.VNIMatch(1)
 	if src != "" {
 		m.Src = netip.MustParsePrefix(src)
 	}
-	m.DstPort = PortRange{lo, hi}
+	m.DstPort = packets.PortRange{lo, hi}
 	return entry{box: m, percent: 100}
 }
 
@@ -307,7 +308,7 @@ var fewRules = []struct {
 	}, []string{"VNI 1, source 10.0.1.0/24, destination port 80 -> v2 p1.yaml:1"}},
 	{"of the whole VPC", func(b *workbench) {
 		b.policy("v2", 9, 0, flow("10.0.0.0/24", 80, 80), flow("10.0.0.5/32", 0, 65535))
-		b.policy("v2", 5, 0, entry{box: VNIMatch(1), percent: 100})
+		b.policy("v2", 5, 0, entry{box: packets.VNIMatch(1), percent: 100})
 	}, []string{"VNI 1 -> v2 p2.yaml:1"}},
 	{"not past another", func(b *workbench) {
 		b.policy("v2", 9, 0, flow("10.0.0.0/25", 80, 80))
@@ -328,7 +329,7 @@ func TestFlowRulesAreFew(t *testing.T) {
 			t.Fatalf("%s: %v", test.name, b.c.errs)
 		}
 		var got []string
-		if cell, ok := b.c.ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*Cell); ok {
+		if cell, ok := b.c.ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*packets.Cell); ok {
 			for _, r := range cell.Rules {
 				if !r.IPv6 {
 					got = append(got, fmt.Sprintf("%s -> %s %s", r.Match.String(), r.Pool, r.Origin))
@@ -345,11 +346,11 @@ func TestFlowRulesAreFew(t *testing.T) {
 // disagrees; where the VNI has a rule for the same packets already, that counts.
 func TestCopiesRepeatNoRule(t *testing.T) {
 	b := newWorkbench()
-	wild, vm := anyMatch, VNIMatch(1)
+	wild, vm := packets.AnyMatch, packets.VNIMatch(1)
 	wild.Src = netip.MustParsePrefix("10.0.0.1/32")
 	vm.Src = wild.Src
 	b.policy("v3", 5, 1, entry{box: vm, percent: 100}, entry{box: wild, percent: 100})
-	b.policy("v2", 5, 0, entry{box: VNIMatch(1), percent: 100})
+	b.policy("v2", 5, 0, entry{box: packets.VNIMatch(1), percent: 100})
 	if !b.compile() {
 		t.Fatal(b.c.errs)
 	}
@@ -358,8 +359,8 @@ func TestCopiesRepeatNoRule(t *testing.T) {
 		t.Errorf("%s\n%s", got, dumpRules(b.c.ir))
 	}
 	for src, want := range map[string]string{"10.0.0.1": "v2", "10.0.0.2": "v2"} {
-		p := Packet{VIP: w.gw.VIPs[0], VNI: 1, Src: netip.MustParseAddr(src), Dst: netip.MustParseAddr("10.0.0.9")}
-		if got := Follow(b.c.ir, "sw", p).Pool; got != want {
+		p := packets.Packet{VIP: w.gw.VIPs[0], VNI: 1, Src: netip.MustParseAddr(src), Dst: netip.MustParseAddr("10.0.0.9")}
+		if got := packets.Follow(b.c.ir, "sw", p).Pool; got != want {
 			t.Errorf("%s goes to %s, want %s", src, got, want)
 		}
 	}
@@ -367,7 +368,7 @@ func TestCopiesRepeatNoRule(t *testing.T) {
 
 // entry is one entry of a policy of a workbench.
 type entry struct {
-	box     Match
+	box     packets.Match
 	percent int
 	line    int
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -26,12 +27,12 @@ var (
 )
 
 // worldRequests is every request of a small world.
-func worldRequests() []Request {
-	var all []Request
+func worldRequests() []requests.Request {
+	var all []requests.Request
 	for _, account := range requestAccounts {
 		for _, env := range requestLines {
 			for _, ver := range requestLines {
-				r := Request{Host: "api.internal", Path: "/", Headers: map[string][]string{"x-env": env, "x-ver": ver}}
+				r := requests.Request{Host: "api.internal", Path: "/", Headers: map[string][]string{"x-env": env, "x-ver": ver}}
 				if account != "" {
 					r.Headers["x-ucloud-routeby"] = []string{"region=x; account_id=" + account}
 				}
@@ -78,8 +79,8 @@ func randomRequestPolicy(r *rand.Rand, name string) string {
 }
 
 // saysOf is what a policy says of a request, by the letter of its document.
-func saysOf(spec *schema.PolicySpec, r Request) bool {
-	account := AccountOf(strings.Join(r.Headers["x-ucloud-routeby"], ","), "account_id")
+func saysOf(spec *schema.PolicySpec, r requests.Request) bool {
+	account := requests.AccountOf(strings.Join(r.Headers["x-ucloud-routeby"], ","), "account_id")
 	holds := func(m schema.Match) bool {
 		if m.Accounts != nil && !slices.Contains(m.Accounts, account) {
 			return false
@@ -105,7 +106,7 @@ func saysOf(spec *schema.PolicySpec, r Request) bool {
 				return false
 			}
 		}
-		return m.Percent == nil || SlotOf(account) < *m.Percent
+		return m.Percent == nil || requests.SlotOf(account) < *m.Percent
 	}
 	return slices.ContainsFunc(spec.Match, holds) && !slices.ContainsFunc(spec.Exclude, holds)
 }
@@ -141,7 +142,7 @@ func TestRequestsByTheLetter(t *testing.T) {
 			if disagree != "" {
 				t.Fatalf("seed %d step %d: not refused, but %s", seed, step, disagree)
 			}
-			if diff := cmp.Diff(want.units, ir.units, cmpopts.IgnoreUnexported(Service{})); diff != "" {
+			if diff := cmp.Diff(want.units, ir.units, cmpopts.IgnoreUnexported(requests.Service{})); diff != "" {
 				t.Fatalf("seed %d step %d: followed, against read whole:\n%s", seed, step, diff)
 			}
 		}
@@ -182,7 +183,7 @@ func checkRequests(t *testing.T, r *repo, ir *IR, valid bool, moved *int) (disag
 		if version != "v1" {
 			*moved++
 		}
-		if got := FollowRequest(ir, req); got.Version != version {
+		if got := requests.Follow(ir, req); got.Version != version {
 			t.Fatalf("%v goes to %s, want %s; %+v", req, got.Version, version, got.Steps)
 		}
 	}
@@ -197,16 +198,16 @@ func TestSharesOfAccounts(t *testing.T) {
 		func(i int) string { return fmt.Sprint(50_000_000 + 100*i) },
 		func(i int) string { return fmt.Sprintf("acme-%d", i) },
 	} {
-		var slots [Slots]int
+		var slots [requests.Slots]int
 		const n = 100_000
 		for i := range n {
-			slots[SlotOf(accounts(i))]++
+			slots[requests.SlotOf(accounts(i))]++
 		}
-		if low, high := slices.Min(slots[:]), slices.Max(slots[:]); low < n/Slots*8/10 || high > n/Slots*12/10 {
+		if low, high := slices.Min(slots[:]), slices.Max(slots[:]); low < n/requests.Slots*8/10 || high > n/requests.Slots*12/10 {
 			t.Errorf("like %s: between %d and %d of %d accounts have a slot", accounts(0), low, high, n)
 		}
 	}
-	if SlotOf("") != Slots-1 {
+	if requests.SlotOf("") != requests.Slots-1 {
 		t.Error("requests without an account are not the last to move")
 	}
 }
@@ -219,10 +220,10 @@ func TestAccountOf(t *testing.T) {
 		`account_id="a;b"; c`: "a;b", `a="x;account_id=2"; account_id=1`: "1", "account_id=1; account_id=2": "1", "flag; account_id=1": "1",
 		"a=b,account_id=1": "1", "account_id=a b": "a b", "": "", "account_id": "", "account_id=": "", "account_id=; account_id=1": "",
 		"xaccount_id=1": "", "=1": "", ";;;": "", `account_id="1`: `"1`, `account_id="1"x; a=b`: `"1"x`, "ACCOUNT_ID=1": "", "account_id=1\t": "1",
-		"account_id=" + strings.Repeat("x", MaxAccount): strings.Repeat("x", MaxAccount), "account_id=" + strings.Repeat("x", MaxAccount+1): "",
-		"account_id=1; pad=" + strings.Repeat("x", MaxRouteHeader): "",
+		"account_id=" + strings.Repeat("x", requests.MaxAccount): strings.Repeat("x", requests.MaxAccount), "account_id=" + strings.Repeat("x", requests.MaxAccount+1): "",
+		"account_id=1; pad=" + strings.Repeat("x", requests.MaxRouteHeader): "",
 	} {
-		if got := AccountOf(header, "account_id"); got != want {
+		if got := requests.AccountOf(header, "account_id"); got != want {
 			t.Errorf("%.40q: got %.40q, want %.40q", header, got, want)
 		}
 	}

@@ -6,13 +6,15 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // benchShard is a shard of so many VPCs of 1,000 VMs each, of which half has moved
 // and one is half way.
 type benchShard struct {
 	*shard
-	state *Rollout
+	state *rollout.State
 	now   time.Time
 }
 
@@ -29,7 +31,7 @@ func newBenchShard(b *testing.B, vpcs int) *benchShard {
 	if _, _, err := s.commit(); err != nil {
 		b.Fatal(err)
 	}
-	s.state = NewRollout("p")
+	s.state = rollout.New("p")
 	for len(s.state.Done) < vpcs/2 || len(s.state.Moving) == 0 || s.state.Moving[0].Batch < 4 {
 		s.step(b)
 	}
@@ -40,14 +42,14 @@ func newBenchShard(b *testing.B, vpcs int) *benchShard {
 // step is one Step in which everything is confirmed and passes; it returns how many
 // VMs it moved.
 func (s *benchShard) step(b *testing.B) int {
-	obs := Observation{Confirmed: s.state.Generation}
+	obs := rollout.Observation{Confirmed: s.state.Generation}
 	for _, m := range s.state.Moving {
-		obs.Verdicts = append(obs.Verdicts, Verdict{Network: m.Network, Fingerprint: s.state.Fingerprint, Generation: m.Generation, Baseline: m.Stage == StageBaseline, Passed: true})
+		obs.Verdicts = append(obs.Verdicts, rollout.Verdict{Network: m.Network, Fingerprint: s.state.Fingerprint, Generation: m.Generation, Baseline: m.Stage == rollout.StageBaseline, Passed: true})
 	}
 	next, _ := s.state.Step(s.c.Rollout("p"), obs, s.now)
 	moved := 0
 	for _, m := range next.Moving {
-		if m.Stage == StageApplying {
+		if m.Stage == rollout.StageApplying {
 			moved += len(m.Fresh)
 		}
 	}
@@ -93,15 +95,15 @@ func BenchmarkRolloutBatch(b *testing.B) {
 			s := newBenchShard(b, vpcs)
 			begin := *s.state.Moving[0]
 			half := *s.state
-			half.Moving = []*Move{&begin}
+			half.Moving = []*rollout.Move{&begin}
 			other := half
 			more := begin
-			more.VMs, more.Fresh = grow(begin.VMs, s.c.Rollout("p").Networks[vpcs/2].VMs, 750)
-			other.Moving = []*Move{&more}
+			more.VMs, more.Fresh = rollout.Grow(begin.VMs, s.c.Rollout("p").Networks[vpcs/2].VMs, 750)
+			other.Moving = []*rollout.Move{&more}
 			stored, batches := 0, 0
 			b.ReportAllocs()
 			for b.Loop() {
-				s.state = []*Rollout{&half, &other}[batches%2]
+				s.state = []*rollout.State{&half, &other}[batches%2]
 				batches++
 				text, err := json.Marshal(s.state)
 				if err != nil {
@@ -134,7 +136,7 @@ func BenchmarkRolloutMemory(b *testing.B) {
 			s.rollouts["p"] = nil
 			s.put("p.yaml", "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: p}\nspec: {targets: [{kind: Gateway, name: gw}], version: v2}\n")
 			s.state = nil
-			s.c.SetProgress("p", Progress{})
+			s.c.SetProgress("p", rollout.Progress{})
 			if _, _, err := s.commit(); err != nil {
 				b.Fatal(err)
 			}

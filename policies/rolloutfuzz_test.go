@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -22,8 +23,8 @@ type ordeal struct {
 	r         *rand.Rand
 	now       time.Time
 	stored    map[string][]byte // what a restart finds
-	state     map[string]*Rollout
-	actions   map[string]Actions
+	state     map[string]*rollout.State
+	actions   map[string]rollout.Actions
 	live      map[string]uint64 // the generation that the sinks confirm
 	ir        *IR
 	routed    map[string][]int // the VMs by Network
@@ -46,8 +47,8 @@ func newOrdeal(t testing.TB, seed uint64) *ordeal {
 	base = strings.Replace(base, "  switches: [sw]\n", "  switches: [sw]\n  hash: {buckets: 256}\n", 1)
 	o := &ordeal{
 		shard: &shard{repo: newRepo(nil, base), rollouts: map[string]*schema.Rollout{}},
-		t:     t, r: rand.New(rand.NewPCG(seed, 3)), now: time.Unix(1e9, 0), stored: map[string][]byte{}, state: map[string]*Rollout{},
-		actions: map[string]Actions{}, live: map[string]uint64{}, routed: map[string][]int{}, passed: map[string][]netip.Addr{}, failed: map[string]bool{},
+		t:     t, r: rand.New(rand.NewPCG(seed, 3)), now: time.Unix(1e9, 0), stored: map[string][]byte{}, state: map[string]*rollout.State{},
+		actions: map[string]rollout.Actions{}, live: map[string]uint64{}, routed: map[string][]int{}, passed: map[string][]netip.Addr{}, failed: map[string]bool{},
 		suspended: map[string]bool{},
 	}
 	for n := range 3 {
@@ -149,16 +150,16 @@ func (o *ordeal) stepAll() {
 
 // stepOne is one Step as the loop makes it: written, then acted on. The daemon may
 // be killed at any point of it.
-func (o *ordeal) stepOne(name string, verdicts []Verdict) {
+func (o *ordeal) stepOne(name string, verdicts []rollout.Verdict) {
 	spec := o.c.Rollout(name)
 	if o.state[name] == nil {
 		if spec == nil {
 			return
 		}
-		o.state[name] = NewRollout(name)
+		o.state[name] = rollout.New(name)
 	}
 	was := o.state[name]
-	next, actions := was.Step(spec, Observation{Confirmed: o.live[name], Verdicts: verdicts, Revision: "main@x"}, o.now)
+	next, actions := was.Step(spec, rollout.Observation{Confirmed: o.live[name], Verdicts: verdicts, Revision: "main@x"}, o.now)
 	o.judgeStep(name, spec, was, next)
 	if !o.calm && o.r.IntN(15) == 0 { // killed before the write
 		o.restart()
@@ -198,7 +199,7 @@ func (o *ordeal) restart() {
 	clear(o.actions)
 	clear(o.live)
 	for name, b := range o.stored {
-		state, err := ReadRollout(b)
+		state, err := rollout.Read(b)
 		if err != nil {
 			o.fatal("%v", err)
 		}
@@ -214,7 +215,7 @@ func (o *ordeal) restart() {
 // answer is a verdict of a probe.
 type answer struct {
 	policy string
-	probe  Probe
+	probe  rollout.Probe
 	passed bool
 }
 
@@ -240,28 +241,28 @@ func (o *ordeal) verdict() {
 func (o *ordeal) deliver(a answer) {
 	spec, state, p := o.c.Rollout(a.policy), o.state[a.policy], a.probe
 	if state != nil && spec != nil && !p.Baseline {
-		i := state.moving(p.Network)
+		i := state.IndexOf(p.Network)
 		counts := i >= 0 && state.Moving[i].Generation == p.Generation && state.Moving[i].Attempt == p.Attempt &&
 			spec.Fingerprint == p.Fingerprint && o.live[a.policy] >= p.Generation
 		switch {
 		case counts && a.passed:
-			o.passed[a.policy+"/"+p.Network] = intersectVMs(p.VMs, state.Moving[i].VMs)
+			o.passed[a.policy+"/"+p.Network] = rollout.CommonVMs(p.VMs, state.Moving[i].VMs)
 		case counts:
 			o.failed[a.policy] = true
 		}
 	}
 	o.note("%s: %v of %+v", a.policy, a.passed, p)
-	o.stepOne(a.policy, []Verdict{verdictOf(p, a.passed, "x")})
+	o.stepOne(a.policy, []rollout.Verdict{verdictOf(p, a.passed, "x")})
 	o.check()
 }
 
-func (o *ordeal) verb(v Verb) {
+func (o *ordeal) verb(v rollout.Verb) {
 	for _, name := range []string{"p", "q"} {
 		s := o.state[name]
 		if s == nil || o.r.IntN(2) == 0 && !o.calm {
 			continue
 		}
-		if v.Verb == VerbPromote && len(s.Waiting) > 0 {
+		if v.Verb == rollout.VerbPromote && len(s.Waiting) > 0 {
 			v.Gate = pick(o.r, s.Waiting...).ID
 		}
 		next, _, err := s.Do(o.c.Rollout(name), v, o.now)
@@ -304,7 +305,7 @@ func (o *ordeal) event() {
 		o.note("it is %s", o.now)
 		o.stepAll()
 	case 5:
-		o.verb(Verb{Verb: pick(o.r, VerbPause, VerbResume, VerbPromote, VerbPromote, VerbAbort, VerbRetry), Who: "ann"})
+		o.verb(rollout.Verb{Verb: pick(o.r, rollout.VerbPause, rollout.VerbResume, rollout.VerbPromote, rollout.VerbPromote, rollout.VerbAbort, rollout.VerbRetry), Who: "ann"})
 	case 6:
 		o.restart()
 		o.stepAll()
@@ -333,7 +334,7 @@ func (o *ordeal) settle() {
 		}
 	}
 	o.adopt()
-	o.verb(Verb{Verb: VerbResume})
+	o.verb(rollout.Verb{Verb: rollout.VerbResume})
 	for range 400 {
 		o.confirm()
 		o.verdict()
@@ -341,12 +342,12 @@ func (o *ordeal) settle() {
 		done := true
 		for _, s := range o.state {
 			switch {
-			case s.Phase == PhaseRolledBack || s.failing():
-				o.verb(Verb{Verb: VerbRetry})
+			case s.Phase == rollout.PhaseRolledBack || failing(s):
+				o.verb(rollout.Verb{Verb: rollout.VerbRetry})
 			case len(s.Waiting) > 0:
-				o.verb(Verb{Verb: VerbPromote})
+				o.verb(rollout.Verb{Verb: rollout.VerbPromote})
 			}
-			done = done && s.Phase == PhaseCompleted
+			done = done && s.Phase == rollout.PhaseCompleted
 		}
 		if done {
 			o.complete()
@@ -356,8 +357,8 @@ func (o *ordeal) settle() {
 	o.fatal("it does not come to an end")
 }
 
-func (r *Rollout) failing() bool {
-	return slices.ContainsFunc(r.Moving, func(m *Move) bool { return m.Stage == StageFailed })
+func failing(r *rollout.State) bool {
+	return slices.ContainsFunc(r.Moving, func(m *rollout.Move) bool { return m.Stage == rollout.StageFailed })
 }
 
 func runOrdeal(t testing.TB, seed uint64) {

@@ -4,35 +4,38 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // judgeStep holds that a Network gets more only where all that it had has passed,
 // and that only a verdict that counts makes a rollout fail.
-func (o *ordeal) judgeStep(name string, spec *RolloutSpec, was, next *Rollout) {
+func (o *ordeal) judgeStep(name string, spec *rollout.Spec, was, next *rollout.State) {
 	if spec == nil {
 		return
 	}
 	had := was.Progress()
 	if was.Identity != next.Identity || next.Run != was.Run {
-		had = Progress{}
+		had = rollout.Progress{}
 	}
 	for i := range spec.Networks {
 		n := &spec.Networks[i]
 		key := name + "/" + n.Name
 		if spec.Rollout.Verify == nil {
-			if j := was.moving(n.Name); j >= 0 && was.Moving[j].Stage == StageApplying && o.live[name] >= was.Moving[j].Generation && was.Fingerprint == spec.Fingerprint {
+			if j := was.IndexOf(n.Name); j >= 0 && was.Moving[j].Stage == rollout.StageApplying && o.live[name] >= was.Moving[j].Generation && was.Fingerprint == spec.Fingerprint {
 				o.passed[key] = was.Moving[j].VMs // being live is all that is asked for
 			}
 		}
 		whole, before := had.Moved(n.Name)
 		wholeNow, _ := next.Progress().Moved(n.Name)
-		before = intersectVMs(before, n.VMs)
-		j := next.moving(n.Name)
+		before = rollout.CommonVMs(before, n.VMs)
+		j := next.IndexOf(n.Name)
 		grows := wholeNow && !whole || j >= 0 && len(next.Moving[j].VMs) > len(before) && !whole
-		if grows && len(before) > 0 && len(intersectVMs(before, o.passed[key])) < len(before) {
+		if grows && len(before) > 0 && len(rollout.CommonVMs(before, o.passed[key])) < len(before) {
 			o.fatal("%s gets more on top of %v, of which %v has passed", key, before, o.passed[key])
 		}
-		if _, tested := o.passed[key]; next.done(n.Name) && !was.done(n.Name) && !tested {
+		if _, tested := o.passed[key]; next.IsDone(n.Name) && !was.IsDone(n.Name) && !tested {
 			o.fatal("%s is done, and nothing of it was tested", key)
 		}
 	}
@@ -55,9 +58,9 @@ func (o *ordeal) check() {
 				}
 			}
 			vni := uint32(n[1] - '0')
-			for _, p := range []Packet{{Src: a, Dst: stranger}, {Src: stranger, Dst: a}} {
+			for _, p := range []packets.Packet{{Src: a, Dst: stranger}, {Src: stranger, Dst: a}} {
 				p.VIP, p.VNI, p.Protocol = gw.VIPs[0], vni, 6
-				if got := Follow(o.ir, "sw", p).Version; got != want {
+				if got := packets.Follow(o.ir, "sw", p).Version; got != want {
 					o.fatal("%s of %s goes to %s, want %s\n%s", a, n, got, want, dumpRules(o.ir))
 				}
 			}
@@ -65,17 +68,17 @@ func (o *ordeal) check() {
 	}
 	for name, s := range o.state {
 		spec := o.c.Rollout(name)
-		if s.Phase == PhaseRolledBack || s.Phase == PhaseRollingBack {
+		if s.Phase == rollout.PhaseRolledBack || s.Phase == rollout.PhaseRollingBack {
 			if !s.Empty() {
 				o.fatal("%s is %s, and units are left", name, s.Phase)
 			}
 		}
-		if s.Failure != nil && !s.failing() && s.Aborted == "" {
+		if s.Failure != nil && !failing(s) && s.Aborted == "" {
 			o.fatal("%s has a failure that is none any more: %s", name, s.Failure)
 		}
-		if s.Phase == PhaseCompleted && spec != nil && s.Fingerprint == spec.Fingerprint {
+		if s.Phase == rollout.PhaseCompleted && spec != nil && s.Fingerprint == spec.Fingerprint {
 			for i := range spec.Networks {
-				if !s.done(spec.Networks[i].Name) {
+				if !s.IsDone(spec.Networks[i].Name) {
 					o.fatal("%s is completed without %s", name, spec.Networks[i].Name)
 				}
 			}
@@ -99,7 +102,7 @@ func (o *ordeal) moved(name, network string, a netip.Addr) bool {
 
 // forget what has passed of Networks that begin anew, once that is written: what was
 // never written never was.
-func (o *ordeal) forget(name string, spec *RolloutSpec, was, next *Rollout) {
+func (o *ordeal) forget(name string, spec *rollout.Spec, was, next *rollout.State) {
 	for key := range o.passed {
 		policy, network, _ := strings.Cut(key, "/")
 		if policy != name {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -27,7 +28,7 @@ func vmsOf(vms ...string) string {
 
 // describeCell is the rules of VNI 1, one a line.
 func describeCell(ir *IR) string {
-	cell, _ := ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*Cell)
+	cell, _ := ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*packets.Cell)
 	var lines []string
 	for i := 0; cell != nil && i < len(cell.Rules); i++ {
 		r := &cell.Rules[i]
@@ -113,7 +114,7 @@ func TestVPCOfRoutesFromAFile(t *testing.T) {
 	}{{header + a + b, 1}, {header + a + b + c, 4}, {header + b + a, 1}} {
 		r.put("n1.csv", step.csv)
 		ir, units := r.must()
-		if cell := ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*Cell); len(cell.Rules) != step.rules {
+		if cell := ir.Get(Name{schema.KindGateway, "gw", "vni/1"}).(*packets.Cell); len(cell.Rules) != step.rules {
 			t.Errorf("%s: %d rules, want %d\n%s", step.csv, len(cell.Rules), step.rules, describeCell(ir))
 		}
 		if len(units) == 0 {
@@ -133,13 +134,13 @@ func TestOneVMIsTwoEntries(t *testing.T) {
 		policyOf("flows", "v3", 200, "{flow: {vni: 1, src: 10.0.1.0/24, dstPort: 443}}"))
 	ir, _ := r.must()
 	cell := Name{schema.KindGateway, "gw", "vni/1"}
-	before := ir.Get(cell).(*Cell).Rules
+	before := ir.Get(cell).(*packets.Cell).Rules
 	r.put("4.yaml", policyOf("p", "v2", 100, vmsOf(addresses...)))
 	ir, units := r.must()
 	if !slices.Equal(units, []Name{cell}) {
 		t.Errorf("%v changed", units)
 	}
-	now := ir.Get(cell).(*Cell).Rules
+	now := ir.Get(cell).(*packets.Cell).Rules
 	var fresh []string
 	for _, rule := range now {
 		if !slices.Contains(before, rule) {
@@ -158,16 +159,16 @@ func benchmarkCell() *workbench {
 	var vms, flows []entry
 	for i := range 1 << 16 {
 		for side := range 2 {
-			m := VNIMatch(1)
+			m := packets.VNIMatch(1)
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
 			*[]*netip.Prefix{&m.Src, &m.Dst}[side] = p
 			vms = append(vms, entry{box: m, percent: 100})
 		}
 	}
 	for i := range 2048 {
-		m := VNIMatch(1)
+		m := packets.VNIMatch(1)
 		m.Src = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 4), byte(i << 4), 0}), 24)
-		m.DstPort = PortRange{uint16(i), uint16(i)}
+		m.DstPort = packets.PortRange{uint16(i), uint16(i)}
 		flows = append(flows, entry{box: m, percent: 100})
 	}
 	b.policy("v3", 9, 0, flows[:1024]...)

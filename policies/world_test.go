@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -130,13 +131,13 @@ func fileOf(name, text string) *schema.File {
 }
 
 // worldPackets is every packet of the small world.
-func worldPackets() []Packet {
-	var all []Packet
+func worldPackets() []packets.Packet {
+	var all []packets.Packet
 	for _, vni := range worldVNIs {
 		for _, s := range worldAddrs {
 			for _, d := range worldAddrs {
 				for _, port := range worldPorts {
-					p := Packet{
+					p := packets.Packet{
 						VIP: netip.MustParseAddr("203.0.113.10"), VNI: vni, Src: netip.MustParseAddr(s), Dst: netip.MustParseAddr(d),
 						Protocol: 6, SrcPort: 1000, DstPort: port,
 					}
@@ -150,7 +151,7 @@ func worldPackets() []Packet {
 	return all
 }
 
-func (m Match) holds(p Packet) bool {
+func holds(m packets.Match, p packets.Packet) bool {
 	return m.Contains(p.VNI, p.Src, p.Dst, p.Protocol, [2]uint16{p.SrcPort, p.DstPort})
 }
 
@@ -158,10 +159,10 @@ func (m Match) holds(p Packet) bool {
 type world struct {
 	t        *testing.T
 	ir       *IR
-	gw       *Gateway
+	gw       *packets.Gateway
 	policies []said // the highest priority first
 	routed   map[uint32][]netip.Addr
-	cells    map[uint32]*Cell
+	cells    map[uint32]*packets.Cell
 	places   map[string][]int  // by version: the place of each bucket
 	buckets  map[string]string // by list of shares: the version of each bucket
 	written  map[string]string // by pool: the version of each bucket
@@ -176,7 +177,7 @@ type said struct {
 
 func newWorld(t *testing.T, c *Compiler, ir *IR) *world {
 	w := &world{
-		t: t, ir: ir, gw: ir.Gateway("gw"), routed: c.vms, cells: map[uint32]*Cell{},
+		t: t, ir: ir, gw: ir.Gateway("gw"), routed: c.vms, cells: map[uint32]*packets.Cell{},
 		places: map[string][]int{}, buckets: map[string]string{}, written: map[string]string{},
 	}
 	for _, claims := range c.claims {
@@ -197,10 +198,10 @@ func newWorld(t *testing.T, c *Compiler, ir *IR) *world {
 }
 
 // share is the share of the buckets that a policy takes of a packet, 0 to 100.
-func (s *said) share(p Packet) int {
+func (s *said) share(p packets.Packet) int {
 	percent, stays := 0, 0
 	for i := range s.entries {
-		if cl := &s.entries[i]; cl.box.holds(p) {
+		if cl := &s.entries[i]; holds(cl.box, p) {
 			if cl.exclude {
 				stays = max(stays, cl.percent)
 			} else {
@@ -214,7 +215,7 @@ func (s *said) share(p Packet) int {
 // documents gives the version of each bucket, one letter each, as the documents
 // say: that of the highest policy that matches the packet in this bucket and
 // does not exclude it.
-func (w *world) documents(p Packet) string {
+func (w *world) documents(p packets.Packet) string {
 	var key [64]byte
 	for i := range w.policies {
 		key[i] = byte(w.policies[i].share(p))
@@ -239,21 +240,21 @@ func (w *world) documents(p Packet) string {
 
 func (w *world) place(version string, bucket int) int {
 	if w.places[version] == nil {
-		o := newBucketOrder(version, w.gw.Hash.Buckets)
+		o := packets.NewBucketOrder(version, w.gw.Hash.Buckets)
 		for i := range w.gw.Hash.Buckets {
-			w.places[version] = append(w.places[version], o.place(i))
+			w.places[version] = append(w.places[version], o.Place(i))
 		}
 	}
 	return w.places[version][bucket]
 }
 
 // tables asks the tables as the pipeline does and returns the pool.
-func (w *world) tables(p Packet) string {
-	var best [TableVPC + 1]*Rule
-	for _, cell := range []*Cell{w.cell(p.VNI), w.cell(math.MaxUint32)} {
+func (w *world) tables(p packets.Packet) string {
+	var best [packets.TableVPC + 1]*packets.Rule
+	for _, cell := range []*packets.Cell{w.cell(p.VNI), w.cell(math.MaxUint32)} {
 		for i := 0; cell != nil && i < len(cell.Rules); i++ {
 			r := &cell.Rules[i]
-			if r.Match.holds(p) && (r.Table == TableVPC || r.IPv6 == p.IsIPv6()) && (best[r.Table] == nil || r.Priority > best[r.Table].Priority) {
+			if holds(r.Match, p) && (r.Table == packets.TableVPC || r.IPv6 == p.IsIPv6()) && (best[r.Table] == nil || r.Priority > best[r.Table].Priority) {
 				best[r.Table] = r
 			}
 		}
@@ -267,7 +268,7 @@ func (w *world) tables(p Packet) string {
 }
 
 // cell is the cell of a VNI, or that of none.
-func (w *world) cell(vni uint32) *Cell {
+func (w *world) cell(vni uint32) *packets.Cell {
 	if cell, known := w.cells[vni]; known {
 		return cell
 	}
@@ -275,7 +276,7 @@ func (w *world) cell(vni uint32) *Cell {
 	if vni <= schema.MaxVNI {
 		part = fmt.Sprintf("%s%d", vniPart, vni)
 	}
-	w.cells[vni], _ = w.ir.Get(Name{schema.KindGateway, "gw", part}).(*Cell)
+	w.cells[vni], _ = w.ir.Get(Name{schema.KindGateway, "gw", part}).(*packets.Cell)
 	return w.cells[vni]
 }
 
@@ -287,7 +288,7 @@ func (w *world) pool(name string) string {
 	var b strings.Builder
 	for bucket := range w.gw.Hash.Buckets {
 		version := name
-		if isBlend(name) {
+		if packets.IsBlend(name) {
 			slot := w.ir.Blend("gw", name).Buckets[bucket]
 			version = w.gw.Pools[slot.Pool].Version
 			if slot.Backend != w.gw.Pool(version).Buckets[bucket] {
@@ -302,11 +303,11 @@ func (w *world) pool(name string) string {
 
 // strangers tells whether a packet is one between two addresses of a VPC that its
 // route table does not know, where an entry for the VPC stands for its VMs.
-func (w *world) strangers(p Packet) bool {
+func (w *world) strangers(p packets.Packet) bool {
 	vms := w.routed[p.VNI]
 	cell := w.cell(p.VNI)
 	return len(vms) > 0 && !slices.Contains(vms, p.Src) && !slices.Contains(vms, p.Dst) &&
-		cell != nil && slices.ContainsFunc(cell.Rules, func(r Rule) bool { return r.Match == VNIMatch(p.VNI) })
+		cell != nil && slices.ContainsFunc(cell.Rules, func(r packets.Rule) bool { return r.Match == packets.VNIMatch(p.VNI) })
 }
 
 // check compares tables, documents and traces for every packet of the small
@@ -318,7 +319,7 @@ func (w *world) check(docs string) {
 		if got := w.pool(pool); got != want && !w.strangers(p) {
 			w.t.Fatalf("%s: the tables say %s,\n%s\nthe documents\n%s\n%s\n%s", p, pool, got, want, docs, dumpRules(w.ir))
 		}
-		if trace := Follow(w.ir, "sw", p); trace.Pool != pool || trace.Version[1] != w.pool(pool)[trace.Bucket] {
+		if trace := packets.Follow(w.ir, "sw", p); trace.Pool != pool || trace.Version[1] != w.pool(pool)[trace.Bucket] {
 			w.t.Fatalf("%s: the trace says %s, bucket %d of %s, the tables %s\n%s", p, trace.Pool, trace.Bucket, trace.Version, pool, dumpRules(w.ir))
 		}
 	}
@@ -329,13 +330,13 @@ func (w *world) check(docs string) {
 // share a priority.
 func (w *world) checkFlows(docs string) {
 	w.t.Helper()
-	var flows []*Rule
+	var flows []*packets.Rule
 	keys := map[string]bool{}
 	for n, u := range w.ir.units {
-		cell, ok := u.(*Cell)
+		cell, ok := u.(*packets.Cell)
 		for i := 0; ok && i < len(cell.Rules); i++ {
 			r := &cell.Rules[i]
-			if r.Table == TableFlow {
+			if r.Table == packets.TableFlow {
 				flows = append(flows, r)
 			}
 			if key := fmt.Sprint(r.TableName(), r.Priority, r.Match); keys[key] {
@@ -350,7 +351,7 @@ func (w *world) checkFlows(docs string) {
 			w.t.Fatalf("priority %d is out of range", a.Priority)
 		}
 		for _, b := range flows[:i] {
-			if a.Priority == b.Priority && a.IPv6 == b.IPv6 && a.Match.overlaps(&b.Match) {
+			if a.Priority == b.Priority && a.IPv6 == b.IPv6 && a.Match.Overlaps(&b.Match) {
 				w.t.Fatalf("two overlapping flow rules have priority %d: %+v and %+v\n%s", a.Priority, a, b, docs)
 			}
 		}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // BucketRollouts is the bucket of the rollouts, by policy, and of the audit log, by
@@ -32,7 +32,7 @@ const (
 type Event struct {
 	Time   time.Time
 	Policy string
-	policies.Event
+	rollout.Event
 	Batches  int    // how many a Network has
 	Revision string // the commit
 	Result   any    // what the test that led to it measured; nil where none did
@@ -41,17 +41,17 @@ type Event struct {
 // AuditRecord is one entry of the audit log: what became of a rollout, why, and
 // where a person said so, who.
 type AuditRecord struct {
-	Number     uint64           `json:"number"` // from 1, without gaps
-	Time       time.Time        `json:"time"`
-	Policy     string           `json:"policy"`
-	Run        int              `json:"run"`
-	Generation uint64           `json:"generation"` // as it is after this
-	Revision   string           `json:"revision"`
-	Verb       string           `json:"verb,omitempty"` // what a person said
-	Who        string           `json:"who,omitempty"`
-	Why        string           `json:"why,omitempty"`
-	Events     []policies.Event `json:"events"`
-	Evidence   []string         `json:"evidence,omitempty"` // of the tests that led to it
+	Number     uint64          `json:"number"` // from 1, without gaps
+	Time       time.Time       `json:"time"`
+	Policy     string          `json:"policy"`
+	Run        int             `json:"run"`
+	Generation uint64          `json:"generation"` // as it is after this
+	Revision   string          `json:"revision"`
+	Verb       string          `json:"verb,omitempty"` // what a person said
+	Who        string          `json:"who,omitempty"`
+	Why        string          `json:"why,omitempty"`
+	Events     []rollout.Event `json:"events"`
+	Evidence   []string        `json:"evidence,omitempty"` // of the tests that led to it
 }
 
 // Errors of Do.
@@ -63,7 +63,7 @@ var (
 // Do takes in what a person says about the rollout of a policy, and returns what
 // became of it. It is stored before it is acted on. The error is ErrNoRollout, or
 // wraps ErrNotNow where the verb does not apply.
-func (r *Reconciler) Do(ctx context.Context, policy string, v policies.Verb) (events []policies.Event, err error) {
+func (r *Reconciler) Do(ctx context.Context, policy string, v rollout.Verb) (events []rollout.Event, err error) {
 	loopErr := r.inLoop(ctx, func() {
 		ro := r.rollouts[policy]
 		switch {
@@ -75,7 +75,7 @@ func (r *Reconciler) Do(ctx context.Context, policy string, v policies.Verb) (ev
 			return
 		}
 		now := time.Now().UTC().Round(0)
-		var next *policies.Rollout
+		var next *rollout.State
 		if next, events, err = ro.state.Do(ro.spec, v, now); err != nil {
 			err = fmt.Errorf("%w: %w", ErrNotNow, err)
 			return
@@ -93,7 +93,7 @@ func (r *Reconciler) Do(ctx context.Context, policy string, v policies.Verb) (ev
 
 // storeRollout stores the next state of a rollout with its record in the audit log,
 // and tells of it; a nil next removes it. What is stored already is not written again.
-func (r *Reconciler) storeRollout(ro *rollout, next *policies.Rollout, rec AuditRecord, ended []Ended, now time.Time) error {
+func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRecord, ended []Ended, now time.Time) error {
 	policy := ro.state.Policy
 	put, remove := map[string][]byte{}, []string(nil)
 	var state []byte
@@ -151,7 +151,7 @@ func evidenceOf(ended []Ended) []string {
 }
 
 // tell logs the events of a record and hands them on.
-func (r *Reconciler) tell(ro *rollout, rec AuditRecord, ended []Ended) {
+func (r *Reconciler) tell(ro *tracked, rec AuditRecord, ended []Ended) {
 	batches := 0
 	if ro.last != nil {
 		batches = len(ro.last.Rollout.Batches)

@@ -11,7 +11,7 @@ import (
 
 // confirmed is the generation of a rollout that is live at every sink and was read
 // back, 0 while something is not; ro.waits then says what.
-func (r *Reconciler) confirmed(ro *rollout) uint64 {
+func (r *Reconciler) confirmed(ro *tracked) uint64 {
 	if ro.waits = r.lacks(ro); ro.waits != "" {
 		return 0
 	}
@@ -20,7 +20,7 @@ func (r *Reconciler) confirmed(ro *rollout) uint64 {
 
 // lacks says what of a rollout's targets is not live as it is to be, empty where all
 // is. What others have at the same sinks does not matter.
-func (r *Reconciler) lacks(ro *rollout) string {
+func (r *Reconciler) lacks(ro *tracked) string {
 	if ro.last == nil {
 		return ""
 	}
@@ -109,7 +109,7 @@ func (t *target) unitOf(k Key) *policies.Name {
 
 // returning tells whether all units of a rollout are to be at the default and not
 // all sinks have said so.
-func (r *Reconciler) returning(ro *rollout) bool {
+func (r *Reconciler) returning(ro *tracked) bool {
 	return ro.last != nil && ro.state.Empty() && r.lacks(ro) != ""
 }
 

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -37,7 +37,7 @@ type Discovery struct {
 
 // Found is what is registered under a target.
 type Found struct {
-	Endpoints []policies.Endpoint `json:"endpoints"` // sorted by address and port, each once; not changed any more
+	Endpoints []requests.Endpoint `json:"endpoints"` // sorted by address and port, each once; not changed any more
 	Cluster   uint64              `json:"cluster"`   // of etcd, by which and by the revision its history is known again
 	Revision  int64               `json:"revision"`
 	Passing   bool                `json:"-"` // a later process is to start from what was found before
@@ -210,10 +210,10 @@ func (d *Discovery) Want(targets []string) error {
 }
 
 // Endpoints is what was found, by target.
-func (d *Discovery) Endpoints() map[string][]policies.Endpoint {
+func (d *Discovery) Endpoints() map[string][]requests.Endpoint {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make(map[string][]policies.Endpoint, len(d.found))
+	all := make(map[string][]requests.Endpoint, len(d.found))
 	for target, f := range d.found {
 		all[target] = f.Endpoints
 	}

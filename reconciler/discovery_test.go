@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // lookedUp is a service with one version a target; without a target it has an
@@ -31,7 +32,7 @@ func lookedUp(name string, targets ...string) string {
 // services lowers services to their endpoints, and nothing where those are unknown.
 func services(w *world) fake {
 	return fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
-		svc, ok := ir.Get(n).(*policies.Service)
+		svc, ok := ir.Get(n).(*requests.Service)
 		if !ok {
 			return nil, nil
 		}
@@ -47,9 +48,9 @@ func services(w *world) fake {
 }
 
 func found(ports ...uint16) Found {
-	f := Found{Endpoints: []policies.Endpoint{}, Cluster: 1, Revision: 7}
+	f := Found{Endpoints: []requests.Endpoint{}, Cluster: 1, Revision: 7}
 	for _, p := range ports {
-		f.Endpoints = append(f.Endpoints, policies.Endpoint{Address: netip.MustParseAddr("192.0.2.1"), Port: p, Weight: 1})
+		f.Endpoints = append(f.Endpoints, requests.Endpoint{Address: netip.MustParseAddr("192.0.2.1"), Port: p, Weight: 1})
 	}
 	return f
 }
@@ -204,7 +205,7 @@ func TestWhatIsKnownAtLastIsTriedAtOnce(t *testing.T) {
 		known := services(w)
 		k := Key{"mem", "endpoints", "api/v1"}
 		sink := fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
-			if svc, ok := ir.Get(n).(*policies.Service); ok && svc.Versions[0].Unknown {
+			if svc, ok := ir.Get(n).(*requests.Service); ok && svc.Versions[0].Unknown {
 				return []*Resource{{Key: k, Rank: rankRoute, Body: open{"unknown"}, Origin: svc.Origin}}, nil
 			}
 			return known.Lower(ir, n)

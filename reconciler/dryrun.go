@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -18,7 +19,7 @@ type Compiled struct {
 	IDs      *policies.IDs // the numbers as they are after it
 	Warnings schema.Errors
 	Objects  int // documents
-	Rollouts map[string]*policies.RolloutSpec
+	Rollouts map[string]*rollout.Spec
 	docs     *schema.Set
 }
 

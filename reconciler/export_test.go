@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -40,7 +40,7 @@ func (b *Bench) Roll(now time.Time) (moved int) {
 // Say is what the loop does about a verb.
 func (b *Bench) Say(verb string, now time.Time) error {
 	for _, ro := range b.r.rollouts {
-		next, events, err := ro.state.Do(ro.spec, policies.Verb{Verb: verb}, now.UTC())
+		next, events, err := ro.state.Do(ro.spec, rollout.Verb{Verb: verb}, now.UTC())
 		if err == nil {
 			err = b.r.move(ro, next, AuditRecord{Events: events}, nil, now.UTC())
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 )
 
 // The ranks of the fake's resources.
@@ -237,13 +238,13 @@ func switches(w *world) fake {
 		case *policies.Switch:
 			k := Key{Target: "mem/" + unit.Name, Kind: KindTarget}
 			return []*Resource{{Key: k, Rank: rankSelf, Body: text(unit.Address), Origin: unit.Origin}}, nil
-		case *policies.Gateway:
+		case *packets.Gateway:
 			var all []*Resource
 			for _, sw := range unit.Switches {
 				all = append(all, lowerFake("mem/"+sw, unit)...)
 			}
 			return all, nil
-		case *policies.Cell:
+		case *packets.Cell:
 			var all []*Resource
 			for _, sw := range ir.Gateway(unit.Gateway).Switches {
 				for i := range unit.Rules {
@@ -260,7 +261,7 @@ func switches(w *world) fake {
 	}}
 }
 
-func lowerFake(t string, gw *policies.Gateway) []*Resource {
+func lowerFake(t string, gw *packets.Gateway) []*Resource {
 	var all []*Resource
 	vipRefs := []Key(nil)
 	for _, p := range gw.Pools {
@@ -289,7 +290,7 @@ func lowerFake(t string, gw *policies.Gateway) []*Resource {
 // "mem/<switch>" has it.
 func routes(w *world) fake {
 	return fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
-		gw, ok := ir.Get(n).(*policies.Gateway)
+		gw, ok := ir.Get(n).(*packets.Gateway)
 		if !ok {
 			return nil, nil
 		}

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // Follow is the board on which a daemon that does not lead finds what the one that
@@ -33,7 +33,7 @@ func (f *Follow) Set(m Moved) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.known = m; m.Rollouts == nil {
-		f.known.Rollouts = map[string]*policies.Rollout{}
+		f.known.Rollouts = map[string]*rollout.State{}
 	}
 	poke(f.wake)
 }

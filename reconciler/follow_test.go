@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // TestFollowerServesWhatTheLeaderMoved has a daemon follow: it acts on nothing before
@@ -18,11 +18,11 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		leader.commit("c1", docs...)
 		board := NewFollow()
 		share := func() {
-			r, err := policies.ReadRollout(store.record("p"))
+			r, err := rollout.Read(store.record("p"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			board.Set(Moved{Rollouts: map[string]*policies.Rollout{"p": r}})
+			board.Set(Moved{Rollouts: map[string]*rollout.State{"p": r}})
 		}
 		own := newKeeper()
 		g := startRoll(t, newWorld(t), own, func(c *Config) { c.Follow, c.Probes = board, nil })
@@ -33,8 +33,8 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		share()
 		g.quiet()
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
-		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
-		if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbPause}); !errors.Is(err, ErrNotNow) {
+		g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
+		if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbPause}); !errors.Is(err, ErrNotNow) {
 			t.Errorf("pause: %v", err)
 		}
 		g.after(10 * time.Minute)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -159,7 +160,7 @@ func (r *Reconciler) notice(d *delta, now time.Time) {
 }
 
 // ailing says which servers of a gateway fail, empty where none does.
-func ailing(gw *policies.Gateway) string {
+func ailing(gw *packets.Gateway) string {
 	var words []string
 	for i := range gw.Pools {
 		p := &gw.Pools[i]

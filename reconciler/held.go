@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -17,13 +18,13 @@ const prefixHeld = PrefixState + "held/"
 
 // Moved is what the store knows of policies beside their documents.
 type Moved struct {
-	Rollouts map[string]*policies.Rollout
+	Rollouts map[string]*rollout.State
 	Held     map[string]*schema.Document // what suspended policies stand for
 }
 
 // ReadMoved reads the records of BucketRollouts whose key begins with PrefixState.
 func ReadMoved(records map[string][]byte) (Moved, error) {
-	m := Moved{map[string]*policies.Rollout{}, map[string]*schema.Document{}}
+	m := Moved{map[string]*rollout.State{}, map[string]*schema.Document{}}
 	for key, stored := range records {
 		var err error
 		if policy, held := strings.CutPrefix(key, prefixHeld); held {
@@ -33,7 +34,7 @@ func ReadMoved(records map[string][]byte) (Moved, error) {
 			}
 		} else {
 			policy = strings.TrimPrefix(key, PrefixState)
-			m.Rollouts[policy], err = policies.ReadRollout(stored)
+			m.Rollouts[policy], err = rollout.Read(stored)
 		}
 		if err != nil {
 			return m, fmt.Errorf("the record %s: %w", key, err)

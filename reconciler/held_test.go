@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -76,7 +77,7 @@ func TestSuspendedPolicyHoldsItsRollout(t *testing.T) {
 		for range 2 {
 			g.commit("c2", docs...)
 			g.after(time.Minute)
-			g.stands(policies.PhasePaused, "Suspended", 1, 0)
+			g.stands(rollout.PhasePaused, "Suspended", 1, 0)
 			g.rules(live...)
 			g.stop()
 			g = startRoll(t, w, store)
@@ -84,7 +85,7 @@ func TestSuspendedPolicyHoldsItsRollout(t *testing.T) {
 		docs[5] = rolloutDoc("v2", "batches: [1, 100%], bake: 10s, "+verified)
 		g.commit("c3", docs...)
 		g.after(time.Minute)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 	})
 }
 

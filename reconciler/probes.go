@@ -4,7 +4,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // Probes is the board between the loop and whoever makes the regression tests of
@@ -23,15 +23,15 @@ type Probes struct {
 // whenever what is to be tested is.
 type Job struct {
 	Policy string
-	policies.Probe
-	Spec     *policies.RolloutSpec // with the checks, the VIPs and the Network's routes
-	Revision string                // the commit
+	rollout.Probe
+	Spec     *rollout.Spec // with the checks, the VIPs and the Network's routes
+	Revision string        // the commit
 }
 
 // Ended is a Job that has ended.
 type Ended struct {
 	*Job
-	Verdict policies.Verdict
+	Verdict rollout.Verdict
 	Result  any // what was measured, for events; it is encoded as JSON
 }
 

@@ -61,7 +61,7 @@ type Reconciler struct {
 	savedIDs int
 	former   []*policies.Switch  // switches of the last process, until the first good commit
 	lookups  []policies.Lookup   // of the last good commit
-	rollouts map[string]*rollout // by policy
+	rollouts map[string]*tracked // by policy
 	held     map[string]bool     // policies of which it is stored what they stand for
 	audited  uint64              // the number of the last record in the audit log
 
@@ -92,7 +92,7 @@ func New(cfg Config) (*Reconciler, error) {
 		cfg: cfg, targets: map[string]*target{}, refs: map[Key][]Key{}, links: map[Key]map[Key]bool{}, warned: map[string]bool{},
 		fetched: make(chan fetched), finished: make(chan result), do: make(chan func()),
 		docs: btree.NewG(32, document.before), places: map[string][]placed{}, undone: map[schema.Name]int{},
-		rollouts: map[string]*rollout{}, held: map[string]bool{},
+		rollouts: map[string]*tracked{}, held: map[string]bool{},
 	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {

@@ -9,21 +9,22 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // rollout is where the loop stands with the rollout of one policy.
-type rollout struct {
-	state  *policies.Rollout     // as it is stored; what has moved in it is in force
-	stored []byte                // its stored form; nil where nothing is stored
-	spec   *policies.RolloutSpec // of the commit in force; nil where that has none
-	last   *policies.RolloutSpec // the last one that was not nil
-	seen   uint64                // what was confirmed at the last Step
-	places []string              // the targets at which last.Targets are; nil: to be found
-	waits  string                // why nothing is confirmed
-	wake   time.Time             // when to Step without news; zero: never
-	due    bool                  // there is news
-	err    error                 // why the next state was not taken over
-	retry  backoff               // after err
+type tracked struct {
+	state  *rollout.State // as it is stored; what has moved in it is in force
+	stored []byte         // its stored form; nil where nothing is stored
+	spec   *rollout.Spec  // of the commit in force; nil where that has none
+	last   *rollout.Spec  // the last one that was not nil
+	seen   uint64         // what was confirmed at the last Step
+	places []string       // the targets at which last.Targets are; nil: to be found
+	waits  string         // why nothing is confirmed
+	wake   time.Time      // when to Step without news; zero: never
+	due    bool           // there is news
+	err    error          // why the next state was not taken over
+	retry  backoff        // after err
 	ready  flag
 }
 
@@ -46,7 +47,7 @@ func (r *Reconciler) loadRollouts() error {
 	}
 	r.audited = audited
 	for policy, state := range moved.Rollouts {
-		r.rollouts[policy] = &rollout{state: state, stored: records[PrefixState+policy]}
+		r.rollouts[policy] = &tracked{state: state, stored: records[PrefixState+policy]}
 		r.meaning.compiler.SetProgress(policy, state.Progress())
 	}
 	for policy, doc := range moved.Held {
@@ -69,7 +70,7 @@ func (r *Reconciler) heedSpecs(d *delta) {
 		has[policy] = true
 		ro := r.rollouts[policy]
 		if ro == nil {
-			ro = &rollout{state: policies.NewRollout(policy)}
+			ro = &tracked{state: rollout.New(policy)}
 			r.rollouts[policy] = ro
 		}
 		if spec := compiler.Rollout(policy); ro.spec != spec {
@@ -117,7 +118,7 @@ func (r *Reconciler) dueRollouts(now time.Time) []string {
 }
 
 // isDue tells whether a rollout may have a step to take.
-func (r *Reconciler) isDue(ro *rollout, now time.Time) bool {
+func (r *Reconciler) isDue(ro *tracked, now time.Time) bool {
 	if now.Before(ro.retry.until) {
 		return false
 	}
@@ -125,19 +126,19 @@ func (r *Reconciler) isDue(ro *rollout, now time.Time) bool {
 }
 
 // watches tells whether it matters to a rollout what is live.
-func (ro *rollout) watches() bool {
-	return ro.spec == nil || ro.state.Back > 0 || slices.ContainsFunc(ro.state.Moving, func(m *policies.Move) bool { return m.Stage != policies.StagePassed })
+func (ro *tracked) watches() bool {
+	return ro.spec == nil || ro.state.Back > 0 || slices.ContainsFunc(ro.state.Moving, func(m *rollout.Move) bool { return m.Stage != rollout.StagePassed })
 }
 
 // stepRollout takes one step: what follows from the documents and from what was
 // observed is compiled, stored and then in force, in this order.
-func (r *Reconciler) stepRollout(ro *rollout, now time.Time) {
+func (r *Reconciler) stepRollout(ro *tracked, now time.Time) {
 	ro.due = false
 	if ro.spec == nil {
 		r.endRollout(ro, now)
 		return
 	}
-	obs := policies.Observation{Confirmed: r.confirmed(ro), Revision: r.revision}
+	obs := rollout.Observation{Confirmed: r.confirmed(ro), Revision: r.revision}
 	var ended []Ended
 	if r.cfg.Probes != nil {
 		ended = r.cfg.Probes.verdicts(ro.state.Policy)
@@ -149,8 +150,8 @@ func (r *Reconciler) stepRollout(ro *rollout, now time.Time) {
 	events := actions.Events
 	err := r.move(ro, next, AuditRecord{Events: events}, ended, now)
 	for tries := 0; tries < 3 && isRefused(err); tries++ {
-		refusal := &policies.Refusal{Generation: next.Generation, Message: firstLine(err)}
-		next, actions = next.Step(ro.spec, policies.Observation{Confirmed: obs.Confirmed, Refused: refusal, Revision: r.revision}, now)
+		refusal := &rollout.Refusal{Generation: next.Generation, Message: firstLine(err)}
+		next, actions = next.Step(ro.spec, rollout.Observation{Confirmed: obs.Confirmed, Refused: refusal, Revision: r.revision}, now)
 		events = append(events, actions.Events...)
 		err = r.move(ro, next, AuditRecord{Events: events}, ended, now)
 	}
@@ -162,7 +163,7 @@ func (r *Reconciler) stepRollout(ro *rollout, now time.Time) {
 }
 
 // setback notes why a step was not taken, and has it tried again; false where it was.
-func (r *Reconciler) setback(ro *rollout, err error, now time.Time) bool {
+func (r *Reconciler) setback(ro *tracked, err error, now time.Time) bool {
 	if err == nil {
 		ro.err, ro.retry = nil, backoff{}
 		return false
@@ -177,14 +178,14 @@ func (r *Reconciler) setback(ro *rollout, err error, now time.Time) bool {
 
 // endRollout forgets a rollout whose policy has none any more: with the documents
 // all its units went back to the default. Its name stays until that is live.
-func (r *Reconciler) endRollout(ro *rollout, now time.Time) {
+func (r *Reconciler) endRollout(ro *tracked, now time.Time) {
 	policy := ro.state.Policy
 	if ro.stored != nil {
-		next, actions := ro.state.Step(nil, policies.Observation{Revision: r.revision}, now)
+		next, actions := ro.state.Step(nil, rollout.Observation{Revision: r.revision}, now)
 		// It is at the default whether that is stored or not.
 		stored := ro.stored
 		ro.state = next
-		r.meaning.compiler.SetProgress(policy, policies.Progress{})
+		r.meaning.compiler.SetProgress(policy, rollout.Progress{})
 		if r.cfg.Probes != nil {
 			r.cfg.Probes.Want(policy, nil)
 		}
@@ -210,7 +211,7 @@ func isRefused(err error) bool {
 // move takes over the next state of a rollout. It is compiled before it is stored,
 // so that what is stored can be made after a restart, and stored before it is in
 // force.
-func (r *Reconciler) move(ro *rollout, next *policies.Rollout, rec AuditRecord, ended []Ended, now time.Time) error {
+func (r *Reconciler) move(ro *tracked, next *rollout.State, rec AuditRecord, ended []Ended, now time.Time) error {
 	policy := next.Policy
 	var d *delta
 	if next.Generation != ro.state.Generation {
@@ -240,7 +241,7 @@ func (r *Reconciler) move(ro *rollout, next *policies.Rollout, rec AuditRecord, 
 }
 
 // wantProbes writes on the board what is to be tested now.
-func (r *Reconciler) wantProbes(ro *rollout, probes []policies.Probe) {
+func (r *Reconciler) wantProbes(ro *tracked, probes []rollout.Probe) {
 	if r.cfg.Probes == nil {
 		return
 	}
@@ -278,7 +279,7 @@ func (r *Reconciler) heedLeader() {
 	for policy, state := range known {
 		ro := r.rollouts[policy]
 		if ro == nil {
-			ro = &rollout{}
+			ro = &tracked{}
 			r.rollouts[policy] = ro
 		}
 		ro.state = state
@@ -286,8 +287,8 @@ func (r *Reconciler) heedLeader() {
 	}
 	for policy, ro := range r.rollouts {
 		if known[policy] == nil {
-			ro.state = policies.NewRollout(policy)
-			r.meaning.compiler.SetProgress(policy, policies.Progress{})
+			ro.state = rollout.New(policy)
+			r.meaning.compiler.SetProgress(policy, rollout.Progress{})
 		}
 	}
 	if r.revision == "" { // the first commit acts on it
@@ -304,7 +305,7 @@ func (r *Reconciler) heedLeader() {
 // standRollouts records how the rollouts stand, so that transitions have their time.
 func (r *Reconciler) standRollouts(now time.Time) {
 	for _, ro := range r.rollouts {
-		ro.ready.set(ro.state.Phase == policies.PhaseCompleted, now)
+		ro.ready.set(ro.state.Phase == rollout.PhaseCompleted, now)
 	}
 }
 

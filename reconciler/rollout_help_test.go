@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // moved is the body of what takes a VM, a VNI or an account away from the default.
@@ -31,7 +34,7 @@ func (b moved) Takes() (vni uint32, acc string) { return b.vni, b.account }
 func movers(w *world) []Sink {
 	gateways := switches(w)
 	return []Sink{fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
-		cell, is := ir.Get(n).(*policies.Cell)
+		cell, is := ir.Get(n).(*packets.Cell)
 		if !is {
 			return gateways.lower(ir, n)
 		}
@@ -54,9 +57,9 @@ func movers(w *world) []Sink {
 		return all, nil
 	}}, fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
 		switch unit := ir.Get(n).(type) {
-		case *policies.Service:
+		case *requests.Service:
 			return []*Resource{{Key: Key{"web", "service", unit.Name}, Body: text("default " + unit.Default)}}, nil
-		case *policies.AccountRoute:
+		case *requests.AccountRoute:
 			return []*Resource{{Key: Key{"web", "account", unit.Account}, Rank: rankRule, Body: moved{account: unit.Account, pool: unit.Rules[0].Version}}}, nil
 		}
 		return nil, nil
@@ -171,14 +174,14 @@ type rollRig struct {
 
 	mu   sync.Mutex
 	jobs []*Job
-	say  func(*Job) (policies.Verdict, bool) // false: it hangs
+	say  func(*Job) (rollout.Verdict, bool) // false: it hangs
 }
 
 // startRoll runs a reconciler with what an earlier one has left.
 func startRoll(t testing.TB, w *world, store *keeper, change ...func(*Config)) *rollRig {
 	t.Helper()
 	g := &rollRig{store: store, probes: NewProbes()}
-	g.say = func(*Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, true }
+	g.say = func(*Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, true }
 	base := func(c *Config) {
 		c.Sinks, c.Always = movers(w), nil
 		c.Store, c.Probes = &Store{store}, g.probes
@@ -231,7 +234,7 @@ func (g *rollRig) tested() []*Job {
 }
 
 // verdicts sets how jobs end.
-func (g *rollRig) verdicts(say func(*Job) (policies.Verdict, bool)) {
+func (g *rollRig) verdicts(say func(*Job) (rollout.Verdict, bool)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.say = say
@@ -251,7 +254,7 @@ func (g *rollRig) rollout() RolloutStatus {
 
 // stands compares the phase and the reason of policy p, and what of each Network
 // has moved.
-func (g *rollRig) stands(phase policies.Phase, reason string, vms ...int) {
+func (g *rollRig) stands(phase rollout.Phase, reason string, vms ...int) {
 	g.t.Helper()
 	s := g.rollout()
 	var got []int

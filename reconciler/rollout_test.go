@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // shard is a gateway, a service and two VPCs of four VMs.
@@ -19,18 +19,18 @@ func TestRolloutRuns(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
 		g.commit("c1", shard("batches: [1, 50%, 100%], bake: 10s, "+verified)...)
-		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
 		g.after(10 * time.Second)
-		g.stands(policies.PhaseProgressing, "Baking", 2, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 2, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "rule 1/10.0.1.2: -> v2", "account 10: -> v2")
 		g.after(10 * time.Second)
 		g.rules("rule 1: -> v2", "account 10: -> v2")
 		g.after(10 * time.Second)
-		g.stands(policies.PhaseProgressing, "Baking", 4, 1)
+		g.stands(rollout.PhaseProgressing, "Baking", 4, 1)
 		g.rules("rule 1: -> v2", "rule 2/10.0.2.1: -> v2", "account 10: -> v2", "account 20: -> v2")
 		g.after(30 * time.Second)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 		g.rules("rule 1: -> v2", "rule 2: -> v2", "account 10: -> v2", "account 20: -> v2")
 		if n := len(g.tested()); n != 8 { // two baselines, six batches
 			t.Errorf("%d jobs", n)
@@ -48,12 +48,12 @@ func TestRolloutRuns(t *testing.T) {
 func TestRolloutGoesBack(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (policies.Verdict, bool) {
-			return policies.Verdict{Passed: j.Network != "n2" || len(j.VMs) < 2, Evidence: []string{"10.0.2.2 lost all"}}, true
+		g.verdicts(func(j *Job) (rollout.Verdict, bool) {
+			return rollout.Verdict{Passed: j.Network != "n2" || len(j.VMs) < 2, Evidence: []string{"10.0.2.2 lost all"}}, true
 		})
 		docs := shard("batches: [1, 50%, 100%], " + verified)
 		g.commit("c1", docs...)
-		g.stands(policies.PhaseRolledBack, "VerificationFailed", 0, 0)
+		g.stands(rollout.PhaseRolledBack, "VerificationFailed", 0, 0)
 		g.rules()
 		f := g.rollout().Failure
 		if f == nil || f.Network != "n2" || f.Batch != 2 || f.Revision != "c1" || strings.Join(f.Evidence, "") != "10.0.2.2 lost all" {
@@ -73,7 +73,7 @@ func TestRolloutGoesBack(t *testing.T) {
 		if len(g.tested()) != jobs {
 			t.Error("what failed was tried again")
 		}
-		g.stands(policies.PhaseRolledBack, "VerificationFailed", 0, 0)
+		g.stands(rollout.PhaseRolledBack, "VerificationFailed", 0, 0)
 	})
 }
 
@@ -86,14 +86,14 @@ func TestRolloutStoreLost(t *testing.T) {
 		docs := shard("batches: [1, 100%], bake: 10s, " + verified)
 		g.commit("c1", docs...)
 		g.after(time.Minute)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 		g.stop()
 		g = startRoll(t, w, newKeeper(), func(c *Config) { c.MaxDelete = 1 })
 		g.commit("c1", docs...)
-		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
 		g.after(time.Minute)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 		if n := len(g.tested()); n != 6 {
 			t.Errorf("%d jobs, want all of a rollout's", n)
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // TestRolloutDiskFull fills the disk in the middle: nothing moves on and nothing
@@ -18,20 +20,20 @@ func TestRolloutDiskFull(t *testing.T) {
 		store := newKeeper()
 		g := startRoll(t, newWorld(t), store)
 		g.commit("c1", shard("batches: [1, 100%], bake: 10s, "+verified)...)
-		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
 		store.fails(errDisk)
 		g.after(30 * time.Second)
-		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
 		if s := g.rollout(); !strings.Contains(s.Waits, errDisk.Error()) {
 			t.Errorf("it waits for %q", s.Waits)
 		}
-		if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbAbort, Who: "ann"}); !errors.Is(err, errDisk) {
+		if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbAbort, Who: "ann"}); !errors.Is(err, errDisk) {
 			t.Errorf("abort: %v", err)
 		}
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
 		store.fails(nil)
 		g.after(2 * time.Minute)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 		if n := len(g.tested()); n != 6 {
 			t.Errorf("%d jobs, want each once", n)
 		}
@@ -43,19 +45,19 @@ func TestRolloutDiskFullAtVerdict(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store := newKeeper()
 		g := startRoll(t, newWorld(t), store)
-		g.verdicts(func(j *Job) (policies.Verdict, bool) {
+		g.verdicts(func(j *Job) (rollout.Verdict, bool) {
 			if !j.Baseline {
 				store.fails(errDisk)
 			}
-			return policies.Verdict{Passed: j.Baseline, Evidence: []string{"lost"}}, true
+			return rollout.Verdict{Passed: j.Baseline, Evidence: []string{"lost"}}, true
 		})
 		g.commit("c1", shard("batches: [1, 100%], "+verified)...)
 		g.after(time.Minute)
-		g.stands(policies.PhaseProgressing, "BatchVerifying", 1, 0)
+		g.stands(rollout.PhaseProgressing, "BatchVerifying", 1, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
 		store.fails(nil)
 		g.after(2 * time.Minute)
-		g.stands(policies.PhaseRolledBack, "VerificationFailed", 0, 0)
+		g.stands(rollout.PhaseRolledBack, "VerificationFailed", 0, 0)
 		g.rules()
 	})
 }
@@ -70,19 +72,19 @@ func TestRolloutWaitsForSwitch(t *testing.T) {
 		g.w.at("mem/sw", func(p *place) { p.down = errors.New("the switch is away") })
 		g.promote()
 		g.after(time.Minute)
-		g.stands(policies.PhaseProgressing, "BatchApplying", 1, 0)
+		g.stands(rollout.PhaseProgressing, "BatchApplying", 1, 0)
 		if s := g.rollout(); !strings.Contains(s.Waits, "the switch is away") {
 			t.Errorf("it waits for %q", s.Waits)
 		}
 		jobs := len(g.tested())
 		g.after(5 * time.Minute)
-		g.stands(policies.PhaseProgressing, "DeadlineExceeded", 1, 0)
+		g.stands(rollout.PhaseProgressing, "DeadlineExceeded", 1, 0)
 		if len(g.tested()) != jobs {
 			t.Error("it was tested before it was live")
 		}
 		g.w.at("mem/sw", func(p *place) { p.down = nil })
 		g.after(2 * time.Minute)
-		g.stands(policies.PhasePaused, "ApprovalRequired", 1, 0)
+		g.stands(rollout.PhasePaused, "ApprovalRequired", 1, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
 	})
 }
@@ -96,7 +98,7 @@ func TestRolloutReadsBack(t *testing.T) {
 		g.w.at("mem/sw", func(p *place) { p.loses[lost] = true })
 		g.commit("c1", shard("batches: [1, 100%], "+verified)...)
 		g.after(time.Minute)
-		g.stands(policies.PhaseProgressing, "BatchApplying", 1, 0)
+		g.stands(rollout.PhaseProgressing, "BatchApplying", 1, 0)
 		for _, j := range g.tested() {
 			if !j.Baseline {
 				t.Errorf("%+v was tested", j.Probe)
@@ -104,7 +106,7 @@ func TestRolloutReadsBack(t *testing.T) {
 		}
 		g.w.at("mem/sw", func(p *place) { delete(p.loses, lost) })
 		g.after(5 * time.Minute)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 	})
 }
 
@@ -112,7 +114,7 @@ func TestRolloutReadsBack(t *testing.T) {
 func TestRolloutProbeHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, j.Baseline })
+		g.verdicts(func(j *Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 100%], deadline: 5m, "+verified)...)
 		g.after(time.Minute)
 		g.probes.Fail(g.tested()[1], "no answer from the program")
@@ -121,7 +123,7 @@ func TestRolloutProbeHangs(t *testing.T) {
 			t.Errorf("it waits for %q", s.Waits)
 		}
 		g.after(5 * time.Minute)
-		g.stands(policies.PhaseProgressing, "DeadlineExceeded", 1, 0)
+		g.stands(rollout.PhaseProgressing, "DeadlineExceeded", 1, 0)
 	})
 }
 
@@ -130,20 +132,20 @@ func TestRolloutProbeHangs(t *testing.T) {
 func TestRolloutMendedMonitor(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (policies.Verdict, bool) {
+		g.verdicts(func(j *Job) (rollout.Verdict, bool) {
 			n, _ := j.Spec.Network(j.Network)
-			return policies.Verdict{Passed: true}, n.Monitor != nil
+			return rollout.Verdict{Passed: true}, n.Monitor != nil
 		})
 		docs := shard("batches: [1, 100%], " + verified)
 		g.commit("c1", docs...)
 		g.probes.Fail(g.tested()[0], "no monitor")
 		g.quiet()
-		g.stands(policies.PhaseProgressing, "BaselineRunning", 0, 0)
+		g.stands(rollout.PhaseProgressing, "BaselineRunning", 0, 0)
 		for i := 3; i <= 4; i++ {
 			docs[i] = strings.Replace(docs[i], "  routes:", "  monitor: {address: 10.9.9.9, mac: \"02:00:00:00:99:99\", vtep: 192.0.2.99}\n  routes:", 1)
 		}
 		g.commit("c2", docs...)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 	})
 }
 
@@ -152,7 +154,7 @@ func TestRolloutMendedMonitor(t *testing.T) {
 func TestRolloutVoidsVerdicts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, j.Baseline })
+		g.verdicts(func(j *Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 100%], "+verified)...)
 		first := g.tested()[1]
 		k := Key{"mem/sw", "rule", "1/10.0.1.1"}
@@ -161,16 +163,16 @@ func TestRolloutVoidsVerdicts(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.quiet()
-		g.probes.Report(Ended{Job: first, Verdict: policies.Verdict{Passed: true}})
+		g.probes.Report(Ended{Job: first, Verdict: rollout.Verdict{Passed: true}})
 		g.quiet()
-		g.stands(policies.PhaseProgressing, "BatchVerifying", 1, 0)
+		g.stands(rollout.PhaseProgressing, "BatchVerifying", 1, 0)
 		if n := len(g.tested()); n != 3 || g.tested()[2].Generation <= first.Generation {
 			t.Errorf("%d jobs", n)
 		}
-		g.verdicts(func(*Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, true })
-		g.probes.Report(Ended{Job: g.tested()[2], Verdict: policies.Verdict{Passed: true}})
+		g.verdicts(func(*Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, true })
+		g.probes.Report(Ended{Job: g.tested()[2], Verdict: rollout.Verdict{Passed: true}})
 		g.quiet()
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 	})
 }
 
@@ -182,14 +184,14 @@ func TestRolloutPolicyDeleted(t *testing.T) {
 		docs := shard("batches: [1, 50%, 100%], bake: 10s, " + verified)
 		g.commit("c1", docs...)
 		g.after(10 * time.Second)
-		g.stands(policies.PhaseProgressing, "Baking", 2, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 2, 0)
 		g.commit("c2", docs[:len(docs)-1]...)
 		g.rules()
 		if n := len(g.status().Rollouts); n != 0 || store.record("p") != nil {
 			t.Errorf("%d rollouts, stored %s", n, store.record("p"))
 		}
 		g.commit("c3", docs...)
-		g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
 	})
 }
 
@@ -210,7 +212,7 @@ func TestRolloutPolicyDeletedOnFullDisk(t *testing.T) {
 		store.fails(nil)
 		jobs := len(g.tested())
 		g.after(2 * time.Minute)
-		g.stands(policies.PhaseCompleted, "Completed", 4, 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 		if n := len(g.tested()) - jobs; n != 8 {
 			t.Errorf("%d jobs since then, want all of a rollout's", n)
 		}
@@ -222,27 +224,27 @@ func TestRolloutPolicyDeletedOnFullDisk(t *testing.T) {
 func TestRolloutCommitMidBatch(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (policies.Verdict, bool) { return policies.Verdict{Passed: true}, j.Baseline })
+		g.verdicts(func(j *Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 50%, 100%], "+verified)...)
-		g.stands(policies.PhaseProgressing, "BatchVerifying", 1, 0)
+		g.stands(rollout.PhaseProgressing, "BatchVerifying", 1, 0)
 		jobs := len(g.tested())
 		g.commit("c2", shard("batches: [1, 75%, 100%], "+verified)...)
 		if len(g.tested()) != jobs {
 			t.Error("another pace began a test")
 		}
-		g.probes.Report(Ended{Job: g.tested()[1], Verdict: policies.Verdict{Passed: true}})
+		g.probes.Report(Ended{Job: g.tested()[1], Verdict: rollout.Verdict{Passed: true}})
 		g.quiet()
-		g.stands(policies.PhaseProgressing, "BatchVerifying", 3, 0)
+		g.stands(rollout.PhaseProgressing, "BatchVerifying", 3, 0)
 		docs := shard("batches: [1, 75%, 100%], " + verified)
 		docs[1] = gatewayDoc("gw", "203.0.113.1", "sw", 2, 3) // other servers
 		g.commit("c3", docs...)
 		if j := g.tested()[len(g.tested())-1]; j.Revision != "c3" || j.Batch != 2 {
 			t.Errorf("%+v", j)
 		}
-		g.stands(policies.PhaseProgressing, "BatchVerifying", 3, 0)
+		g.stands(rollout.PhaseProgressing, "BatchVerifying", 3, 0)
 		docs[5] = strings.Replace(docs[5], "version: v2", "version: v1", 1)
 		g.commit("c4", docs...)
-		g.stands(policies.PhaseProgressing, "BatchVerifying", 1, 0)
+		g.stands(rollout.PhaseProgressing, "BatchVerifying", 1, 0)
 	})
 }
 
@@ -253,12 +255,12 @@ func TestRolloutScopeChanges(t *testing.T) {
 		docs := shard("batches: [1, 50%, 100%], bake: 10s, " + verified)
 		g.commit("c1", docs...)
 		g.after(10 * time.Second)
-		g.stands(policies.PhaseProgressing, "Baking", 2, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 2, 0)
 		docs[3] = networkDoc(1, 8)
 		g.commit("c2", docs...)
-		g.stands(policies.PhaseProgressing, "Baking", 2, 0)
+		g.stands(rollout.PhaseProgressing, "Baking", 2, 0)
 		g.after(10 * time.Second)
-		g.stands(policies.PhaseProgressing, "Baking", 4, 0) // half of eight
+		g.stands(rollout.PhaseProgressing, "Baking", 4, 0) // half of eight
 		docs[3] = networkDoc(1, 3)
 		g.commit("c3", docs...)
 		if s := g.rollout(); s.Networks[0].Moved != 3 || s.Networks[0].Total != 3 {
@@ -268,7 +270,7 @@ func TestRolloutScopeChanges(t *testing.T) {
 		docs[3] = strings.Replace(networkDoc(1, 3), "shard: s1", "shard: s2", 1)
 		g.commit("c4", docs...)
 		g.after(time.Minute)
-		g.stands(policies.PhaseCompleted, "Completed", 4)
+		g.stands(rollout.PhaseCompleted, "Completed", 4)
 		g.rules("rule 2: -> v2", "account 20: -> v2")
 	})
 }
@@ -280,7 +282,7 @@ func (g *rollRig) promote() {
 	if len(gates) != 1 {
 		g.t.Fatalf("gates: %v", gates)
 	}
-	if _, err := g.Do(g.t.Context(), "p", policies.Verb{Verb: policies.VerbPromote, Gate: gates[0].ID, Who: "ann"}); err != nil {
+	if _, err := g.Do(g.t.Context(), "p", rollout.Verb{Verb: rollout.VerbPromote, Gate: gates[0].ID, Who: "ann"}); err != nil {
 		g.t.Fatal(err)
 	}
 	g.quiet()
@@ -294,35 +296,35 @@ func TestRolloutVerbs(t *testing.T) {
 		g := startRoll(t, newWorld(t), store)
 		docs := shard("batches: [1, 100%], approval: batch, " + verified)
 		g.commit("c1", docs...)
-		g.stands(policies.PhasePaused, "ApprovalRequired", 0, 0)
+		g.stands(rollout.PhasePaused, "ApprovalRequired", 0, 0)
 		gate := g.rollout().Gates[0].ID
 		for _, who := range []string{"ann", "bob"} {
-			if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbPromote, Gate: gate, Who: who, Why: "looks good"}); err != nil {
+			if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbPromote, Gate: gate, Who: who, Why: "looks good"}); err != nil {
 				t.Errorf("%s: %v", who, err)
 			}
 		}
 		g.quiet()
-		g.stands(policies.PhasePaused, "ApprovalRequired", 1, 0)
+		g.stands(rollout.PhasePaused, "ApprovalRequired", 1, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
-		if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbPause, Who: "ann", Why: "lunch"}); err != nil {
+		if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbPause, Who: "ann", Why: "lunch"}); err != nil {
 			t.Fatal(err)
 		}
 		g.quiet()
-		g.stands(policies.PhasePaused, "PausedByUser", 1, 0)
+		g.stands(rollout.PhasePaused, "PausedByUser", 1, 0)
 		if o := g.rollout().Overrides; len(o) != 1 || !strings.Contains(o[0], "by ann: lunch") {
 			t.Errorf("overrides %q", o)
 		}
-		if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbAbort, Who: "bob", Why: "no"}); err != nil {
+		if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbAbort, Who: "bob", Why: "no"}); err != nil {
 			t.Fatal(err)
 		}
 		g.quiet()
-		g.stands(policies.PhaseRolledBack, "AbortedByUser", 0, 0)
+		g.stands(rollout.PhaseRolledBack, "AbortedByUser", 0, 0)
 		g.rules()
 		for _, test := range []struct {
 			policy, verb string
 			want         error
-		}{{"q", policies.VerbPause, ErrNoRollout}, {"p", policies.VerbPromote, ErrNotNow}} {
-			if _, err := g.Do(t.Context(), test.policy, policies.Verb{Verb: test.verb}); !errors.Is(err, test.want) {
+		}{{"q", rollout.VerbPause, ErrNoRollout}, {"p", rollout.VerbPromote, ErrNotNow}} {
+			if _, err := g.Do(t.Context(), test.policy, rollout.Verb{Verb: test.verb}); !errors.Is(err, test.want) {
 				t.Errorf("%s %s: %v", test.verb, test.policy, err)
 			}
 		}
@@ -355,10 +357,10 @@ func TestRolloutBackPassesGuard(t *testing.T) {
 		docs[3], docs[4] = networkDoc(1, 40), networkDoc(2, 40)
 		docs[6] = policyDoc("q", "gw", 7) // of another one, which stays
 		g.commit("c1", docs...)
-		g.stands(policies.PhaseProgressing, "Baking", 10, 10)
+		g.stands(rollout.PhaseProgressing, "Baking", 10, 10)
 		gate := make(chan struct{})
 		w.at("mem/sw", func(p *place) { p.gate = gate })
-		if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbAbort, Who: "ann"}); err != nil {
+		if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbAbort, Who: "ann"}); err != nil {
 			t.Fatal(err)
 		}
 		g.quiet()
@@ -366,7 +368,7 @@ func TestRolloutBackPassesGuard(t *testing.T) {
 		w.at("mem/sw", func(p *place) { p.gate = nil })
 		g = startRoll(t, w, store, func(c *Config) { c.MaxDelete = 5 })
 		g.commit("c1", docs...)
-		g.stands(policies.PhaseRolledBack, "AbortedByUser", 0, 0)
+		g.stands(rollout.PhaseRolledBack, "AbortedByUser", 0, 0)
 		g.rules("rule 7: -> v2")
 	})
 }
@@ -381,12 +383,12 @@ func TestRolloutAccountsLast(t *testing.T) {
 			g.commit("c1", shard("batches: [1, 100%], bake: 1h, "+verified)...)
 			gate := make(chan struct{})
 			w.at("mem/sw", func(p *place) { p.gate = gate })
-			if _, err := g.Do(t.Context(), "p", policies.Verb{Verb: policies.VerbAbort, Who: "ann"}); err != nil {
+			if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbAbort, Who: "ann"}); err != nil {
 				t.Fatal(err)
 			}
 			g.after(time.Minute)
 			g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
-			g.stands(policies.PhaseRollingBack, "AbortedByUser", 0, 0)
+			g.stands(rollout.PhaseRollingBack, "AbortedByUser", 0, 0)
 			if fails {
 				w.at("mem/sw", func(p *place) { p.down = errors.New("it burns") })
 				close(gate)
@@ -399,7 +401,7 @@ func TestRolloutAccountsLast(t *testing.T) {
 			close(gate)
 			g.quiet()
 			g.rules()
-			g.stands(policies.PhaseRolledBack, "AbortedByUser", 0, 0)
+			g.stands(rollout.PhaseRolledBack, "AbortedByUser", 0, 0)
 			g.stop()
 		}
 	})
@@ -413,7 +415,7 @@ func TestRolloutRefusedPlan(t *testing.T) {
 		full := func(c *Config) {
 			lower := c.Sinks[0].(fake).lower
 			c.Sinks[0] = fake{w, func(ir *policies.IR, n policies.Name) ([]*Resource, error) {
-				if cell, is := ir.Get(n).(*policies.Cell); is && len(cell.Rules) > 2 {
+				if cell, is := ir.Get(n).(*packets.Cell); is && len(cell.Rules) > 2 {
 					return nil, errors.New("the table has room for one VM")
 				}
 				return lower(ir, n)
@@ -423,7 +425,7 @@ func TestRolloutRefusedPlan(t *testing.T) {
 		docs := shard("batches: [1, 50%, 100%], bake: 10s, onFailure: pause, " + verified)
 		g.commit("c1", docs...)
 		g.after(10 * time.Second)
-		g.stands(policies.PhasePaused, "PlanRefused", 1, 0)
+		g.stands(rollout.PhasePaused, "PlanRefused", 1, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
 		if f := g.rollout().Failure; f == nil || !strings.Contains(f.String(), "room for one VM") {
 			t.Errorf("%+v", f)
@@ -431,7 +433,7 @@ func TestRolloutRefusedPlan(t *testing.T) {
 		g.stop()
 		g = startRoll(t, w, store, full)
 		g.commit("c1", docs...)
-		g.stands(policies.PhasePaused, "PlanRefused", 1, 0)
+		g.stands(rollout.PhasePaused, "PlanRefused", 1, 0)
 		g.rules("rule 1/10.0.1.1: -> v2", "account 10: -> v2")
 	})
 }
@@ -445,13 +447,13 @@ func TestRolloutClockJumps(t *testing.T) {
 			docs := shard("batches: [1, 100%], bake: 10m, deadline: 1h, " + verified)
 			g := startRoll(t, w, store)
 			g.commit("c1", docs...)
-			g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+			g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
 			g.stop()
 			store.shift(t, jump)
 			g = startRoll(t, w, store)
 			g.commit("c1", docs...)
 			if jump > 0 { // the stored times are in the future, so the clock went back
-				g.stands(policies.PhaseProgressing, "Baking", 1, 0)
+				g.stands(rollout.PhaseProgressing, "Baking", 1, 0)
 				g.after(10 * time.Minute)
 			}
 			if s := g.rollout(); s.Networks[0].Moved != 4 {
@@ -464,7 +466,7 @@ func TestRolloutClockJumps(t *testing.T) {
 // shift moves the times of what is stored.
 func (k *keeper) shift(t *testing.T, by time.Duration) {
 	t.Helper()
-	r, err := policies.ReadRollout(k.records[BucketRollouts][PrefixState+"p"])
+	r, err := rollout.Read(k.records[BucketRollouts][PrefixState+"p"])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -68,13 +68,13 @@ func BenchmarkRolloutLoop(b *testing.B) {
 				if n++; n > vpcs { // it goes round in the second half
 					b.StopTimer()
 					n = 0
-					if err := loop.Say(policies.VerbAbort, now); err != nil {
+					if err := loop.Say(rollout.VerbAbort, now); err != nil {
 						b.Fatal(err)
 					}
 					for range 3 { // the switch, the accounts, and that both have confirmed
 						batch()
 					}
-					if err := loop.Say(policies.VerbRetry, now); err != nil {
+					if err := loop.Say(rollout.VerbRetry, now); err != nil {
 						b.Fatal(err)
 					}
 					for range vpcs * 2 {

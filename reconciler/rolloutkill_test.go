@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // killRun is a rollout whose daemon is killed again and again at a Write of the
@@ -27,8 +27,8 @@ type killRun struct {
 }
 
 // test is how a job ends; its evidence says what was tested.
-func (k *killRun) test(j *Job) (policies.Verdict, bool) {
-	return policies.Verdict{Passed: !k.fails || j.Network != "n2" || len(j.VMs) < 2, Evidence: []string{testedLine(j.Network, j.Batch, j.Baseline, len(j.VMs))}}, true
+func (k *killRun) test(j *Job) (rollout.Verdict, bool) {
+	return rollout.Verdict{Passed: !k.fails || j.Network != "n2" || len(j.VMs) < 2, Evidence: []string{testedLine(j.Network, j.Batch, j.Baseline, len(j.VMs))}}, true
 }
 
 func testedLine(network string, batch int, baseline bool, vms int) string {
@@ -36,14 +36,14 @@ func testedLine(network string, batch int, baseline bool, vms int) string {
 }
 
 // phase is the stored one.
-func (k *killRun) phase() policies.Phase {
+func (k *killRun) phase() rollout.Phase {
 	k.store.mu.Lock()
 	defer k.store.mu.Unlock()
 	b := k.store.records[BucketRollouts][PrefixState+"p"]
 	if b == nil {
 		return ""
 	}
-	r, err := policies.ReadRollout(b)
+	r, err := rollout.Read(b)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func (k *killRun) life(n int, before bool) bool {
 	g.put("c1", shard(k.rollout)...)
 	for range 1000 {
 		g.after(time.Second)
-		if phase := k.phase(); killed.Load() || phase == policies.PhaseCompleted || phase == policies.PhaseRolledBack {
+		if phase := k.phase(); killed.Load() || phase == rollout.PhaseCompleted || phase == rollout.PhaseRolledBack {
 			g.after(time.Minute) // what was under way
 			g.stop()
 			return killed.Load()

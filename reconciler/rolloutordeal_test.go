@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // loopOrdeal drives a rollout in the loop through commits, switches that are away,
@@ -30,12 +30,12 @@ func (o *loopOrdeal) begin(w *world, store *keeper) {
 	o.verdicts(o.verdict)
 }
 
-func (o *loopOrdeal) verdict(j *Job) (policies.Verdict, bool) {
+func (o *loopOrdeal) verdict(j *Job) (rollout.Verdict, bool) {
 	if o.calm {
-		return policies.Verdict{Passed: true}, true
+		return rollout.Verdict{Passed: true}, true
 	}
 	n := o.luck.IntN(10)
-	return policies.Verdict{Passed: n > 1, Evidence: []string{"lost"}}, n > 0
+	return rollout.Verdict{Passed: n > 1, Evidence: []string{"lost"}}, n > 0
 }
 
 func (o *loopOrdeal) note(format string, args ...any) {
@@ -100,7 +100,7 @@ func (o *loopOrdeal) event(w *world, store *keeper) {
 		o.note("other servers")
 		o.push()
 	case 7:
-		v := policies.Verb{Verb: []string{policies.VerbPause, policies.VerbResume, policies.VerbPromote, policies.VerbAbort, policies.VerbRetry}[r.IntN(5)], Who: "ann"}
+		v := rollout.Verb{Verb: []string{rollout.VerbPause, rollout.VerbResume, rollout.VerbPromote, rollout.VerbAbort, rollout.VerbRetry}[r.IntN(5)], Who: "ann"}
 		_, err := o.Do(o.t.Context(), "p", v)
 		o.note("%s: %v", v.Verb, err)
 		o.quiet()
@@ -125,10 +125,10 @@ func (o *loopOrdeal) randomPolicy() {
 func (o *loopOrdeal) holds(w *world) {
 	o.t.Helper()
 	moved := map[string]bool{}
-	var state *policies.Rollout
+	var state *rollout.State
 	if b := o.store.record("p"); b != nil {
 		var err error
-		if state, err = policies.ReadRollout(b); err != nil {
+		if state, err = rollout.Read(b); err != nil {
 			o.t.Fatal(err)
 		}
 		p := state.Progress()
@@ -188,20 +188,20 @@ func (o *loopOrdeal) settle(w *world, store *keeper) {
 		s := o.rollout()
 		var verb string
 		switch {
-		case s.Phase == policies.PhaseCompleted:
+		case s.Phase == rollout.PhaseCompleted:
 			o.after(5 * time.Minute)
 			o.rules("rule 1: -> v2", "rule 2: -> v2", "account 10: -> v2", "account 20: -> v2")
 			return
-		case s.Phase == policies.PhasePaused && s.Conditions[0].Reason == "PausedByUser":
-			verb = policies.VerbResume
-		case s.Phase == policies.PhaseRolledBack || s.Failure != nil:
-			verb = policies.VerbRetry
+		case s.Phase == rollout.PhasePaused && s.Conditions[0].Reason == "PausedByUser":
+			verb = rollout.VerbResume
+		case s.Phase == rollout.PhaseRolledBack || s.Failure != nil:
+			verb = rollout.VerbRetry
 		case len(s.Gates) > 0:
-			verb = policies.VerbPromote
+			verb = rollout.VerbPromote
 		default:
 			continue
 		}
-		_, _ = o.Do(o.t.Context(), "p", policies.Verb{Verb: verb, Who: "ann"})
+		_, _ = o.Do(o.t.Context(), "p", rollout.Verb{Verb: verb, Who: "ann"})
 		o.quiet()
 	}
 	o.t.Fatalf("it does not come to an end: %+v\n%s\n%s", o.rollout(), strings.Join(o.trail, "\n"), o.log)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -16,9 +17,9 @@ import (
 // what is to move later, and how. Of this a plan says a line a rollout.
 
 // compareRollouts says what changes of the rollouts between two commits, sorted.
-func compareRollouts(was, is map[string]*policies.RolloutSpec) []string {
+func compareRollouts(was, is map[string]*rollout.Spec) []string {
 	names := map[string]bool{}
-	for _, specs := range []map[string]*policies.RolloutSpec{was, is} {
+	for _, specs := range []map[string]*rollout.Spec{was, is} {
 		for policy := range specs {
 			names[policy] = true
 		}
@@ -53,7 +54,7 @@ func compareRollouts(was, is map[string]*policies.RolloutSpec) []string {
 type trait struct{ name, value string }
 
 // traits are all of a rollout, in one order; an empty value is left out.
-func traits(spec *policies.RolloutSpec) []trait {
+func traits(spec *rollout.Spec) []trait {
 	if spec == nil {
 		return nil
 	}
@@ -135,8 +136,8 @@ func words(traits []trait) string {
 }
 
 // specsOf are the rollouts of the documents that a compiler has compiled.
-func specsOf(c *policies.Compiler) map[string]*policies.RolloutSpec {
-	specs := map[string]*policies.RolloutSpec{}
+func specsOf(c *policies.Compiler) map[string]*rollout.Spec {
+	specs := map[string]*rollout.Spec{}
 	for _, policy := range c.Rollouts() {
 		specs[policy] = c.Rollout(policy)
 	}
@@ -145,14 +146,14 @@ func specsOf(c *policies.Compiler) map[string]*policies.RolloutSpec {
 
 // stand is where the rollouts stand, for a dry run. Nobody changes what it holds.
 type standing struct {
-	specs     map[string]*policies.RolloutSpec // in force
-	states    map[string]*policies.Rollout
+	specs     map[string]*rollout.Spec // in force
+	states    map[string]*rollout.State
 	confirmed map[string]uint64
 }
 
 // standing is where the rollouts stand.
 func (r *Reconciler) standing() standing {
-	s := standing{map[string]*policies.RolloutSpec{}, map[string]*policies.Rollout{}, map[string]uint64{}}
+	s := standing{map[string]*rollout.Spec{}, map[string]*rollout.State{}, map[string]uint64{}}
 	for policy, ro := range r.rollouts {
 		s.states[policy], s.confirmed[policy] = ro.state, r.confirmed(ro)
 		if ro.spec != nil {
@@ -169,9 +170,9 @@ func (s standing) begin(c *policies.Compiler, now time.Time) (lines []string) {
 	for policy, spec := range specsOf(c) {
 		state := s.states[policy]
 		if state == nil {
-			state = policies.NewRollout(policy)
+			state = rollout.New(policy)
 		}
-		next, actions := state.Step(spec, policies.Observation{Confirmed: s.confirmed[policy]}, now)
+		next, actions := state.Step(spec, rollout.Observation{Confirmed: s.confirmed[policy]}, now)
 		c.SetProgress(policy, next.Progress())
 		for _, e := range actions.Events {
 			if !strings.HasPrefix(e.Reason, "Phase") {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -48,9 +48,9 @@ func TestDryRunOfRollouts(t *testing.T) {
 ~ rollout p: through batch 1 of n1 -> batch 2 of n1
 > rollout p: batch 2 of 3 of Network n1: 2 of 4 VMs
 `)
-		g.stands(policies.PhasePaused, "ThroughReached", 1, 0)
+		g.stands(rollout.PhasePaused, "ThroughReached", 1, 0)
 		g.commit("c2", second...)
-		g.stands(policies.PhasePaused, "ThroughReached", 2, 0)
+		g.stands(rollout.PhasePaused, "ThroughReached", 2, 0)
 		want(none, `- mem/sw rule 1/10.0.1.1: -> v2  # f.yaml:7
 - mem/sw rule 1/10.0.1.2: -> v2  # f.yaml:7
 - web account 10: -> v2

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -19,7 +19,7 @@ type RolloutStatus struct {
 	Version    string            `json:"version"`
 	Targets    []string          `json:"targets"` // Gateway/vpc-gw
 	Run        int               `json:"run"`     // counts the starts from nothing
-	Phase      policies.Phase    `json:"phase"`
+	Phase      rollout.Phase     `json:"phase"`
 	Since      time.Time         `json:"since"` // of Phase
 	Generation uint64            `json:"generation"`
 	Waits      string            `json:"waits,omitempty"` // why what is to be live is not confirmed, or why it cannot be tested or stored
@@ -27,23 +27,23 @@ type RolloutStatus struct {
 	Total      int               `json:"total"`
 	Batches    []string          `json:"batches"`
 	Networks   []NetworkProgress `json:"networks"`            // in the order in which they move
-	Gates      []policies.Gate   `json:"gates,omitempty"`     // that wait for a person
+	Gates      []rollout.Gate    `json:"gates,omitempty"`     // that wait for a person
 	Overrides  []string          `json:"overrides,omitempty"` // what people said that Git does not say yet
 	Split      []string          `json:"split,omitempty"`     // accounts that are gray on one plane and not, or not yet wholly, on the other
-	Failure    *policies.Failure `json:"failure,omitempty"`
+	Failure    *rollout.Failure  `json:"failure,omitempty"`
 	Conditions []Condition       `json:"conditions"` // Ready first; Reconciling and Stalled where they are True
 }
 
 // NetworkProgress is how one Network of a rollout stands.
 type NetworkProgress struct {
-	Name    string         `json:"name"`
-	VNI     uint32         `json:"vni"`
-	Account string         `json:"account,omitempty"`
-	Stage   policies.Stage `json:"stage,omitempty"` // of one that is moving; Done of one that has moved
-	Batch   int            `json:"batch,omitempty"` // that is live or on its way, from 1
-	Moved   int            `json:"moved"`           // VMs
-	Total   int            `json:"total"`
-	Dead    int            `json:"dead,omitempty"` // checks that failed before anything moved
+	Name    string        `json:"name"`
+	VNI     uint32        `json:"vni"`
+	Account string        `json:"account,omitempty"`
+	Stage   rollout.Stage `json:"stage,omitempty"` // of one that is moving; Done of one that has moved
+	Batch   int           `json:"batch,omitempty"` // that is live or on its way, from 1
+	Moved   int           `json:"moved"`           // VMs
+	Total   int           `json:"total"`
+	Dead    int           `json:"dead,omitempty"` // checks that failed before anything moved
 }
 
 // Rollouts tells how the rollouts stand, sorted, or with a name that of one policy;
@@ -63,12 +63,12 @@ func (r *Reconciler) Rollouts(ctx context.Context, policy string) (all []Rollout
 }
 
 // stageDone is the Stage of a Network that has moved and passed.
-const stageDone policies.Stage = "Done"
+const stageDone rollout.Stage = "Done"
 
 // rolloutView is a rollout in a view. Nobody changes what it points to.
 type rolloutView struct {
-	state *policies.Rollout
-	spec  *policies.RolloutSpec // nil: the documents have it no more
+	state *rollout.State
+	spec  *rollout.Spec // nil: the documents have it no more
 	waits string
 	ready flag
 }
@@ -96,8 +96,8 @@ func (v *rolloutView) status(revision string) RolloutStatus {
 }
 
 // networks tells how each Network stands.
-func (out *RolloutStatus) networks(s *policies.Rollout, spec *policies.RolloutSpec) {
-	moving := make(map[string]*policies.Move, len(s.Moving))
+func (out *RolloutStatus) networks(s *rollout.State, spec *rollout.Spec) {
+	moving := make(map[string]*rollout.Move, len(s.Moving))
 	for _, m := range s.Moving {
 		moving[m.Network] = m
 	}
@@ -116,7 +116,7 @@ func (out *RolloutStatus) networks(s *policies.Rollout, spec *policies.RolloutSp
 
 // split says which accounts are not the same on both planes: their requests are
 // answered by the new version as soon as the first of their VMs has moved.
-func split(networks []NetworkProgress, spec *policies.RolloutSpec) []string {
+func split(networks []NetworkProgress, spec *rollout.Spec) []string {
 	kinds := map[string]bool{}
 	for _, t := range spec.Targets {
 		kinds[t.Kind] = true
@@ -149,10 +149,10 @@ func (v *rolloutView) conditions(revision string) []Condition {
 	message := strings.Join(slices.DeleteFunc([]string{s.Message, v.waits}, func(w string) bool { return w == "" }), "; ")
 	reason := cmp.Or(s.Reason, "Pending")
 	since := cmp.Or(v.ready.since, s.Since)
-	stuck := s.Stalled || s.Phase == policies.PhaseRolledBack || s.Failure != nil && s.Phase == policies.PhasePaused
+	stuck := s.Stalled || s.Phase == rollout.PhaseRolledBack || s.Failure != nil && s.Phase == rollout.PhasePaused
 	if s.Stalled {
 		reason = "DeadlineExceeded"
 	}
-	todo := s.Phase == policies.PhaseProgressing || s.Phase == policies.PhaseRollingBack || s.Phase == policies.PhasePending
-	return conditions("Ready", flag{s.Phase == policies.PhaseCompleted, since}, flag{todo, s.Since}, flag{stuck, s.Since}, revision, reason, message)
+	todo := s.Phase == rollout.PhaseProgressing || s.Phase == rollout.PhaseRollingBack || s.Phase == rollout.PhasePending
+	return conditions("Ready", flag{s.Phase == rollout.PhaseCompleted, since}, flag{todo, s.Since}, flag{stuck, s.Since}, revision, reason, message)
 }

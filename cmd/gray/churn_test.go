@@ -15,6 +15,7 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sources/dir"
 )
@@ -284,6 +285,6 @@ func (c *churn) settled() int {
 // allows tells whether one of the commits that were or became live from one on may
 // answer a request so: with a cluster's name, or with an empty one that no service
 // has the host.
-func (c *churn) allows(from int, r policies.Request, cluster string) bool {
-	return slices.ContainsFunc(c.history()[from:], func(ir *policies.IR) bool { return policies.FollowRequest(ir, r).Cluster == cluster })
+func (c *churn) allows(from int, r requests.Request, cluster string) bool {
+	return slices.ContainsFunc(c.history()[from:], func(ir *policies.IR) bool { return requests.Follow(ir, r).Cluster == cluster })
 }

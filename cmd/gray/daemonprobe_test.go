@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/sources/probe"
 )
 
@@ -112,7 +112,7 @@ echo "$kind $address of $GRAY_NETWORK at $GRAY_BATCH, $1"
 	}
 	s := l.until("all is told that can be", func(s *admin.Status) bool {
 		list, _ := s.Webhooks.([]any)
-		return len(s.Rollouts) == 1 && s.Rollouts[0].Phase == policies.PhaseRolledBack && len(list) == 3 &&
+		return len(s.Rollouts) == 1 && s.Rollouts[0].Phase == rollout.PhaseRolledBack && len(list) == 3 &&
 			list[0].(map[string]any)["queued"] == 0. && list[1].(map[string]any)["queued"] == 0. && list[2].(map[string]any)["error"] != nil
 	})
 	if f := s.Rollouts[0].Failure; f.Batch != 2 || !strings.Contains(f.Evidence[0], "exit status 1") {

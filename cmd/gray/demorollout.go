@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 	"github.com/gray-release/gray/sources/probe"
@@ -361,7 +361,7 @@ func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.expect(s.Phase == policies.PhaseCompleted && s.Moved == 40 && s.Total == 40, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
+	r.expect(s.Phase == rollout.PhaseCompleted && s.Moved == 40 && s.Total == 40, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
 	r.everybodyOn(ctx, "v2")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20}, passed{"vpc-1002", 1, 1}, passed{"vpc-1002", 2, 5}, passed{"vpc-1002", 3, 20})
 	r.loss(ctx, nil)
@@ -378,7 +378,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.expect(s.Phase == policies.PhaseRolledBack && s.Moved == 0, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
+	r.expect(s.Phase == rollout.PhaseRolledBack && s.Moved == 0, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
 	r.everybodyOn(ctx, "v1")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20})
 	r.standing(s)
@@ -405,7 +405,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.expect(again.Phase == policies.PhaseRolledBack && again.Run == 1 && again.Moved == 0, "the rollout is still %s, in run %d, with %d VMs moved", again.Phase, again.Run, again.Moved)
+	r.expect(again.Phase == rollout.PhaseRolledBack && again.Run == 1 && again.Moved == 0, "the rollout is still %s, in run %d, with %d VMs moved", again.Phase, again.Run, again.Moved)
 	r.everybodyOn(ctx, "v1")
 	r.loss(ctx, map[string]bool{"vpc-1002/vm-1": true})
 	return nil

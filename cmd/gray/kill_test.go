@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -164,7 +164,7 @@ func (k *killLab) life(kill string) (killed bool) {
 		if err != nil || s.Conditions[0].Status != "True" || len(s.Rollouts) != 1 {
 			continue
 		}
-		if p := s.Rollouts[0].Phase; p == policies.PhaseCompleted || p == policies.PhaseRolledBack {
+		if p := s.Rollouts[0].Phase; p == rollout.PhaseCompleted || p == rollout.PhaseRolledBack {
 			_ = daemon.Process.Kill()
 			<-gone
 			return false

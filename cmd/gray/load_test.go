@@ -22,7 +22,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // churnBackend serves HTTP/1.1, HTTP/2 and gRPC, and says who it is in a header.
@@ -238,7 +238,7 @@ func (l *load) one(ctx context.Context, rnd *rand.Rand, kind int, send ask) {
 	case l.tick <- struct{}{}:
 	default:
 	}
-	r := policies.Request{Host: service + ".internal", Headers: map[string][]string{"x-ucloud-routeby": {routing}}}
+	r := requests.Request{Host: service + ".internal", Headers: map[string][]string{"x-ucloud-routeby": {routing}}}
 	switch {
 	case err != nil:
 		l.fail(fmt.Errorf("%s to %s with %s: %w", loadKinds[kind], service, routing, err))

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -71,7 +71,7 @@ func TestRolloutInSteps(t *testing.T) {
 	l.push(map[string]string{"policy.yaml": labRollout})
 	l.until(func(s *admin.Status) bool {
 		r := rolloutOf(s)
-		return r != nil && r.Phase == policies.PhaseCompleted
+		return r != nil && r.Phase == rollout.PhaseCompleted
 	})
 	l.after(eyes, time.Now(), 5, flows...) // and some more when all is done
 	for _, r := range all {
@@ -94,14 +94,14 @@ func (l *shard) accountsLast(c *callers) {
 	l.until(func(s *admin.Status) bool {
 		r := rolloutOf(s)
 		return r != nil && slices.ContainsFunc(r.Networks, func(n reconciler.NetworkProgress) bool {
-			return n.Name == "vpc-1001" && n.Batch == 2 && n.Stage == policies.StageVerifying
+			return n.Name == "vpc-1001" && n.Batch == 2 && n.Stage == rollout.StageVerifying
 		})
 	})
 	open := l.valve.close(l.t)
-	since := l.until(func(s *admin.Status) bool { return rolloutOf(s).Phase == policies.PhaseRollingBack })
+	since := l.until(func(s *admin.Status) bool { return rolloutOf(s).Phase == rollout.PhaseRollingBack })
 	moved := []string{labAccount(1002), labAccount(1001)}
 	l.until(func(s *admin.Status) bool {
-		return rolloutOf(s).Phase != policies.PhaseRollingBack ||
+		return rolloutOf(s).Phase != rollout.PhaseRollingBack ||
 			!slices.ContainsFunc(moved, func(a string) bool { return len(c.since(a, since)) < 20 })
 	})
 	for _, a := range moved {
@@ -132,7 +132,7 @@ func TestRolloutCaught(t *testing.T) {
 	var r *reconciler.RolloutStatus
 	l.until(func(s *admin.Status) bool {
 		r = rolloutOf(s)
-		return r != nil && r.Phase == policies.PhaseRolledBack
+		return r != nil && r.Phase == rollout.PhaseRolledBack
 	})
 	l.caught(r, sick, revision)
 	l.isGray(0, 0)
@@ -151,7 +151,7 @@ func TestRolloutCaught(t *testing.T) {
 	lose(sick.vtep())
 	gateway := labGateway()["gateway.yaml"]
 	l.push(map[string]string{"gateway.yaml": strings.ReplaceAll(gateway, "name: gw9", "name: gw9-repaired")})
-	l.until(func(s *admin.Status) bool { return rolloutOf(s).Phase == policies.PhaseCompleted })
+	l.until(func(s *admin.Status) bool { return rolloutOf(s).Phase == rollout.PhaseCompleted })
 	l.isGray(len(shardVNIs), 0)
 	l.after(eyes, time.Now(), 5, flows...)
 

@@ -19,7 +19,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -55,7 +55,7 @@ spec:
 	defer p.stays("50002001")()
 	one, two := p.lab, p.second
 	one.until("the first batch has passed", func(s *admin.Status) bool {
-		return len(s.Rollouts) == 1 && s.Rollouts[0].Networks[0].Stage == policies.StagePassed && s.Rollouts[0].Moved == 1
+		return len(s.Rollouts) == 1 && s.Rollouts[0].Networks[0].Stage == rollout.StagePassed && s.Rollouts[0].Moved == 1
 	})
 	held, release := p.recorder.holdNext() // of the second one
 	<-held
@@ -100,7 +100,7 @@ spec:
 }
 
 func completed(s *admin.Status) bool {
-	return len(s.Rollouts) == 1 && s.Rollouts[0].Phase == policies.PhaseCompleted
+	return len(s.Rollouts) == 1 && s.Rollouts[0].Phase == rollout.PhaseCompleted
 }
 
 // refuses holds that a replica that follows tells how a rollout stands, and leaves the
@@ -111,7 +111,7 @@ func (l *lab) refuses(policy string) {
 	if _, _, err := c.Rollout(l.t.Context(), policy); err != nil {
 		l.t.Error(err)
 	}
-	_, verbErr := c.Do(l.t.Context(), policy, policies.Verb{Verb: policies.VerbPause, Who: "ann"})
+	_, verbErr := c.Do(l.t.Context(), policy, rollout.Verb{Verb: rollout.VerbPause, Who: "ann"})
 	_, _, auditErr := c.Audit(l.t.Context(), policy, 1)
 	for _, err := range []error{verbErr, auditErr} {
 		if err == nil || !strings.Contains(err.Error(), "ask the daemon that leads") {

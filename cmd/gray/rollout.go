@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -39,11 +39,11 @@ func rolloutCommand() *cobra.Command {
 	cmd.PersistentFlags().StringVarP(&f.output, "output", "o", "text", "text or json")
 	cmd.AddCommand(rolloutStatusCommand(&f), rolloutHistoryCommand(&f))
 	for _, v := range []struct{ verb, short string }{
-		{policies.VerbPromote, "Let the steps go that wait for a person"},
-		{policies.VerbPause, "Keep what is live, and begin nothing"},
-		{policies.VerbResume, "Go on after a pause, or after a batch that failed and was kept"},
-		{policies.VerbAbort, "Take everything of it back to the default"},
-		{policies.VerbRetry, "Begin again with what has failed"},
+		{rollout.VerbPromote, "Let the steps go that wait for a person"},
+		{rollout.VerbPause, "Keep what is live, and begin nothing"},
+		{rollout.VerbResume, "Go on after a pause, or after a batch that failed and was kept"},
+		{rollout.VerbAbort, "Take everything of it back to the default"},
+		{rollout.VerbRetry, "Begin again with what has failed"},
 	} {
 		cmd.AddCommand(rolloutVerbCommand(&f, v.verb, v.short))
 	}
@@ -109,8 +109,8 @@ func rolloutVerbCommand(f *rolloutFlags, verb, short string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v := policies.Verb{Verb: verb, Gate: f.gate, Who: cmp.Or(f.who, whoami()), Why: f.why}
-			if verb == policies.VerbPromote && f.gate == "" {
+			v := rollout.Verb{Verb: verb, Gate: f.gate, Who: cmp.Or(f.who, whoami()), Why: f.why}
+			if verb == rollout.VerbPromote && f.gate == "" {
 				return f.promote(cmd, args[0], v)
 			}
 			return f.say(cmd, args[0], v)
@@ -118,7 +118,7 @@ func rolloutVerbCommand(f *rolloutFlags, verb, short string) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&f.who, "who", "", "the name for the audit log, claimed and not proved; default: $USER@host")
 	cmd.Flags().StringVarP(&f.why, "reason", "m", "", "why, for the audit log and for those who look at the status")
-	if verb == policies.VerbPromote {
+	if verb == rollout.VerbPromote {
 		cmd.Flags().StringVar(&f.gate, "gate", "", "the one that is meant, such as 1/vpc-1001/2; default: all that are open now")
 	}
 	return cmd
@@ -144,7 +144,7 @@ func notNow(cmd *cobra.Command, err error) error {
 }
 
 // say says a verb and prints what became of it.
-func (f *rolloutFlags) say(cmd *cobra.Command, name string, v policies.Verb) error {
+func (f *rolloutFlags) say(cmd *cobra.Command, name string, v rollout.Verb) error {
 	done, err := f.client().Do(cmd.Context(), name, v)
 	if err != nil {
 		return notNow(cmd, about(name, err))
@@ -170,7 +170,7 @@ func (f *rolloutFlags) printDone(w io.Writer, d *admin.Done) error {
 
 // promote opens the gates that are open at a first look, by name: whoever promotes
 // at the same time opens none of them twice, and none that was not seen.
-func (f *rolloutFlags) promote(cmd *cobra.Command, name string, v policies.Verb) error {
+func (f *rolloutFlags) promote(cmd *cobra.Command, name string, v rollout.Verb) error {
 	r, _, err := f.client().Rollout(cmd.Context(), name)
 	if err != nil {
 		return about(name, err)
@@ -178,7 +178,7 @@ func (f *rolloutFlags) promote(cmd *cobra.Command, name string, v policies.Verb)
 	if len(r.Gates) == 0 {
 		return notNow(cmd, fmt.Errorf("%w: no step of %s waits for anybody; it is %s", reconciler.ErrNotNow, name, standing(r.RolloutStatus)))
 	}
-	all, opened := &admin.Done{APIVersion: admin.RolloutVersion, Policy: name, Events: []policies.Event{}}, false
+	all, opened := &admin.Done{APIVersion: admin.RolloutVersion, Policy: name, Events: []rollout.Event{}}, false
 	for _, g := range r.Gates {
 		if f.output == "text" {
 			fmt.Fprintf(cmd.OutOrStdout(), "gate %s: %s\n", g.ID, gateText(g))
@@ -201,7 +201,7 @@ func (f *rolloutFlags) promote(cmd *cobra.Command, name string, v policies.Verb)
 	return f.printDone(cmd.OutOrStdout(), all)
 }
 
-func gateText(g policies.Gate) string {
+func gateText(g rollout.Gate) string {
 	text := fmt.Sprintf("batch %d of Network %s", g.Batch, g.Network)
 	if g.Reason == "ThroughReached" {
 		return text + " is beyond through"
@@ -216,7 +216,7 @@ func failed(r *reconciler.RolloutStatus) bool {
 			return true
 		}
 	}
-	return r.Phase == policies.PhaseRolledBack || r.Phase == policies.PhaseRollingBack && r.Failure != nil
+	return r.Phase == rollout.PhaseRolledBack || r.Phase == rollout.PhaseRollingBack && r.Failure != nil
 }
 
 func (f *rolloutFlags) showAll(cmd *cobra.Command) error {

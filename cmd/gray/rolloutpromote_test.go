@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 )
 
 // Two people promote at once: both have seen that batch 1 waits, and the second one's
@@ -37,7 +37,7 @@ spec:
 				return false
 			}
 			r := &s.Rollouts[0]
-			return r.Phase == policies.PhasePaused && len(r.Gates) == 1 && r.Gates[0].Batch == batch && r.Moved == moved
+			return r.Phase == rollout.PhasePaused && len(r.Gates) == 1 && r.Gates[0].Batch == batch && r.Moved == moved
 		})
 	}
 	waits(1, 0)
@@ -47,7 +47,7 @@ spec:
 	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPost {
 			once.Do(func() {
-				_, err := admin.Client{Address: l.address("18001")}.Do(t.Context(), "shard", policies.Verb{Verb: policies.VerbPromote, Who: "ann"})
+				_, err := admin.Client{Address: l.address("18001")}.Do(t.Context(), "shard", rollout.Verb{Verb: rollout.VerbPromote, Who: "ann"})
 				if err != nil {
 					t.Error(err)
 				}
@@ -70,7 +70,7 @@ spec:
 	l.ok(err)
 	var who []string
 	for _, r := range a.Records {
-		if r.Verb == policies.VerbPromote {
+		if r.Verb == rollout.VerbPromote {
 			who = append(who, r.Who)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -22,7 +22,7 @@ const (
 )
 
 // stageDone is the stage of a Network that has moved and passed.
-const stageDone policies.Stage = "Done"
+const stageDone rollout.Stage = "Done"
 
 // plain is a text without what a terminal would take for a command: reasons and
 // evidence are written by people and programs.
@@ -104,7 +104,7 @@ func rolloutLines(r *reconciler.RolloutStatus, all bool) []string {
 		for i, l := range failureLines(r.Failure) {
 			line([]string{"failure", ""}[min(i, 1)], "%s", l)
 		}
-		if r.Phase == policies.PhaseRolledBack {
+		if r.Phase == rollout.PhaseRolledBack {
 			line("next", "a commit that changes what has failed, or: gray rollout retry %s", r.Policy)
 		}
 	}
@@ -132,7 +132,7 @@ func finished(r *reconciler.RolloutStatus) int {
 }
 
 // failureLines says what went wrong, and below it what the test found.
-func failureLines(f *policies.Failure) []string {
+func failureLines(f *rollout.Failure) []string {
 	text := f.Reason
 	if f.Network != "" {
 		text += fmt.Sprintf(", batch %d of Network %s", f.Batch, f.Network)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -16,7 +16,7 @@ var seenAt = time.Date(2026, 11, 25, 7, 0, 0, 0, time.UTC)
 
 // rolloutAt is a rollout of so many Networks of ten VMs, the first ones of which are
 // done, and the next moving as it is said.
-func rolloutAt(networks, done int, phase policies.Phase, reason, message string, moving ...reconciler.NetworkProgress) *reconciler.RolloutStatus {
+func rolloutAt(networks, done int, phase rollout.Phase, reason, message string, moving ...reconciler.NetworkProgress) *reconciler.RolloutStatus {
 	r := &reconciler.RolloutStatus{
 		Policy: "s1", Version: "v2", Targets: []string{"Gateway/gw", "Service/api"}, Run: 1, Phase: phase, Since: seenAt,
 		Batches: []string{"1", "50%", "100%"}, Total: 10 * networks,
@@ -44,15 +44,15 @@ func stalled(r *reconciler.RolloutStatus) *reconciler.RolloutStatus {
 
 // shardAt is a shard of a thousand Networks in the middle.
 func shardAt() *reconciler.RolloutStatus {
-	r := rolloutAt(1000, 300, policies.PhaseProgressing, "BatchVerifying", "Network vpc-301, batch 2 of 3, 5 VMs; p4rt/gw-a: no route to host",
-		reconciler.NetworkProgress{Stage: policies.StageVerifying, Batch: 2, Moved: 5}, reconciler.NetworkProgress{Stage: policies.StageBaseline, Dead: 2})
+	r := rolloutAt(1000, 300, rollout.PhaseProgressing, "BatchVerifying", "Network vpc-301, batch 2 of 3, 5 VMs; p4rt/gw-a: no route to host",
+		reconciler.NetworkProgress{Stage: rollout.StageVerifying, Batch: 2, Moved: 5}, reconciler.NetworkProgress{Stage: rollout.StageBaseline, Dead: 2})
 	r.Waits = "p4rt/gw-a: no route to host"
 	return r
 }
 
 func failedAt() *reconciler.RolloutStatus {
-	r := stalled(rolloutAt(2, 0, policies.PhaseRolledBack, "VerificationFailed", ""))
-	r.Failure = &policies.Failure{
+	r := stalled(rolloutAt(2, 0, rollout.PhaseRolledBack, "VerificationFailed", ""))
+	r.Failure = &rollout.Failure{
 		Reason: "VerificationFailed", Network: "vpc-1", Batch: 2, Generation: 7, Revision: "main@sha1:89ab", At: seenAt,
 		Evidence: []string{"ping 10.0.0.5 web-1: 100% lost (3 of 3)", "exec \x1b[2J: exit code 1"},
 	}
@@ -61,8 +61,8 @@ func failedAt() *reconciler.RolloutStatus {
 }
 
 func gatedAt() *reconciler.RolloutStatus {
-	r := rolloutAt(1, 0, policies.PhasePaused, "ApprovalRequired", "batch 2 of Network vpc-1 waits", reconciler.NetworkProgress{Stage: policies.StagePassed, Batch: 1, Moved: 1})
-	r.Gates = []policies.Gate{{ID: "1/vpc-1/2", Network: "vpc-1", Batch: 2, Reason: "ApprovalRequired"}, {ID: "1/vpc-2/1", Network: "vpc-2", Batch: 1, Reason: "ThroughReached"}}
+	r := rolloutAt(1, 0, rollout.PhasePaused, "ApprovalRequired", "batch 2 of Network vpc-1 waits", reconciler.NetworkProgress{Stage: rollout.StagePassed, Batch: 1, Moved: 1})
+	r.Gates = []rollout.Gate{{ID: "1/vpc-1/2", Network: "vpc-1", Batch: 2, Reason: "ApprovalRequired"}, {ID: "1/vpc-2/1", Network: "vpc-2", Batch: 1, Reason: "ThroughReached"}}
 	r.Overrides, r.Split = []string{"suspend is false by ann: \x1b[1m; Git says true"}, []string{"account 7 is gray on its Services"}
 	return r
 }
@@ -116,7 +116,7 @@ gate      batch 1 of Network vpc-2 is beyond through; open it with: gray rollout
 
 NETWORK  VNI   MOVED                        BATCH   STAGE
 vpc-1    1000  [##------------------] 1/10  1 of 3  Passed`},
-		{rolloutAt(1, 1, policies.PhaseCompleted, "Completed", ""), `
+		{rolloutAt(1, 1, rollout.PhaseCompleted, "Completed", ""), `
 rollout  s1, run 1: v2 of Gateway/gw, Service/api
 phase    Completed since 2026-11-25T07:00:00Z
 moved    10 of 10 VMs, 1 of 1 Networks
@@ -140,9 +140,9 @@ vpc-1    1000  [####################] 10/10  3 of 3  Done`},
 // Each Network is shown or counted, whatever moves at once.
 func TestPickLosesNoNetwork(t *testing.T) {
 	for _, parallel := range []int{0, 1, 19, 20, 21, 400} {
-		r := rolloutAt(1000, 300, policies.PhaseProgressing, "", "", make([]reconciler.NetworkProgress, parallel)...)
+		r := rolloutAt(1000, 300, rollout.PhaseProgressing, "", "", make([]reconciler.NetworkProgress, parallel)...)
 		for i := range parallel {
-			r.Networks[300+i].Stage = policies.StageApplying
+			r.Networks[300+i].Stage = rollout.StageApplying
 		}
 		shown, done, left, moving := pick(r.Networks, false)
 		if got := len(shown) + done + left + moving; got != 1000 || done != 300 || moving != max(0, parallel-mostMoving) {
@@ -197,9 +197,9 @@ vpc-500  1499  [--------------------] 0/10  -      to come
 	}
 	b.Reset()
 	records := []reconciler.AuditRecord{
-		{Time: seenAt, Policy: "s1", Run: 2, Revision: "main@sha1:0123456789abcdef", Events: []policies.Event{{Reason: "Promoted", Message: "by ann"}, {Reason: "BatchStarted", Message: "batch 1"}}},
+		{Time: seenAt, Policy: "s1", Run: 2, Revision: "main@sha1:0123456789abcdef", Events: []rollout.Event{{Reason: "Promoted", Message: "by ann"}, {Reason: "BatchStarted", Message: "batch 1"}}},
 		{Time: seenAt, Policy: "other", Run: 1, Revision: "dir", Verb: "resume", Who: "bob", Why: "day"},
-		{Time: seenAt, Policy: "s1", Run: 2, Events: []policies.Event{{Reason: "BatchFailed", Message: "batch 1"}}, Evidence: []string{"10.0.0.5: lost\n"}},
+		{Time: seenAt, Policy: "s1", Run: 2, Events: []rollout.Event{{Reason: "BatchFailed", Message: "batch 1"}}, Evidence: []string{"10.0.0.5: lost\n"}},
 	}
 	if err := printAudit(&b, records); err != nil {
 		t.Fatal(err)
@@ -265,9 +265,9 @@ func TestWatchWithoutATerminal(t *testing.T) {
 }
 
 func TestWhichRolloutsHaveFailed(t *testing.T) {
-	back := rolloutAt(1, 0, policies.PhaseRollingBack, "", "")
-	aborting := rolloutAt(1, 0, policies.PhaseRollingBack, "", "")
-	aborting.Failure = &policies.Failure{}
+	back := rolloutAt(1, 0, rollout.PhaseRollingBack, "", "")
+	aborting := rolloutAt(1, 0, rollout.PhaseRollingBack, "", "")
+	aborting.Failure = &rollout.Failure{}
 	for i, test := range []struct {
 		r            *reconciler.RolloutStatus
 		failed, over bool
@@ -278,8 +278,8 @@ func TestWhichRolloutsHaveFailed(t *testing.T) {
 		{stalled(shardAt()), true, true},
 		{back, false, false},
 		{aborting, true, false},
-		{rolloutAt(1, 1, policies.PhaseCompleted, "", ""), false, false},
-		{rolloutAt(1, 0, policies.PhaseRolledBack, "", ""), true, true},
+		{rolloutAt(1, 1, rollout.PhaseCompleted, "", ""), false, false},
+		{rolloutAt(1, 0, rollout.PhaseRolledBack, "", ""), true, true},
 	} {
 		if failed(test.r) != test.failed || over(test.r) != test.over {
 			t.Errorf("%d: failed %v, over %v", i, failed(test.r), over(test.r))

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 	"golang.org/x/text/width"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -75,7 +75,7 @@ func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 		default:
 			seen = true
 			w.show(r.RolloutStatus, time.Now())
-			if r.Phase == policies.PhaseCompleted {
+			if r.Phase == rollout.PhaseCompleted {
 				return nil
 			}
 			if over(r.RolloutStatus) {
@@ -91,7 +91,7 @@ func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 
 // over tells whether a rollout has failed and nothing of it is under way.
 func over(r *reconciler.RolloutStatus) bool {
-	return failed(r) && r.Phase != policies.PhaseRollingBack
+	return failed(r) && r.Phase != rollout.PhaseRollingBack
 }
 
 // absent says once that the daemon does not answer.
@@ -152,9 +152,9 @@ func paint(r *reconciler.RolloutStatus) string {
 	switch {
 	case failed(r):
 		color = 31 // red
-	case r.Phase == policies.PhaseCompleted:
+	case r.Phase == rollout.PhaseCompleted:
 		color = 32 // green
-	case r.Phase == policies.PhasePaused:
+	case r.Phase == rollout.PhasePaused:
 		color = 33 // yellow
 	}
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", color, r.Phase)

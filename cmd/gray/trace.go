@@ -12,6 +12,7 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sources/dir"
 )
@@ -46,7 +47,7 @@ type traced struct {
 	Trace    any    `json:"trace"`
 
 	where   string // it is followed, where there are several places
-	steps   []policies.Step
+	steps   []packets.Step
 	outcome string
 	failed  bool // nobody gets it
 	of      *admin.Traced
@@ -194,7 +195,7 @@ func printTrace(b *strings.Builder, t *traced) {
 }
 
 // sayStep is an entry, what it does, and where it comes from.
-func sayStep(s *policies.Step) string {
+func sayStep(s *packets.Step) string {
 	if s.Entry == "" {
 		return "-"
 	}
@@ -239,7 +240,7 @@ func printSideBySide(b *strings.Builder, base, head *traced) {
 
 // cellOf is what a commit says about one table.
 func cellOf(t *traced, table string) string {
-	i := slices.IndexFunc(t.steps, func(s policies.Step) bool { return s.Table == table })
+	i := slices.IndexFunc(t.steps, func(s packets.Step) bool { return s.Table == table })
 	switch {
 	case i < 0:
 		return "-"

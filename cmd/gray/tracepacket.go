@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -48,8 +48,8 @@ func tracePacketCommand() *cobra.Command {
 }
 
 // packet reads the packet off the flags.
-func (f *tracePacketFlags) packet() (policies.Packet, error) {
-	p := policies.Packet{VNI: f.vni, SrcPort: f.sport, DstPort: f.dport}
+func (f *tracePacketFlags) packet() (packets.Packet, error) {
+	p := packets.Packet{VNI: f.vni, SrcPort: f.sport, DstPort: f.dport}
 	if f.vni > schema.MaxVNI {
 		return p, fmt.Errorf("--vni %d is above the largest VNI, %d", f.vni, schema.MaxVNI)
 	}
@@ -84,7 +84,7 @@ func (f *tracePacketFlags) packet() (policies.Packet, error) {
 }
 
 // packetOutcome says in a sentence where the packet goes.
-func packetOutcome(t *policies.Trace) string {
+func packetOutcome(t *packets.Trace) string {
 	if t.Dropped != "" {
 		return "dropped: " + t.Dropped
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // traceRequestFlags are the flags of gray trace request.
@@ -42,8 +42,8 @@ func traceRequestCommand() *cobra.Command {
 }
 
 // request reads the request off the flags.
-func (f *traceRequestFlags) request() (policies.Request, error) {
-	r := policies.Request{Host: f.host, Path: f.path, Headers: map[string][]string{}}
+func (f *traceRequestFlags) request() (requests.Request, error) {
+	r := requests.Request{Host: f.host, Path: f.path, Headers: map[string][]string{}}
 	if f.host == "" {
 		return r, fmt.Errorf("--host is missing; give the Host or :authority value")
 	}
@@ -61,7 +61,7 @@ func (f *traceRequestFlags) request() (policies.Request, error) {
 	return r, nil
 }
 
-func requestText(r policies.Request) string {
+func requestText(r requests.Request) string {
 	text := "GET http://" + r.Host + r.Path
 	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
 		for _, line := range r.Headers[name] {
@@ -72,7 +72,7 @@ func requestText(r policies.Request) string {
 }
 
 // requestOutcome says in a sentence who answers.
-func requestOutcome(t *policies.RequestTrace) string {
+func requestOutcome(t *requests.Trace) string {
 	if t.NotFound != "" {
 		return "404: " + t.NotFound
 	}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -32,7 +33,7 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 		if unit.BGP != nil {
 			all = lowerSwitch(unit)
 		}
-	case *policies.Gateway:
+	case *packets.Gateway:
 		for _, name := range unit.Switches {
 			if sw := ir.Switch(name); sw != nil && sw.BGP != nil {
 				all = append(all, lowerGateway(unit, sw)...)
@@ -59,7 +60,7 @@ func lowerSwitch(sw *policies.Switch) []*reconciler.Resource {
 }
 
 // lowerGateway makes a path of every VIP of a gateway on one switch.
-func lowerGateway(gw *policies.Gateway, sw *policies.Switch) []*reconciler.Resource {
+func lowerGateway(gw *packets.Gateway, sw *policies.Switch) []*reconciler.Resource {
 	var all []*reconciler.Resource
 	for _, vip := range gw.VIPs {
 		b := &pathBody{prefix: netip.PrefixFrom(vip, vip.BitLen()), label: gw.Name}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt"
@@ -97,11 +98,11 @@ func TestLowerWithoutAHealthyServer(t *testing.T) {
 	ir.Put(policies.Name{Kind: schema.KindSwitch, Name: "gw-a"}, &policies.Switch{Name: "gw-a", BGP: &policies.BGP{
 		ASN: 64512, NextHop: netip.MustParseAddr("192.0.2.1"), Communities: []uint32{1},
 	}})
-	gw := &policies.Gateway{
+	gw := &packets.Gateway{
 		Name: "vpc-gw", VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.10")}, Switches: []string{"gw-a"}, Default: "v1", DefaultPool: "v1",
-		Pools: []policies.Pool{
-			{Version: "v1", Backends: []policies.Backend{{Name: "a", Down: true}, {Name: "b"}}},
-			{Version: "v2", Backends: []policies.Backend{{Name: "c"}}},
+		Pools: []packets.Pool{
+			{Version: "v1", Backends: []packets.Backend{{Name: "a", Down: true}, {Name: "b"}}},
+			{Version: "v2", Backends: []packets.Backend{{Name: "c"}}},
 		},
 	}
 	name := policies.Name{Kind: schema.KindGateway, Name: "vpc-gw"}

@@ -10,13 +10,14 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // healthCheck is the service's own check, made from within the container on this
 // node; nil where there is none, or nobody knows the port. It needs curl or wget, or
 // nc, in the image; a version whose image has none says so by a healthcheck of its
 // own.
-func healthCheck(n *policies.Node, svc *policies.Service, v *policies.ServiceVersion) *types.HealthCheckConfig {
+func healthCheck(n *policies.Node, svc *requests.Service, v *requests.ServiceVersion) *types.HealthCheckConfig {
 	h := svc.Health
 	if h == nil || h.ICMP {
 		return nil

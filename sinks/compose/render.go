@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -98,12 +99,12 @@ func proxyOf(n *policies.Node, bootstrap string, mounts []string) types.ServiceC
 }
 
 // service is a version of a service as a compose service.
-func (s *Sink) service(svc *policies.Service, v *policies.ServiceVersion) (types.ServiceConfig, error) {
+func (s *Sink) service(svc *requests.Service, v *requests.ServiceVersion) (types.ServiceConfig, error) {
 	return s.services.get(keyOf(svc, v), func() (types.ServiceConfig, error) { return serviceOf(svc, v) })
 }
 
 // keyOf tells apart what a version is as a compose service.
-func keyOf(svc *policies.Service, v *policies.ServiceVersion) string {
+func keyOf(svc *requests.Service, v *requests.ServiceVersion) string {
 	fields, err := json.Marshal(v.Compose)
 	if err != nil { // it came from YAML and was held to have what JSON has
 		panic(err)
@@ -111,7 +112,7 @@ func keyOf(svc *policies.Service, v *policies.ServiceVersion) string {
 	return strings.Join([]string{svc.Name, v.Name, v.Image, string(fields)}, "\x00")
 }
 
-func serviceOf(svc *policies.Service, v *policies.ServiceVersion) (types.ServiceConfig, error) {
+func serviceOf(svc *requests.Service, v *requests.ServiceVersion) (types.ServiceConfig, error) {
 	var c types.ServiceConfig
 	if len(v.Compose) > 0 {
 		file := types.ConfigFile{Config: map[string]any{"services": map[string]any{svc.Name: clone(v.Compose)}}}
@@ -133,7 +134,7 @@ func serviceOf(svc *policies.Service, v *policies.ServiceVersion) (types.Service
 }
 
 // check checks the versions that could run on nodes.
-func (s *Sink) check(svc *policies.Service) error {
+func (s *Sink) check(svc *requests.Service) error {
 	var errs schema.Errors
 	for i := range svc.Versions {
 		v := &svc.Versions[i]
@@ -151,7 +152,7 @@ func (s *Sink) check(svc *policies.Service) error {
 }
 
 // at gives an error the place of the version that it is about.
-func at(v *policies.ServiceVersion, err error) *schema.Error {
+func at(v *requests.ServiceVersion, err error) *schema.Error {
 	return &schema.Error{Position: v.Origin, Field: "compose", Err: reason(err)}
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -211,21 +213,21 @@ func TestLowerRefuses(t *testing.T) {
 // TestHealthCheck holds how a service's check becomes the container's.
 func TestHealthCheck(t *testing.T) {
 	node := &policies.Node{Address: netip.MustParseAddr("192.0.2.1")}
-	version := &policies.ServiceVersion{Endpoints: []policies.Endpoint{
+	version := &requests.ServiceVersion{Endpoints: []requests.Endpoint{
 		{Address: netip.MustParseAddr("192.0.2.2"), Port: 1}, {Address: node.Address, Port: 8080},
 	}}
 	for _, c := range []struct {
-		health *policies.HealthCheck
+		health *packets.HealthCheck
 		want   []string // in the command; nil: no check
 	}{
 		{nil, nil},
-		{&policies.HealthCheck{ICMP: true}, nil},
-		{&policies.HealthCheck{HTTP: policies.HTTPCheck{Path: "/it's"}}, []string{`'http://192.0.2.1:8080/it'\''s'`, "curl", "wget"}},
-		{&policies.HealthCheck{HTTP: policies.HTTPCheck{Path: "/", Port: 81}}, []string{"'http://192.0.2.1:81/'"}},
-		{&policies.HealthCheck{}, []string{"nc -z -w 1 192.0.2.1 8080"}},
-		{&policies.HealthCheck{TCP: 22, Timeout: 3 * time.Second}, []string{"nc -z -w 3 192.0.2.1 22"}},
+		{&packets.HealthCheck{ICMP: true}, nil},
+		{&packets.HealthCheck{HTTP: packets.HTTPCheck{Path: "/it's"}}, []string{`'http://192.0.2.1:8080/it'\''s'`, "curl", "wget"}},
+		{&packets.HealthCheck{HTTP: packets.HTTPCheck{Path: "/", Port: 81}}, []string{"'http://192.0.2.1:81/'"}},
+		{&packets.HealthCheck{}, []string{"nc -z -w 1 192.0.2.1 8080"}},
+		{&packets.HealthCheck{TCP: 22, Timeout: 3 * time.Second}, []string{"nc -z -w 3 192.0.2.1 22"}},
 	} {
-		got := healthCheck(node, &policies.Service{Health: c.health}, version)
+		got := healthCheck(node, &requests.Service{Health: c.health}, version)
 		if (got == nil) != (c.want == nil) {
 			t.Errorf("%+v makes %+v", c.health, got)
 			continue
@@ -236,16 +238,16 @@ func TestHealthCheck(t *testing.T) {
 			}
 		}
 	}
-	if got := healthCheck(&policies.Node{}, &policies.Service{Health: &policies.HealthCheck{}}, version); got != nil {
+	if got := healthCheck(&policies.Node{}, &requests.Service{Health: &packets.HealthCheck{}}, version); got != nil {
 		t.Errorf("without an endpoint on the node it is %+v", got)
 	}
-	got := healthCheck(node, &policies.Service{Health: &policies.HealthCheck{TCP: 1, Interval: 5 * time.Second, Timeout: 2 * time.Second, Fall: 4}}, version)
+	got := healthCheck(node, &requests.Service{Health: &packets.HealthCheck{TCP: 1, Interval: 5 * time.Second, Timeout: 2 * time.Second, Fall: 4}}, version)
 	if time.Duration(*got.Interval) != 5*time.Second || time.Duration(*got.Timeout) != 2*time.Second || *got.Retries != 4 {
 		t.Errorf("it is made %+v", got)
 	}
 
 	ir := compile(t, plain)
-	ir.Service("web").Health = &policies.HealthCheck{HTTP: policies.HTTPCheck{Path: "/healthz", Port: 80}}
+	ir.Service("web").Health = &packets.HealthCheck{HTTP: packets.HTTPCheck{Path: "/healthz", Port: 80}}
 	ir.Service("api").Health = ir.Service("web").Health
 	text, err := newSink(t, "").Render(ir, nodeOf(t, ir, "host-1"))
 	if err != nil {

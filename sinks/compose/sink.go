@@ -8,6 +8,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -50,7 +51,7 @@ func New(cfg Config) (*Sink, error) {
 // schema.Errors.
 func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
 	switch unit := ir.Get(n).(type) {
-	case *policies.Service:
+	case *requests.Service:
 		return nil, s.check(unit)
 	case *policies.Node:
 		text, err := s.Render(ir, unit)

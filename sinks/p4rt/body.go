@@ -13,6 +13,7 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -151,7 +152,7 @@ type ruleBody struct {
 	vip      uint8
 	pool     uint8
 	priority int32
-	match    policies.Match
+	match    packets.Match
 	label    string // the version
 }
 
@@ -206,7 +207,7 @@ func (b *ruleBody) name() string {
 	if b.match.Protocol >= 0 {
 		number(" protocol=", int64(b.match.Protocol))
 	}
-	for i, r := range []policies.PortRange{b.match.SrcPort, b.match.DstPort} {
+	for i, r := range []packets.PortRange{b.match.SrcPort, b.match.DstPort} {
 		if r.Any() {
 			continue
 		}

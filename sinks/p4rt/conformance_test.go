@@ -6,6 +6,7 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
@@ -76,8 +77,8 @@ func newConformanceRig(t *testing.T, address string, client func() p4v1.P4Runtim
 // foreign are entries that no document asks for, one of every kind, with some
 // that gray would never write.
 func foreign() []*p4v1.Update {
-	anyPort := policies.PortRange{Hi: 65535}
-	flow := &ruleBody{table: kindTables["gray_flow_v4"], vip: 3, pool: 9, priority: 7, match: policies.Match{AnyVNI: true, Protocol: 17, SrcPort: anyPort, DstPort: anyPort}}
+	anyPort := packets.PortRange{Hi: 65535}
+	flow := &ruleBody{table: kindTables["gray_flow_v4"], vip: 3, pool: 9, priority: 7, match: packets.Match{AnyVNI: true, Protocol: 17, SrcPort: anyPort, DstPort: anyPort}}
 	odd := entryOf(flow)
 	odd.Match = append(odd.Match, ternary(3, []byte{1, 0, 1}, []byte{1, 0, 1})) // a mask that is no prefix
 	var all []*p4v1.Update
@@ -134,10 +135,10 @@ func damage(t *testing.T, s *Sink, r *sinktest.Rig) []*p4v1.Update {
 // VNI that is too large.
 func refusedRule(ir *policies.IR) (policies.Name, reconciler.Key) {
 	n := policies.Name{Kind: schema.KindGateway, Name: "vpc-gw", Part: "vni/16777216"}
-	rule := policies.Rule{Table: policies.TableVPC, Match: vniOnly(1 << 24), Pool: "v2", Origin: schema.Position{Path: "x.yaml", Line: 1}}
+	rule := packets.Rule{Table: packets.TableVPC, Match: vniOnly(1 << 24), Pool: "v2", Origin: schema.Position{Path: "x.yaml", Line: 1}}
 	good := rule
 	good.Match = vniOnly(1<<24 - 1)
-	ir.Put(n, &policies.Cell{Gateway: "vpc-gw", Rules: []policies.Rule{good, rule}})
+	ir.Put(n, &packets.Cell{Gateway: "vpc-gw", Rules: []packets.Rule{good, rule}})
 	gw := ir.Gateway("vpc-gw")
 	return n, lowerRule(ir, gw, "gw-a", &rule).Key
 }

@@ -10,7 +10,7 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -191,7 +191,7 @@ func decodeRule(e *p4v1.TableEntry, f fieldsOf) *ruleBody {
 	id := e.GetTableId()
 	b := &ruleBody{
 		table: id, vip: uint8(f.exact(1)), pool: uint8(f.param(1)), priority: e.GetPriority(),
-		match: policies.Match{Protocol: -1, SrcPort: policies.PortRange{Hi: 65535}, DstPort: policies.PortRange{Hi: 65535}},
+		match: packets.Match{Protocol: -1, SrcPort: packets.PortRange{Hi: 65535}, DstPort: packets.PortRange{Hi: 65535}},
 	}
 	v6 := id == pipeline.TableFlowV6 || id == pipeline.TableVMSrcV6 || id == pipeline.TableVMDstV6
 	switch id {
@@ -209,7 +209,7 @@ func decodeRule(e *p4v1.TableEntry, f fieldsOf) *ruleBody {
 	return b
 }
 
-func decodeFlow(m *policies.Match, f fieldsOf, v6 bool) {
+func decodeFlow(m *packets.Match, f fieldsOf, v6 bool) {
 	m.AnyVNI = f.match[2] == nil
 	m.VNI = uint32(pipeline.ToUint(f.match[2].GetTernary().GetValue()))
 	for i, p := range []*netip.Prefix{&m.Src, &m.Dst} {
@@ -221,9 +221,9 @@ func decodeFlow(m *policies.Match, f fieldsOf, v6 bool) {
 	if t := f.match[5].GetTernary(); t != nil {
 		m.Protocol = int16(uint8(pipeline.ToUint(t.GetValue())))
 	}
-	for i, r := range []*policies.PortRange{&m.SrcPort, &m.DstPort} {
+	for i, r := range []*packets.PortRange{&m.SrcPort, &m.DstPort} {
 		if x := f.match[6+i].GetRange(); x != nil {
-			*r = policies.PortRange{Lo: uint16(pipeline.ToUint(x.GetLow())), Hi: uint16(pipeline.ToUint(x.GetHigh()))}
+			*r = packets.PortRange{Lo: uint16(pipeline.ToUint(x.GetLow())), Hi: uint16(pipeline.ToUint(x.GetHigh()))}
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -42,7 +42,7 @@ func padded(e *p4v1.TableEntry) *p4v1.TableEntry {
 		case f.Kind.String() == "TERNARY":
 			e.Match = append([]*p4v1.FieldMatch{ternary(f.ID, make([]byte, 3), make([]byte, 3))}, e.Match...)
 		case f.Kind.String() == "RANGE":
-			e.Match = append([]*p4v1.FieldMatch{ranged(f.ID, policies.PortRange{Hi: 65535})}, e.Match...)
+			e.Match = append([]*p4v1.FieldMatch{ranged(f.ID, packets.PortRange{Hi: 65535})}, e.Match...)
 		}
 	}
 	e.CounterData = &p4v1.CounterData{PacketCount: 5}
@@ -96,14 +96,14 @@ func randomBodies(r *rand.Rand) []entryBody {
 }
 
 // randomMatch is a flow as the compiler may make it, prefixes of no bits included.
-func randomMatch(r *rand.Rand, addr func() netip.Addr) policies.Match {
-	m := policies.Match{AnyVNI: r.IntN(2) == 0, VNI: r.Uint32N(1 << 24), Protocol: int16(r.IntN(257)) - 1, SrcPort: policies.PortRange{Hi: 65535}, DstPort: policies.PortRange{Hi: 65535}}
+func randomMatch(r *rand.Rand, addr func() netip.Addr) packets.Match {
+	m := packets.Match{AnyVNI: r.IntN(2) == 0, VNI: r.Uint32N(1 << 24), Protocol: int16(r.IntN(257)) - 1, SrcPort: packets.PortRange{Hi: 65535}, DstPort: packets.PortRange{Hi: 65535}}
 	for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
 		if a := addr(); r.IntN(3) > 0 {
 			*p = netip.PrefixFrom(a, r.IntN(a.BitLen()+1)).Masked()
 		}
 	}
-	for _, p := range []*policies.PortRange{&m.SrcPort, &m.DstPort} {
+	for _, p := range []*packets.PortRange{&m.SrcPort, &m.DstPort} {
 		if r.IntN(2) == 0 {
 			p.Lo = uint16(r.IntN(65536))
 			p.Hi = p.Lo + uint16(r.IntN(65536-int(p.Lo)))
@@ -208,7 +208,7 @@ func FuzzDecode(f *testing.F) {
 			f.Add(raw)
 		}
 	}
-	stranger, err := proto.Marshal(&p4v1.TableEntry{TableId: 99, Match: []*p4v1.FieldMatch{ranged(1, policies.PortRange{Lo: 1, Hi: 2})}})
+	stranger, err := proto.Marshal(&p4v1.TableEntry{TableId: 99, Match: []*p4v1.FieldMatch{ranged(1, packets.PortRange{Lo: 1, Hi: 2})}})
 	if err != nil {
 		f.Fatal(err)
 	}

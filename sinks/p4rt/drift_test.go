@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -150,9 +151,9 @@ func strange(r *rand.Rand, i int) *p4v1.TableEntry {
 	case 2:
 		return entryOf(&ruleBody{table: pipeline.TableVPC, vip: 9, pool: 9, match: vniOnly(uint32(5000 + i))})
 	case 3:
-		return entryOf(flowBody(pipeline.TableFlowV4, int32(100+i), policies.Match{AnyVNI: true, Protocol: 6, Src: prefix}))
+		return entryOf(flowBody(pipeline.TableFlowV4, int32(100+i), packets.Match{AnyVNI: true, Protocol: 6, Src: prefix}))
 	case 4:
-		return entryOf(flowBody(pipeline.TableFlowV6, int32(100+i), policies.Match{VNI: 3, Protocol: -1}))
+		return entryOf(flowBody(pipeline.TableFlowV6, int32(100+i), packets.Match{VNI: 3, Protocol: -1}))
 	case 5:
 		return entryOf(&backendBody{id: id, port: 1})
 	case 6:

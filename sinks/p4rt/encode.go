@@ -6,7 +6,7 @@ import (
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -119,7 +119,7 @@ func ternary(id uint32, value, mask []byte) *p4v1.FieldMatch {
 	return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Ternary_{Ternary: &p4v1.FieldMatch_Ternary{Value: value, Mask: mask}}}
 }
 
-func ranged(id uint32, r policies.PortRange) *p4v1.FieldMatch {
+func ranged(id uint32, r packets.PortRange) *p4v1.FieldMatch {
 	v := &p4v1.FieldMatch_Range{Low: pipeline.FromUint(uint64(r.Lo)), High: pipeline.FromUint(uint64(r.Hi))}
 	return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Range_{Range: v}}
 }
@@ -227,7 +227,7 @@ func (b *ruleBody) flowFields() []*p4v1.FieldMatch {
 	if m.Protocol >= 0 {
 		match = append(match, ternary(5, number(uint8(m.Protocol)), []byte{0xff}))
 	}
-	for i, r := range []policies.PortRange{m.SrcPort, m.DstPort} {
+	for i, r := range []packets.PortRange{m.SrcPort, m.DstPort} {
 		if !r.Any() {
 			match = append(match, ranged(uint32(6+i), r))
 		}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -35,7 +35,7 @@ func fullSwitch(self *reconciler.Resource, part int) (changes []reconciler.Chang
 	}
 	for i := range 2048 / part {
 		src := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 32)
-		m := policies.Match{VNI: uint32(i), Protocol: 6, Src: src, SrcPort: anyPorts, DstPort: policies.PortRange{Lo: 443, Hi: 443}}
+		m := packets.Match{VNI: uint32(i), Protocol: 6, Src: src, SrcPort: anyPorts, DstPort: packets.PortRange{Lo: 443, Hi: 443}}
 		n += add(1, resourceOf(self, &ruleBody{table: pipeline.TableFlowV4, vip: 1, pool: 2, priority: int32(i + 1), match: m}))
 	}
 	return creates(all...), n

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
@@ -82,7 +82,7 @@ const flowCount = 1000
 func flowFrames() [][]byte {
 	all := make([][]byte, flowCount)
 	for i := range all {
-		all[i] = frameOf(policies.Packet{
+		all[i] = frameOf(packets.Packet{
 			VIP: netip.MustParseAddr("203.0.113.10"), VNI: 7, Protocol: 6, SrcPort: uint16(1000 + i), DstPort: 80,
 			Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"),
 		})

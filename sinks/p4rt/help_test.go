@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
@@ -299,9 +300,9 @@ func vpcs(self *reconciler.Resource, from, n uint32, pool uint8) []*reconciler.R
 	return all
 }
 
-func vniOnly(vni uint32) policies.Match {
-	anyPort := policies.PortRange{Hi: 65535}
-	return policies.Match{VNI: vni, Protocol: -1, SrcPort: anyPort, DstPort: anyPort}
+func vniOnly(vni uint32) packets.Match {
+	anyPort := packets.PortRange{Hi: 65535}
+	return packets.Match{VNI: vni, Protocol: -1, SrcPort: anyPort, DstPort: anyPort}
 }
 
 // resourceOf is a body that is one entry, as a resource.

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
@@ -35,20 +36,20 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 			return nil, err
 		}
 		return []*reconciler.Resource{self}, nil
-	case *policies.Gateway:
+	case *packets.Gateway:
 		var all []*reconciler.Resource
 		for _, sw := range unit.Switches {
 			all = append(all, lowerGateway(ir, unit, sw)...)
 		}
 		return all, nil
-	case *policies.Blend:
+	case *packets.Blend:
 		var all []*reconciler.Resource
 		gw := ir.Gateway(unit.Gateway)
 		for _, sw := range gw.Switches {
 			all = append(all, lowerBlend(ir, gw, unit, sw))
 		}
 		return all, nil
-	case *policies.Cell:
+	case *packets.Cell:
 		var all []*reconciler.Resource
 		gw := ir.Gateway(unit.Gateway)
 		for _, sw := range gw.Switches {
@@ -112,7 +113,7 @@ func programOf(sw *policies.Switch) (*pipeline.Program, error) {
 
 // lowerGateway makes the backends, pools, hash profile and VIPs of a gateway on
 // one switch.
-func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconciler.Resource {
+func lowerGateway(ir *policies.IR, gw *packets.Gateway, sw string) []*reconciler.Resource {
 	target := TargetOf(sw)
 	vip := uint8(ir.ID(sw, policies.SpaceVIP, gw.Name))
 	var all []*reconciler.Resource
@@ -163,14 +164,14 @@ func lowerGateway(ir *policies.IR, gw *policies.Gateway, sw string) []*reconcile
 
 // lowerBlend makes a pool on one switch whose buckets lead to the servers of
 // several versions.
-func lowerBlend(ir *policies.IR, gw *policies.Gateway, b *policies.Blend, sw string) *reconciler.Resource {
+func lowerBlend(ir *policies.IR, gw *packets.Gateway, b *packets.Blend, sw string) *reconciler.Resource {
 	target := TargetOf(sw)
 	body := newPool(ir, gw, sw, b.Name)
 	ids := make([][]uint16, len(gw.Pools))
 	var refs []reconciler.Key
 	for i := range gw.Pools {
 		p := &gw.Pools[i]
-		if !slices.ContainsFunc(b.Shares, func(s policies.Share) bool { return s.Version == p.Version }) {
+		if !slices.ContainsFunc(b.Shares, func(s packets.Share) bool { return s.Version == p.Version }) {
 			continue
 		}
 		ids[i] = backendIDs(ir, gw, sw, p)
@@ -189,7 +190,7 @@ func lowerBlend(ir *policies.IR, gw *policies.Gateway, b *policies.Blend, sw str
 }
 
 // newPool makes a pool of a gateway without its buckets.
-func newPool(ir *policies.IR, gw *policies.Gateway, sw, name string) *poolBody {
+func newPool(ir *policies.IR, gw *packets.Gateway, sw, name string) *poolBody {
 	return &poolBody{
 		pool: poolID(ir, sw, gw.Name, name), hasEntry: true, mask: uint16(gw.Hash.Buckets - 1),
 		buckets: make([]uint32, gw.Hash.Buckets), label: gw.Name + "/" + name, backends: map[uint16]string{},
@@ -202,7 +203,7 @@ func poolID(ir *policies.IR, sw, gateway, pool string) uint8 {
 }
 
 // backendIDs is the numbers of the servers of a version, in their order.
-func backendIDs(ir *policies.IR, gw *policies.Gateway, sw string, p *policies.Pool) []uint16 {
+func backendIDs(ir *policies.IR, gw *packets.Gateway, sw string, p *packets.Pool) []uint16 {
 	ids := make([]uint16, len(p.Backends))
 	for i := range p.Backends {
 		ids[i] = uint16(ir.ID(sw, policies.SpaceBackend, gw.Name+"/"+p.Version+"/"+p.Backends[i].Name))
@@ -213,7 +214,7 @@ func backendIDs(ir *policies.IR, gw *policies.Gateway, sw string, p *policies.Po
 func poolKey(pool uint8) string        { return fmt.Sprintf("pool=%d", pool) }
 func backendKey(backend uint16) string { return fmt.Sprintf("backend=%d", backend) }
 
-func masksOf(h policies.Hash) [6]uint32 {
+func masksOf(h packets.Hash) [6]uint32 {
 	m := h.Masks()
 	return [6]uint32{m.VNI, m.Src, m.Dst, uint32(m.Protocol), uint32(m.SrcPort), uint32(m.DstPort)}
 }
@@ -232,7 +233,7 @@ func rankOf(table uint32) int {
 }
 
 // canonical is a match as it is read back from a table of one family.
-func canonical(m policies.Match) policies.Match {
+func canonical(m packets.Match) packets.Match {
 	if m.AnyVNI {
 		m.VNI = 0
 	}
@@ -244,7 +245,7 @@ func canonical(m policies.Match) policies.Match {
 	return m
 }
 
-func lowerRule(ir *policies.IR, gw *policies.Gateway, sw string, r *policies.Rule) *reconciler.Resource {
+func lowerRule(ir *policies.IR, gw *packets.Gateway, sw string, r *packets.Rule) *reconciler.Resource {
 	body := &ruleBody{
 		table: kindTables[r.TableName()], vip: uint8(ir.ID(sw, policies.SpaceVIP, gw.Name)),
 		pool: poolID(ir, sw, gw.Name, r.Pool), priority: r.Priority, match: canonical(r.Match), label: gw.Name + "/" + r.Pool,

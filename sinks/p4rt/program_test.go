@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -136,7 +137,7 @@ func TestRememberedProgram(t *testing.T) {
 // the one server of v2.
 func sends(t *testing.T, sw *lab) {
 	t.Helper()
-	p := policies.Packet{
+	p := packets.Packet{
 		VIP: netip.MustParseAddr("203.0.113.10"), VNI: 1, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"),
 		Protocol: 6, SrcPort: 1, DstPort: 2,
 	}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt"
@@ -36,8 +37,8 @@ type crafted struct {
 	Drop         string // why it is to be dropped; empty: by the documents alone
 }
 
-func (c *crafted) packet() policies.Packet {
-	p := policies.Packet{VIP: c.VIP, VNI: c.VNI, Protocol: c.Proto, SrcPort: c.Sport, DstPort: c.Dport}
+func (c *crafted) packet() packets.Packet {
+	p := packets.Packet{VIP: c.VIP, VNI: c.VNI, Protocol: c.Proto, SrcPort: c.Sport, DstPort: c.Dport}
 	if c.Src != "" {
 		p.Src, p.Dst = netip.MustParseAddr(c.Src), netip.MustParseAddr(c.Dst)
 	}
@@ -205,12 +206,12 @@ func programmed(t *testing.T, documents string) (*softswitch.Switch, *policies.I
 // where they leave, and how, against the flow model.
 func TestCraftedPackets(t *testing.T) {
 	const rounds, each = 10, 1000
-	packets := craft(t, 1, rounds*each)
+	all := craft(t, 1, rounds*each)
 	for round := range rounds {
 		documents := craftedDocuments(rand.New(rand.NewPCG(1, uint64(round))))
 		sw, ir := programmed(t, documents)
 		forwarded, versions := 0, map[string]int{}
-		for _, c := range packets[round*each : (round+1)*each] {
+		for _, c := range all[round*each : (round+1)*each] {
 			frame, err := hex.DecodeString(c.Frame)
 			if err != nil {
 				t.Fatal(err)
@@ -222,7 +223,7 @@ func TestCraftedPackets(t *testing.T) {
 				}
 				continue
 			}
-			trace := policies.Follow(ir, "gw-a", c.packet())
+			trace := packets.Follow(ir, "gw-a", c.packet())
 			if !ok || trace.Dropped != "" || port != trace.Port {
 				t.Fatalf("round %d: %+v\nleft by port %d (%t), the flow model says %+v\n%s", round, c, port, ok, trace, documents)
 			}

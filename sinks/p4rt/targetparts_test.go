@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -122,13 +122,13 @@ func entriesOf(bodies ...entryBody) []*p4v1.TableEntry {
 	return all
 }
 
-var anyPorts = policies.PortRange{Hi: 65535}
+var anyPorts = packets.PortRange{Hi: 65535}
 
-func flowBody(table uint32, priority int32, m policies.Match) *ruleBody {
-	if m.SrcPort == (policies.PortRange{}) {
+func flowBody(table uint32, priority int32, m packets.Match) *ruleBody {
+	if m.SrcPort == (packets.PortRange{}) {
 		m.SrcPort = anyPorts
 	}
-	if m.DstPort == (policies.PortRange{}) {
+	if m.DstPort == (packets.PortRange{}) {
 		m.DstPort = anyPorts
 	}
 	return &ruleBody{table: table, vip: 1, pool: 2, priority: priority, match: m}
@@ -165,8 +165,8 @@ func everyTable() []entryBody {
 		vmBody(pipeline.TableVMDstV4, 7, "0.0.0.0"), vmBody(pipeline.TableVMSrcV6, 7, "fd00::1"), vmBody(pipeline.TableVMDstV6, 7, "::"),
 		&ruleBody{table: pipeline.TableVPC, vip: 1, pool: 2, match: vniOnly(0)},
 		&ruleBody{table: pipeline.TableVPC, vip: 255, pool: 255, match: vniOnly(1<<24 - 1)},
-		flowBody(pipeline.TableFlowV4, 1, policies.Match{AnyVNI: true, Protocol: -1}),
-		flowBody(pipeline.TableFlowV6, 1, policies.Match{AnyVNI: true, Protocol: -1}),
+		flowBody(pipeline.TableFlowV4, 1, packets.Match{AnyVNI: true, Protocol: -1}),
+		flowBody(pipeline.TableFlowV6, 1, packets.Match{AnyVNI: true, Protocol: -1}),
 	}
 }
 
@@ -180,9 +180,9 @@ func targetEveryTable(r *targetRig) {
 func targetFlows(r *targetRig) {
 	const most = 1<<24 - 1
 	var all []entryBody
-	ports := []policies.PortRange{{Lo: 0, Hi: 0}, {Lo: 80, Hi: 80}, {Lo: 1, Hi: 65535}, {Lo: 1024, Hi: 2047}, anyPorts}
+	ports := []packets.PortRange{{Lo: 0, Hi: 0}, {Lo: 80, Hi: 80}, {Lo: 1, Hi: 65535}, {Lo: 1024, Hi: 2047}, anyPorts}
 	for i := range 256 {
-		m := policies.Match{VNI: uint32(i), Protocol: int16(i), SrcPort: ports[i%5], DstPort: ports[i/5%5]}
+		m := packets.Match{VNI: uint32(i), Protocol: int16(i), SrcPort: ports[i%5], DstPort: ports[i/5%5]}
 		v4, v6 := m, m
 		v4.Src, v4.Dst = canonicalPrefix("10.1.2.3", i%33), canonicalPrefix("192.0.2.255", i/33%33)
 		v6.Src, v6.Dst = canonicalPrefix("2001:db8::ff", i%129), canonicalPrefix("fd00::1", (i*7)%129)
@@ -306,7 +306,7 @@ func targetErrors(r *targetRig) {
 // targetPriorities holds that a priority is part of an entry's key, from 1 up to
 // what the widest band uses, and that 0 is none.
 func targetPriorities(r *targetRig) {
-	m := policies.Match{VNI: 42, Protocol: 6}
+	m := packets.Match{VNI: 42, Protocol: 6}
 	var all []entryBody
 	for _, p := range []int32{1, 2, 1<<24 - 1, math.MaxInt32} {
 		all = append(all, flowBody(pipeline.TableFlowV4, p, m))

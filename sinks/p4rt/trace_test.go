@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
@@ -132,7 +133,7 @@ func TestTraceSaysWhatTheSwitchDoes(t *testing.T) {
 	for range 5000 {
 		p := randomPacket(r)
 		frame := frameOf(p)
-		want := policies.Follow(ir, "sw", p)
+		want := packets.Follow(ir, "sw", p)
 		port, out, ok := sw.Process(frame)
 		if ok != (want.Dropped == "") {
 			t.Fatalf("%s: sent %v, the trace says %q", p, ok, want.Dropped)
@@ -195,9 +196,9 @@ func program(t *testing.T, ir *policies.IR, units []policies.Name) {
 	}
 }
 
-func randomPacket(r *rand.Rand) policies.Packet {
+func randomPacket(r *rand.Rand) packets.Packet {
 	pick := func(of ...string) netip.Addr { return netip.MustParseAddr(of[r.IntN(len(of))]) }
-	p := policies.Packet{
+	p := packets.Packet{
 		VIP: pick("203.0.113.10", "203.0.113.10", "203.0.113.11", "203.0.113.12", "2001:db8:ffff::1"),
 		VNI: r.Uint32N(3), Protocol: []uint8{1, 6, 17, 47}[r.IntN(4)],
 	}
@@ -230,7 +231,7 @@ func destination(frame []byte) netip.Addr {
 }
 
 // frameOf makes the frame of a packet, in VXLAN where it has a VNI.
-func frameOf(p policies.Packet) []byte {
+func frameOf(p packets.Packet) []byte {
 	inner := ipFrame(p.Src, p.Dst, p.Protocol, l4(p.Protocol, p.SrcPort, p.DstPort, nil))
 	if p.VNI == 0 {
 		return inner

@@ -12,6 +12,7 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
@@ -331,10 +332,10 @@ func TestOddReads(t *testing.T) {
 	})
 	s := newSink(t, 1)
 	self := odd.load(s)
-	anyPort := policies.PortRange{Hi: 65535}
+	anyPort := packets.PortRange{Hi: 65535}
 	resources := append(vpcs(self, 1, 3, 2),
-		resourceOf(self, &ruleBody{table: pipeline.TableFlowV4, vip: 1, pool: 2, priority: 9, match: policies.Match{VNI: 5, Protocol: -1, SrcPort: policies.PortRange{Lo: 1, Hi: 2}, DstPort: anyPort}}),
-		resourceOf(self, &ruleBody{table: pipeline.TableFlowV6, vip: 1, pool: 2, priority: 9, match: policies.Match{AnyVNI: true, Protocol: 58, SrcPort: anyPort, DstPort: anyPort}}),
+		resourceOf(self, &ruleBody{table: pipeline.TableFlowV4, vip: 1, pool: 2, priority: 9, match: packets.Match{VNI: 5, Protocol: -1, SrcPort: packets.PortRange{Lo: 1, Hi: 2}, DstPort: anyPort}}),
+		resourceOf(self, &ruleBody{table: pipeline.TableFlowV6, vip: 1, pool: 2, priority: 9, match: packets.Match{AnyVNI: true, Protocol: 58, SrcPort: anyPort, DstPort: anyPort}}),
 		resourceOf(self, &backendBody{id: 1, port: 3, dstMAC: [6]byte{0, 0, 1}}),
 		resourceOf(self, &profileBody{profile: 3, masks: fullMasks}),
 		pool(self, 2, 4, 1))

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
@@ -54,18 +54,18 @@ func TestErrorsByKey(t *testing.T) {
 	l := newLab(t)
 	s := newSink(t, 1)
 	self := l.load(s)
-	anyPort := policies.PortRange{Hi: 65535}
-	rule := func(table string, priority int32, m policies.Match) *reconciler.Resource {
+	anyPort := packets.PortRange{Hi: 65535}
+	rule := func(table string, priority int32, m packets.Match) *reconciler.Resource {
 		b := &ruleBody{table: kindTables[table], vip: 1, pool: 2, priority: priority, match: m}
 		return &reconciler.Resource{Key: reconciler.Key{Target: self.Target, Kind: table, Name: b.name()}, Rank: rankRule, Body: b}
 	}
-	good := append(vpcs(self, 1, 3, 2), rule("gray_flow_v4", 5, policies.Match{AnyVNI: true, Protocol: 6, SrcPort: anyPort, DstPort: anyPort}))
+	good := append(vpcs(self, 1, 3, 2), rule("gray_flow_v4", 5, packets.Match{AnyVNI: true, Protocol: 6, SrcPort: anyPort, DstPort: anyPort}))
 	bad := map[*reconciler.Resource]string{
 		vpcs(self, 1<<24, 1, 2)[0]: "OutOfRange: match field vni has the value 01000000",
-		rule("gray_flow_v4", 0, policies.Match{AnyVNI: true, Protocol: 7, SrcPort: anyPort, DstPort: anyPort}):                                           "InvalidArgument: table gray_flow_v4 needs a priority",
-		rule("gray_flow_v4", 5, policies.Match{AnyVNI: true, Protocol: 8, SrcPort: policies.PortRange{Lo: 9, Hi: 8}, DstPort: anyPort}):                  "InvalidArgument: match field src_port has an empty range",
-		rule("gray_flow_v4", 5, policies.Match{AnyVNI: true, Protocol: 9, Src: netip.MustParsePrefix("10.0.0.1/8"), SrcPort: anyPort, DstPort: anyPort}): "InvalidArgument: match field src has value bits outside its mask",
-		rule("gray_flow_v4", 5, policies.Match{AnyVNI: true, Protocol: 10, Src: netip.MustParsePrefix("fd00::/16"), SrcPort: anyPort, DstPort: anyPort}): "OutOfRange: match field src has the value",
+		rule("gray_flow_v4", 0, packets.Match{AnyVNI: true, Protocol: 7, SrcPort: anyPort, DstPort: anyPort}):                                           "InvalidArgument: table gray_flow_v4 needs a priority",
+		rule("gray_flow_v4", 5, packets.Match{AnyVNI: true, Protocol: 8, SrcPort: packets.PortRange{Lo: 9, Hi: 8}, DstPort: anyPort}):                   "InvalidArgument: match field src_port has an empty range",
+		rule("gray_flow_v4", 5, packets.Match{AnyVNI: true, Protocol: 9, Src: netip.MustParsePrefix("10.0.0.1/8"), SrcPort: anyPort, DstPort: anyPort}): "InvalidArgument: match field src has value bits outside its mask",
+		rule("gray_flow_v4", 5, packets.Match{AnyVNI: true, Protocol: 10, Src: netip.MustParsePrefix("fd00::/16"), SrcPort: anyPort, DstPort: anyPort}): "OutOfRange: match field src has the value",
 		resourceOf(self, &backendBody{id: 9, port: 512}):                                                "OutOfRange: parameter port has the value 0200",
 		resourceOf(self, &profileBody{profile: 1, masks: [6]uint32{1 << 24}}):                           "OutOfRange: parameter vni has the value 01000000",
 		resourceOf(self, &backendBody{id: 10, port: 1, address: netip.MustParseAddr("::ffff:1.2.3.4")}): "",

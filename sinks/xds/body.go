@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -39,7 +39,7 @@ type virtualHostBody struct {
 	Timeout time.Duration `json:"timeout,omitempty"`
 	Retries int           `json:"retries,omitempty"`
 
-	RouteBy policies.RouteBy `json:"routeBy"`
+	RouteBy requests.RouteBy `json:"routeBy"`
 }
 
 // listenerBody is where a node's Envoy listens.
@@ -70,7 +70,7 @@ func (b *virtualHostBody) String() string {
 	if b.Retries > 0 {
 		s += fmt.Sprintf(", retries %d", b.Retries)
 	}
-	if b.RouteBy != policies.DefaultRouteBy {
+	if b.RouteBy != requests.DefaultRouteBy {
 		s += ", by " + b.RouteBy.String()
 	}
 	return s

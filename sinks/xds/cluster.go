@@ -15,7 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -39,7 +40,7 @@ type check struct {
 
 // checkOf is the check of a service. At its own port an endpoint is asked in the
 // service's protocol, at another one by HTTP/1.1.
-func checkOf(svc *policies.Service) check {
+func checkOf(svc *requests.Service) check {
 	h := svc.Health
 	if h == nil {
 		return check{}
@@ -61,7 +62,7 @@ func checkOf(svc *policies.Service) check {
 }
 
 // checkPort is the port that is checked, 0 where it is the endpoint's.
-func checkPort(h *policies.HealthCheck) uint16 {
+func checkPort(h *packets.HealthCheck) uint16 {
 	if h == nil {
 		return 0
 	}

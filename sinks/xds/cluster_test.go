@@ -23,6 +23,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // sick is a backend that answers with its name, or with the status that it is set
@@ -58,10 +60,10 @@ func newSick(t *testing.T, name string) *sick {
 	return b
 }
 
-func at(list ...netip.AddrPort) []policies.Endpoint {
-	var all []policies.Endpoint
+func at(list ...netip.AddrPort) []requests.Endpoint {
+	var all []requests.Endpoint
 	for _, a := range list {
-		all = append(all, policies.Endpoint{Address: a.Addr(), Port: a.Port(), Weight: 1})
+		all = append(all, requests.Endpoint{Address: a.Addr(), Port: a.Port(), Weight: 1})
 	}
 	return all
 }
@@ -94,9 +96,9 @@ func (e *envoy) answerers(host, want string) {
 // TestEnvoyChecksEndpoints has checks of every kind fail and pass again.
 func TestEnvoyChecksEndpoints(t *testing.T) {
 	a, b := newSick(t, "a"), newSick(t, "b")
-	quick := policies.HealthCheck{Interval: 50 * time.Millisecond, Timeout: 50 * time.Millisecond, Rise: 1, Fall: 1}
+	quick := packets.HealthCheck{Interval: 50 * time.Millisecond, Timeout: 50 * time.Millisecond, Rise: 1, Fall: 1}
 	h := newHost(t, Config{}, "")
-	service := func(name, protocol string, check policies.HealthCheck, endpoints ...netip.AddrPort) *policies.Service {
+	service := func(name, protocol string, check packets.HealthCheck, endpoints ...netip.AddrPort) *requests.Service {
 		svc := h.service(name, "", "")
 		svc.Protocol, svc.Health, svc.Versions[0].Endpoints = protocol, &check, at(endpoints...)
 		return svc
@@ -170,7 +172,7 @@ func TestEnvoyChecksEndpoints(t *testing.T) {
 
 	// What leaves the documents gets nothing any more, however healthy it is.
 	svc := *h.ir.Service("h1")
-	svc.Versions = append([]policies.ServiceVersion{}, svc.Versions...)
+	svc.Versions = append([]requests.ServiceVersion{}, svc.Versions...)
 	svc.Versions[0].Endpoints = at(b.at)
 	h.put(policies.Name{Kind: "Service", Name: "h1"}, &svc)
 	h.mustApply()

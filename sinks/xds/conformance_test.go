@@ -7,6 +7,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/sinktest"
@@ -58,7 +59,7 @@ func startConformance(t *testing.T) *sinktest.Rig {
 	}
 	r.Refused = func(ir *policies.IR) (policies.Name, reconciler.Key) {
 		n := policies.Name{Kind: schema.KindService, Name: "nobody", Part: "account/1"}
-		ir.Put(n, &policies.AccountRoute{Service: "nobody", Account: "1", Rules: toVersion("v2"), Origin: schema.Position{Path: "x.yaml", Line: 1}})
+		ir.Put(n, &requests.AccountRoute{Service: "nobody", Account: "1", Rules: toVersion("v2"), Origin: schema.Position{Path: "x.yaml", Line: 1}})
 		return n, key(kindAccount, "nobody/1")
 	}
 	return r

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -153,8 +154,8 @@ func (w *requestWorld) entry() string {
 	return strings.ReplaceAll(strings.Join(fields, ", "), `regex: ""`, `regex: "x*"`)
 }
 
-func (w *requestWorld) request() policies.Request {
-	r := policies.Request{Path: "/x", Headers: map[string][]string{}}
+func (w *requestWorld) request() requests.Request {
+	r := requests.Request{Path: "/x", Headers: map[string][]string{}}
 	r.Host = oneOf(w.rnd, "api.internal", "API.internal:80", "user.internal", "a.w.internal", "b.a.w.internal", "x.v.w.internal", "other.v.w.internal",
 		"w.internal", "v.w.internal", "nobody.internal", "internal")
 	account := oneOf(w.rnd, append(slices.Clone(traceAccounts), fmt.Sprint(w.rnd.IntN(1000)))...)
@@ -182,7 +183,7 @@ func (w *requestWorld) request() policies.Request {
 }
 
 // agrees sends a request.
-func (w *requestWorld) agrees(e *envoy, r policies.Request) bool {
+func (w *requestWorld) agrees(e *envoy, r requests.Request) bool {
 	w.host.t.Helper()
 	w.requests++
 	req, err := http.NewRequest(http.MethodGet, "http://"+e.proxy+r.Path, nil)
@@ -201,7 +202,7 @@ func (w *requestWorld) agrees(e *envoy, r policies.Request) bool {
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(res.Body)
-	trace := policies.FollowRequest(w.host.ir, r)
+	trace := requests.Follow(w.host.ir, r)
 	want, status := trace.Cluster+" HTTP/1.1", http.StatusOK
 	switch {
 	case trace.NotFound != "":

@@ -10,13 +10,13 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
 
 // endpointsBody is where a version runs.
 type endpointsBody struct {
-	Endpoints []policies.Endpoint `json:"endpoints"`
+	Endpoints []requests.Endpoint `json:"endpoints"`
 	Etcd      string              `json:"etcd,omitempty"`      // the target that they are registered under; empty: a document lists them
 	CheckPort uint16              `json:"checkPort,omitempty"` // that is checked; 0: their own
 	unknown   bool                // nobody has told yet what is registered: what is live stays; never of what is live
@@ -50,7 +50,7 @@ func (b *endpointsBody) String() string {
 	return s
 }
 
-func endpointText(e policies.Endpoint) string {
+func endpointText(e requests.Endpoint) string {
 	s := netip.AddrPortFrom(e.Address, e.Port).String()
 	if e.Weight != 1 {
 		s += fmt.Sprintf(" weight %d", e.Weight)
@@ -132,7 +132,7 @@ func nativeEndpoints(name string, b *endpointsBody) *endpointv3.ClusterLoadAssig
 	return a
 }
 
-func nativeEndpoint(e policies.Endpoint, checkPort uint16) *endpointv3.LbEndpoint {
+func nativeEndpoint(e requests.Endpoint, checkPort uint16) *endpointv3.LbEndpoint {
 	at := &endpointv3.Endpoint{Address: socketAddress(e.Address.String(), e.Port)}
 	if checkPort != 0 {
 		at.HealthCheckConfig = &endpointv3.Endpoint_HealthCheckConfig{PortValue: uint32(checkPort)}

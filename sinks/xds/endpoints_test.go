@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -18,9 +19,9 @@ func TestUnknownEndpointsStay(t *testing.T) {
 	h := newHost(t, Config{Store: store}, "")
 	h.service("api", "192.0.2.1:80", "192.0.2.2:80")
 	h.mustApply()
-	change := func(version int, f func(*policies.ServiceVersion)) {
+	change := func(version int, f func(*requests.ServiceVersion)) {
 		svc := *h.ir.Service("api")
-		svc.Versions = append([]policies.ServiceVersion{}, svc.Versions...)
+		svc.Versions = append([]requests.ServiceVersion{}, svc.Versions...)
 		f(&svc.Versions[version])
 		h.put(policies.Name{Kind: schema.KindService, Name: "api"}, &svc)
 	}
@@ -34,7 +35,7 @@ func TestUnknownEndpointsStay(t *testing.T) {
 			t.Errorf("the plan is\n%s, want\n%s", got, want)
 		}
 	}
-	lost := func(v *policies.ServiceVersion) { v.Etcd, v.Endpoints, v.Unknown = "/api/v1", nil, true }
+	lost := func(v *requests.ServiceVersion) { v.Etcd, v.Endpoints, v.Unknown = "/api/v1", nil, true }
 	change(0, lost)
 	says(h.sink, "~ xds Endpoints api/v1: listed -> etcd /api/v1  # api.yaml:10\n")
 	h.mustApply()
@@ -56,21 +57,21 @@ func TestUnknownEndpointsStay(t *testing.T) {
 	}
 
 	// They become known, and are lost again.
-	change(0, func(v *policies.ServiceVersion) {
+	change(0, func(v *requests.ServiceVersion) {
 		v.Unknown = false
-		v.Endpoints = []policies.Endpoint{{Address: netip.MustParseAddr("192.0.2.3"), Port: 80, Weight: 1}}
+		v.Endpoints = []requests.Endpoint{{Address: netip.MustParseAddr("192.0.2.3"), Port: 80, Weight: 1}}
 	})
 	says(h.sink, "~ xds Endpoints api/v1: +192.0.2.3:80, -192.0.2.1:80  # api.yaml:10\n")
 	h.mustApply()
 	change(0, lost)
 	says(h.sink, "")
-	change(0, func(v *policies.ServiceVersion) { v.Unknown, v.Endpoints = false, []policies.Endpoint{} }) // none is something else
+	change(0, func(v *requests.ServiceVersion) { v.Unknown, v.Endpoints = false, []requests.Endpoint{} }) // none is something else
 	says(h.sink, "~ xds Endpoints api/v1: -192.0.2.3:80  # api.yaml:10\n")
 	change(0, lost)
 
 	// One that was never served.
 	svc := *h.ir.Service("api")
-	svc.Versions = append(svc.Versions[:2:2], policies.ServiceVersion{
+	svc.Versions = append(svc.Versions[:2:2], requests.ServiceVersion{
 		Name: "v3", Origin: schema.Position{Path: "api.yaml", Line: 12}, Etcd: "/api/v3", Unknown: true,
 	})
 	h.put(policies.Name{Kind: schema.KindService, Name: "api"}, &svc)
@@ -106,7 +107,7 @@ func TestEnvoyKeepsWhatNobodyKnows(t *testing.T) {
 	again.ir, again.names = h.ir, h.names
 	again.put(policies.Name{Kind: schema.KindService, Name: "old"}, nil)
 	lost := *svc
-	lost.Versions = append([]policies.ServiceVersion{}, svc.Versions...)
+	lost.Versions = append([]requests.ServiceVersion{}, svc.Versions...)
 	lost.Versions[0].Etcd, lost.Versions[0].Unknown, lost.Versions[0].Endpoints = "/api", true, nil
 	again.put(policies.Name{Kind: schema.KindService, Name: "api"}, &lost)
 	eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
@@ -121,7 +122,7 @@ func TestEnvoyKeepsWhatNobodyKnows(t *testing.T) {
 		}
 	}
 	known := lost
-	known.Versions = append([]policies.ServiceVersion{}, lost.Versions...)
+	known.Versions = append([]requests.ServiceVersion{}, lost.Versions...)
 	known.Versions[0].Endpoints, known.Versions[0].Unknown = svc.Versions[0].Endpoints, false
 	again.put(policies.Name{Kind: schema.KindService, Name: "api"}, &known)
 	again.mustApply()

@@ -12,7 +12,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // gRPC's own client asks for a listener by the host of its target, xds:///HOST,
@@ -54,7 +54,7 @@ func (p *packer) stageAPI(st *staged) {
 	st.puts = append(append(st.puts, gone...), come...)
 }
 
-func apiService(service string, b *virtualHostBody, rules []*policies.RequestRule) ([]put, error) {
+func apiService(service string, b *virtualHostBody, rules []*requests.Rule) ([]put, error) {
 	routes, err := pack(apiRoutesOf(service, b, rules))
 	if err != nil {
 		return nil, err
@@ -85,12 +85,12 @@ func apiListenerOf(host, service string) *listenerv3.Listener {
 
 // apiRoutesOf is the rules of a service for requests whose account nobody sees. The
 // client came here by the service's host, so that any authority is this service's.
-func apiRoutesOf(service string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.RouteConfiguration {
+func apiRoutesOf(service string, b *virtualHostBody, rules []*requests.Rule) *routev3.RouteConfiguration {
 	h := &routev3.VirtualHost{Name: service, Domains: []string{"*"}}
 	whole := false
-	for _, r := range policies.OrderRules(rules, nil, nil) {
+	for _, r := range requests.OrderRules(rules, nil, nil) {
 		for _, m := range r.Match {
-			if m.Hi != policies.Slots {
+			if m.Hi != requests.Slots {
 				continue // a share of the accounts that those without one do not belong to
 			}
 			for _, headers := range apiHeaders(m.Tests) {
@@ -107,7 +107,7 @@ func apiRoutesOf(service string, b *virtualHostBody, rules []*policies.RequestRu
 
 // apiHeaders is tests as lists of matchers, any of which does. gRPC has no way to
 // take a missing header for an empty one: its absence is a matcher of its own.
-func apiHeaders(tests []policies.HeaderTest) [][]*routev3.HeaderMatcher {
+func apiHeaders(tests []requests.HeaderTest) [][]*routev3.HeaderMatcher {
 	lists := [][]*routev3.HeaderMatcher{nil}
 	for i := range tests {
 		matchers := nativeTest(&tests[i])
@@ -157,7 +157,7 @@ func (st *stream) cannot() []string {
 		svc := st.sink.packer.services[service]
 		shares := 0
 		for _, b := range svc.rules {
-			if slices.ContainsFunc(b.Match, func(m policies.RequestMatch) bool { return m.Lo != 0 || m.Hi != policies.Slots }) {
+			if slices.ContainsFunc(b.Match, func(m requests.Match) bool { return m.Lo != 0 || m.Hi != requests.Slots }) {
 				shares++
 			}
 		}

@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/xds"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // grpcBackend is a gRPC server; it returns its address.
@@ -177,15 +179,15 @@ func TestGRPCClientRules(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	one, two := grpcBackend(t), grpcBackend(t)
 	h.service("api", one, two)
-	rules := []*policies.RequestRule{
-		{Priority: 60, Version: "v2", Match: []policies.RequestMatch{{Lo: 0, Hi: 99}}},
-		{Priority: 50, Version: "v2", Match: []policies.RequestMatch{{Hi: policies.Slots, Tests: []policies.HeaderTest{
+	rules := []*requests.Rule{
+		{Priority: 60, Version: "v2", Match: []requests.Match{{Lo: 0, Hi: 99}}},
+		{Priority: 50, Version: "v2", Match: []requests.Match{{Hi: requests.Slots, Tests: []requests.HeaderTest{
 			{Name: "x-canary", Kind: "regex", Value: "y.*"},
 		}}}},
-		{Priority: 40, Version: "v2", Match: []policies.RequestMatch{{Hi: policies.Slots, Tests: []policies.HeaderTest{
+		{Priority: 40, Version: "v2", Match: []requests.Match{{Hi: requests.Slots, Tests: []requests.HeaderTest{
 			{Name: "x-new", Kind: "present"}, {Name: "x-team", Kind: "prefix", Value: "ops", Not: true},
 		}}}},
-		{Priority: 30, Version: "v2", Match: []policies.RequestMatch{{Hi: policies.Slots, Tests: []policies.HeaderTest{
+		{Priority: 30, Version: "v2", Match: []requests.Match{{Hi: requests.Slots, Tests: []requests.HeaderTest{
 			{Name: "x-old", Kind: "present", Not: true}, {Name: "x-any", Kind: "regex", Value: ".*", Not: true}, {Name: "x-z", Kind: "exact", Value: "1"},
 		}}}},
 	}
@@ -214,7 +216,7 @@ func TestGRPCClientRules(t *testing.T) {
 		{"x-z", "2"},
 	} {
 		want := one
-		if slices.ContainsFunc(rules, func(r *policies.RequestRule) bool { return holds(r, headers) }) {
+		if slices.ContainsFunc(rules, func(r *requests.Rule) bool { return holds(r, headers) }) {
 			want = two
 		}
 		if got, err := c.call(headers...); got != want {
@@ -230,9 +232,9 @@ func TestGRPCClientRules(t *testing.T) {
 }
 
 // holds tells whether a rule is about a request with headers and no account.
-func holds(r *policies.RequestRule, headers []string) bool {
-	return slices.ContainsFunc(r.Match, func(m policies.RequestMatch) bool {
-		return m.Hi == policies.Slots && !slices.ContainsFunc(m.Tests, func(test policies.HeaderTest) bool {
+func holds(r *requests.Rule, headers []string) bool {
+	return slices.ContainsFunc(r.Match, func(m requests.Match) bool {
+		return m.Hi == requests.Slots && !slices.ContainsFunc(m.Tests, func(test requests.HeaderTest) bool {
 			var lines []string
 			for i := 0; i < len(headers); i += 2 {
 				if headers[i] == test.Name {
@@ -251,7 +253,7 @@ func TestGRPCClientCannot(t *testing.T) {
 	one := grpcBackend(t)
 	svc := h.service("api", one, "")
 	svc.Retries, svc.Timeout = 2, time.Minute
-	svc.Health = &policies.HealthCheck{GRPC: true, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 2}
+	svc.Health = &packets.HealthCheck{GRPC: true, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 2}
 	h.service("other", one, "")
 	for _, a := range []string{"1", "2", "3"} {
 		h.account("api", a, "v2")

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/testdata"
@@ -144,16 +145,16 @@ func (h *host) put(n policies.Name, unit any) {
 }
 
 // service describes a service with versions v1 and v2; endpoints are addresses.
-func (h *host) service(name, v1, v2 string) *policies.Service {
-	svc := &policies.Service{
+func (h *host) service(name, v1, v2 string) *requests.Service {
+	svc := &requests.Service{
 		Name: name, Origin: schema.Position{Path: name + ".yaml", Line: 1}, Hosts: []string{name + ".internal"}, Protocol: "http",
-		RouteBy: policies.RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}, Default: "v1",
+		RouteBy: requests.RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}, Default: "v1",
 	}
 	for i, a := range []string{v1, v2} {
-		v := policies.ServiceVersion{Name: fmt.Sprintf("v%d", i+1), Origin: schema.Position{Path: name + ".yaml", Line: 10 + i}}
+		v := requests.ServiceVersion{Name: fmt.Sprintf("v%d", i+1), Origin: schema.Position{Path: name + ".yaml", Line: 10 + i}}
 		if a != "" {
 			ap := netip.MustParseAddrPort(a)
-			v.Endpoints = []policies.Endpoint{{Address: ap.Addr(), Port: ap.Port(), Weight: 1}}
+			v.Endpoints = []requests.Endpoint{{Address: ap.Addr(), Port: ap.Port(), Weight: 1}}
 		}
 		svc.Versions = append(svc.Versions, v)
 	}
@@ -167,18 +168,18 @@ func (h *host) account(service, account, version string) {
 		h.put(n, nil)
 		return
 	}
-	h.put(n, &policies.AccountRoute{
+	h.put(n, &requests.AccountRoute{
 		Service: service, Account: account, Rules: toVersion(version), Origin: schema.Position{Path: "policy.yaml", Line: 7},
 	})
 }
 
 // toVersion is the rules of an account that goes to a version.
-func toVersion(version string) []policies.RequestRule {
-	return []policies.RequestRule{{Priority: 100, Version: version, Match: []policies.RequestMatch{{Hi: policies.Slots}}}}
+func toVersion(version string) []requests.Rule {
+	return []requests.Rule{{Priority: 100, Version: version, Match: []requests.Match{{Hi: requests.Slots}}}}
 }
 
 // rule says what holds for all requests of a service.
-func (h *host) rule(service, policy string, r *policies.RequestRule) {
+func (h *host) rule(service, policy string, r *requests.Rule) {
 	n := policies.Name{Kind: schema.KindService, Name: service, Part: "policy/" + policy}
 	if r == nil {
 		h.put(n, nil)

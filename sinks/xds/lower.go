@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -13,12 +14,12 @@ import (
 // Lower implements reconciler.Sink.
 func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
 	switch unit := ir.Get(n).(type) {
-	case *policies.Service:
+	case *requests.Service:
 		return lowerService(unit), nil
-	case *policies.AccountRoute:
+	case *requests.AccountRoute:
 		body := newAccount(unit.Service+"/"+unit.Account, unit.Rules, unit.Instead)
 		return []*reconciler.Resource{resource(kindAccount, body.name, body, unit.Origin)}, nil
-	case *policies.RequestRule:
+	case *requests.Rule:
 		body := &ruleBody{unit.Priority, unit.Version, unit.Match}
 		return []*reconciler.Resource{resource(kindRule, n.Name+"/"+unit.Policy, body, unit.Origin)}, nil
 	case *policies.Node:
@@ -27,7 +28,7 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 	return nil, nil
 }
 
-func lowerService(svc *policies.Service) []*reconciler.Resource {
+func lowerService(svc *requests.Service) []*reconciler.Resource {
 	var all []*reconciler.Resource
 	for _, v := range svc.Versions {
 		name := svc.Name + "/" + v.Name

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // The names that Envoys see. Envoy takes everything up to the last slash of a
@@ -95,10 +95,10 @@ func defaultHostName(service string) string { return routesName + "/" + service 
 // defaultHost is the virtual host of a service for everyone whom no policy names by
 // account. It is found by the host first; its routes tell the filter whose service
 // it is and where requests carry their account.
-func defaultHost(service string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+func defaultHost(service string, b *virtualHostBody, rules []*requests.Rule) *routev3.VirtualHost {
 	h := &routev3.VirtualHost{
 		Name: defaultHostName(service), Domains: append(slices.Clone(b.Hosts), service+"/*"),
-		Routes: nativeRules(service, b, policies.OrderRules(rules, nil, nil)),
+		Routes: nativeRules(service, b, requests.OrderRules(rules, nil, nil)),
 	}
 	meta := routeMetadata(service, b.RouteBy)
 	for _, r := range h.Routes {
@@ -108,7 +108,7 @@ func defaultHost(service string, b *virtualHostBody, rules []*policies.RequestRu
 }
 
 // routeMetadata is what the filter reads off a route.
-func routeMetadata(service string, by policies.RouteBy) *corev3.Metadata {
+func routeMetadata(service string, by requests.RouteBy) *corev3.Metadata {
 	fields := map[string]*structpb.Value{}
 	for k, v := range map[string]string{"service": service, "header": by.Header, "key": by.Key} {
 		fields[k] = structpb.NewStringValue(v)
@@ -118,7 +118,7 @@ func routeMetadata(service string, by policies.RouteBy) *corev3.Metadata {
 
 // accountsHost is the virtual host of some accounts of a service that are routed
 // alike; accounts are sorted.
-func accountsHost(name, service string, accounts []string, b *virtualHostBody, rules []*policies.RequestRule) *routev3.VirtualHost {
+func accountsHost(name, service string, accounts []string, b *virtualHostBody, rules []*requests.Rule) *routev3.VirtualHost {
 	h := &routev3.VirtualHost{Name: name, Routes: nativeRules(service, b, rules), Domains: make([]string, len(accounts))}
 	for i, a := range accounts {
 		h.Domains[i] = accountDomain(service, a)

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -122,13 +122,13 @@ func (p *packer) bodyOf(st *staged, name string) *virtualHostBody {
 }
 
 // rulesOf is the rules of a service as they will be, by precedence.
-func (p *packer) rulesOf(st *staged, name string) []*policies.RequestRule {
+func (p *packer) rulesOf(st *staged, name string) []*requests.Rule {
 	bodies := map[string]*ruleBody{}
 	if svc := p.services[name]; svc != nil {
 		maps.Copy(bodies, svc.rules)
 	}
 	maps.Copy(bodies, st.rules[name])
-	var rules []*policies.RequestRule
+	var rules []*requests.Rule
 	for _, policy := range slices.Sorted(maps.Keys(bodies)) {
 		if b := bodies[policy]; b != nil {
 			r := b.rule(policy)

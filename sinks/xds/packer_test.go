@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -24,9 +25,9 @@ func TestLower(t *testing.T) {
 	svc := h.service("api", "10.9.1.12:8080", "10.9.1.13:8080")
 	svc.Timeout, svc.Retries = 15*time.Second, 1
 	h.account("api", "50002001", "v2")
-	env := policies.HeaderTest{Name: "x-env", Kind: "exact", Value: "canary"}
-	h.rule("api", "canary", &policies.RequestRule{Priority: 50, Version: "v2", Match: []policies.RequestMatch{
-		{Tests: []policies.HeaderTest{env}, Hi: policies.Slots}, {Hi: 5},
+	env := requests.HeaderTest{Name: "x-env", Kind: "exact", Value: "canary"}
+	h.rule("api", "canary", &requests.Rule{Priority: 50, Version: "v2", Match: []requests.Match{
+		{Tests: []requests.HeaderTest{env}, Hi: requests.Slots}, {Hi: 5},
 	}})
 	old := h.desired()
 	plan := reconciler.Plan{Changes: reconciler.Diff(old, nil, reconciler.Union(old, nil))}
@@ -51,13 +52,13 @@ func TestLower(t *testing.T) {
 	}
 	next := *svc
 	next.Hosts, next.Default, next.Timeout, next.Retries, next.Protocol = []string{"a.internal"}, "v2", time.Second, 2, "grpc"
-	next.RouteBy = policies.RouteBy{Header: "x-user", Key: "user"}
+	next.RouteBy = requests.RouteBy{Header: "x-user", Key: "user"}
 	env.Not = true
-	h.rule("api", "canary", &policies.RequestRule{Priority: 60, Version: "v1", Match: []policies.RequestMatch{
-		{Tests: []policies.HeaderTest{env}, Hi: policies.Slots},
+	h.rule("api", "canary", &requests.Rule{Priority: 60, Version: "v1", Match: []requests.Match{
+		{Tests: []requests.HeaderTest{env}, Hi: requests.Slots},
 	}})
 	next.Versions = slices.Clone(svc.Versions)
-	next.Versions[0].Endpoints = []policies.Endpoint{{Address: netip.MustParseAddr("10.9.1.14"), Port: 80, Weight: 3}}
+	next.Versions[0].Endpoints = []requests.Endpoint{{Address: netip.MustParseAddr("10.9.1.14"), Port: 80, Weight: 3}}
 	next.Versions[1].Endpoints = nil
 	h.put(policies.Name{Kind: schema.KindService, Name: "api"}, &next)
 	h.account("api", "50002001", "v1")
@@ -118,7 +119,7 @@ func TestRefusedByGray(t *testing.T) {
 	h.account("nobody", "1", "v2")
 	h.put(policies.Name{Kind: schema.KindNode, Name: "Host_2"}, &policies.Node{Name: "Host_2", Bind: netip.MustParseAddr("127.0.0.1"), Port: 1})
 	zero := h.service("zero", "", "")
-	zero.Versions[0].Endpoints = []policies.Endpoint{{Address: netip.MustParseAddr("10.0.0.1"), Port: 80}} // weight 0
+	zero.Versions[0].Endpoints = []requests.Endpoint{{Address: netip.MustParseAddr("10.0.0.1"), Port: 80}} // weight 0
 	failed := h.apply()
 	want := []reconciler.Key{
 		key(kindEndpoints, "zero/v1"), key(kindVirtualHost, "b"), key(kindAccount, "api/"+strings.Repeat("x", 257)),
@@ -280,7 +281,7 @@ func TestWeight(t *testing.T) {
 	for i := range names {
 		a := fmt.Sprint(50_000_000 + i)
 		names[i] = policies.Name{Kind: schema.KindService, Name: "api", Part: "account/" + a}
-		ir.Put(names[i], &policies.AccountRoute{Service: "api", Account: a, Rules: toVersion("v2")})
+		ir.Put(names[i], &requests.AccountRoute{Service: "api", Account: a, Rules: toVersion("v2")})
 	}
 	keep := make([]*reconciler.Resource, n)
 	var before, after runtime.MemStats

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -152,10 +153,10 @@ func cpuTime() time.Duration {
 
 // benchService is a service of the benchmark: two versions of two endpoints each,
 // of which the first of v1 has the port.
-func benchService(name string, port int, version string) *policies.Service {
-	s := &policies.Service{Name: name, Hosts: []string{name + ".internal"}, Protocol: "http", Default: version, Origin: schema.Position{Path: "s.yaml"}}
+func benchService(name string, port int, version string) *requests.Service {
+	s := &requests.Service{Name: name, Hosts: []string{name + ".internal"}, Protocol: "http", Default: version, Origin: schema.Position{Path: "s.yaml"}}
 	for i, v := range []string{"v1", "v2"} {
-		s.Versions = append(s.Versions, policies.ServiceVersion{Name: v, Endpoints: []policies.Endpoint{
+		s.Versions = append(s.Versions, requests.ServiceVersion{Name: v, Endpoints: []requests.Endpoint{
 			{Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Port: uint16(port), Weight: 1},
 			{Address: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Port: 9000, Weight: 1},
 		}})

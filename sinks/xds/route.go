@@ -9,11 +9,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // nativeRules is rules as routes, of which Envoy takes the first that matches.
-func nativeRules(service string, b *virtualHostBody, rules []*policies.RequestRule) []*routev3.Route {
+func nativeRules(service string, b *virtualHostBody, rules []*requests.Rule) []*routev3.Route {
 	var routes []*routev3.Route
 	for _, r := range rules {
 		for _, m := range r.Match {
@@ -37,7 +37,7 @@ func route(headers []*routev3.HeaderMatcher, service, version string, b *virtual
 
 // nativeMatch is a set of requests as header matchers: any of the lists, all of
 // whose matchers match.
-func nativeMatch(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
+func nativeMatch(m requests.Match) [][]*routev3.HeaderMatcher {
 	lists := [][]*routev3.HeaderMatcher{nil}
 	for i := range m.Tests {
 		var longer [][]*routev3.HeaderMatcher
@@ -48,7 +48,7 @@ func nativeMatch(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
 		}
 		lists = longer
 	}
-	if m.Lo == 0 && m.Hi == policies.Slots {
+	if m.Lo == 0 && m.Hi == requests.Slots {
 		return lists
 	}
 	slots := &routev3.HeaderMatcher{Name: slotHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_RangeMatch{
@@ -63,7 +63,7 @@ func nativeMatch(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
 // nativeTest is a test as header matchers, any of which does. Envoy lets a header
 // that is missing fail an inverted matcher too, unless it is told to take it for an
 // empty one; where an empty one passes the test, its absence is a matcher of its own.
-func nativeTest(t *policies.HeaderTest) []*routev3.HeaderMatcher {
+func nativeTest(t *requests.HeaderTest) []*routev3.HeaderMatcher {
 	value := new(matcherv3.StringMatcher)
 	switch t.Kind {
 	case "exact":

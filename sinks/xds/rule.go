@@ -8,15 +8,15 @@ import (
 	"sync"
 	"unique"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
 
 // ruleBody sends the requests of a service that match to a version.
 type ruleBody struct {
-	Priority int                     `json:"priority"`
-	Version  string                  `json:"version"`
-	Match    []policies.RequestMatch `json:"match,omitempty"` // of an account, nothing is everything
+	Priority int              `json:"priority"`
+	Version  string           `json:"version"`
+	Match    []requests.Match `json:"match,omitempty"` // of an account, nothing is everything
 }
 
 // Equal implements reconciler.Body.
@@ -30,7 +30,7 @@ func (b *ruleBody) String() string {
 	return fmt.Sprintf("%s -> %s, priority %d", b.matchString(), b.Version, b.Priority)
 }
 
-func (b *ruleBody) matchString() string { return (&policies.RequestRule{Match: b.Match}).MatchString() }
+func (b *ruleBody) matchString() string { return (&requests.Rule{Match: b.Match}).MatchString() }
 
 // Delta implements reconciler.Body.
 func (b *ruleBody) Delta(old reconciler.Body) string {
@@ -52,10 +52,10 @@ func (b *ruleBody) Delta(old reconciler.Body) string {
 }
 
 // rule is the body as policies has it.
-func (b *ruleBody) rule(policy string) policies.RequestRule {
-	r := policies.RequestRule{Priority: b.Priority, Version: b.Version, Match: b.Match, Policy: policy}
+func (b *ruleBody) rule(policy string) requests.Rule {
+	r := requests.Rule{Priority: b.Priority, Version: b.Version, Match: b.Match, Policy: policy}
 	if r.Match == nil {
-		r.Match = []policies.RequestMatch{{Hi: policies.Slots}}
+		r.Match = []requests.Match{{Hi: requests.Slots}}
 	}
 	return r
 }
@@ -82,7 +82,7 @@ var decisions struct {
 	of map[unique.Handle[string]]*decision
 }
 
-func newAccount(name string, rules []policies.RequestRule, instead []string) *accountBody {
+func newAccount(name string, rules []requests.Rule, instead []string) *accountBody {
 	if len(rules) == 1 && rules[0].Whole() && len(instead) == 0 {
 		return &accountBody{name, simpleText(rules[0].Priority, rules[0].Version)}
 	}
@@ -152,8 +152,8 @@ func decisionOf(text unique.Handle[string]) *decision {
 }
 
 // rules is the rules as policies has them.
-func (d *decision) rules() []policies.RequestRule {
-	all := make([]policies.RequestRule, len(d.Rules))
+func (d *decision) rules() []requests.Rule {
+	all := make([]requests.Rule, len(d.Rules))
 	for i := range d.Rules {
 		all[i] = d.Rules[i].rule("")
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"unique"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -66,8 +66,8 @@ func (p *packer) stageAccount(st *staged, c reconciler.Change) error {
 		if p.bodyOf(st, service) == nil {
 			return fmt.Errorf("service %s is not served, so its account %s cannot be", service, account)
 		}
-		if len(account) == 0 || len(account) > policies.MaxAccount {
-			return fmt.Errorf("the account has %d bytes; want 1 to %d", len(account), policies.MaxAccount)
+		if len(account) == 0 || len(account) > requests.MaxAccount {
+			return fmt.Errorf("the account has %d bytes; want 1 to %d", len(account), requests.MaxAccount)
 		}
 		for _, r := range c.New.Body.(*accountBody).decision().Rules {
 			if err := checkLabel(r.Version); err != nil {
@@ -123,10 +123,10 @@ func (p *packer) packGroup(st *staged, g groupKey, e *edit) ([]put, error) {
 		e.to.accounts = nil
 	}
 	general := p.rulesOf(st, g.service)
-	routes := map[string][]*policies.RequestRule{} // by shard
+	routes := map[string][]*requests.Rule{} // by shard
 	for text := range e.to.accounts {
 		d := decisionOf(text)
-		rules := policies.OrderRules(general, d.rules(), d.Instead)
+		rules := requests.OrderRules(general, d.rules(), d.Instead)
 		name := g.shardName(routesID(rules, body.Default))
 		routes[name] = rules
 		e.to.shards[name] = append(e.to.shards[name], text)
@@ -198,7 +198,7 @@ func (p *packer) adoptGroup(g groupKey, e *edit) {
 
 // routesID tells apart what requests of accounts are routed by: the version where
 // that is all there is to it, else a hash.
-func routesID(rules []*policies.RequestRule, byDefault string) string {
+func routesID(rules []*requests.Rule, byDefault string) string {
 	switch {
 	case len(rules) == 0:
 		return byDefault

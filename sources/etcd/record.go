@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/requests"
 )
 
 // Bounds of what is taken from etcd.
@@ -79,18 +79,18 @@ func clip(s string) string {
 }
 
 // endpointsOf is the endpoints among records, as policies wants them.
-func endpointsOf(records map[string]entry) []policies.Endpoint {
-	all := make([]policies.Endpoint, 0, len(records))
+func endpointsOf(records map[string]entry) []requests.Endpoint {
+	all := make([]requests.Endpoint, 0, len(records))
 	for _, e := range records {
 		if e.wrong == "" {
-			all = append(all, policies.Endpoint{Address: e.endpoint.Addr(), Port: e.endpoint.Port(), Weight: 1})
+			all = append(all, requests.Endpoint{Address: e.endpoint.Addr(), Port: e.endpoint.Port(), Weight: 1})
 		}
 	}
 	return sorted(all)
 }
 
-func sorted(all []policies.Endpoint) []policies.Endpoint {
-	slices.SortFunc(all, func(a, b policies.Endpoint) int {
+func sorted(all []requests.Endpoint) []requests.Endpoint {
+	slices.SortFunc(all, func(a, b requests.Endpoint) int {
 		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
 	})
 	return slices.Compact(all)

@@ -16,13 +16,14 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/health"
 )
 
 const patience = 10 * time.Second
 
-var how = policies.HealthCheck{Interval: 10 * time.Millisecond, Timeout: 10 * time.Millisecond, Rise: 2, Fall: 3}
+var how = packets.HealthCheck{Interval: 10 * time.Millisecond, Timeout: 10 * time.Millisecond, Rise: 2, Fall: 3}
 
 // run runs a checker until the test ends.
 func run(t *testing.T) *reconciler.Health {
@@ -64,7 +65,7 @@ func TestHTTP(t *testing.T) {
 		w.WriteHeader(int(status.Load()))
 	}))
 	how := how
-	how.HTTP, how.Timeout = policies.HTTPCheck{Port: at.Port(), Path: "/healthz"}, time.Second
+	how.HTTP, how.Timeout = packets.HTTPCheck{Port: at.Port(), Path: "/healthz"}, time.Second
 	board := run(t)
 	board.Want([]policies.Check{{Gateway: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
 	status.Store(http.StatusServiceUnavailable)
@@ -120,7 +121,7 @@ func TestTimeout(t *testing.T) {
 	defer l.Close()
 	at := netip.MustParseAddrPort(l.Addr().String())
 	how := how
-	how.HTTP = policies.HTTPCheck{Port: at.Port(), Path: "/"}
+	how.HTTP = packets.HTTPCheck{Port: at.Port(), Path: "/"}
 	board := run(t)
 	board.Want([]policies.Check{{Gateway: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
 	until(t, board, "v1/a")
@@ -145,7 +146,7 @@ func TestICMP(t *testing.T) {
 		}
 	}))
 	http := how
-	http.ICMP, http.HTTP = false, policies.HTTPCheck{Port: at.Port(), Path: "/"}
+	http.ICMP, http.HTTP = false, packets.HTTPCheck{Port: at.Port(), Path: "/"}
 	board := run(t)
 	board.Want([]policies.Check{
 		{Gateway: "gw", Server: "v1/a", Address: netip.MustParseAddr("127.0.0.1"), How: how},

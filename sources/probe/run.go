@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -62,11 +62,11 @@ func (p *Prober) tend(ctx context.Context, board *reconciler.Probes, j *reconcil
 
 // test makes the verification that a Job asks for; the error says in one line why
 // it says nothing.
-func (p *Prober) test(ctx context.Context, j *reconciler.Job) (v policies.Verdict, res *Result, err error) {
+func (p *Prober) test(ctx context.Context, j *reconciler.Job) (v rollout.Verdict, res *Result, err error) {
 	r, s, err := requestOf(j)
 	if err == nil && len(r.Checks) == 0 {
 		line := fmt.Sprintf("Network %s has no routes: there is nobody to ask", j.Network)
-		return policies.Verdict{Passed: true, Evidence: []string{line}}, &Result{Verdict: Passed, Reason: line, Started: time.Now(), Checks: []CheckResult{}}, nil
+		return rollout.Verdict{Passed: true, Evidence: []string{line}}, &Result{Verdict: Passed, Reason: line, Started: time.Now(), Checks: []CheckResult{}}, nil
 	}
 	if err == nil {
 		res = p.Verify(ctx, r)

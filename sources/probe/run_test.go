@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 )
@@ -81,7 +82,7 @@ func (s shard) Fetch(context.Context) (*schema.Snapshot, error) { return s.snaps
 func (s shard) Changed() <-chan struct{} { return nil }
 
 // spec is what the documents say about the rollout.
-func (s shard) spec(t *testing.T) *policies.RolloutSpec {
+func (s shard) spec(t *testing.T) *rollout.Spec {
 	t.Helper()
 	set, err := schema.Parse(s.snapshot())
 	if err != nil {
@@ -200,7 +201,7 @@ func (c *course) until(what string, holds func(reconciler.RolloutStatus) bool) r
 	}
 }
 
-func phase(p policies.Phase) (string, func(reconciler.RolloutStatus) bool) {
+func phase(p rollout.Phase) (string, func(reconciler.RolloutStatus) bool) {
 	return string(p), func(s reconciler.RolloutStatus) bool { return s.Phase == p }
 }
 
@@ -215,7 +216,7 @@ func TestRunPasses(t *testing.T) {
 		}
 	})
 	c := follow(t, shard{vms: 5, vtep: testVTEP.String(), verify: overlayPing}, quick(underlay), nil)
-	c.until(phase(policies.PhaseCompleted))
+	c.until(phase(rollout.PhaseCompleted))
 	e := c.event("BaselineFailures")
 	if want := "ping overlay 203.0.113.10: 10.0.0.3 lost 100%"; !strings.Contains(e.Message, want) {
 		t.Errorf("%q does not say %q", e.Message, want)
@@ -249,7 +250,7 @@ func TestRunFails(t *testing.T) {
 			broken.Store(true)
 		}
 	})
-	s := c.until(phase(policies.PhaseRolledBack))
+	s := c.until(phase(rollout.PhaseRolledBack))
 	want := "ping overlay 203.0.113.10: 10.0.0.1 (vm-0), moved, answered 0 of 3, lost 100%, 0% before"
 	if f := s.Failure; f.Batch != 1 || f.Revision != "main@sha1:abc" || f.Evidence[0] != want || !strings.HasPrefix(f.Evidence[1], "ping overlay 203.0.113.10: failed, 1 of 5 addresses worse than before; 12 of 15 answered, avg ") {
 		t.Errorf("the failure is %+v", f)
@@ -285,7 +286,7 @@ func TestRunBlind(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	awake.Store(true)
-	c.until(phase(policies.PhaseCompleted))
+	c.until(phase(rollout.PhaseCompleted))
 }
 
 // TestRunCannot has verifications that cannot be made: nothing moves, and why is said.
@@ -317,7 +318,7 @@ func TestRunCannot(t *testing.T) {
 // TestRunNobody has a VPC without routes, of which nothing can be lost.
 func TestRunNobody(t *testing.T) {
 	c := follow(t, shard{vtep: testVTEP.String(), verify: overlayPing}, quick(underlay), nil)
-	c.until(phase(policies.PhaseCompleted))
+	c.until(phase(rollout.PhaseCompleted))
 	if want := "Network vpc-1001 has no routes: there is nobody to ask"; !strings.Contains(c.log.String(), want) {
 		t.Errorf("%q is not in the log:\n%s", want, c.log.String())
 	}
@@ -338,7 +339,7 @@ func TestRunTriesAgain(t *testing.T) {
 		})
 		defer done.Wait()
 		defer cancel()
-		job := &reconciler.Job{Policy: "gw-v2", Spec: spec, Probe: policies.Probe{Network: "vpc-1001", Batch: 1, Generation: 7, VMs: spec.Networks[0].VMs[:1]}}
+		job := &reconciler.Job{Policy: "gw-v2", Spec: spec, Probe: rollout.Probe{Network: "vpc-1001", Batch: 1, Generation: 7, VMs: spec.Networks[0].VMs[:1]}}
 		begin := time.Now()
 		board.Want("gw-v2", []*reconciler.Job{job})
 		<-board.Woken()
@@ -385,7 +386,7 @@ func TestRequestOf(t *testing.T) {
 	s.routes = "  - {vm: r, prefix: 10.1.0.0/24, mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"
 	spec := s.spec(t)
 	vms := spec.Networks[0].VMs
-	job := func(p policies.Probe) *reconciler.Job {
+	job := func(p rollout.Probe) *reconciler.Job {
 		p.Network = "vpc-1001"
 		return &reconciler.Job{Policy: "gw-v2", Spec: spec, Revision: "main@sha1:abc", Probe: p}
 	}
@@ -402,11 +403,11 @@ func TestRequestOf(t *testing.T) {
 		}
 		return r, sel, moved
 	}
-	r, _, moved := ask(job(policies.Probe{Baseline: true, Generation: 1}))
+	r, _, moved := ask(job(rollout.Probe{Baseline: true, Generation: 1}))
 	if len(r.Targets) != 20 || len(moved) != 0 || !r.Survey || r.Retries != 1 || r.Batch != "0 of 2" {
 		t.Errorf("the baseline asks %+v", r)
 	}
-	r, sel, moved := ask(job(policies.Probe{Batch: 1, Generation: 2, VMs: vms[:3], Fresh: vms[:3], Ignore: []string{"tcp 22: 10.0.0.1 lost 100%", "?"}}))
+	r, sel, moved := ask(job(rollout.Probe{Batch: 1, Generation: 2, VMs: vms[:3], Fresh: vms[:3], Ignore: []string{"tcp 22: 10.0.0.1 lost 100%", "?"}}))
 	if len(r.Targets) != 7 || len(moved) != 3 || !moved[vms[2]] || r.Retries != 0 || r.Survey || r.Batch != "1 of 2" || r.Commit != "main@sha1:abc" || sel.Ranges != 0 {
 		t.Errorf("the batch asks %+v", r)
 	}
@@ -416,13 +417,13 @@ func TestRequestOf(t *testing.T) {
 	if fmt.Sprint(r.Named) != "[203.0.113.10 192.0.2.1 192.0.2.2]" {
 		t.Errorf("named are %v", r.Named)
 	}
-	if other, _, _ := ask(job(policies.Probe{Batch: 1, Generation: 3, VMs: vms[:3]})); fmt.Sprint(other.Targets) == fmt.Sprint(r.Targets) {
+	if other, _, _ := ask(job(rollout.Probe{Batch: 1, Generation: 3, VMs: vms[:3]})); fmt.Sprint(other.Targets) == fmt.Sprint(r.Targets) {
 		t.Error("another generation asks the same peers")
 	}
-	if _, sel, moved = ask(job(policies.Probe{Batch: 2, Generation: 4, VMs: vms})); len(moved) != 20 || sel.Ranges != 1 || len(sel.lines()) != 1 {
+	if _, sel, moved = ask(job(rollout.Probe{Batch: 2, Generation: 4, VMs: vms})); len(moved) != 20 || sel.Ranges != 1 || len(sel.lines()) != 1 {
 		t.Errorf("the last batch asks %d, %+v", len(moved), sel)
 	}
-	if _, _, err := requestOf(job(policies.Probe{Batch: 1, VMs: []netip.Addr{testVIP}})); err == nil {
+	if _, _, err := requestOf(job(rollout.Probe{Batch: 1, VMs: []netip.Addr{testVIP}})); err == nil {
 		t.Error("peers alone stand for what has moved")
 	}
 }

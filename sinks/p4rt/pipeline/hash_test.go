@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 )
 
 // equation is how Tofino makes one bit of the hash: of a constant and of bits of
@@ -67,9 +67,9 @@ func TestTofinoHashesAlike(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range 2000 {
-		f := policies.HashFields{VNI: r.Uint32() >> 8, Src: r.Uint32(), Dst: r.Uint32(), Protocol: uint8(r.Uint32()), SrcPort: uint16(r.Uint32()), DstPort: uint16(r.Uint32())}
+		f := packets.HashFields{VNI: r.Uint32() >> 8, Src: r.Uint32(), Dst: r.Uint32(), Protocol: uint8(r.Uint32()), SrcPort: uint16(r.Uint32()), DstPort: uint16(r.Uint32())}
 		if i%2 == 0 { // few bits, so that what is wrong shows where
-			f = f.Masked(policies.HashFields{VNI: 1 << (i % 24), Src: 1 << (i % 32), Dst: 1 << (i % 31), Protocol: 1 << (i % 8), SrcPort: 1 << (i % 16), DstPort: 1 << (i % 15)})
+			f = f.Masked(packets.HashFields{VNI: 1 << (i % 24), Src: 1 << (i % 32), Dst: 1 << (i % 31), Protocol: 1 << (i % 8), SrcPort: 1 << (i % 16), DstPort: 1 << (i % 15)})
 		}
 		values := map[string]uint32{
 			"m.hash_vni": f.VNI, "m.hash_src": f.Src, "m.hash_dst": f.Dst, "m.hash_protocol": uint32(f.Protocol),

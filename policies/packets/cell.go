@@ -1,4 +1,4 @@
-package policies
+package packets
 
 import (
 	"cmp"
@@ -59,11 +59,11 @@ func NewCell(gw *Gateway, in Scope, policies []Policy) (*Cell, []Conflict, error
 	if !x.over && !slices.ContainsFunc(x.groups, func(p Policy) bool { return p.speaksOf(in) }) {
 		return &Cell{}, conflicts, nil
 	}
-	x.list(0, anyMatch, nil, nil)
+	x.list(0, AnyMatch, nil, nil)
 	if x.over {
 		return &Cell{}, conflicts, x.tooMany("makes more entries than can be sorted out")
 	}
-	items := slices.DeleteFunc(x.items, func(it item) bool { return it.box == anyMatch })
+	items := slices.DeleteFunc(x.items, func(it item) bool { return it.box == AnyMatch })
 	if in.Wild {
 		items = dropUnseen(items)
 	} else {
@@ -101,7 +101,7 @@ func (x *expansion) tooMany(what string) error {
 // AnyMatch alone.
 func (g *Gateway) SetDefault(policies []Policy) {
 	x := expansion{groups: policies, base: g.Default}
-	x.list(0, anyMatch, nil, nil)
+	x.list(0, AnyMatch, nil, nil)
 	g.DefaultPool, g.DefaultPolicy, g.DefaultOrigin = g.Default, "", g.Origin
 	for _, it := range x.items { // there is one at most
 		g.DefaultPool, g.DefaultPolicy, g.DefaultOrigin = it.pool, it.policy, it.origin
@@ -117,12 +117,12 @@ func narrowWild(items []item, vni uint32) []item {
 		disagrees := false
 		for j := len(done) - 1; it.box.AnyVNI && !disagrees && j >= 0 && done[j].priority == it.priority; j-- {
 			o := &done[j]
-			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.overlaps(&it.box)
+			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.Overlaps(&it.box)
 		}
 		done = append(done, it)
 		if disagrees {
-			it.box, _ = it.box.intersect(VNIMatch(vni))
-			it.table = it.box.table()
+			it.box, _ = it.box.Intersect(VNIMatch(vni))
+			it.table = it.box.Table()
 			done = append(done, it)
 		}
 	}
@@ -168,7 +168,7 @@ func losesToFlow(it *item, flows []*item, meets *index) bool {
 		side, a := it.box.vm()
 		return meets.other(side, a, it.pool) != none
 	}
-	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.overlaps(&it.box) })
+	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.Overlaps(&it.box) })
 }
 
 // rank gives every flow rule its place within its band, above all rules that it
@@ -186,7 +186,7 @@ func rank(items []item, wild bool) bool {
 		}
 		it.sub = 1
 		for _, b := range band {
-			if b.sub >= it.sub && b.box.overlaps(&it.box) {
+			if b.sub >= it.sub && b.box.Overlaps(&it.box) {
 				it.sub = b.sub + 1
 			}
 		}

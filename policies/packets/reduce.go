@@ -1,4 +1,4 @@
-package policies
+package packets
 
 import (
 	"net/netip"
@@ -70,7 +70,7 @@ func (c *cover) hides(it *item) bool {
 		return true
 	}
 	c.steps += len(c.broad)
-	return slices.ContainsFunc(c.broad, func(b Match) bool { return b.covers(it.box) })
+	return slices.ContainsFunc(c.broad, func(b Match) bool { return b.Covers(it.box) })
 }
 
 func (c *cover) add(it *item) {
@@ -95,7 +95,7 @@ func dropUnseen(items []item) []item {
 		}
 		left := []Match{it.box}
 		for j := 0; j < len(above) && len(left) > 0; j++ {
-			if above[j].box.overlaps(&it.box) {
+			if above[j].box.Overlaps(&it.box) {
 				left = takeAway(left, above[j].box)
 			}
 		}
@@ -175,7 +175,7 @@ func (b *below) doesThe(it *item) bool {
 	}
 	left := []Match{it.box}
 	for j, o := range slices.Backward(b.broad) {
-		if !o.box.overlaps(&it.box) || !slices.ContainsFunc(left, func(m Match) bool { return m.overlaps(&o.box) }) {
+		if !o.box.Overlaps(&it.box) || !slices.ContainsFunc(left, func(m Match) bool { return m.Overlaps(&o.box) }) {
 			continue
 		}
 		if o.pool != it.pool || b.numbers[j] > vm {
@@ -194,7 +194,7 @@ func mergeEntries(entries []Entry) []Entry {
 	for i, e := range entries {
 		m.boxes = append(m.boxes, e.Box)
 		m.class = append(m.class, e.Percent)
-		if e.Box.table() != TableFlow {
+		if e.Box.Table() != TableFlow {
 			m.class[i] = noClass
 		}
 	}
@@ -235,7 +235,7 @@ func mergeFlows(items []item, wild bool) []item {
 	free := func(from, to, moves int) bool {
 		steps += to - from
 		for k := from + 1; k < to; k++ {
-			if m.class[k] != noClass && !m.dead[k] && items[k].pool != items[moves].pool && m.boxes[k].overlaps(&m.boxes[moves]) {
+			if m.class[k] != noClass && !m.dead[k] && items[k].pool != items[moves].pool && m.boxes[k].Overlaps(&m.boxes[moves]) {
 				return false
 			}
 		}

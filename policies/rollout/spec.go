@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"net/netip"
@@ -9,7 +9,7 @@ import (
 
 // RolloutSpec is what the documents say about the rollout of one policy. It is
 // read-only.
-type RolloutSpec struct {
+type Spec struct {
 	Policy, Version string
 	Identity        string        // version and targets; a rollout of another one starts afresh
 	Content         string        // digest of the identity, what that version is, and what is to move; what failed is not tried again while it stays
@@ -19,12 +19,12 @@ type RolloutSpec struct {
 	Servers         []netip.Addr  // of these Gateways and Services, sorted; those in etcd are not among them
 	Suspend         bool
 	Rollout         *schema.Rollout
-	Networks        []RolloutNetwork // in the order in which they move; without those that the policy excludes
-	index           map[string]int   // of Networks, by name
+	Networks        []Network      // in the order in which they move; without those that the policy excludes
+	index           map[string]int // of Networks, by name
 }
 
 // RolloutNetwork is a Network that a rollout moves.
-type RolloutNetwork struct {
+type Network struct {
 	Name, Account string
 	VNI           uint32
 	VMs           []netip.Addr    // of its route table, sorted; without those that the policy excludes
@@ -33,7 +33,7 @@ type RolloutNetwork struct {
 }
 
 // Index has Network find the Networks, once all are there.
-func (s *RolloutSpec) Index() {
+func (s *Spec) Index() {
 	s.index = make(map[string]int, len(s.Networks))
 	for i := range s.Networks {
 		s.index[s.Networks[i].Name] = i
@@ -42,7 +42,7 @@ func (s *RolloutSpec) Index() {
 
 // Network returns the Network of that name and its place in the order, or nil
 // where it is not of this rollout.
-func (s *RolloutSpec) Network(name string) (*RolloutNetwork, int) {
+func (s *Spec) Network(name string) (*Network, int) {
 	i, ok := s.index[name]
 	if !ok {
 		return nil, -1
@@ -66,7 +66,7 @@ func (p Progress) Moved(network string) (whole bool, vms []netip.Addr) {
 
 // intersectVMs is what two sorted lists have in common; the first one itself where
 // that is all of it.
-func intersectVMs(a, b []netip.Addr) []netip.Addr {
+func CommonVMs(a, b []netip.Addr) []netip.Addr {
 	var both []netip.Addr
 	for i, j := 0, 0; i < len(a) && j < len(b); {
 		switch d := a[i].Compare(b[j]); {

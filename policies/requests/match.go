@@ -1,4 +1,4 @@
-package policies
+package requests
 
 import (
 	"cmp"
@@ -15,17 +15,17 @@ import (
 const Slots = 100
 
 // RequestRule sends the requests of a service that match it to a version.
-type RequestRule struct {
+type Rule struct {
 	Priority int
 	Version  string
-	Match    []RequestMatch // any of them, in canonical order
+	Match    []Match // any of them, in canonical order
 	Policy   string
 	Origin   schema.Position
 }
 
 // RequestMatch is a set of requests: all tests hold, and the slot of the account
 // lies in Lo <= slot < Hi.
-type RequestMatch struct {
+type Match struct {
 	Tests []HeaderTest `json:"tests,omitempty"` // sorted, none twice
 	Lo    int          `json:"lo,omitempty"`
 	Hi    int          `json:"hi"`
@@ -34,8 +34,8 @@ type RequestMatch struct {
 // everyRequest is all requests, and allRequests a rule's match of them; most rules
 // share it.
 var (
-	everyRequest = RequestMatch{Hi: Slots}
-	allRequests  = []RequestMatch{everyRequest}
+	Every = Match{Hi: Slots}
+	All   = []Match{Every}
 )
 
 // HeaderTest is a test of one request header. It passes where one of the header's
@@ -137,8 +137,8 @@ func (t *HeaderTest) apartInLine(o *HeaderTest) bool {
 }
 
 // intersect returns the requests that both hold; false where there are none.
-func (m RequestMatch) intersect(o RequestMatch) (RequestMatch, bool) {
-	both := RequestMatch{Lo: max(m.Lo, o.Lo), Hi: min(m.Hi, o.Hi)}
+func (m Match) Intersect(o Match) (Match, bool) {
+	both := Match{Lo: max(m.Lo, o.Lo), Hi: min(m.Hi, o.Hi)}
 	if both.Lo >= both.Hi {
 		return both, false
 	}
@@ -157,8 +157,8 @@ func (m RequestMatch) intersect(o RequestMatch) (RequestMatch, bool) {
 
 // meets returns the requests that both hold, of those that have one line of each
 // header; false where there are none.
-func (m RequestMatch) meets(o RequestMatch) (RequestMatch, bool) {
-	both, some := m.intersect(o)
+func (m Match) Meets(o Match) (Match, bool) {
+	both, some := m.Intersect(o)
 	for i := range both.Tests {
 		for j := range i {
 			some = some && !both.Tests[i].apartInLine(&both.Tests[j])
@@ -168,19 +168,19 @@ func (m RequestMatch) meets(o RequestMatch) (RequestMatch, bool) {
 }
 
 // without returns sets that together hold what m holds and o does not.
-func (m RequestMatch) without(o RequestMatch) []RequestMatch {
-	if _, some := m.intersect(o); !some {
-		return []RequestMatch{m}
+func (m Match) without(o Match) []Match {
+	if _, some := m.Intersect(o); !some {
+		return []Match{m}
 	}
-	var left []RequestMatch
-	for _, rest := range []RequestMatch{{Lo: 0, Hi: o.Lo}, {Lo: o.Hi, Hi: Slots}} {
-		if part, some := m.intersect(rest); some {
+	var left []Match
+	for _, rest := range []Match{{Lo: 0, Hi: o.Lo}, {Lo: o.Hi, Hi: Slots}} {
+		if part, some := m.Intersect(rest); some {
 			left = append(left, part)
 		}
 	}
 	for _, t := range o.Tests {
 		t.Not = !t.Not
-		if part, some := m.intersect(RequestMatch{Tests: []HeaderTest{t}, Hi: Slots}); some {
+		if part, some := m.Intersect(Match{Tests: []HeaderTest{t}, Hi: Slots}); some {
 			left = append(left, part)
 		}
 	}
@@ -188,23 +188,23 @@ func (m RequestMatch) without(o RequestMatch) []RequestMatch {
 }
 
 // covers tells whether m holds every request of o, as far as that can be seen.
-func (m RequestMatch) covers(o RequestMatch) bool {
+func (m Match) covers(o Match) bool {
 	return m.Lo <= o.Lo && o.Hi <= m.Hi &&
 		!slices.ContainsFunc(m.Tests, func(t HeaderTest) bool { return !slices.Contains(o.Tests, t) })
 }
 
-func (m RequestMatch) compare(o RequestMatch) int {
+func (m Match) compare(o Match) int {
 	return cmp.Or(slices.CompareFunc(m.Tests, o.Tests, compareTests), cmp.Compare(m.Lo, o.Lo), cmp.Compare(m.Hi, o.Hi))
 }
 
-func (m RequestMatch) equal(o RequestMatch) bool { return m.compare(o) == 0 }
+func (m Match) Equal(o Match) bool { return m.compare(o) == 0 }
 
 // whole tells whether a set holds every request.
-func (m RequestMatch) whole() bool { return m.equal(everyRequest) }
+func (m Match) Whole() bool { return m.Equal(Every) }
 
 // Holds tells whether a request is in the set: by the slot of its account, and the
 // lines of its headers by lower-case name.
-func (m RequestMatch) Holds(slot int, headers map[string][]string) bool {
+func (m Match) Holds(slot int, headers map[string][]string) bool {
 	for i := range m.Tests {
 		if !m.Tests[i].Holds(headers[m.Tests[i].Name]) {
 			return false
@@ -214,7 +214,7 @@ func (m RequestMatch) Holds(slot int, headers map[string][]string) bool {
 }
 
 // String says in words what a set holds.
-func (m RequestMatch) String() string {
+func (m Match) String() string {
 	var words []string
 	for i := range m.Tests {
 		words = append(words, m.Tests[i].String())
@@ -232,21 +232,21 @@ func (m RequestMatch) String() string {
 	return strings.Join(words, " and ")
 }
 
-func (r *RequestRule) equal(o *RequestRule) bool {
+func (r *Rule) Equal(o *Rule) bool {
 	return r.Priority == o.Priority && r.Version == o.Version && r.Policy == o.Policy && r.Origin == o.Origin &&
-		slices.EqualFunc(r.Match, o.Match, RequestMatch.equal)
+		slices.EqualFunc(r.Match, o.Match, Match.Equal)
 }
 
 // Whole tells whether a rule takes every request.
-func (r *RequestRule) Whole() bool { return len(r.Match) == 1 && r.Match[0].whole() }
+func (r *Rule) Whole() bool { return len(r.Match) == 1 && r.Match[0].Whole() }
 
 // Holds tells whether the rule takes a request; see RequestMatch.Holds.
-func (r *RequestRule) Holds(slot int, headers map[string][]string) bool {
-	return slices.ContainsFunc(r.Match, func(m RequestMatch) bool { return m.Holds(slot, headers) })
+func (r *Rule) Holds(slot int, headers map[string][]string) bool {
+	return slices.ContainsFunc(r.Match, func(m Match) bool { return m.Holds(slot, headers) })
 }
 
 // MatchString says in words what the rule takes.
-func (r *RequestRule) MatchString() string {
+func (r *Rule) MatchString() string {
 	words := make([]string, len(r.Match))
 	for i, m := range r.Match {
 		words[i] = m.String()
@@ -255,36 +255,36 @@ func (r *RequestRule) MatchString() string {
 }
 
 // maxCombinations is how many sets of requests the entries of one policy may make.
-const maxCombinations = 64
+const MaxCombinations = 64
 
 // combine is what a policy takes: all that its matches hold and its excludes do
 // not, in canonical order; false where that are too many sets.
-func combine(matches, exclude []RequestMatch) ([]RequestMatch, bool) {
-	if len(exclude) == 0 && slices.ContainsFunc(matches, RequestMatch.whole) {
-		return allRequests, true
+func Combine(matches, exclude []Match) ([]Match, bool) {
+	if len(exclude) == 0 && slices.ContainsFunc(matches, Match.Whole) {
+		return All, true
 	}
 	sets := slices.Clone(matches)
 	for _, e := range exclude {
-		var left []RequestMatch
+		var left []Match
 		for _, m := range reduceSets(sets) {
-			if left = append(left, m.without(e)...); len(left) > 16*maxCombinations {
+			if left = append(left, m.without(e)...); len(left) > 16*MaxCombinations {
 				return nil, false
 			}
 		}
 		sets = left
 	}
 	sets = reduceSets(sets)
-	return sets, countRoutes(sets) <= maxCombinations
+	return sets, CountRoutes(sets) <= MaxCombinations
 }
 
 // countRoutes is how many routes sets need. A test that fails for an empty value and
 // holds for a missing header needs two.
-func countRoutes(sets []RequestMatch) int {
+func CountRoutes(sets []Match) int {
 	all := 0
 	for _, m := range sets {
 		n := 1
 		for i := range m.Tests {
-			if t := &m.Tests[i]; t.Not && t.Kind != "present" && t.passes("") && n <= maxServiceSets {
+			if t := &m.Tests[i]; t.Not && t.Kind != "present" && t.passes("") && n <= MaxServiceSets {
 				n *= 2
 			}
 		}
@@ -294,10 +294,10 @@ func countRoutes(sets []RequestMatch) int {
 }
 
 // reduceSets sorts sets and leaves out those that another holds.
-func reduceSets(sets []RequestMatch) []RequestMatch {
-	slices.SortFunc(sets, RequestMatch.compare)
-	sets = slices.CompactFunc(sets, RequestMatch.equal)
-	var out []RequestMatch
+func reduceSets(sets []Match) []Match {
+	slices.SortFunc(sets, Match.compare)
+	sets = slices.CompactFunc(sets, Match.Equal)
+	var out []Match
 	for i, m := range sets {
 		hidden := func(j int) bool { return i != j && sets[j].covers(m) }
 		held := false
@@ -315,8 +315,8 @@ func reduceSets(sets []RequestMatch) []RequestMatch {
 // of one account, in the order in which the first that holds decides. The rules of
 // policies in instead do not count for the account. What comes after a rule that
 // takes every request is left out.
-func OrderRules(general []*RequestRule, own []RequestRule, instead []string) []*RequestRule {
-	var rules []*RequestRule
+func OrderRules(general []*Rule, own []Rule, instead []string) []*Rule {
+	var rules []*Rule
 	for _, r := range general {
 		if !slices.Contains(instead, r.Policy) {
 			rules = append(rules, r)
@@ -325,7 +325,7 @@ func OrderRules(general []*RequestRule, own []RequestRule, instead []string) []*
 	for i := range own {
 		rules = append(rules, &own[i])
 	}
-	slices.SortStableFunc(rules, func(a, b *RequestRule) int {
+	slices.SortStableFunc(rules, func(a, b *Rule) int {
 		return cmp.Or(cmp.Compare(b.Priority, a.Priority), strings.Compare(a.Version, b.Version))
 	})
 	for i, r := range rules {
@@ -338,4 +338,4 @@ func OrderRules(general []*RequestRule, own []RequestRule, instead []string) []*
 
 // maxServiceSets is how many sets of requests the rules of one service may make:
 // each is a route that Envoy looks at in turn.
-const maxServiceSets = 256
+const MaxServiceSets = 256

@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"fmt"
@@ -63,7 +63,7 @@ func (s *stepper) stand() {
 	}
 	phase, reason, message := s.standing()
 	if phase != s.Phase {
-		s.Rollout.Since = s.now
+		s.State.Since = s.now
 		s.tell(phase == PhaseRolledBack, "Phase"+string(phase), nil, "%s: %s", reason, message)
 	}
 	s.Phase, s.Reason, s.Message = phase, reason, message

@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"cmp"
@@ -34,7 +34,7 @@ func (s *stepper) opens(m *Move, next step) bool {
 }
 
 // within tells whether Git lets a Network, by its place in the order, have a batch.
-func within(spec *RolloutSpec, t *schema.Through, i, batch int) bool {
+func within(spec *Spec, t *schema.Through, i, batch int) bool {
 	_, last := spec.Network(t.Network)
 	return i < last || i == last && batch <= t.Batch
 }
@@ -59,10 +59,10 @@ type Verb struct {
 // Do takes in what a person says. Said twice it counts once. The error says why it
 // does not apply; the rollout then is as it was. What follows from it comes with the
 // next Step.
-func (r *Rollout) Do(spec *RolloutSpec, v Verb, now time.Time) (*Rollout, []Event, error) {
+func (r *State) Do(spec *Spec, v Verb, now time.Time) (*State, []Event, error) {
 	next := *r
 	next.Moving = slices.Clone(r.Moving)
-	s := &stepper{Rollout: &next, spec: spec, now: now}
+	s := &stepper{State: &next, spec: spec, now: now}
 	if spec == nil {
 		return r, nil, errors.New("the policy has no rollout")
 	}
@@ -188,7 +188,7 @@ func (s *stepper) retry(v Verb) error {
 }
 
 // Overrides says what people have said that Git does not say yet.
-func (r *Rollout) Overrides(spec *RolloutSpec) []string {
+func (r *State) Overrides(spec *Spec) []string {
 	var words []string
 	if h := r.Hold; h != nil {
 		words = append(words, fmt.Sprintf("suspend is %v by %s%s; Git says %v", h.Suspend, h.Who, because(Verb{Why: h.Why}), spec.Suspend))

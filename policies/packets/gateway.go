@@ -1,4 +1,4 @@
-package policies
+package packets
 
 import (
 	"net/netip"
@@ -41,7 +41,7 @@ func (g *Gateway) HasIPv6() bool {
 // buckets only because half of them always stay does not count. Without one the
 // gateway's VIPs are not to attract traffic.
 func (g *Gateway) Alive() bool {
-	for _, s := range sharesOf(g.DefaultPool) {
+	for _, s := range SharesOf(g.DefaultPool) {
 		for _, b := range g.Pool(s.Version).Backends {
 			if !b.Down {
 				return true
@@ -141,3 +141,15 @@ type PortRange struct{ Lo, Hi uint16 }
 
 // Any tells whether the range holds every port.
 func (r PortRange) Any() bool { return r.Lo == 0 && r.Hi == 65535 }
+
+// TableName is the pipeline's name of the table that a rule stands in.
+func (r *Rule) TableName() string {
+	name := map[Table]string{TableFlow: "gray_flow", TableVMSrc: "gray_vm_src", TableVMDst: "gray_vm_dst"}[r.Table]
+	switch {
+	case r.Table == TableVPC:
+		return "gray_vpc"
+	case r.IPv6:
+		return name + "_v6"
+	}
+	return name + "_v4"
+}

@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"fmt"
@@ -10,8 +10,8 @@ import (
 
 // stepper is one Step: the state that comes of it, and what it looks at.
 type stepper struct {
-	*Rollout
-	spec *RolloutSpec
+	*State
+	spec *Spec
 	obs  Observation
 	now  time.Time
 	Actions
@@ -23,15 +23,15 @@ type stepper struct {
 //
 // It costs what the Networks that are being moved cost, not what has moved or is
 // yet to.
-func (r *Rollout) Step(spec *RolloutSpec, obs Observation, now time.Time) (*Rollout, Actions) {
+func (r *State) Step(spec *Spec, obs Observation, now time.Time) (*State, Actions) {
 	next := *r
 	next.Moving = slices.Clone(r.Moving)
-	s := &stepper{Rollout: &next, spec: spec, obs: obs, now: now}
+	s := &stepper{State: &next, spec: spec, obs: obs, now: now}
 	if spec == nil {
-		next = Rollout{Version: RolloutVersion, Policy: r.Policy, Run: r.Run, Generation: r.Generation + 1, Phase: PhasePending, Since: now}
+		next = State{Version: Layout, Policy: r.Policy, Run: r.Run, Generation: r.Generation + 1, Phase: PhasePending, Since: now}
 		s.tell(false, "Ended", nil, "the policy has no rollout any more; all its units go to the default")
 		s.Ended = true
-		return s.Rollout, s.Actions
+		return s.State, s.Actions
 	}
 	s.setClock()
 	s.adopt()
@@ -40,7 +40,7 @@ func (r *Rollout) Step(spec *RolloutSpec, obs Observation, now time.Time) (*Roll
 	s.advance()
 	s.stall()
 	s.stand()
-	return s.Rollout, s.Actions
+	return s.State, s.Actions
 }
 
 // edit replaces a Move by a copy that may be changed.
@@ -74,7 +74,7 @@ func (s *stepper) tell(warning bool, reason string, m *Move, format string, args
 // setClock keeps a clock that went back from making anything wait longer than it
 // would have from now on.
 func (s *stepper) setClock() {
-	s.Progressed, s.Rollout.Since = earlier(s.Progressed, s.now), earlier(s.Rollout.Since, s.now)
+	s.Progressed, s.State.Since = earlier(s.Progressed, s.now), earlier(s.State.Since, s.now)
 	for i, m := range s.Moving {
 		if m.Since.After(s.now) {
 			s.edit(i).Since = s.now
@@ -164,8 +164,8 @@ func (s *stepper) rescope() {
 }
 
 // sameOrder tells whether two specs move the same Networks in the same order.
-func sameOrder(a, b *RolloutSpec) bool {
-	return slices.EqualFunc(a.Networks, b.Networks, func(x, y RolloutNetwork) bool { return x.Name == y.Name })
+func sameOrder(a, b *Spec) bool {
+	return slices.EqualFunc(a.Networks, b.Networks, func(x, y Network) bool { return x.Name == y.Name })
 }
 
 // losses forgets VMs that the route tables no longer have. What is left of a batch
@@ -179,7 +179,7 @@ func (s *stepper) losses() {
 			}
 			continue
 		}
-		left := intersectVMs(m.VMs, net.VMs)
+		left := CommonVMs(m.VMs, net.VMs)
 		if len(left) == len(m.VMs) {
 			continue
 		}
@@ -221,7 +221,7 @@ func (s *stepper) pass(m *Move) {
 // progress or twice does not count.
 func (s *stepper) judge() {
 	for _, v := range s.obs.Verdicts {
-		i := s.moving(v.Network)
+		i := s.IndexOf(v.Network)
 		if i < 0 || v.Fingerprint != s.Fingerprint || s.Moving[i].Generation != v.Generation || s.Moving[i].Attempt != v.Attempt {
 			continue
 		}
@@ -371,7 +371,7 @@ func (s *stepper) inOrder() {
 func (s *stepper) begin() bool {
 	for ; s.next < len(s.spec.Networks); s.next++ {
 		net := &s.spec.Networks[s.next]
-		if s.done(net.Name) || s.moving(net.Name) >= 0 {
+		if s.IsDone(net.Name) || s.IndexOf(net.Name) >= 0 {
 			continue
 		}
 		m := &Move{Network: net.Name, Stage: StagePassed, Generation: s.Generation, Since: s.now}
@@ -400,7 +400,7 @@ type step struct {
 // nextStep is the first batch that has more VMs than have moved, so that it follows
 // from what has moved and not from a number; else the last one. Idle where that
 // moves no VM.
-func (s *stepper) nextStep(m *Move, net *RolloutNetwork) (next step, idle bool) {
+func (s *stepper) nextStep(m *Move, net *Network) (next step, idle bool) {
 	batches := s.spec.Rollout.Batches
 	last := len(batches) - 1
 	for i, b := range batches[:last] {
@@ -434,7 +434,7 @@ func (s *stepper) goOn(i int) bool {
 	}
 	m = s.edit(i)
 	m.Batch, m.Whole, m.Generation, m.Attempt = next.batch, next.whole, s.Generation, 0
-	m.VMs, m.Fresh = grow(m.VMs, net.VMs, next.vms)
+	m.VMs, m.Fresh = Grow(m.VMs, net.VMs, next.vms)
 	s.enter(m, StageApplying)
 	s.tell(false, "BatchStarted", m, "batch %d of %d of Network %s: %d of %d VMs", m.Batch, len(s.spec.Rollout.Batches), m.Network, len(m.VMs), len(net.VMs))
 	return true
@@ -454,7 +454,7 @@ func (s *stepper) finish(i int) {
 }
 
 // grow adds the first VMs that have not moved until there are n.
-func grow(moved, all []netip.Addr, n int) (vms, fresh []netip.Addr) {
+func Grow(moved, all []netip.Addr, n int) (vms, fresh []netip.Addr) {
 	vms, fresh = make([]netip.Addr, 0, n), make([]netip.Addr, 0, max(n-len(moved), 0))
 	more := n - len(moved)
 	for _, a := range all {

@@ -1,4 +1,4 @@
-package policies
+package packets
 
 import (
 	"fmt"
@@ -7,10 +7,10 @@ import (
 )
 
 // anyMatch holds every packet.
-var anyMatch = Match{AnyVNI: true, Protocol: -1, SrcPort: PortRange{0, 65535}, DstPort: PortRange{0, 65535}}
+var AnyMatch = Match{AnyVNI: true, Protocol: -1, SrcPort: PortRange{0, 65535}, DstPort: PortRange{0, 65535}}
 
 // intersect returns the packets that both hold; false where there are none.
-func (m Match) intersect(o Match) (Match, bool) {
+func (m Match) Intersect(o Match) (Match, bool) {
 	var ok1, ok2, ok3, ok4 bool
 	r := Match{AnyVNI: m.AnyVNI && o.AnyVNI, VNI: m.VNI, Protocol: m.Protocol}
 	switch {
@@ -37,7 +37,7 @@ func (m Match) oneFamily() bool {
 }
 
 // covers tells whether m holds every packet of o.
-func (m Match) covers(o Match) bool {
+func (m Match) Covers(o Match) bool {
 	return (m.AnyVNI || !o.AnyVNI && m.VNI == o.VNI) &&
 		(m.Protocol < 0 || m.Protocol == o.Protocol) &&
 		coversPrefix(m.Src, o.Src) && coversPrefix(m.Dst, o.Dst) &&
@@ -45,7 +45,7 @@ func (m Match) covers(o Match) bool {
 }
 
 // overlaps tells whether some packet is in both.
-func (m *Match) overlaps(o *Match) bool {
+func (m *Match) Overlaps(o *Match) bool {
 	return m.SrcPort.Lo <= o.SrcPort.Hi && o.SrcPort.Lo <= m.SrcPort.Hi &&
 		m.DstPort.Lo <= o.DstPort.Hi && o.DstPort.Lo <= m.DstPort.Hi &&
 		(m.AnyVNI || o.AnyVNI || m.VNI == o.VNI) && (m.Protocol < 0 || o.Protocol < 0 || m.Protocol == o.Protocol) &&
@@ -61,7 +61,7 @@ func prefixesOfOneFamily(a, b netip.Prefix) bool {
 // subtract returns boxes that together hold what m holds and o does not; false
 // where that cannot be said with boxes of this kind.
 func (m Match) subtract(o Match) ([]Match, bool) {
-	if !m.overlaps(&o) {
+	if !m.Overlaps(&o) {
 		return []Match{m}, true
 	}
 	if !o.AnyVNI && m.AnyVNI || o.Protocol >= 0 && m.Protocol < 0 ||
@@ -140,7 +140,7 @@ func (r PortRange) intersect(o PortRange) (PortRange, bool) {
 func (r PortRange) covers(o PortRange) bool { return r.Lo <= o.Lo && o.Hi <= r.Hi }
 
 // table is the table that can hold a match most cheaply.
-func (m Match) table() Table {
+func (m Match) Table() Table {
 	if m.AnyVNI || m.Protocol >= 0 || !m.SrcPort.Any() || !m.DstPort.Any() {
 		return TableFlow
 	}
@@ -202,7 +202,7 @@ func (m Match) String() string {
 
 // VNIMatch is all packets of a VNI.
 func VNIMatch(vni uint32) Match {
-	m := anyMatch
+	m := AnyMatch
 	m.AnyVNI, m.VNI = false, vni
 	return m
 }

@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"slices"
@@ -61,10 +61,10 @@ func TestDeadline(t *testing.T) {
 	if d.r.Stalled {
 		t.Error("it is stalled for the time that people held it")
 	}
-	d.commit(func(s *RolloutSpec) { s.Suspend = true })
+	d.commit(func(s *Spec) { s.Suspend = true })
 	d.step()
 	d.now = d.now.Add(24 * time.Hour)
-	d.commit(func(s *RolloutSpec) { s.Suspend = false })
+	d.commit(func(s *Spec) { s.Suspend = false })
 	d.step()
 	if d.r.Stalled {
 		t.Error("it is stalled for the time that Git held it")
@@ -80,7 +80,7 @@ func TestDeadline(t *testing.T) {
 
 func TestSuspendPauseAndResume(t *testing.T) {
 	d := newDrill(t, movesOf("1 100%"), 2)
-	d.commit(func(s *RolloutSpec) { s.Suspend = true })
+	d.commit(func(s *Spec) { s.Suspend = true })
 	d.run()
 	d.at("Paused/Suspended")
 	d.do(VerbResume, "", "")
@@ -89,7 +89,7 @@ func TestSuspendPauseAndResume(t *testing.T) {
 	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "suspend is false by ann: because; Git says true" {
 		t.Errorf("overrides %q", o)
 	}
-	d.commit(func(s *RolloutSpec) { s.Suspend = false })
+	d.commit(func(s *Spec) { s.Suspend = false })
 	d.step(d.last.Probes[0].verdict(true))
 	if len(d.r.Overrides(d.spec)) != 0 {
 		t.Error("Git agrees, and the override stands")
@@ -98,10 +98,10 @@ func TestSuspendPauseAndResume(t *testing.T) {
 	d.do(VerbPause, "", "")
 	d.run()
 	d.at("n1 Passed 1 [1], Paused/PausedByUser") // what was under way is tested, and nothing begins
-	d.commit(func(s *RolloutSpec) { s.Suspend = true })
+	d.commit(func(s *Spec) { s.Suspend = true })
 	d.step()
 	d.at("n1 Passed 1 [1], Paused/Suspended")
-	d.commit(func(s *RolloutSpec) { s.Suspend = false })
+	d.commit(func(s *Spec) { s.Suspend = false })
 	d.run()
 	d.at("n1 done, Completed/Completed")
 
@@ -121,7 +121,7 @@ func TestAbortAndRetry(t *testing.T) {
 	d.do(VerbRetry, "", "nothing of it has failed")
 	d.do("undo", "", `"undo" is no verb; want promote, pause, resume, abort or retry`)
 	d.do(VerbPromote, "", "no step waits for anybody; see gray rollout status")
-	d.commit(func(s *RolloutSpec) { s.Suspend = true })
+	d.commit(func(s *Spec) { s.Suspend = true })
 	d.step()
 	d.do(VerbAbort, "", "")
 	d.run()
@@ -129,7 +129,7 @@ func TestAbortAndRetry(t *testing.T) {
 	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "aborted by ann: because; Git still asks for it" {
 		t.Errorf("overrides %q", o)
 	}
-	d.commit(func(s *RolloutSpec) { s.Suspend = false })
+	d.commit(func(s *Spec) { s.Suspend = false })
 	d.do(VerbRetry, "", "")
 	d.run()
 	d.at("n1 done, n2 done, Completed/Completed")
@@ -154,13 +154,13 @@ func TestCommitsInMidRollout(t *testing.T) {
 	}
 	d := begin()
 	probe := d.last.Probes[0]
-	d.commit(func(s *RolloutSpec) { s.Rollout.Batches = movesOf("3 100%").Batches })
+	d.commit(func(s *Spec) { s.Rollout.Batches = movesOf("3 100%").Batches })
 	d.step(probe.verdict(true))
 	d.at("n1 Applying 1 [1 2 3], Progressing/BatchApplying") // the pace alone: progress and the verdict stand
 
 	d = begin()
 	probe = d.last.Probes[0]
-	d.commit(func(s *RolloutSpec) { s.Fingerprint = "f2" })
+	d.commit(func(s *Spec) { s.Fingerprint = "f2" })
 	d.step(probe.verdict(true))
 	d.at("n1 Applying 2 [1 2], Progressing/BatchApplying") // the verdict is of another commit
 	d.step(probe.verdict(true))
@@ -170,7 +170,7 @@ func TestCommitsInMidRollout(t *testing.T) {
 
 	d = begin()
 	probe = d.last.Probes[0]
-	d.commit(func(s *RolloutSpec) { s.Identity, s.Content, s.Fingerprint = "v3 of Gateway/gw", "c3", "f3" })
+	d.commit(func(s *Spec) { s.Identity, s.Content, s.Fingerprint = "v3 of Gateway/gw", "c3", "f3" })
 	d.step(probe.verdict(true))
 	d.at("n1 Baseline 0 [], Progressing/BaselineRunning") // a new version starts afresh
 	if d.r.Run != 2 {
@@ -178,14 +178,14 @@ func TestCommitsInMidRollout(t *testing.T) {
 	}
 
 	d = begin()
-	d.commit(func(s *RolloutSpec) { s.Networks = s.Networks[1:] })
+	d.commit(func(s *Spec) { s.Networks = s.Networks[1:] })
 	d.step()
 	d.at("n2 Baseline 0 [], Progressing/BaselineRunning") // n1 left the scope
 
 	d = begin()
 	d.run()
-	d.commit(func(s *RolloutSpec) {
-		s.Networks = append(s.Networks, RolloutNetwork{Name: "n3", VMs: vmAddresses(1)})
+	d.commit(func(s *Spec) {
+		s.Networks = append(s.Networks, Network{Name: "n3", VMs: vmAddresses(1)})
 	})
 	d.step()
 	d.at("n1 done, n2 done, n3 Baseline 0 [], Progressing/BaselineRunning")
@@ -193,7 +193,7 @@ func TestCommitsInMidRollout(t *testing.T) {
 	d.at("n1 done, n2 done, n3 done, Completed/Completed")
 
 	d = begin()
-	d.commit(func(s *RolloutSpec) { s.Rollout.Verify = nil; s.Fingerprint = "f4" })
+	d.commit(func(s *Spec) { s.Rollout.Verify = nil; s.Fingerprint = "f4" })
 	d.run()
 	d.at("n1 done, n2 done, Completed/Completed")
 
@@ -212,14 +212,14 @@ func TestVMsComeAndGoInMidRollout(t *testing.T) {
 	d.step()
 	d.at("n1 Verifying 2 [1 2], Progressing/BatchVerifying")
 	probe := d.last.Probes[0]
-	d.commit(func(s *RolloutSpec) { s.Networks[0].VMs = vmAddresses(1, 2, 3, 4, 5, 6, 7) })
+	d.commit(func(s *Spec) { s.Networks[0].VMs = vmAddresses(1, 2, 3, 4, 5, 6, 7) })
 	d.step()
 	d.at("n1 Verifying 2 [1 2], Progressing/BatchVerifying") // who is born joins with a later batch
 	d.step(probe.verdict(true))
 	d.at("n1 Applying 2 [1 2 3 4], Progressing/BatchApplying") // half of seven are not there yet
 	d.step()
 	probe = d.last.Probes[0]
-	d.commit(func(s *RolloutSpec) { s.Networks[0].VMs = vmAddresses(2, 4, 5, 6, 7) })
+	d.commit(func(s *Spec) { s.Networks[0].VMs = vmAddresses(2, 4, 5, 6, 7) })
 	d.step(probe.verdict(true))
 	d.at("n1 Applying 2 [2 4], Progressing/BatchApplying") // what is left is another progress
 	d.run()
@@ -257,7 +257,7 @@ func TestParallelAndOrder(t *testing.T) {
 	d.step(d.last.Probes[1].verdict(true))
 	d.at("n1 Baseline 0 [], n2 Applying 1 [1], Progressing/BaselineRunning")
 	// One at a time from now on: the first by order goes on, the other stays.
-	d.commit(func(s *RolloutSpec) {
+	d.commit(func(s *Spec) {
 		s.Rollout.Parallel = 1
 		s.Networks[0], s.Networks[2] = s.Networks[2], s.Networks[0]
 	})
@@ -269,7 +269,7 @@ func TestParallelAndOrder(t *testing.T) {
 }
 
 func TestStoredLayout(t *testing.T) {
-	if _, err := ReadRollout([]byte(`{"version": 2, "policy": "p"}`)); textOf(err) != `rollout "p" has layout 2, this gray reads 1; use the gray that wrote it` {
+	if _, err := Read([]byte(`{"version": 2, "policy": "p"}`)); textOf(err) != `rollout "p" has layout 2, this gray reads 1; use the gray that wrote it` {
 		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"encoding/json"
@@ -9,12 +9,12 @@ import (
 )
 
 // RolloutVersion is the layout of a stored Rollout.
-const RolloutVersion = 1
+const Layout = 1
 
 // Rollout is where the rollout of one policy stands: what it has moved, and what
 // it waits for. It is a value: Step and Do return a new one and leave this one as
 // it is.
-type Rollout struct {
+type State struct {
 	Version     int    `json:"version"` // RolloutVersion
 	Policy      string `json:"policy"`
 	Run         int    `json:"run"`         // counts the starts from nothing
@@ -42,7 +42,7 @@ type Rollout struct {
 
 	// Where the search for the next Network begins: all before it in this order
 	// are done or moving.
-	order *RolloutSpec
+	order *Spec
 	next  int
 }
 
@@ -180,24 +180,24 @@ type Actions struct {
 }
 
 // NewRollout is a rollout that has not begun.
-func NewRollout(policy string) *Rollout {
-	return &Rollout{Version: RolloutVersion, Policy: policy, Phase: PhasePending}
+func New(policy string) *State {
+	return &State{Version: Layout, Policy: policy, Phase: PhasePending}
 }
 
 // ReadRollout reads the stored form of a Rollout, which is JSON.
-func ReadRollout(b []byte) (*Rollout, error) {
-	r := new(Rollout)
+func Read(b []byte) (*State, error) {
+	r := new(State)
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, err
 	}
-	if r.Version != RolloutVersion {
-		return nil, fmt.Errorf("rollout %q has layout %d, this gray reads %d; use the gray that wrote it", r.Policy, r.Version, RolloutVersion)
+	if r.Version != Layout {
+		return nil, fmt.Errorf("rollout %q has layout %d, this gray reads %d; use the gray that wrote it", r.Policy, r.Version, Layout)
 	}
 	return r, nil
 }
 
 // Progress is what has moved, for Compiler.SetProgress.
-func (r *Rollout) Progress() Progress {
+func (r *State) Progress() Progress {
 	p := Progress{Identity: r.Identity, Whole: r.Done}
 	for _, m := range r.Moving {
 		switch {
@@ -215,17 +215,17 @@ func (r *Rollout) Progress() Progress {
 }
 
 // done tells whether a Network has moved and passed.
-func (r *Rollout) done(network string) bool {
+func (r *State) IsDone(network string) bool {
 	_, ok := slices.BinarySearch(r.Done, network)
 	return ok
 }
 
 // moving is the place of a Network in Moving, or -1.
-func (r *Rollout) moving(network string) int {
+func (r *State) IndexOf(network string) int {
 	return slices.IndexFunc(r.Moving, func(m *Move) bool { return m.Network == network })
 }
 
 // Empty tells whether everything is at the default.
-func (r *Rollout) Empty() bool {
+func (r *State) Empty() bool {
 	return len(r.Done) == 0 && !slices.ContainsFunc(r.Moving, func(m *Move) bool { return m.Whole || len(m.VMs) > 0 })
 }

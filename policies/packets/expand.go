@@ -1,4 +1,4 @@
-package policies
+package packets
 
 import (
 	"cmp"
@@ -74,7 +74,7 @@ func (x *expansion) list(k int, region Match, above []layer, band *Policy) {
 		}
 		for j := 0; j < len(g.Matches) && !x.over; j++ {
 			m := &g.Matches[j]
-			y, some := region.intersect(m.Box)
+			y, some := region.Intersect(m.Box)
 			if !some || x.hides(y) {
 				continue
 			}
@@ -110,11 +110,11 @@ func (x *expansion) pass(k int, region Match, e Entry, above []layer, band *Poli
 // share comes first, as in the list of all its matches.
 func (x *expansion) limit(k int, region Match, e Entry, above []layer, band *Policy) {
 	g := &x.groups[k]
-	region, some := region.intersect(e.Box)
+	region, some := region.Intersect(e.Box)
 	for j := 0; some && j < len(g.Matches) && !x.over; j++ {
 		x.steps++
 		m := &g.Matches[j]
-		y, some := region.intersect(m.Box)
+		y, some := region.Intersect(m.Box)
 		if !some || x.hides(y) {
 			continue
 		}
@@ -135,14 +135,14 @@ func (x *expansion) limit(k int, region Match, e Entry, above []layer, band *Pol
 // are those of another cell, which knows nothing of this VNI's matches.
 func (x *expansion) excluded(g *Policy, region, exclude Match) []Match {
 	const few = 2
-	all, some := region.intersect(exclude)
+	all, some := region.Intersect(exclude)
 	if !some {
 		return nil
 	}
 	x.steps += len(g.Matches)
 	var wild, own []Match
 	for i := range g.Matches {
-		if y, some := all.intersect(g.Matches[i].Box); some && y.AnyVNI {
+		if y, some := all.Intersect(g.Matches[i].Box); some && y.AnyVNI {
 			wild = append(wild, y)
 		} else if some {
 			own = append(own, y)
@@ -152,13 +152,13 @@ func (x *expansion) excluded(g *Policy, region, exclude Match) []Match {
 		return []Match{all}
 	}
 	if len(own) > few {
-		all, _ = all.intersect(VNIMatch(own[0].VNI))
+		all, _ = all.Intersect(VNIMatch(own[0].VNI))
 		own = []Match{all}
 	}
 	return append(own, wild...)
 }
 
-func (x *expansion) hides(m Match) bool { return x.cover.hides(&item{box: m, table: m.table()}) }
+func (x *expansion) hides(m Match) bool { return x.cover.hides(&item{box: m, table: m.Table()}) }
 
 // add adds an entry for all that is left of a region.
 func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
@@ -170,8 +170,8 @@ func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
 		shares = append(shares, l.Share)
 	}
 	it := item{
-		box: box, pool: poolName(append(shares, own.Share, Share{x.base, 100})), priority: band.Priority,
-		policy: own.policy, origin: own.origin, table: box.table(),
+		box: box, pool: PoolName(append(shares, own.Share, Share{x.base, 100})), priority: band.Priority,
+		policy: own.policy, origin: own.origin, table: box.Table(),
 	}
 	if len(above) > 0 { // who comes first answers for the blend
 		it.policy, it.origin = above[0].policy, above[0].origin
@@ -213,12 +213,12 @@ func (x *expansion) meet(a, b *Policy) (Match, bool) {
 			break
 		}
 		for _, o := range theirs {
-			both, some := m.Box.intersect(o.Box)
+			both, some := m.Box.Intersect(o.Box)
 			if !some {
 				continue
 			}
 			x.steps += len(a.Exclude) + len(b.Exclude)
-			excluded := func(e Entry) bool { return e.Percent == 100 && e.Box.covers(both) }
+			excluded := func(e Entry) bool { return e.Percent == 100 && e.Box.Covers(both) }
 			if !slices.ContainsFunc(a.Exclude, excluded) && !slices.ContainsFunc(b.Exclude, excluded) {
 				return both, true
 			}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -23,7 +25,7 @@ type rolling struct {
 	names    []string          // of the Networks, in order
 	units    map[string][]Name // by Network: what its move has claims on
 
-	made  *RolloutSpec                     // nil: to be made
+	made  *rollout.Spec                    // nil: to be made
 	stale map[string]bool                  // Networks whose routes have changed since
 	of    map[schema.Name]*schema.Document // the targets that it was made of
 }
@@ -60,7 +62,7 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 				c.carries(s, t.Name, doc)
 			}
 			r.units[n] = append(r.units[n], u)
-			c.plan(e, u, VNIMatch(doc.vni))
+			c.plan(e, u, packets.VNIMatch(doc.vni))
 		}
 		c.probed(s, spec.Rollout.Verify, n, net)
 		if c.scopes[n] == nil {
@@ -74,7 +76,7 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 }
 
 // plan claims a unit for later.
-func (c *Compiler) plan(e entryOf, u Name, box Match) {
+func (c *Compiler) plan(e entryOf, u Name, box packets.Match) {
 	c.claim(e, u, box)
 	list := c.claims[u]
 	list[len(list)-1].planned = true
@@ -180,7 +182,7 @@ func (c *Compiler) probed(s *docState, v *schema.Verify, name string, n *schema.
 
 // Rollout returns what the documents of the last Compile say about the rollout of
 // a policy, or nil where it has none. While they stay, so does the pointer.
-func (c *Compiler) Rollout(policy string) *RolloutSpec {
+func (c *Compiler) Rollout(policy string) *rollout.Spec {
 	r := c.rolls[policy]
 	if r == nil {
 		return nil
@@ -192,7 +194,7 @@ func (c *Compiler) Rollout(policy string) *RolloutSpec {
 	if same {
 		return r.made
 	}
-	spec := &RolloutSpec{
+	spec := &rollout.Spec{
 		Policy: policy, Version: r.spec.Version, Identity: r.identity, Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
 	}
 	if r.made == nil {
@@ -219,17 +221,17 @@ func (c *Compiler) Rollout(policy string) *RolloutSpec {
 
 // rolloutNetwork is a Network as the state machine sees it, or nil where the
 // policy excludes all of it.
-func (c *Compiler) rolloutNetwork(r *rolling, name string) *RolloutNetwork {
+func (c *Compiler) rolloutNetwork(r *rolling, name string) *rollout.Network {
 	doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: name}]
 	net := doc.doc.Spec.(*schema.NetworkSpec)
-	n := &RolloutNetwork{Name: name, Account: net.Account, VNI: doc.vni, VMs: doc.vms, Routes: c.set.Routes(name), Monitor: net.Monitor}
-	var wide []Match
-	single := map[Match]bool{} // one VM as source or as destination
+	n := &rollout.Network{Name: name, Account: net.Account, VNI: doc.vni, VMs: doc.vms, Routes: c.set.Routes(name), Monitor: net.Monitor}
+	var wide []packets.Match
+	single := map[packets.Match]bool{} // one VM as source or as destination
 	for _, cl := range c.excludes(r, name) {
 		switch {
-		case cl.box.covers(VNIMatch(n.VNI)):
+		case cl.box.Covers(packets.VNIMatch(n.VNI)):
 			return nil
-		case cl.box.table() == TableVMSrc || cl.box.table() == TableVMDst:
+		case cl.box.Table() == packets.TableVMSrc || cl.box.Table() == packets.TableVMDst:
 			single[cl.box] = true
 		default:
 			wide = append(wide, cl.box)
@@ -238,8 +240,8 @@ func (c *Compiler) rolloutNetwork(r *rolling, name string) *RolloutNetwork {
 	if len(single)+len(wide) == 0 {
 		return n
 	}
-	stays := func(m Match) bool {
-		return single[m] || slices.ContainsFunc(wide, func(w Match) bool { return w.covers(m) })
+	stays := func(m packets.Match) bool {
+		return single[m] || slices.ContainsFunc(wide, func(w packets.Match) bool { return w.Covers(m) })
 	}
 	n.VMs = slices.DeleteFunc(slices.Clone(n.VMs), func(a netip.Addr) bool {
 		pair := vmPair(n.VNI, a)
@@ -256,7 +258,7 @@ func (c *Compiler) excludes(r *rolling, network string) []claim {
 		for _, cl := range c.claims[u] {
 			if cl.doc == r.doc && cl.exclude && cl.percent == 100 && len(cl.match.Headers) == 0 {
 				if u.Kind == schema.KindService {
-					cl.box = anyMatch
+					cl.box = packets.AnyMatch
 				}
 				out = append(out, cl)
 			}

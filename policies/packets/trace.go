@@ -1,4 +1,4 @@
-package policies
+package packets
 
 import (
 	"fmt"
@@ -190,7 +190,7 @@ func (c *Cell) flow(p Packet) *Rule {
 // backend goes from the pool by the hash to a server.
 func (t *Trace) backend(tables Tables, gw *Gateway) {
 	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
-	version, index, origin := server(tables, gw, t.Pool, t.Bucket)
+	version, index, origin := ServerOf(tables, gw, t.Pool, t.Bucket)
 	b := &gw.Pool(version).Backends[index]
 	t.Version, t.Backend, t.Port, t.MAC = version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
 	says := fmt.Sprintf("port %d, next hop %s", t.Port, t.MAC)
@@ -205,7 +205,7 @@ func (t *Trace) backend(tables Tables, gw *Gateway) {
 
 // server is the server of a bucket of a pool: its version and its index among the
 // backends of that, and the document that made the pool.
-func server(tables Tables, gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
+func ServerOf(tables Tables, gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
 	if b := tables.Blend(gw.Name, pool); b != nil {
 		slot := b.Buckets[bucket]
 		return gw.Pools[slot.Pool].Version, slot.Backend, b.Origin

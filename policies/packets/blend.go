@@ -1,4 +1,4 @@
-package policies
+package packets
 
 import (
 	"fmt"
@@ -23,7 +23,7 @@ func (s Share) holds(o Share) bool { return s.Version == o.Version && s.Percent 
 // of the buckets, v3 of those that are left 50 %, v1 the rest. It ends with the
 // first share of 100 %. A share that an earlier one of its version holds says
 // nothing and is left out.
-func poolName(shares []Share) string {
+func PoolName(shares []Share) string {
 	var kept []Share
 	for _, s := range shares {
 		last := len(kept) - 1
@@ -50,7 +50,7 @@ func poolName(shares []Share) string {
 }
 
 // sharesOf reads the name of a pool.
-func sharesOf(pool string) []Share {
+func SharesOf(pool string) []Share {
 	var shares []Share
 	for word := range strings.SplitSeq(pool, ",") {
 		version, percent, isShare := strings.Cut(strings.TrimSuffix(word, "%"), "=")
@@ -64,7 +64,7 @@ func sharesOf(pool string) []Share {
 }
 
 // isBlend tells whether a pool's name is that of a blend.
-func isBlend(pool string) bool { return strings.Contains(pool, ",") }
+func IsBlend(pool string) bool { return strings.Contains(pool, ",") }
 
 // bucketOrder is the order in which a version takes buckets, as its share grows:
 // a permutation that depends on the version's name and the number of buckets
@@ -77,7 +77,7 @@ type bucketOrder struct {
 	keys  [4]uint64
 }
 
-func newBucketOrder(version string, buckets int) bucketOrder {
+func NewBucketOrder(version string, buckets int) bucketOrder {
 	o := bucketOrder{mask: uint32(buckets - 1)}
 	for 1<<(2*o.shift) < buckets {
 		o.shift++
@@ -91,7 +91,7 @@ func newBucketOrder(version string, buckets int) bucketOrder {
 
 // place is where a bucket stands in the order. Every step can be undone, which
 // makes the whole a permutation.
-func (o *bucketOrder) place(bucket int) int {
+func (o *bucketOrder) Place(bucket int) int {
 	x := uint32(bucket)
 	for _, k := range o.keys {
 		x = (x ^ uint32(k)) & o.mask
@@ -115,19 +115,19 @@ type Blend struct {
 type Slot struct{ Pool, Backend uint16 }
 
 // newBlend fills the buckets of a blend: each as in the pool of its version.
-func newBlend(gw *Gateway, name string, origin schema.Position) *Blend {
-	b := &Blend{Gateway: gw.Name, Name: name, Origin: origin, Shares: sharesOf(name), Buckets: make([]Slot, gw.Hash.Buckets)}
+func NewBlend(gw *Gateway, name string, origin schema.Position) *Blend {
+	b := &Blend{Gateway: gw.Name, Name: name, Origin: origin, Shares: SharesOf(name), Buckets: make([]Slot, gw.Hash.Buckets)}
 	pools, taken := make([]uint16, len(b.Shares)), make([]int, len(b.Shares))
 	orders := make([]bucketOrder, len(b.Shares))
 	for i, s := range b.Shares {
 		pools[i] = uint16(slices.IndexFunc(gw.Pools, func(p Pool) bool { return p.Version == s.Version }))
 		taken[i] = (s.Percent*gw.Hash.Buckets + 50) / 100
-		orders[i] = newBucketOrder(s.Version, gw.Hash.Buckets)
+		orders[i] = NewBucketOrder(s.Version, gw.Hash.Buckets)
 	}
 	last := len(b.Shares) - 1
 	for bucket := range b.Buckets {
 		i := 0
-		for i < last && orders[i].place(bucket) >= taken[i] {
+		for i < last && orders[i].Place(bucket) >= taken[i] {
 			i++
 		}
 		b.Buckets[bucket] = Slot{pools[i], gw.Pools[pools[i]].Buckets[bucket]}

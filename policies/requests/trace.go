@@ -1,4 +1,4 @@
-package policies
+package requests
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -19,38 +20,38 @@ type Request struct {
 }
 
 // RequestTrace is the way of one request through an Envoy.
-type RequestTrace struct {
-	Service   string     `json:"service,omitempty"`
-	Account   string     `json:"account,omitempty"` // that the request carries
-	Slot      int        `json:"slot"`              // of the account, 0 to 99
-	Steps     []Step     `json:"steps"`             // in the order in which Envoy looks
-	Version   string     `json:"version,omitempty"`
-	Cluster   string     `json:"cluster,omitempty"`
-	Endpoints []Endpoint `json:"endpoints,omitempty"` // that the documents name
-	NotFound  string     `json:"notFound,omitempty"`  // why the answer is 404
+type Trace struct {
+	Service   string         `json:"service,omitempty"`
+	Account   string         `json:"account,omitempty"` // that the request carries
+	Slot      int            `json:"slot"`              // of the account, 0 to 99
+	Steps     []packets.Step `json:"steps"`             // in the order in which Envoy looks
+	Version   string         `json:"version,omitempty"`
+	Cluster   string         `json:"cluster,omitempty"`
+	Endpoints []Endpoint     `json:"endpoints,omitempty"` // that the documents name
+	NotFound  string         `json:"notFound,omitempty"`  // why the answer is 404
 }
 
 // SameWay tells whether two requests are answered alike.
-func (t *RequestTrace) SameWay(o *RequestTrace) bool {
+func (t *Trace) SameWay(o *Trace) bool {
 	return (t.NotFound == "") == (o.NotFound == "") && t.Cluster == o.Cluster && slices.Equal(t.Endpoints, o.Endpoints)
 }
 
 // Routes is what an Envoy is configured with.
 type Routes interface {
 	Services() iter.Seq[*Service]
-	Rules(service string) []*RequestRule           // about all requests, by policy
+	Rules(service string) []*Rule                  // about all requests, by policy
 	Account(service, account string) *AccountRoute // nil where nothing holds for it alone
 }
 
 // FollowRequest says what an Envoy that is configured with the routes does with a
 // request: the request model.
-func FollowRequest(routes Routes, r Request) *RequestTrace {
-	t := &RequestTrace{}
+func Follow(routes Routes, r Request) *Trace {
+	t := &Trace{}
 	host := hostOf(r.Host)
 	svc, by := serviceOf(routes, host)
 	if svc == nil {
 		t.NotFound = fmt.Sprintf("no Service has the host %s", host)
-		t.Steps = append(t.Steps, Step{Table: "host"})
+		t.Steps = append(t.Steps, packets.Step{Table: "host"})
 		return t
 	}
 	t.Service = svc.Name
@@ -71,10 +72,10 @@ func FollowRequest(routes Routes, r Request) *RequestTrace {
 	for _, rule := range OrderRules(routes.Rules(svc.Name), own.Rules, own.Instead) {
 		holds := !decided && rule.Holds(t.Slot, r.Headers)
 		match := rule.MatchString()
-		if slices.ContainsFunc(own.Rules, func(o RequestRule) bool { return o.Policy == rule.Policy }) {
+		if slices.ContainsFunc(own.Rules, func(o Rule) bool { return o.Policy == rule.Policy }) {
 			match = fmt.Sprintf("account %s: %s", t.Account, match)
 		}
-		t.Steps = append(t.Steps, Step{
+		t.Steps = append(t.Steps, packets.Step{
 			Table: "rule " + rule.Policy, Entry: fmt.Sprintf("priority %d: %s", rule.Priority, match), Says: "version " + rule.Version,
 			Policy: rule.Policy, Origin: rule.Origin, Wins: holds,
 		})
@@ -83,19 +84,19 @@ func FollowRequest(routes Routes, r Request) *RequestTrace {
 		}
 	}
 	for _, policy := range own.Instead {
-		if !slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Policy == policy }) {
-			t.Steps = append(t.Steps, Step{Table: "rule " + policy, Policy: policy}) // it excludes the account
+		if !slices.ContainsFunc(t.Steps, func(s packets.Step) bool { return s.Policy == policy }) {
+			t.Steps = append(t.Steps, packets.Step{Table: "rule " + policy, Policy: policy}) // it excludes the account
 		}
 	}
-	t.Steps = append(t.Steps, Step{Table: "default", Entry: "all requests", Says: "version " + svc.Default, Origin: svc.Origin, Wins: !decided})
+	t.Steps = append(t.Steps, packets.Step{Table: "default", Entry: "all requests", Says: "version " + svc.Default, Origin: svc.Origin, Wins: !decided})
 	version := svc.Version(t.Version)
 	t.Cluster, t.Endpoints = svc.Name+"/"+t.Version, version.Endpoints
 	t.step("cluster", t.Cluster, endpointsText(version), version.Origin)
 	return t
 }
 
-func (t *RequestTrace) step(table, entry, says string, origin schema.Position) {
-	t.Steps = append(t.Steps, Step{Table: table, Entry: entry, Says: says, Origin: origin})
+func (t *Trace) step(table, entry, says string, origin schema.Position) {
+	t.Steps = append(t.Steps, packets.Step{Table: table, Entry: entry, Says: says, Origin: origin})
 }
 
 func endpointsText(v *ServiceVersion) string {

@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"encoding/json"
@@ -16,8 +16,8 @@ import (
 // through the stored form now and then, as over a restart.
 type drill struct {
 	t         testing.TB
-	r         *Rollout
-	spec      *RolloutSpec
+	r         *State
+	spec      *Spec
 	now       time.Time
 	confirmed bool   // whether the sinks confirm what is to be live
 	live      uint64 // what they have confirmed
@@ -46,12 +46,12 @@ func movesOf(batches string, change ...func(*schema.Rollout)) *schema.Rollout {
 }
 
 func newDrill(t testing.TB, r *schema.Rollout, vms ...int) *drill {
-	d := &drill{t: t, r: NewRollout("p"), now: time.Unix(1e9, 0).UTC(), confirmed: true}
-	d.spec = &RolloutSpec{Policy: "p", Version: "v2", Identity: "v2 of Gateway/gw", Content: "c1", Fingerprint: "f1", Rollout: r}
+	d := &drill{t: t, r: New("p"), now: time.Unix(1e9, 0).UTC(), confirmed: true}
+	d.spec = &Spec{Policy: "p", Version: "v2", Identity: "v2 of Gateway/gw", Content: "c1", Fingerprint: "f1", Rollout: r}
 	for i, n := range vms {
 		name := fmt.Sprintf("n%d", i+1)
 
-		d.spec.Networks = append(d.spec.Networks, RolloutNetwork{Name: name, VNI: uint32(i + 1), VMs: vmAddresses(firstNumbers(n)...)})
+		d.spec.Networks = append(d.spec.Networks, Network{Name: name, VNI: uint32(i + 1), VMs: vmAddresses(firstNumbers(n)...)})
 	}
 	d.spec.Index()
 	return d
@@ -66,7 +66,7 @@ func vmAddresses(numbers ...int) []netip.Addr {
 }
 
 // commit changes the documents.
-func (d *drill) commit(change func(*RolloutSpec)) {
+func (d *drill) commit(change func(*Spec)) {
 	next := *d.spec
 	next.Networks = slices.Clone(d.spec.Networks)
 	pace := *d.spec.Rollout
@@ -104,7 +104,7 @@ func (d *drill) restart() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	back, err := ReadRollout(b)
+	back, err := Read(b)
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -1,10 +1,11 @@
-package policies
+package requests
 
 import (
 	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -15,10 +16,10 @@ type Service struct {
 	Hosts    []string // sorted, lower case, without port
 	Protocol string   // what the endpoints speak: "http", "http2" or "grpc"
 	RouteBy  RouteBy
-	Default  string           // the version of accounts that no policy names
-	Versions []ServiceVersion // sorted by name
-	Health   *HealthCheck     // nil: the endpoints are not checked
-	Timeout  time.Duration    // of a whole request; 0: none
+	Default  string               // the version of accounts that no policy names
+	Versions []ServiceVersion     // sorted by name
+	Health   *packets.HealthCheck // nil: the endpoints are not checked
+	Timeout  time.Duration        // of a whole request; 0: none
 	Retries  int
 }
 
@@ -68,12 +69,12 @@ type Endpoint struct {
 // beside the rules that are about all requests; see OrderRules.
 type AccountRoute struct {
 	Service, Account string
-	Rules            []RequestRule // in order of precedence
-	Instead          []string      // the policies whose rules about all requests do not count for it, sorted
+	Rules            []Rule   // in order of precedence
+	Instead          []string // the policies whose rules about all requests do not count for it, sorted
 	Origin           schema.Position
 }
 
-func (r *AccountRoute) equal(o *AccountRoute) bool {
+func (r *AccountRoute) Equal(o *AccountRoute) bool {
 	return r.Origin == o.Origin && slices.Equal(r.Instead, o.Instead) &&
-		slices.EqualFunc(r.Rules, o.Rules, func(a, b RequestRule) bool { return a.equal(&b) })
+		slices.EqualFunc(r.Rules, o.Rules, func(a, b Rule) bool { return a.Equal(&b) })
 }

@@ -1,4 +1,4 @@
-package policies
+package rollout
 
 import (
 	"slices"
@@ -97,15 +97,15 @@ func TestFailureRollsBack(t *testing.T) {
 		t.Errorf("there is left %v", p)
 	}
 	// The same content is not tried again, at whatever pace.
-	d.commit(func(s *RolloutSpec) { s.Rollout.Parallel, s.Fingerprint = 2, "f2" })
+	d.commit(func(s *Spec) { s.Rollout.Parallel, s.Fingerprint = 2, "f2" })
 	d.run()
 	d.at("RolledBack/VerificationFailed")
 	// Another one is.
-	d.commit(func(s *RolloutSpec) { s.Content, s.Fingerprint = "c2", "f3" })
+	d.commit(func(s *Spec) { s.Content, s.Fingerprint = "c2", "f3" })
 	d.run()
 	d.at("n1 done, n2 done, Completed/Completed")
 	// And when a commit goes back to what had failed, so do the units.
-	d.commit(func(s *RolloutSpec) { s.Content, s.Fingerprint = "c1", "f1" })
+	d.commit(func(s *Spec) { s.Content, s.Fingerprint = "c1", "f1" })
 	d.run()
 	d.at("RolledBack/FailedBefore")
 	d.do(VerbRetry, "", "")
@@ -125,7 +125,7 @@ func TestRollbackWaitsForTheSinks(t *testing.T) {
 	d.step()
 	d.at("RollingBack/VerificationFailed")
 	d.do(VerbRetry, "", "it is still going back to the default; retry when it is there")
-	d.commit(func(s *RolloutSpec) { s.Content, s.Fingerprint = "c2", "f2" })
+	d.commit(func(s *Spec) { s.Content, s.Fingerprint = "c2", "f2" })
 	d.step()
 	d.at("RollingBack/RollingBack")
 	d.confirmed = true
@@ -187,7 +187,7 @@ func TestApprovalAndThrough(t *testing.T) {
 	d = newDrill(t, movesOf("1 2 100%", through("n1", 2)), 3, 3)
 	d.run()
 	d.at("n1 Passed 2 [1 2], Paused/ThroughReached")
-	d.commit(func(s *RolloutSpec) { through("n2", 1)(s.Rollout) }) // the pull request that raises it
+	d.commit(func(s *Spec) { through("n2", 1)(s.Rollout) }) // the pull request that raises it
 	d.run()
 	d.at("n1 done, n2 Passed 1 [1], Paused/ThroughReached")
 	d.do(VerbPromote, "", "")
@@ -196,13 +196,13 @@ func TestApprovalAndThrough(t *testing.T) {
 	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "batch 2 of Network n2 is beyond through, by ann: because" {
 		t.Errorf("overrides %q", o)
 	}
-	d.commit(func(s *RolloutSpec) { through("n2", 3)(s.Rollout) })
+	d.commit(func(s *Spec) { through("n2", 3)(s.Rollout) })
 	d.run()
 	d.at("n1 done, n2 done, Completed/Completed")
 	if o := d.r.Overrides(d.spec); len(o) != 0 {
 		t.Errorf("overrides %q", o)
 	}
-	d.commit(func(s *RolloutSpec) { through("n1", 1)(s.Rollout) }) // which takes nothing back
+	d.commit(func(s *Spec) { through("n1", 1)(s.Rollout) }) // which takes nothing back
 	d.run()
 	d.at("n1 done, n2 done, Completed/Completed")
 
