@@ -17,6 +17,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/stores/bolt"
 )
 
 const patience = 30 * time.Second
@@ -167,7 +168,7 @@ func testFormats(t *testing.T, server *etcdtest.Server) {
 // etcd has forgotten how it came about.
 func TestEtcdIsAway(t *testing.T) {
 	server := etcdtest.New(t)
-	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
+	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	ok(t, err)
 	defer store.Close()
 	board := newBoard(t, store, "/a", "/b")
@@ -237,7 +238,7 @@ func TestEtcdLosesItsData(t *testing.T) {
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()
-	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
+	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	ok(t, err)
 	defer store.Close()
 	for i := range 4 {

@@ -18,6 +18,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/stores/bolt"
 )
 
 // lease is short, and still long enough for a machine with much to do.
@@ -119,7 +120,7 @@ func TestStores(t *testing.T) {
 	t.Run("file", func(t *testing.T) {
 		state := "file:" + filepath.Join(t.TempDir(), "state.db")
 		conform(t, func(t *testing.T) (*reconciler.Store, func()) {
-			s, err := reconciler.OpenStore(state)
+			s, err := bolt.Open(state)
 			if err != nil {
 				t.Fatal(err)
 			}
