@@ -137,6 +137,11 @@ func (s *source) read(ctx context.Context, t *target) (history, error) {
 		more = res.More && len(res.Kvs) > 0
 	}
 	t.records = records
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == (history{}) { // the first pulse is still to come, and etcd may lose its data before
+		s.last = seen
+	}
 	return seen, nil
 }
 
