@@ -118,9 +118,7 @@ func TestNumbersAreStoredAsTheyChange(t *testing.T) {
 			}
 			got = append(got, key+"="+r.Key)
 		}
-		for _, key := range remove {
-			got = append(got, key)
-		}
+		got = append(got, remove...)
 		if slices.Sort(got); !slices.Equal(got, want) {
 			t.Errorf("unsaved are %q, want %q", got, want)
 		}
