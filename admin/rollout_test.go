@@ -19,6 +19,7 @@ import (
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/dir"
+	"github.com/gray-release/gray/stores/bolt"
 )
 
 // shard is two accounts of a Service that wait for approval, batch by batch.
@@ -62,7 +63,7 @@ func startAPI(t *testing.T, documents string) Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
+	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

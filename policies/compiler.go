@@ -217,9 +217,13 @@ func compareNames(a, b Name) int {
 // IDs returns a copy of the table of numbers, to be kept for the next compiler.
 func (c *Compiler) IDs() *IDs { return c.ids.Clone() }
 
-// IDsChanged counts how often numbers were given or freed; while it stays, so
-// does what IDs returns.
-func (c *Compiler) IDsChanged() int { return c.ids.changes }
+// UnsavedIDs is what the store lacks of the table of numbers, as IDs.Unsaved says it.
+func (c *Compiler) UnsavedIDs() (put map[string][]byte, remove []string, err error) {
+	return c.ids.Unsaved()
+}
+
+// IDsSaved says that the store has what UnsavedIDs returned.
+func (c *Compiler) IDsSaved() { c.ids.Saved() }
 
 // Warnings is what is odd and still allowed, sorted by place.
 func (c *Compiler) Warnings() schema.Errors {

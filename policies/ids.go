@@ -44,7 +44,7 @@ type idKey struct {
 type IDs struct {
 	byName  map[idKey]uint32
 	slots   map[slot]string
-	changes int
+	unsaved map[string]slot // by key of a record that the store has otherwise
 }
 
 type slot struct {
@@ -53,14 +53,18 @@ type slot struct {
 	ID     uint32
 }
 
+// record is the key of a number's record in the store. It names the number and not
+// the name that has it, so that no two names can be stored with one number.
+func (s slot) record() string { return fmt.Sprintf("%s/%d/%d", s.Switch, s.Space, s.ID) }
+
 // NewIDs returns an empty table.
 func NewIDs() *IDs {
-	return &IDs{byName: map[idKey]uint32{}, slots: map[slot]string{}}
+	return &IDs{byName: map[idKey]uint32{}, slots: map[slot]string{}, unsaved: map[string]slot{}}
 }
 
 // Clone returns an independent copy.
 func (ids *IDs) Clone() *IDs {
-	return &IDs{byName: maps.Clone(ids.byName), slots: maps.Clone(ids.slots)}
+	return &IDs{byName: maps.Clone(ids.byName), slots: maps.Clone(ids.slots), unsaved: maps.Clone(ids.unsaved)}
 }
 
 func (ids *IDs) get(switchName string, space Space, key string) uint32 {
@@ -82,7 +86,7 @@ func (ids *IDs) Assign(switchName string, space Space, key string) bool {
 		if _, used := ids.slots[s]; !used {
 			ids.slots[s] = key
 			ids.byName[k] = s.ID
-			ids.changes++
+			ids.unsaved[s.record()] = s
 			return true
 		}
 	}
@@ -92,13 +96,14 @@ func (ids *IDs) Assign(switchName string, space Space, key string) bool {
 func (ids *IDs) release(switchName string, space Space, key string) {
 	k := idKey{switchName, space, key}
 	if id := ids.byName[k]; id != 0 {
-		ids.changes++
+		s := slot{switchName, space, id}
+		ids.unsaved[s.record()] = s
 		delete(ids.byName, k)
-		delete(ids.slots, slot{switchName, space, id})
+		delete(ids.slots, s)
 	}
 }
 
-// idRecord is one number in its stored form.
+// idRecord is one number in its stored form, which is JSON.
 type idRecord struct {
 	Switch string
 	Space  Space
@@ -106,30 +111,57 @@ type idRecord struct {
 	ID     uint32
 }
 
-// MarshalJSON gives the stored form, in no particular order.
-func (ids *IDs) MarshalJSON() ([]byte, error) {
-	records := make([]idRecord, 0, len(ids.byName))
-	for k, id := range ids.byName {
-		records = append(records, idRecord{k.Switch, k.Space, k.Key, id})
+// idTable is the key of the one record that earlier versions of gray wrote, a list of
+// all numbers.
+const idTable = "table"
+
+// Unsaved is what the store lacks: the records that changed since Saved was called
+// last, to be put and removed together.
+func (ids *IDs) Unsaved() (put map[string][]byte, remove []string, err error) {
+	put = map[string][]byte{}
+	for key, s := range ids.unsaved {
+		name, used := ids.slots[s]
+		if !used {
+			remove = append(remove, key)
+			continue
+		}
+		if put[key], err = json.Marshal(idRecord{s.Switch, s.Space, name, s.ID}); err != nil {
+			return nil, nil, err
+		}
 	}
-	return json.Marshal(records)
+	return put, remove, nil
 }
 
-// UnmarshalJSON reads the stored form. A table in which two names share a number
-// is refused.
-func (ids *IDs) UnmarshalJSON(b []byte) error {
-	var records []idRecord
-	if err := json.Unmarshal(b, &records); err != nil {
-		return err
-	}
-	*ids = *NewIDs()
-	for _, r := range records {
-		s := slot{r.Switch, r.Space, r.ID}
-		if other, taken := ids.slots[s]; taken || r.ID == 0 || r.ID >= r.Space.size() {
-			return fmt.Errorf("number %d of switch %s stands for both %q and %q, or is out of range", r.ID, r.Switch, other, r.Key)
+// Saved says that the store has what Unsaved returned.
+func (ids *IDs) Saved() { clear(ids.unsaved) }
+
+// Read takes in a stored record. One that is damaged, or would give a number to two
+// names or a name two numbers, is refused. The table of an earlier gray is Unsaved
+// afterwards, as the records that take its place.
+func (ids *IDs) Read(key string, value []byte) error {
+	records := make([]idRecord, 1)
+	if key == idTable {
+		ids.unsaved[key] = slot{} // has no name, so that it is removed
+		if err := json.Unmarshal(value, &records); err != nil {
+			return fmt.Errorf("the record %q: %w", key, err)
 		}
-		ids.slots[s] = r.Key
-		ids.byName[idKey{r.Switch, r.Space, r.Key}] = r.ID
+	} else if err := json.Unmarshal(value, &records[0]); err != nil {
+		return fmt.Errorf("the record %q: %w", key, err)
+	}
+	for _, r := range records {
+		s, k := slot{r.Switch, r.Space, r.ID}, idKey{r.Switch, r.Space, r.Key}
+		other, taken := ids.slots[s]
+		switch {
+		case r.ID == 0 || r.ID >= r.Space.size() || key != idTable && key != s.record():
+			return fmt.Errorf("the record %q gives %q the number %d of switch %s, which is out of range or not the record's", key, r.Key, r.ID, r.Switch)
+		case taken:
+			return fmt.Errorf("the record %q gives number %d of switch %s to both %q and %q", key, r.ID, r.Switch, other, r.Key)
+		case ids.byName[k] != 0:
+			return fmt.Errorf("the record %q gives %q the numbers %d and %d of switch %s", key, r.Key, ids.byName[k], r.ID, r.Switch)
+		case key == idTable:
+			ids.unsaved[s.record()] = s
+		}
+		ids.slots[s], ids.byName[k] = r.Key, r.ID
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package policies
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -76,13 +77,15 @@ func TestNumbersOutliveTheProcess(t *testing.T) {
 	r := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
 	r.must()
 	want := r.c.IDs().get("sw", SpacePool, "gw/v2=5%,v1")
-	stored, err := json.Marshal(r.c.IDs())
+	stored, _, err := r.c.UnsavedIDs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ids := NewIDs()
-	if err := json.Unmarshal(stored, ids); err != nil {
-		t.Fatal(err)
+	for key, value := range stored {
+		if err := ids.Read(key, value); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// What the earlier process named and the first commit does not is given back.
 	ids.Assign("sw", SpacePool, "gw/gone")
@@ -94,5 +97,62 @@ func TestNumbersOutliveTheProcess(t *testing.T) {
 	}
 	if got := again.c.IDs().get("sw", SpacePool, "gw/gone"); got != 0 {
 		t.Errorf("a pool that is in no document keeps the number %d", got)
+	}
+}
+
+// TestNumbersAreStoredAsTheyChange holds that what is unsaved is what was given and
+// freed since, and that a number which changes hands is one record.
+func TestNumbersAreStoredAsTheyChange(t *testing.T) {
+	ids := NewIDs()
+	unsaved := func(want ...string) {
+		t.Helper()
+		put, remove, err := ids.Unsaved()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for key, value := range put {
+			var r idRecord
+			if err := json.Unmarshal(value, &r); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, key+"="+r.Key)
+		}
+		got = append(got, remove...)
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("unsaved are %q, want %q", got, want)
+		}
+	}
+	for i := range 255 {
+		ids.Assign("s", SpaceVIP, fmt.Sprint(i))
+	}
+	ids.Saved()
+	unsaved()
+	last := slot{"s", SpaceVIP, ids.get("s", SpaceVIP, "7")}.record()
+	ids.release("s", SpaceVIP, "7")
+	unsaved(last)
+	ids.Assign("s", SpaceVIP, "new")
+	unsaved(last + "=new")
+}
+
+// TestNumbersThatClashAreRefused reads stores that no gray has written.
+func TestNumbersThatClashAreRefused(t *testing.T) {
+	const good, table = `{"Switch":"s","Space":1,"Key":"a","ID":7}`, `[{"Switch":"s","Space":1,"Key":"b","ID":7}]`
+	for _, c := range []struct{ key, value, want string }{
+		{"table", table, `the record "table" gives number 7 of switch s to both "a" and "b"`},
+		{"s/1/8", strings.Replace(good, "7", "8", 1), `the record "s/1/8" gives "a" the numbers 7 and 8 of switch s`},
+		{"s/1/9", strings.Replace(good, "7", "8", 1), "out of range or not the record's"},
+		{"s/1/256", `{"Switch":"s","Space":1,"Key":"b","ID":256}`, "out of range"},
+		{"s/1/0", `{"Switch":"s","Space":1,"Key":"b"}`, "out of range"},
+		{"s/1/8", good[:20], `the record "s/1/8": unexpected end of JSON input`},
+		{"table", table[:20], `the record "table": unexpected end of JSON input`},
+	} {
+		ids := NewIDs()
+		if err := ids.Read("s/1/7", []byte(good)); err != nil {
+			t.Fatal(err)
+		}
+		if err := ids.Read(c.key, []byte(c.value)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s with %s: %v, want %q", c.key, c.value, err, c.want)
+		}
 	}
 }

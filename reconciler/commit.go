@@ -143,15 +143,15 @@ func (r *Reconciler) save(d *delta) error {
 	if r.cfg.Store == nil {
 		return nil
 	}
-	if n := r.meaning.compiler.IDsChanged(); n != r.savedIDs {
-		b, err := json.Marshal(r.meaning.compiler.IDs())
-		if err != nil {
+	numbers, freed, err := r.meaning.compiler.UnsavedIDs()
+	if err != nil {
+		return err
+	}
+	if len(numbers)+len(freed) > 0 {
+		if err := r.cfg.Store.Write(bucketIDs, numbers, freed); err != nil {
 			return err
 		}
-		if err := r.cfg.Store.Write("ids", map[string][]byte{"table": b}, nil); err != nil {
-			return err
-		}
-		r.savedIDs = n
+		r.meaning.compiler.IDsSaved()
 	}
 	if err := r.saveHeld(d); err != nil {
 		return err

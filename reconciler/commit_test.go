@@ -2,7 +2,6 @@ package reconciler
 
 import (
 	"errors"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -31,33 +30,18 @@ func TestAnotherPipelineIsLoadedBeforeAllElse(t *testing.T) {
 	})
 }
 
-func openStore(t *testing.T) *Store {
-	t.Helper()
-	s, err := OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
-}
-
 func TestNothingIsAppliedBeforeItsNumbersAreOnDisk(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		store := openStore(t)
-		g := start(t, newWorld(t), func(c *Config) { c.Store = store })
+		kept := newKeeper()
+		g := start(t, newWorld(t), func(c *Config) { c.Store = &Store{kept} })
 		g.commit("1", switchDoc("s", 1))
-		broken := openStore(t)
-		if err := broken.Close(); err != nil {
-			t.Fatal(err)
-		}
-		good := store.Backend.(*file).db
-		g.do(func() { store.Backend.(*file).db = broken.Backend.(*file).db }) // every write fails
+		g.do(func() { kept.err = errors.New("the disk is full") })
 		g.commit("2", switchDoc("s", 1), gatewayDoc("gw", "203.0.113.10", "s", 2))
 		g.live("mem/s", "target : 127.0.0.1:1")
 		if s := g.status(); s.Revision != "1" || s.Conditions[0].Status != "False" || len(s.Errors) == 0 {
 			t.Errorf("with numbers that are not on disk, revision %s is in force, conditions %+v, errors %q", s.Revision, s.Conditions, s.Errors)
 		}
-		g.do(func() { store.Backend.(*file).db = good })
+		g.do(func() { kept.err = nil })
 		g.after(time.Minute)
 		g.live("mem/s", onePlace("1")...)
 		if s := g.status(); s.Revision != "2" || s.Conditions[0].Status != "True" {
@@ -69,15 +53,11 @@ func TestNothingIsAppliedBeforeItsNumbersAreOnDisk(t *testing.T) {
 // What needs no number and no switch needs no disk.
 func TestACommitWithoutNewNumbersWritesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		store := openStore(t)
-		g := start(t, newWorld(t), func(c *Config) { c.Store = store })
+		kept := newKeeper()
+		g := start(t, newWorld(t), func(c *Config) { c.Store = &Store{kept} })
 		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
 		g.commit("1", docs...)
-		g.do(func() {
-			if err := store.Close(); err != nil {
-				t.Error(err)
-			}
-		})
+		g.do(func() { kept.err = errors.New("the disk is full") })
 		g.commit("2", append(docs, policyDoc("p", "gw", 7))...)
 		g.live("mem/s", onePlace("1", "rule gw/7: -> v2")...)
 	})

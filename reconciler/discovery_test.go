@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -90,11 +89,7 @@ func report(t testing.TB, d *Discovery, target string, f Found) {
 }
 
 func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
-	store, err := OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := newStore()
 	bubble(t, func(t *testing.T) {
 		d := board(t, store)
 		run := func(d *Discovery) *rig {

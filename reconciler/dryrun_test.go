@@ -118,7 +118,7 @@ func TestACommitThatChangesNothingTouchesNothing(t *testing.T) {
 
 func TestARestartWritesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w, store := newWorld(t), openStore(t)
+		w, store := newWorld(t), newStore()
 		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), policyDoc("p", "gw", 7, 8)}
 		g := start(t, w, func(c *Config) { c.Store = store })
 		g.commit("1", docs...)

@@ -106,7 +106,7 @@ func TestAConfirmedPlanIsMade(t *testing.T) {
 // still known after the restart that confirms it.
 func TestASwitchWithoutDocumentIsCleanedOnceConfirmed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w, store := newWorld(t), openStore(t)
+		w, store := newWorld(t), newStore()
 		keep := switchDoc("keep", 2)
 		g := start(t, w, func(c *Config) { c.Store = store })
 		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), keep)
@@ -132,8 +132,8 @@ func TestASwitchWithoutDocumentIsCleanedOnceConfirmed(t *testing.T) {
 		if s := g.status(); len(s.Targets) != 1 || s.Conditions[0].Status != "True" {
 			t.Errorf("after it was cleaned the status is %+v", s)
 		}
-		if left := load(t, store, bucketSwitches); len(left) != 1 || left["keep"] == "" {
-			t.Errorf("stored are the switches %q, want keep", left)
+		if left, err := store.switches(); err != nil || len(left) != 1 || left[0].Name != "keep" {
+			t.Errorf("stored are the switches %v, %v, want keep", left, err)
 		}
 		g.stop()
 		g = start(t, w, func(c *Config) { c.Store = store })

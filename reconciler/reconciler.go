@@ -2,7 +2,6 @@ package reconciler
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -58,7 +57,6 @@ type Reconciler struct {
 	fetchErr error  // of the last Fetch
 	badErr   error  // why seen is not in force
 	warned   map[string]bool
-	savedIDs int
 	former   []*policies.Switch  // switches of the last process, until the first good commit
 	lookups  []policies.Lookup   // of the last good commit
 	rollouts map[string]*tracked // by policy
@@ -96,7 +94,7 @@ func New(cfg Config) (*Reconciler, error) {
 	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {
-		err := cfg.Store.Load("ids", func(_ string, v []byte) error { return json.Unmarshal(v, ids) })
+		err := cfg.Store.Load(bucketIDs, ids.Read)
 		if err != nil {
 			return nil, fmt.Errorf("the numbers in the --state file cannot be read: %w", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/stores/bolt"
 )
 
 // bigShard is a shard of so many VPCs of 1,000 VMs each on one gateway, and the
@@ -43,7 +44,7 @@ func BenchmarkRolloutLoop(b *testing.B) {
 	for _, vpcs := range []int{10, 100, 1000} {
 		b.Run(fmt.Sprintf("units=%d", vpcs*1000), func(b *testing.B) {
 			path := filepath.Join(b.TempDir(), "state.db")
-			store, err := reconciler.OpenStore("file:" + path)
+			store, err := bolt.Open("file:" + path)
 			if err != nil {
 				b.Fatal(err)
 			}

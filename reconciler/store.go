@@ -24,8 +24,11 @@ type Backend interface {
 	Close() error
 }
 
-// bucketSwitches is the bucket of the switches that gray wrote to, by name.
-const bucketSwitches = "switches"
+// Buckets of a Store.
+const (
+	bucketIDs      = "ids"      // the records of policies.IDs
+	bucketSwitches = "switches" // the switches that gray wrote to, by name
+)
 
 // switches are those that an earlier process wrote to and did not clean.
 func (s *Store) switches() ([]*policies.Switch, error) {

@@ -2,181 +2,92 @@ package reconciler
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"maps"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"go.etcd.io/bbolt"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
 )
 
-// TestMain lets the test binary be another process that has a store open.
-func TestMain(m *testing.M) {
-	if state := os.Getenv("GRAY_TEST_HOLD_STORE"); state != "" {
-		if _, err := OpenStore(state); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		fmt.Println("open")
-		_, _ = os.Stdin.Read(make([]byte, 1)) // until the test lets go
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+// newStore returns a store in memory.
+func newStore() *Store { return &Store{newKeeper()} }
 
-func load(t *testing.T, s *Store, bucket string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	err := s.Load(bucket, func(k string, v []byte) error { all[k] = string(v); return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-func TestStoreKeepsWhatWasWritten(t *testing.T) {
-	state := "file:" + filepath.Join(t.TempDir(), "new", "state.db")
-	s, err := OpenStore(state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Write("b", map[string][]byte{"x": []byte("1"), "y": []byte("2"), "z": nil}, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Write("b", map[string][]byte{"y": []byte("3")}, []string{"x", "missing"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if s, err = OpenStore(state); err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if got, want := load(t, s, "b"), map[string]string{"y": "3", "z": ""}; !maps.Equal(got, want) {
-		t.Errorf("after it was opened again it holds %q, want %q", got, want)
-	}
-	if got := load(t, s, "other"); len(got) > 0 {
-		t.Errorf("a bucket that nobody wrote holds %q", got)
-	}
-	wrong := errors.New("stop")
-	if err := s.Load("b", func(string, []byte) error { return wrong }); !errors.Is(err, wrong) {
-		t.Errorf("the caller's error becomes %v", err)
-	}
-	info, err := os.Stat(strings.TrimPrefix(state, "file:"))
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the file is %v, %v; others may not read it", info.Mode(), err)
-	}
-}
-
-func TestStoreSaysWhyItCannotBeOpened(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, content string) string {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+// TestEpochsGrow holds that a process has a higher epoch than the one before it,
+// whatever the clock says.
+func TestEpochsGrow(t *testing.T) {
+	kept := newKeeper()
+	now, last := time.Unix(1_800_000_000, 0), uint64(0)
+	for _, now := range []time.Time{now, now, now.Add(-time.Hour), now.Add(time.Minute)} {
+		s := &Store{kept}
+		epoch, err := s.NextEpoch(now, 0)
+		if err != nil || epoch <= last || epoch < uint64(now.Unix()) {
+			t.Errorf("at %s the epoch is %d after %d (%v)", now, epoch, last, err)
 		}
-		return "file:" + file
-	}
-	future := "file:" + filepath.Join(dir, "future.db")
-	s, err := OpenStore(future)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = s.Backend.(*file).db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("99")) })
-	if err := errors.Join(err, s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct{ state, want string }{
-		{"etcd://x", "want file:/path/to/state.db"},
-		{"file:", "want file:/path/to/state.db"},
-		{write("text.db", strings.Repeat("this is no database\n", 1000)), "invalid database"},
-		{write("short.db", "x"), "invalid"},
-		{"file:" + filepath.Join(strings.TrimPrefix(write("plain", "x"), "file:"), "state.db"), "cannot make its folder"},
-		{"file:" + dir, "is a directory"},
-		{future, `has layout "99", this gray reads "1"`},
-	} {
-		s, err := OpenStore(c.state)
-		if err == nil {
-			t.Errorf("%s was opened: %v", c.state, s.Close())
-			continue
-		}
-		if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "--state") || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: %v, want one line with %q", c.state, err, c.want)
+		if last, err = s.NextEpoch(now, epoch+100); err != nil || last != epoch+101 {
+			t.Errorf("above %d the epoch is %d (%v)", epoch+100, last, err)
 		}
 	}
-}
-
-func TestStoreIsOneProcessesOwn(t *testing.T) {
-	state := "file:" + filepath.Join(t.TempDir(), "state.db")
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "GRAY_TEST_HOLD_STORE="+state)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var said string
-	if _, err := fmt.Fscan(out, &said); err != nil || said != "open" {
-		t.Fatalf("the other process says %q, %v", said, err)
-	}
-	if _, err := OpenStore(state); err == nil || !strings.Contains(err.Error(), "another process has it open") {
-		t.Errorf("a file that another process has open gives %v", err)
-	}
-	if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
-		t.Fatal(err)
-	}
-	s, err := OpenStore(state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = s.Close()
 }
 
 // A reconciler does not start on numbers or switches that it cannot read: to give
 // them anew could change what entries on a switch mean.
 func TestADamagedStoreIsNotStartedOn(t *testing.T) {
-	for bucket, want := range map[string]string{"ids": "numbers", bucketSwitches: "switches"} {
-		s := openStore(t)
-		if err := s.Write(bucket, map[string][]byte{"table": []byte("{")}, nil); err != nil {
+	for _, c := range []struct{ bucket, key, value, want string }{
+		{bucketIDs, "table", "{", "numbers"},
+		{bucketIDs, "s/1/7", "{", "numbers"},
+		{bucketSwitches, "s", "{", "switches"},
+	} {
+		s := newStore()
+		if err := s.Write(c.bucket, map[string][]byte{c.key: []byte(c.value)}, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := New(Config{Store: s}); err == nil || !strings.Contains(err.Error(), "the "+want+" in the --state file cannot be read") {
-			t.Errorf("damaged %s give %v", bucket, err)
+		if _, err := New(Config{Store: s}); err == nil || !strings.Contains(err.Error(), "the "+c.want+" in the --state file cannot be read") {
+			t.Errorf("a damaged record %s of %s gives %v", c.key, c.bucket, err)
 		}
 	}
 }
 
-func TestAFailedWriteChangesNothing(t *testing.T) {
-	s := openStore(t)
-	if err := s.Write("b", map[string][]byte{"x": []byte("1")}, nil); err != nil {
-		t.Fatal(err)
-	}
-	// The second record cannot be written, so the first one is not either.
-	for range 20 { // in whatever order
-		if err := s.Write("b", map[string][]byte{"x": []byte("2"), "": []byte("no name")}, []string{"x"}); err == nil {
-			t.Fatal("a record without a name was written")
+// TestNumbersAreStoredEachByItself holds that a commit writes the numbers that it gives
+// and frees and no others, and that the table of an earlier gray is read and replaced.
+func TestNumbersAreStoredEachByItself(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		kept := newKeeper()
+		numbers := func() map[string]string {
+			all := map[string]string{}
+			for key, value := range kept.records[bucketIDs] {
+				all[key] = string(value)
+			}
+			return all
 		}
-	}
-	if got := load(t, s, "b"); got["x"] != "1" || len(got) != 1 {
-		t.Errorf("after a failed write it holds %q", got)
-	}
+		kept.records[bucketIDs] = map[string][]byte{"table": []byte(`[{"Switch":"s","Space":1,"Key":"gw","ID":200},{"Switch":"s","Space":1,"Key":"old","ID":7}]`)}
+		g := start(t, newWorld(t), func(c *Config) { c.Store = &Store{kept} })
+		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", "203.0.113.10", "s", 2))
+		first := numbers()
+		if _, stale := first["s/1/7"]; stale || first["table"] != "" || first["s/1/200"] != `{"Switch":"s","Space":1,"Key":"gw","ID":200}` {
+			t.Errorf("after the first commit the store has %q", first)
+		}
+		kept.records[bucketIDs] = map[string][]byte{} // only what is written from here on
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", "203.0.113.10", "s", 2), gatewayDoc("other", "203.0.113.11", "s", 2)}
+		g.commit("2", docs...)
+		second := numbers()
+		if len(second) != len(first) {
+			t.Errorf("a second gateway like the first writes %q, the first wrote %q", second, first)
+		}
+		for key := range second {
+			if first[key] != "" {
+				t.Errorf("a second gateway writes the number %s of the first", key)
+			}
+		}
+		g.commit("3", docs[:2]...)
+		if left := numbers(); len(left) > 0 {
+			t.Errorf("when the second gateway has gone the store keeps %q", left)
+		}
+	})
 }
 
 // What is stored of a switch is all that its sinks lower it from.
@@ -193,7 +104,7 @@ func TestSwitchesAreStoredWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := openStore(t)
+	s := newStore()
 	if err := s.Write(bucketSwitches, map[string][]byte{"s": b}, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/git"
 	"github.com/gray-release/gray/sources/probe"
+	"github.com/gray-release/gray/stores/bolt"
 )
 
 // daemonConfig is what a daemon runs with; the demo fills it too.
@@ -102,7 +103,7 @@ func daemonCommand() *cobra.Command {
 }
 
 // openStore is a variable for tests that end the daemon in the middle of a Write.
-var openStore = reconciler.OpenStore
+var openStore = bolt.Open
 
 // run runs a daemon until ctx ends, or once.
 func (c *daemonConfig) run(ctx context.Context) (err error) {

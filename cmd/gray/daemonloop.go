@@ -14,9 +14,9 @@ import (
 	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/xds"
-	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/sources/health"
 	"github.com/gray-release/gray/sources/probe"
+	"github.com/gray-release/gray/stores/etcd"
 )
 
 // daemon is what runs as long as the process does, whether it leads or follows.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
 )
@@ -55,8 +56,8 @@ func (c *daemonConfig) lookUp(store *reconciler.Store) (*reconciler.Discovery, f
 }
 
 // config makes the source's configuration of the flags.
-func (e *etcdFlags) config(secrets string, insecure bool) (etcd.Config, error) {
-	c := etcd.Config{Members: slices.Clone(e.members), Username: e.username}
+func (e *etcdFlags) config(secrets string, insecure bool) (etcdclient.Config, error) {
+	c := etcdclient.Config{Members: slices.Clone(e.members), Username: e.username}
 	secure := 0
 	for i, m := range e.members {
 		u, err := url.Parse(m)

@@ -23,7 +23,7 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 // etcdLab is a laboratory whose service looked.internal finds its endpoints in etcd.

@@ -24,6 +24,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/testdata"
@@ -178,7 +179,7 @@ func second[T any](_ T, err error) error { return err }
 
 // says runs a source until what it knows of target /a, or what is wrong with that,
 // holds a text.
-func says(t *testing.T, cfg etcd.Config, want string) {
+func says(t *testing.T, cfg etcdclient.Config, want string) {
 	t.Helper()
 	board, err := reconciler.NewDiscovery(nil)
 	if err != nil {

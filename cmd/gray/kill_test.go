@@ -22,6 +22,7 @@ import (
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/stores/bolt"
 )
 
 // killAtWrite has this process, as a daemon, end itself by SIGKILL at the n-th Write
@@ -32,7 +33,7 @@ func killAtWrite() {
 		return
 	}
 	openStore = func(state string) (*reconciler.Store, error) {
-		s, err := reconciler.OpenStore(state)
+		s, err := bolt.Open(state)
 		if err == nil {
 			k.Backend, s.Backend = s.Backend, &k
 		}
@@ -175,7 +176,7 @@ func (k *killLab) life(kill string) (killed bool) {
 // audit is the audit log, out of the store itself.
 func (k *killLab) audit() (records []reconciler.AuditRecord) {
 	k.t.Helper()
-	s, err := reconciler.OpenStore("file:" + filepath.Join(k.dir, "state.db"))
+	s, err := bolt.Open("file:" + filepath.Join(k.dir, "state.db"))
 	k.ok(err)
 	defer func() { k.ok(s.Close()) }()
 	k.ok(s.Load(reconciler.BucketRollouts, func(key string, v []byte) error {

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/sources/etcd"
+	"github.com/gray-release/gray/stores/etcd"
 )
 
 // asReplica is the replica that an etcd --state makes the daemon, nil for another one.

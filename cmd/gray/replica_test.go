@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 // testLease is short, and still long enough for a machine with much to do.

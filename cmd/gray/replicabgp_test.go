@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 // TestRoutesStayWhenTheLeaderGoes holds that FRR and BIRD have the VIP all the time

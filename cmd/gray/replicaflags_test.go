@@ -10,7 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
-	"github.com/gray-release/gray/sources/etcd"
+	"github.com/gray-release/gray/stores/etcd"
 )
 
 func TestReplicaFlagsAreRefused(t *testing.T) {

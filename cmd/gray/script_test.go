@@ -12,8 +12,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
 	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 // TestMain makes the test binary the real gray: for scripts, and for tests that

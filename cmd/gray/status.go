@@ -14,7 +14,7 @@ import (
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/xds"
-	"github.com/gray-release/gray/sources/etcd"
+	"github.com/gray-release/gray/stores/etcd"
 )
 
 func statusCommand() *cobra.Command {

@@ -27,6 +27,7 @@ import (
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/stores/bolt"
 	"github.com/gray-release/gray/testdata"
 )
 
@@ -128,7 +129,7 @@ func newHost(t testing.TB, cfg Config, addr string, options ...grpc.ServerOption
 
 func newStore(t testing.TB) *reconciler.Store {
 	t.Helper()
-	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
+	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,11 +9,12 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/stores/bolt"
 )
 
 // TestStoreBroken serves nothing that could not be written down.
 func TestStoreBroken(t *testing.T) {
-	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
+	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,4 @@
 // it is the same cluster, at the same revision or a later one. Where etcd has lost
 // its data or is another one, what was found before stays beside what is registered
 // now, until that is at least half as much.
-//
-// Apart from that it is where several daemons meet: Replica elects the one that
-// leads, and Lead.Store is the store of that one, fenced by the election.
 package etcd

@@ -2,45 +2,21 @@ package etcd
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
 )
 
-// Bounds of time.
-const (
-	answerWait = 3 * time.Second // for etcd's answer
-	firstPause = 200 * time.Millisecond
-	longPause  = 30 * time.Second
-	maxMessage = 32 << 20 // bytes of one answer
-)
-
-// Config is which etcd to ask, and how.
-type Config struct {
-	Members  []string    // http:// or https:// URLs; none: what is wanted cannot be looked up
-	TLS      *tls.Config // for https
-	Username string
-	Password string
-	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 2 s
-	Log      *slog.Logger
-}
-
 // source follows the targets that a board wants.
 type source struct {
-	cfg    Config
+	cfg    etcdclient.Config
 	board  *reconciler.Discovery
 	client *clientv3.Client
 	reads  chan struct{} // bounds how many targets are read at one time
@@ -70,7 +46,7 @@ type era struct {
 }
 
 // Run looks up what the board wants until ctx ends.
-func Run(ctx context.Context, board *reconciler.Discovery, cfg Config) {
+func Run(ctx context.Context, board *reconciler.Discovery, cfg etcdclient.Config) {
 	if cfg.Pulse == 0 {
 		cfg.Pulse = 2 * time.Second
 	}
@@ -89,20 +65,20 @@ func Run(ctx context.Context, board *reconciler.Discovery, cfg Config) {
 // connect makes the client, as soon as something is wanted. That asks etcd where
 // there is a user, and is tried again until it is there. False: ctx has ended.
 func (s *source) connect(ctx context.Context) bool {
-	p := pause{}
+	p := etcdclient.Pause{}
 	for since := time.Now(); ; {
 		wait := time.Hour
 		if len(s.board.Wanted()) > 0 {
 			err := errors.New("the daemon was started without --etcd; give it etcd's URLs")
 			if len(s.cfg.Members) > 0 {
-				s.client, err = dial(ctx, s.cfg)
+				s.client, err = s.cfg.Dial(ctx)
 			}
 			if err == nil {
 				return true
 			}
 			s.away(err, since)
-			if p.grow(); len(s.cfg.Members) > 0 {
-				wait = p.next
+			if p.Grow(); len(s.cfg.Members) > 0 {
+				wait = p.Next
 			}
 		}
 		select {
@@ -112,29 +88,6 @@ func (s *source) connect(ctx context.Context) bool {
 			return false
 		}
 	}
-}
-
-// dial makes a client that lives until ctx ends. Where there is a user, it asks etcd.
-func dial(ctx context.Context, cfg Config) (*clientv3.Client, error) {
-	client, err := clientv3.New(clientv3.Config{
-		Context: ctx, Endpoints: cfg.Members, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
-		DialTimeout: answerWait, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: answerWait,
-		MaxCallRecvMsgSize: maxMessage, Logger: zap.NewNop(),
-		MaxUnaryRetries: 4, BackoffWaitBetween: 100 * time.Millisecond,
-		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(notPatient), grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: answerWait}, MinConnectTimeout: answerWait,
-		})},
-	})
-	if err != nil {
-		return nil, plain(err)
-	}
-	return client, nil
-}
-
-// notPatient has a call fail where no member can be reached, and so say why, which
-// etcd's client would wait through.
-func notPatient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
 // begin begins an era.
@@ -185,7 +138,7 @@ func (s *source) beat(ctx context.Context) error {
 	if len(wanted) == 0 {
 		return nil
 	}
-	asking, cancel := context.WithTimeout(ctx, answerWait)
+	asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 	defer cancel()
 	// Linearizable: a member that was cut off does not answer for the others. The key
 	// is one that the user may read.
@@ -197,7 +150,7 @@ func (s *source) beat(ctx context.Context) error {
 		return nil // it is there; the watch of that target says what it lacks
 	}
 	if err != nil {
-		return plain(err)
+		return etcdclient.Plain(err)
 	}
 	now := history{res.Header.GetClusterId(), res.Header.GetRevision()}
 	s.mu.Lock()
@@ -222,20 +175,3 @@ func (s *source) away(err error, since time.Time) {
 		s.cfg.Log.Error("etcd cannot be asked, what was found last stays", "error", err)
 	}
 }
-
-// plain is an error of etcd without what gRPC says around it, on one line.
-func plain(err error) error {
-	text := err.Error()
-	if st, ok := status.FromError(err); ok {
-		text = st.Message()
-	}
-	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, context.DeadlineExceeded.Error()) {
-		text = fmt.Sprintf("no answer within %s", answerWait)
-	}
-	return errors.New(strings.Join(strings.Fields(text), " "))
-}
-
-// pause is how long to wait for the next try.
-type pause struct{ next time.Duration }
-
-func (p *pause) grow() { p.next = min(max(2*p.next, firstPause), longPause) }

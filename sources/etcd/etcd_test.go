@@ -14,9 +14,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/naming/endpoints"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/stores/bolt"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 const patience = 30 * time.Second
@@ -47,9 +49,9 @@ func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *reconci
 }
 
 // find runs a source.
-func find(t *testing.T, server *etcdtest.Server, board *reconciler.Discovery, change ...func(*etcd.Config)) *finder {
+func find(t *testing.T, server *etcdtest.Server, board *reconciler.Discovery, change ...func(*etcdclient.Config)) *finder {
 	t.Helper()
-	cfg := etcd.Config{Members: []string{server.URL}, Pulse: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	cfg := etcdclient.Config{Members: []string{server.URL}, Pulse: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -167,7 +169,7 @@ func testFormats(t *testing.T, server *etcdtest.Server) {
 // etcd has forgotten how it came about.
 func TestEtcdIsAway(t *testing.T) {
 	server := etcdtest.New(t)
-	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
+	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	ok(t, err)
 	defer store.Close()
 	board := newBoard(t, store, "/a", "/b")
@@ -237,7 +239,7 @@ func TestEtcdLosesItsData(t *testing.T) {
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()
-	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
+	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	ok(t, err)
 	defer store.Close()
 	for i := range 4 {
@@ -277,7 +279,7 @@ func TestTargetsFollowTheBoard(t *testing.T) {
 	c := server.Client()
 	register(t, c, "/a", "1", "10.0.0.1:1")
 	register(t, c, "/b", "1", "10.0.0.1:2")
-	f := find(t, server, newBoard(t, nil), func(c *etcd.Config) {
+	f := find(t, server, newBoard(t, nil), func(c *etcdclient.Config) {
 		c.Members = append([]string{"http://127.0.0.1:1"}, c.Members...) // of which one is away
 	})
 	ok(t, f.board.Want([]string{"/a"}))
@@ -320,7 +322,7 @@ func TestTooMany(t *testing.T) {
 // TestNoEtcd has a daemon that knows no etcd.
 func TestNoEtcd(t *testing.T) {
 	board := newBoard(t, nil)
-	f := find(t, etcdtest.New(t), board, func(c *etcd.Config) { c.Members = nil })
+	f := find(t, etcdtest.New(t), board, func(c *etcdclient.Config) { c.Members = nil })
 	ok(t, board.Want([]string{"/a"}))
 	f.until("/a", "unknown", "EtcdAway: etcd cannot be asked since")
 	if w := board.Trouble("/a").Message; !strings.HasSuffix(w, "the daemon was started without --etcd; give it etcd's URLs") {

@@ -10,6 +10,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
 )
 
@@ -35,13 +36,13 @@ type target struct {
 func (s *source) watch(ctx context.Context, w reconciler.Wanted) {
 	t := &target{Wanted: w}
 	t.base, t.known = s.board.Known(w.Target)
-	p := pause{}
+	p := etcdclient.Pause{}
 	said := ""
 	for {
 		now, last := s.now()
 		own, cancel := context.WithCancel(now.ctx)
 		stop := context.AfterFunc(ctx, cancel)
-		err := s.follow(own, t, now.number, last, func() { p, said = pause{}, "" })
+		err := s.follow(own, t, now.number, last, func() { p, said = etcdclient.Pause{}, "" })
 		stop()
 		cancel()
 		switch {
@@ -55,9 +56,9 @@ func (s *source) watch(ctx context.Context, w reconciler.Wanted) {
 			s.cfg.Log.Warn("target of etcd cannot be followed, will try again", "target", w.Target, "error", err)
 		}
 		s.board.Fail(w, reconciler.Trouble{Reason: "NotRead", Message: said})
-		p.grow()
+		p.Grow()
 		select {
-		case <-time.After(p.next/2 + rand.N(p.next)): // not all of them at once
+		case <-time.After(p.Next/2 + rand.N(p.Next)): // not all of them at once
 		case <-now.ctx.Done():
 		case <-ctx.Done():
 			return
@@ -117,11 +118,11 @@ func (s *source) read(ctx context.Context, t *target) (history, error) {
 	var seen history
 	key, end := t.Target+"/", clientv3.GetPrefixRangeEnd(t.Target+"/")
 	for more := true; more; {
-		asking, cancel := context.WithTimeout(ctx, answerWait)
+		asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 		res, err := s.client.Get(asking, key, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(seen.revision))
 		cancel()
 		if err != nil {
-			return history{}, plain(err)
+			return history{}, etcdclient.Plain(err)
 		}
 		if seen.revision == 0 {
 			seen = history{res.Header.GetClusterId(), res.Header.GetRevision()}
@@ -136,13 +137,18 @@ func (s *source) read(ctx context.Context, t *target) (history, error) {
 		more = res.More && len(res.Kvs) > 0
 	}
 	t.records = records
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == (history{}) { // the first pulse is still to come, and etcd may lose its data before
+		s.last = seen
+	}
 	return seen, nil
 }
 
 // take takes in what changed.
 func (t *target) take(res clientv3.WatchResponse) error {
 	if err := res.Err(); err != nil {
-		return plain(err)
+		return etcdclient.Plain(err)
 	}
 	for _, e := range res.Events {
 		if e.Type == clientv3.EventTypeDelete {

@@ -1,6 +1,6 @@
 // Command imports checks that packages import one way only:
 //
-//	schema < policies < reconciler < {sources, sinks} < admin < cmd
+//	schema < policies < {reconciler, etcdclient} < {sources, sinks, stores} < admin < cmd
 //
 // and that each vendor's library stays in the one folder that may see it.
 package main
@@ -18,9 +18,9 @@ import (
 const module = "github.com/gray-release/gray/"
 
 // ranks orders the top-level folders; a package may import lower ranks only, or
-// its own folder. The files of testdata stand below everything, and so does client,
-// which is for the programs of others.
-var ranks = map[string]int{"testdata": 0, "client": 0, "schema": 1, "policies": 2, "reconciler": 3, "sources": 4, "sinks": 4, "admin": 5, "cmd": 6}
+// its own folder. The files of testdata and the tools of tests stand below everything,
+// and so does client, which is for the programs of others.
+var ranks = map[string]int{"testdata": 0, "client": 0, "tools": 1, "schema": 1, "policies": 2, "reconciler": 3, "etcdclient": 3, "sources": 4, "sinks": 4, "stores": 4, "admin": 5, "cmd": 6}
 
 // owners names the only folder that may import a library, tests apart.
 var owners = map[string]string{
@@ -30,6 +30,7 @@ var owners = map[string]string{
 	"github.com/fsnotify/fsnotify":           "sources/dir",
 	"github.com/compose-spec/compose-go":     "sinks/compose",
 	"github.com/osrg/gobgp":                  "sinks/bgp",
+	"go.etcd.io/bbolt":                       "stores/bolt",
 }
 
 func main() {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/gray-release/gray/etcdclient"
 )
 
 // reader reads what leaders have stored. That needs no lease.
@@ -83,14 +85,14 @@ func (r *reader) records(ctx context.Context, bucket, prefix string, c commit) (
 }
 
 func (r *reader) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	asking, cancel := context.WithTimeout(ctx, answerWait)
+	asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 	defer cancel()
 	res, err := r.client.Get(asking, key, options...)
 	if ctx.Err() != nil {
 		return nil, r.over
 	}
 	if err != nil {
-		return nil, plain(err)
+		return nil, etcdclient.Plain(err)
 	}
 	return res, nil
 }

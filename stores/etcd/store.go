@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/gray-release/gray/etcdclient"
 )
 
 // storeVersion is the layout of the keys; one of another is refused.
@@ -22,6 +24,11 @@ import (
 // A Write has the next number. What stands under a number above the committed one
 // was never finished and does not count, and of a key the newest number counts: so a
 // Write that is too large for one transaction is still made by one, that of the number.
+//
+// Nearly every Write fits into one transaction. Those that do not are a rollout's state,
+// one value with the address of each VM that has moved (more than 10 MB for 1,000 VPCs
+// of 1,000 VMs that move at the same time), and what a first commit stores, or one that changes
+// much: a record for each number, switch and suspended policy, so thousands.
 const storeVersion = "1"
 
 // Bounds of a transaction, below what etcd allows by default (1.5 MiB, 128
@@ -31,7 +38,7 @@ const (
 	maxOps     = 100
 	maxPart    = 256 << 10 // bytes of a value under one key
 	maxWrite   = 256 << 20
-	pagePieces = 100 // keys of one answer, which with maxPart stay below maxMessage
+	pagePieces = 100 // keys of one answer, which with maxPart stay below etcdclient.MaxMessage
 	pageKeys   = 10_000
 )
 
@@ -128,7 +135,7 @@ func (s *store) batch(bucket string, put map[string][]byte, remove []string) (*b
 		}
 	}
 	if size > maxWrite {
-		return nil, fmt.Errorf("%d MiB are too much for one write to etcd, which takes %d", size>>20, maxWrite>>20)
+		return nil, fmt.Errorf("a write of %d MiB to bucket %q in etcd is too large, the most is %d MiB; spread the documents over more shards", (size+1<<20-1)>>20, bucket, maxWrite>>20)
 	}
 	for _, key := range remove {
 		if _, both := put[key]; both || key == "" {
@@ -191,14 +198,14 @@ func (s *store) txn(ctx context.Context, ops []clientv3.Op) error {
 }
 
 func (s *store) fenced(ctx context.Context, ops []clientv3.Op, also ...clientv3.Cmp) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	ctx, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 	defer cancel()
 	res, err := s.lead.client.Txn(ctx).If(append(also, s.lead.fence())...).Then(ops...).Commit()
 	switch {
 	case s.lead.ctx.Err() != nil || err == nil && !res.Succeeded:
 		return 0, ErrNotLeader
 	case err != nil:
-		return 0, plain(err)
+		return 0, etcdclient.Plain(err)
 	}
 	return res.Header.GetRevision(), nil
 }

@@ -11,7 +11,12 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/gray-release/gray/etcdclient"
 )
+
+// gather is for how long commits are gathered, to be read at once.
+const gather = 50 * time.Millisecond
 
 // tail is what a replica knows of the records that it follows.
 type tail struct {
@@ -30,13 +35,13 @@ type tail struct {
 // read or has nothing stored any more, f is not called: what was read last stays.
 func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[string][]byte)) {
 	t := &tail{bucket: bucket, keys: prefix, tell: f, pulse: cmp.Or(r.cfg.Pulse, 2*time.Second)}
-	p, said := pause{}, ""
+	p, said := etcdclient.Pause{}, ""
 	for {
 		err := t.follow(ctx, r.cfg, func() {
 			if said != "" {
 				r.cfg.Log.Info("what the leader stores is read again", "bucket", bucket)
 			}
-			p, said = pause{}, ""
+			p, said = etcdclient.Pause{}, ""
 		})
 		if ctx.Err() != nil {
 			return
@@ -45,11 +50,11 @@ func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[
 			said = err.Error()
 			r.cfg.Log.Warn("what the leader stores cannot be followed, what was read last stays, will try again", "bucket", bucket, "error", err)
 		}
-		if p.grow(); p.next > r.cfg.Lease/2 {
-			p.next = r.cfg.Lease / 2
+		if p.Grow(); p.Next > r.cfg.Lease/2 {
+			p.Next = r.cfg.Lease / 2
 		}
 		select {
-		case <-time.After(p.next/2 + rand.N(p.next)): // not all replicas at once
+		case <-time.After(p.Next/2 + rand.N(p.Next)): // not all replicas at once
 		case <-ctx.Done():
 			return
 		}
@@ -61,7 +66,7 @@ func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[
 func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	client, err := dial(ctx, cfg.Config)
+	client, err := cfg.Dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -82,7 +87,7 @@ func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error
 	for {
 		select {
 		case <-changed:
-			time.Sleep(gather) // a few commits are read at once
+			time.Sleep(gather)
 		case <-pulse.C: // a watch waits without a word for an etcd that is away, or was set up anew
 		case err := <-over:
 			return err
@@ -99,7 +104,7 @@ func (t *tail) watch(ctx context.Context, changed chan<- struct{}, rev int64) er
 	// A member that lost its leader says so instead of going quiet.
 	for res := range t.client.Watch(clientv3.WithRequireLeader(ctx), t.at("committed"), clientv3.WithRev(rev)) {
 		if err := res.Err(); err != nil {
-			return plain(err)
+			return etcdclient.Plain(err)
 		}
 		select {
 		case changed <- struct{}{}:

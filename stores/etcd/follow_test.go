@@ -13,9 +13,10 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/sources/etcd"
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/stores/etcd"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 // follower is a replica that follows the rollouts and never leads.
@@ -30,7 +31,7 @@ func follow(t *testing.T, pulse time.Duration, url string) *follower {
 	t.Helper()
 	f := &follower{t: t, told: make(chan map[string]string, 1000), said: make(chan string, 1000)}
 	r := etcd.NewReplica(etcd.ReplicaConfig{
-		Config: etcd.Config{Members: []string{url}, Pulse: pulse, Log: slog.New(slog.NewTextHandler(f, nil))},
+		Config: etcdclient.Config{Members: []string{url}, Pulse: pulse, Log: slog.New(slog.NewTextHandler(f, nil))},
 		Prefix: "/gray/test", Name: "follower", Lease: lease,
 	})
 	ctx, cancel := context.WithCancel(t.Context())

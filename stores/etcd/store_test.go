@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,10 +16,26 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/sources/etcd"
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/stores/bolt"
+	"github.com/gray-release/gray/stores/etcd"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
+
+const patience = 30 * time.Second
+
+func TestMain(m *testing.M) {
+	etcdtest.Main()
+	os.Exit(m.Run())
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // lease is short, and still long enough for a machine with much to do.
 const lease = 3 * time.Second
@@ -48,7 +65,7 @@ func newLeased(t *testing.T, server *etcdtest.Server, name string, lease time.Du
 	}
 	r := &replica{
 		Replica: etcd.NewReplica(etcd.ReplicaConfig{
-			Config: etcd.Config{Members: members, Log: slog.New(slog.DiscardHandler)},
+			Config: etcdclient.Config{Members: members, Log: slog.New(slog.DiscardHandler)},
 			Prefix: "/gray/test", Name: name, Lease: lease,
 		}),
 		t: t, led: make(chan *etcd.Lead, 1), end: make(chan error), lost: make(chan *etcd.Lead, 1), done: make(chan struct{}),
@@ -119,7 +136,7 @@ func TestStores(t *testing.T) {
 	t.Run("file", func(t *testing.T) {
 		state := "file:" + filepath.Join(t.TempDir(), "state.db")
 		conform(t, func(t *testing.T) (*reconciler.Store, func()) {
-			s, err := reconciler.OpenStore(state)
+			s, err := bolt.Open(state)
 			if err != nil {
 				t.Fatal(err)
 			}

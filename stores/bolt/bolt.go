@@ -1,4 +1,6 @@
-package reconciler
+// Package bolt is the store of a daemon that runs alone: a bbolt file, which one
+// process has open at a time.
+package bolt
 
 import (
 	"errors"
@@ -10,17 +12,19 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/gray-release/gray/reconciler"
 )
 
-// storeVersion is the layout of the file; a file of another one is refused.
-const storeVersion = "1"
+// layout is the layout of the file; a file of another one is refused.
+const layout = "1"
 
-// file is a Backend for one daemon: a bbolt file that one process has open at a time.
+// file is a reconciler.Backend.
 type file struct{ db *bbolt.DB }
 
-// OpenStore opens the store that a --state value names ("file:/path"), and
+// Open opens the store that a --state value names ("file:/path"), and
 // makes the file and its folder where they are missing.
-func OpenStore(state string) (*Store, error) {
+func Open(state string) (*reconciler.Store, error) {
 	path, ok := strings.CutPrefix(state, "file:")
 	if !ok || path == "" {
 		return nil, fmt.Errorf("--state %q: want file:/path/to/state.db, or etcd://host:2379 for several replicas", state)
@@ -39,7 +43,7 @@ func OpenStore(state string) (*Store, error) {
 	if err := s.checkVersion(); err != nil {
 		return nil, errors.Join(fmt.Errorf("--state %s: %w", state, err), db.Close())
 	}
-	return &Store{s}, nil
+	return &reconciler.Store{Backend: s}, nil
 }
 
 func (s *file) checkVersion() error {
@@ -49,20 +53,20 @@ func (s *file) checkVersion() error {
 			return err
 		}
 		switch v := string(b.Get([]byte("version"))); v {
-		case storeVersion:
+		case layout:
 			return nil
 		case "":
-			return b.Put([]byte("version"), []byte(storeVersion))
+			return b.Put([]byte("version"), []byte(layout))
 		default:
-			return fmt.Errorf("the file has layout %q, this gray reads %q; use the gray that wrote it", v, storeVersion)
+			return fmt.Errorf("the file has layout %q, this gray reads %q; use the gray that wrote it", v, layout)
 		}
 	})
 }
 
-// Close implements Backend.
+// Close implements reconciler.Backend.
 func (s *file) Close() error { return s.db.Close() }
 
-// Load implements Backend.
+// Load implements reconciler.Backend.
 func (s *file) Load(bucket string, f func(key string, value []byte) error) error {
 	return s.db.View(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(bucket))
@@ -73,7 +77,7 @@ func (s *file) Load(bucket string, f func(key string, value []byte) error) error
 	})
 }
 
-// Write implements Backend.
+// Write implements reconciler.Backend.
 func (s *file) Write(bucket string, put map[string][]byte, remove []string) error {
 	return s.db.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte(bucket))

@@ -15,12 +15,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
+	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
 )
 
 // ReplicaConfig is who a replica is, and where the replicas meet.
 type ReplicaConfig struct {
-	Config
+	etcdclient.Config
 	Prefix string        // of all keys, without a slash at its end
 	Name   string        // for people; the replicas are told apart by their leases
 	Lease  time.Duration // how long a leader that is silent still leads; whole seconds, 2 or more
@@ -73,12 +74,12 @@ func (r *Replica) Run(ctx context.Context, follow func(context.Context), lead fu
 	// The client outlives ctx for a moment, to give up the lease.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	var p pause
+	var p etcdclient.Pause
 	for ctx.Err() == nil {
 		following, stop := context.WithCancel(ctx)
 		var role sync.WaitGroup
 		role.Go(func() { follow(following) })
-		l := r.elected(ctx, life, p.next)
+		l := r.elected(ctx, life, p.Next)
 		stop()
 		role.Wait()
 		if l == nil {
@@ -94,8 +95,8 @@ func (r *Replica) Run(ctx context.Context, follow func(context.Context), lead fu
 			r.cfg.Log.Error("cannot lead, will try again", "replica", r.cfg.Name, "error", err)
 		}
 		l.resign(life)
-		if p.grow(); err == nil || time.Since(began) > longPause {
-			p = pause{}
+		if p.Grow(); err == nil || time.Since(began) > etcdclient.LongPause {
+			p = etcdclient.Pause{}
 		}
 		r.note(func() {
 			r.standing.Role, r.standing.Leader, r.standing.Since, r.unable = RoleFollower, "", nil, ""
@@ -115,8 +116,8 @@ func (r *Replica) note(f func()) {
 // elected campaigns, after a pause, until this replica is elected; nil says that ctx
 // has ended. In the meantime it looks who leads.
 func (r *Replica) elected(ctx, life context.Context, after time.Duration) *Lead {
-	p, last := pause{}, ""
-	for wait := after; ; wait = p.next {
+	p, last := etcdclient.Pause{}, ""
+	for wait := after; ; wait = p.Next {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -130,8 +131,8 @@ func (r *Replica) elected(ctx, life context.Context, after time.Duration) *Lead 
 		if ctx.Err() != nil {
 			return nil
 		}
-		if p.grow(); p.next > r.cfg.Lease/2 {
-			p.next = r.cfg.Lease / 2
+		if p.Grow(); p.Next > r.cfg.Lease/2 {
+			p.Next = r.cfg.Lease / 2
 		}
 		r.note(func() {
 			r.unseen = "etcd cannot be asked who leads: " + err.Error()
@@ -150,9 +151,9 @@ func (r *Replica) campaign(ctx, life context.Context) (*Lead, error) {
 	l := &Lead{cfg: r.cfg, prefix: r.cfg.Prefix}
 	own, end := context.WithCancel(life)
 	l.end = end
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(answerWait, end) })()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(etcdclient.AnswerWait, end) })()
 	var err error
-	if l.client, err = dial(own, r.cfg.Config); err != nil {
+	if l.client, err = r.cfg.Dial(own); err != nil {
 		end()
 		return nil, err
 	}
@@ -164,13 +165,13 @@ func (r *Replica) campaign(ctx, life context.Context) (*Lead, error) {
 	if ctx.Err() == nil && errors.Is(err, context.Canceled) {
 		err = errors.New("etcd was silent for so long that the lease ran out")
 	}
-	return nil, plain(err)
+	return nil, etcdclient.Plain(err)
 }
 
 // win takes a lease, waits until the election is won, and has the lead's context
 // follow the lease.
 func (l *Lead) win(ctx context.Context, r *Replica) error {
-	asking, cancel := context.WithTimeout(ctx, answerWait)
+	asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 	granted, err := l.client.Grant(asking, int64(l.cfg.Lease/time.Second))
 	cancel()
 	if err != nil {
@@ -192,7 +193,7 @@ func (l *Lead) win(ctx context.Context, r *Replica) error {
 		return err
 	}
 	l.key, l.revision = e.Key(), e.Rev()
-	until, err := l.prove(ctx, time.Now().Add(answerWait))
+	until, err := l.prove(ctx, time.Now().Add(etcdclient.AnswerWait))
 	if err != nil {
 		return err
 	}
@@ -220,7 +221,7 @@ func (l *Lead) value(since *time.Time) string {
 // watch looks again and again who leads, for the status of a follower.
 func (r *Replica) watch(ctx context.Context, l *Lead) {
 	for since := (time.Time{}); ; {
-		asking, cancel := context.WithTimeout(ctx, answerWait)
+		asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 		res, err := l.client.Get(asking, l.prefix+"/leader/", clientv3.WithFirstCreate()...)
 		cancel()
 		if ctx.Err() != nil {
@@ -237,7 +238,7 @@ func (r *Replica) watch(ctx context.Context, l *Lead) {
 		}
 		r.note(func() {
 			if r.unseen = ""; err != nil {
-				r.unseen = fmt.Sprintf("etcd cannot be asked who leads since %s: %v", since.UTC().Format(time.RFC3339), plain(err))
+				r.unseen = fmt.Sprintf("etcd cannot be asked who leads since %s: %v", since.UTC().Format(time.RFC3339), etcdclient.Plain(err))
 			}
 			r.standing.Leader, r.standing.Since = leads.Name, leads.Since
 		})

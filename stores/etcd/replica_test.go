@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gray-release/gray/sources/etcd"
-	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/stores/etcd"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 // stands waits until a replica's standing is as wanted.

@@ -1,0 +1,79 @@
+// Package etcdclient is how gray reaches an etcd, for the source of endpoints and for
+// the store of replicas alike: which members, as whom, how long to wait for an answer,
+// and what an error says.
+package etcdclient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/status"
+)
+
+// Bounds of a client.
+const (
+	AnswerWait = 3 * time.Second // for etcd's answer to one request
+	firstPause = 200 * time.Millisecond
+	LongPause  = 30 * time.Second // the longest Pause
+	MaxMessage = 32 << 20         // bytes of one answer
+)
+
+// Config is which etcd to ask, and how.
+type Config struct {
+	Members  []string    // http:// or https:// URLs; none: what is wanted cannot be looked up
+	TLS      *tls.Config // for https
+	Username string
+	Password string
+	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 2 s
+	Log      *slog.Logger
+}
+
+// Dial makes a client that lives until ctx ends. Where there is a user, it asks etcd.
+func (cfg Config) Dial(ctx context.Context) (*clientv3.Client, error) {
+	client, err := clientv3.New(clientv3.Config{
+		Context: ctx, Endpoints: cfg.Members, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
+		DialTimeout: AnswerWait, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: AnswerWait,
+		MaxCallRecvMsgSize: MaxMessage, Logger: zap.NewNop(),
+		MaxUnaryRetries: 4, BackoffWaitBetween: 100 * time.Millisecond,
+		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(notPatient), grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: AnswerWait}, MinConnectTimeout: AnswerWait,
+		})},
+	})
+	if err != nil {
+		return nil, Plain(err)
+	}
+	return client, nil
+}
+
+// notPatient has a call fail where no member can be reached, and so say why, which
+// etcd's client would wait through.
+func notPatient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
+}
+
+// Plain is an error of etcd without what gRPC says around it, on one line.
+func Plain(err error) error {
+	text := err.Error()
+	if st, ok := status.FromError(err); ok {
+		text = st.Message()
+	}
+	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, context.DeadlineExceeded.Error()) {
+		text = fmt.Sprintf("no answer within %s", AnswerWait)
+	}
+	return errors.New(strings.Join(strings.Fields(text), " "))
+}
+
+// Pause is how long to wait before the next try; zero: not at all.
+type Pause struct{ Next time.Duration }
+
+// Grow makes the pause longer, from 200 ms up to LongPause.
+func (p *Pause) Grow() { p.Next = min(max(2*p.Next, firstPause), LongPause) }
