@@ -3,6 +3,7 @@ package bgp
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +141,34 @@ func TestDeltas(t *testing.T) {
 		if c.now.Equal(c.old) {
 			t.Errorf("%s equals %s", c.now, c.old)
 		}
+	}
+}
+
+// Whatever Apply acts on is compared. The label of a path is for people.
+func TestEqualIsTheWholeResource(t *testing.T) {
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	p := netip.MustParsePrefix("203.0.113.10/32")
+	for _, c := range []struct {
+		body   reconciler.Body
+		others []reconciler.Body // each has one field set otherwise
+	}{
+		{&targetBody{}, []reconciler.Body{&targetBody{asn: 1}, &targetBody{routerID: a}}},
+		{&neighborBody{}, []reconciler.Body{
+			&neighborBody{address: a}, &neighborBody{local: b}, &neighborBody{asn: 1}, &neighborBody{passwordFile: "key"}, &neighborBody{stale: true},
+		}},
+		{&pathBody{}, []reconciler.Body{&pathBody{prefix: p}, &pathBody{nextHop: a}, &pathBody{communities: []uint32{1}}, nil}},
+	} {
+		if fields := reflect.TypeOf(c.body).Elem().NumField(); fields != len(c.others) {
+			t.Errorf("%T has %d fields, and the test %d", c.body, fields, len(c.others))
+		}
+		for _, other := range c.others {
+			if other != nil && (c.body.Equal(other) || other.Equal(c.body)) {
+				t.Errorf("%+v equals %+v", c.body, other)
+			}
+		}
+	}
+	if !(&pathBody{label: "one"}).Equal(&pathBody{label: "two"}) {
+		t.Error("the label of a path counts")
 	}
 }
 

@@ -68,37 +68,51 @@ type session struct {
 	Password password // exported, as fmt asks only such fields how they print
 }
 
-// changeNeighbors sets up sessions and ends them; those that are not named stay as
-// they are. One whose password cannot be read is left as it is, or not begun.
+// changeNeighbors sets up sessions and ends them; those that are not named, or are
+// set up like that already, stay up.
 func (sp *speaker) changeNeighbors(changes []reconciler.Change) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	if sp.server == nil {
 		return errEnding
 	}
+	live, err := sp.counts(false)
+	if err != nil {
+		return err
+	}
 	var failed *reconciler.PartialError
 	for _, c := range changes {
 		if c.New == nil {
-			failed = failed.Add(c.Key(), sp.end(c.Old.Body.(*neighborBody).address))
-			continue
-		}
-		n := session{neighborBody: *c.New.Body.(*neighborBody)}
-		var err error
-		if n.Password, err = readPassword(sp.cfg.SecretsDir, n.passwordFile); err == nil {
-			err = errors.Join(sp.end(n.address), sp.add(n))
+			err = sp.end(c.Old.Body.(*neighborBody).address, live)
+		} else {
+			err = sp.begin(c.New.Body.(*neighborBody), live)
 		}
 		failed = failed.Add(c.Key(), err)
 	}
 	return failed.Or()
 }
 
-// end ends a session, where there is one, for good.
-func (sp *speaker) end(address netip.Addr) error {
-	if _, ok := sp.neighbors[address]; !ok {
+// begin sets up a session in the place of the one that there is. Where the password
+// cannot be read, that one stays as it is.
+func (sp *speaker) begin(b *neighborBody, live map[netip.Addr]count) error {
+	pw, err := readPassword(sp.cfg.SecretsDir, b.passwordFile)
+	if err != nil {
+		return err
+	}
+	n := session{*b, pw}
+	if _, isLive := live[b.address]; isLive && sp.neighbors[b.address] == n {
 		return nil
 	}
+	return errors.Join(sp.end(b.address, live), sp.add(n))
+}
+
+// end ends a session for good.
+func (sp *speaker) end(address netip.Addr, live map[netip.Addr]count) error {
 	sp.board.leave(address)
 	delete(sp.neighbors, address)
+	if _, isLive := live[address]; !isLive {
+		return nil
+	}
 	return sp.remove(address)
 }
 
@@ -138,9 +152,6 @@ func (sp *speaker) family(afi api.Family_Afi) *api.AfiSafi {
 
 // remove ends a session; the neighbor is told and drops the routes.
 func (sp *speaker) remove(address netip.Addr) error {
-	if !sp.open {
-		return nil
-	}
 	return sp.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
 }
 

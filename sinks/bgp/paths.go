@@ -38,28 +38,34 @@ func (sp *speaker) changePaths(ctx context.Context, changes []reconciler.Change)
 	var failed *reconciler.PartialError
 	touched := map[packet.Family]bool{}
 	for _, c := range changes {
-		was := c.Old
-		if c.New == nil {
-			b := was.Body.(*pathBody)
-			delete(sp.held, b.prefix)
-			failed = failed.Add(c.Key(), sp.withdraw(live[b.prefix], touched))
-			continue
-		}
-		b := c.New.Body.(*pathBody)
-		if b.held() {
-			sp.held[b.prefix] = true
-			failed = failed.Add(c.Key(), sp.withdraw(live[b.prefix], touched))
-			continue
-		}
-		delete(sp.held, b.prefix)
-		touched[familyOf(b.prefix)] = true
-		failed = failed.Add(c.Key(), sp.announce(b))
+		failed = failed.Add(c.Key(), sp.changePath(c, live, touched))
 	}
 	if sp.open {
 		sp.sent(ctx, before, touched)
 	}
 	sp.openSessions()
 	return failed.Or()
+}
+
+// changePath announces or withdraws one path, and marks its family as touched where
+// neighbors are told something by that.
+func (sp *speaker) changePath(c reconciler.Change, live map[netip.Prefix]*pathBody, touched map[packet.Family]bool) error {
+	if c.New == nil {
+		prefix := c.Old.Body.(*pathBody).prefix
+		delete(sp.held, prefix)
+		return sp.withdraw(live[prefix], touched)
+	}
+	b := c.New.Body.(*pathBody)
+	if b.held() {
+		sp.held[b.prefix] = true
+		return sp.withdraw(live[b.prefix], touched)
+	}
+	delete(sp.held, b.prefix)
+	if was := live[b.prefix]; was != nil && b.Equal(was) {
+		return nil
+	}
+	touched[familyOf(b.prefix)] = true
+	return sp.announce(b)
 }
 
 // announce adds or replaces a path.

@@ -50,9 +50,8 @@ func (s *Sink) Close() error {
 	defer s.mu.Unlock()
 	s.closed = true
 	var errs []error
-	for t, sp := range s.speakers {
+	for _, sp := range s.speakers {
 		errs = append(errs, sp.stop(keepRoutes))
-		delete(s.speakers, t)
 	}
 	return errors.Join(errs...)
 }
@@ -90,6 +89,9 @@ func (s *Sink) Observe(_ context.Context, target string, _ *reconciler.Resource)
 
 // Apply implements reconciler.Sink.
 func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reconciler.Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
 	k := changes[0].Key()
 	if k.Kind == reconciler.KindTarget {
 		return s.applyTarget(k.Target, changes[0])

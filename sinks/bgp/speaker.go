@@ -161,6 +161,9 @@ func (sp *speaker) become(b *targetBody) error {
 	if sp.ended {
 		return errEnding
 	}
+	if sp.server != nil && sp.body == *b {
+		return nil
+	}
 	var paths map[netip.Prefix]*pathBody
 	open := sp.open
 	if sp.server != nil { // it is nil where the last start failed
@@ -194,7 +197,10 @@ func (sp *speaker) observe() (reconciler.State, error) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	state := reconciler.State{}
-	if sp.server == nil {
+	if sp.ended {
+		return nil, errEnding
+	}
+	if sp.server == nil { // the last start failed
 		return state, nil
 	}
 	live, err := sp.counts(false)
