@@ -155,6 +155,9 @@ func TestAgainTouchesNoSession(t *testing.T) {
 	if n := routers.sent() - sent; n != 1 {
 		t.Errorf("FRR got %d messages, want the one of the next VIP", n)
 	}
+	if log := rig.log.String(); strings.Contains(log, "do not take what is sent") {
+		t.Errorf("Apply waited for what was not to be sent:\n%s", log)
+	}
 }
 
 func TestWhatDoesNotComeUpSaysWhy(t *testing.T) {
