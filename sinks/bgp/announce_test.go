@@ -45,8 +45,8 @@ func TestVIPsReachRoutersAndLeave(t *testing.T) {
 	}
 }
 
-// What Apply withdraws is on its way when Apply returns, as the switch lets go of
-// the VIP next.
+// What Apply withdraws is on its way when Apply returns, as the switch loses the VIP
+// next.
 func TestApplyWaitsForWhatItSends(t *testing.T) {
 	routers := startRouters(t)
 	rig := newRig(t, "")
@@ -155,7 +155,7 @@ func TestAgainTouchesNoSession(t *testing.T) {
 	if n := routers.sent() - sent; n != 1 {
 		t.Errorf("FRR got %d messages, want the one of the next VIP", n)
 	}
-	if log := rig.log.String(); strings.Contains(log, "do not take what is sent") {
+	if log := rig.log.String(); strings.Contains(log, "have not taken an update") {
 		t.Errorf("Apply waited for what was not to be sent:\n%s", log)
 	}
 }
@@ -264,7 +264,7 @@ func TestNothingRunsAfterClose(t *testing.T) {
 	if err := rig.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := rig.apply(); err == nil || !strings.Contains(err.Error(), "ending") {
+	if err := rig.apply(); err == nil || !strings.Contains(err.Error(), "shutting down") {
 		t.Errorf("after Close a speaker was started: error %v", err)
 	}
 }

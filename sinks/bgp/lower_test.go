@@ -133,7 +133,7 @@ func TestDeltas(t *testing.T) {
 		want     string
 	}{
 		{&targetBody{1, a}, &targetBody{2, a}, "AS 1, router id 192.0.2.1 -> AS 2, router id 192.0.2.1; this restarts its sessions"},
-		{&neighborBody{asn: 1, passwordFile: "key", stale: true}, &neighborBody{asn: 1, passwordFile: "key", local: a}, "AS 1, password in key as it was before -> AS 1 from 192.0.2.1, password in key"},
+		{&neighborBody{asn: 1, passwordFile: "key", stale: true}, &neighborBody{asn: 1, passwordFile: "key", local: a}, "AS 1, password in key, which has changed since -> AS 1 from 192.0.2.1, password in key"},
 	} {
 		if got := c.now.Delta(c.old); got != c.want {
 			t.Errorf("the change reads %q, want %q", got, c.want)
