@@ -2,8 +2,10 @@ package bgp
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,8 +45,8 @@ func TestVIPsReachRoutersAndLeave(t *testing.T) {
 	}
 }
 
-// What Apply withdraws is on its way when Apply returns, as the switch lets go of
-// the VIP next.
+// What Apply withdraws is on its way when Apply returns, as the switch loses the VIP
+// next.
 func TestApplyWaitsForWhatItSends(t *testing.T) {
 	routers := startRouters(t)
 	rig := newRig(t, "")
@@ -126,6 +128,36 @@ func TestNeighborsComeAndGo(t *testing.T) {
 		out, err := routers.frr.show(t, "show bgp neighbors "+routers.speaker.String())
 		return err == nil && strings.Contains(out, "remote router ID 192.0.2.99") && rig.established(frr) && len(routers.frr.routes(t)) == 1
 	})
+}
+
+// What is there already is no reason to touch a session: the answer to the first
+// Apply may have been lost.
+func TestAgainTouchesNoSession(t *testing.T) {
+	routers := startRouters(t)
+	rig := newRig(t, "")
+	rig.speak(routers.speaker, routers.addresses()...)
+	rig.want(vip("203.0.113.10/32"))
+	rig.settle()
+	routers.until("it is up", func(_ router, at netip.Addr) bool { return rig.established(at) })
+	before, sent := rig.Neighbors(), routers.sent()
+	for stage := range reconciler.Stages(reconciler.Diff(rig.desired, nil, maps.Keys(rig.desired))) {
+		if err := rig.Apply(t.Context(), nil, stage); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := rig.Neighbors(); !slices.Equal(before, now) {
+		t.Errorf("the same once more makes the sessions %v, they were %v", now, before)
+	}
+	rig.want(vip("203.0.113.11/32"))
+	rig.settle()
+	v4 := route{nextHop: "192.0.2.1"}
+	routers.have("the next VIP", map[string]route{"203.0.113.10/32": v4, "203.0.113.11/32": v4})
+	if n := routers.sent() - sent; n != 1 {
+		t.Errorf("FRR got %d messages, want the one of the next VIP", n)
+	}
+	if log := rig.log.String(); strings.Contains(log, "have not taken an update") {
+		t.Errorf("Apply waited for what was not to be sent:\n%s", log)
+	}
 }
 
 func TestWhatDoesNotComeUpSaysWhy(t *testing.T) {
@@ -232,7 +264,7 @@ func TestNothingRunsAfterClose(t *testing.T) {
 	if err := rig.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := rig.apply(); err == nil || !strings.Contains(err.Error(), "ending") {
+	if err := rig.apply(); err == nil || !strings.Contains(err.Error(), "shutting down") {
 		t.Errorf("after Close a speaker was started: error %v", err)
 	}
 }

@@ -3,23 +3,22 @@ package bgp
 import (
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 )
 
-// Neighbor is how a session stands.
+// Neighbor is the state of one session.
 type Neighbor struct {
 	Target      string     `json:"target"`
 	Address     netip.Addr `json:"address"`
 	ASN         uint32     `json:"asn"`
-	State       string     `json:"state"`               // of BGP's state machine in lower case; waiting: not opened yet
-	Since       time.Time  `json:"since"`               // it is established, or is not
-	LastError   string     `json:"lastError,omitempty"` // why the session fell or is not coming up
+	State       string     `json:"state"`               // of BGP's state machine, in lower case; waiting: not opened yet
+	Since       time.Time  `json:"since"`               // it became established, or stopped being so
+	LastError   string     `json:"lastError,omitempty"` // why the session went down or does not come up
 	LastErrorAt time.Time  `json:"lastErrorAt,omitzero"`
 }
 
-// The states of a session that matter here.
+// The session states that the code tells apart.
 const (
 	stateWaiting     = "waiting"
 	stateIdle        = "idle"
@@ -27,8 +26,8 @@ const (
 	stateEstablished = "established"
 )
 
-// board is what is known of a speaker's sessions. Its lock is a leaf: GoBGP
-// reports to it from within, while it holds locks of its own.
+// board is the state of a speaker's sessions. Nobody takes another lock while
+// holding its lock: GoBGP calls it with locks of its own held.
 type board struct {
 	target string
 	log    *slog.Logger
@@ -37,17 +36,17 @@ type board struct {
 	rows map[netip.Addr]*row
 }
 
-// row is a session on the board.
+// row is one session.
 type row struct {
 	Neighbor
-	fell bool // it was established, and is not set up anew yet
+	fell bool // it was established, and has not been set up again yet
 }
 
 func newBoard(target string, log *slog.Logger) *board {
 	return &board{target: target, log: log.With("target", target), rows: map[netip.Addr]*row{}}
 }
 
-// enter adds a session; one that is there begins anew and keeps its last error.
+// enter adds a session. One that is there starts anew and keeps its last error.
 func (b *board) enter(n neighborBody, state string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -61,15 +60,15 @@ func (b *board) enter(n neighborBody, state string) {
 	b.rows[n.address] = now
 }
 
-// leave removes a session.
+// leave removes a session, if there is one.
 func (b *board) leave(address netip.Addr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.rows, address)
 }
 
-// move records a session's state. It tells whether one that fell is about to
-// connect again.
+// move records a session's state, and why it was left. It reports whether a session
+// that went down is about to connect again.
 func (b *board) move(address netip.Addr, state, reason string) (again bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -104,7 +103,7 @@ func (b *board) fail(address netip.Addr, reason string) {
 	}
 }
 
-// failed logs a reason once and not at every try.
+// failed records a reason, and logs it once instead of at every try.
 func (b *board) failed(row *row, reason string) {
 	if row.LastError != reason || row.LastErrorAt.Before(row.Since) {
 		b.log.Warn("neighbor does not come up", "neighbor", row.Address, "reason", reason)
@@ -112,7 +111,7 @@ func (b *board) failed(row *row, reason string) {
 	row.LastError, row.LastErrorAt = reason, time.Now()
 }
 
-// list is all sessions, sorted.
+// list returns all sessions, in no order.
 func (b *board) list() []Neighbor {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,6 +119,5 @@ func (b *board) list() []Neighbor {
 	for _, row := range b.rows {
 		all = append(all, row.Neighbor)
 	}
-	slices.SortFunc(all, func(x, y Neighbor) int { return x.Address.Compare(y.Address) })
 	return all
 }

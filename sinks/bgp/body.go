@@ -8,7 +8,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// targetBody is a speaker.
+// targetBody is the speaker itself.
 type targetBody struct {
 	asn      uint32
 	routerID netip.Addr
@@ -28,10 +28,10 @@ func (b *targetBody) Delta(old reconciler.Body) string {
 // neighborBody is one session of a speaker.
 type neighborBody struct {
 	address      netip.Addr
-	local        netip.Addr // that the session comes from; zero: the route decides
+	local        netip.Addr // source of the session; zero: the route decides
 	asn          uint32
 	passwordFile string // empty: no MD5
-	stale        bool   // the file holds another password than the session has; only what is observed can be
+	stale        bool   // the session uses another password than the file holds; set by observe alone
 }
 
 func (b *neighborBody) Equal(o reconciler.Body) bool {
@@ -48,7 +48,7 @@ func (b *neighborBody) String() string {
 		s += ", password in " + b.passwordFile
 	}
 	if b.stale {
-		s += " as it was before"
+		s += ", which has changed since"
 	}
 	return s
 }
@@ -57,13 +57,13 @@ func (b *neighborBody) Delta(old reconciler.Body) string { return fromTo(old, b)
 
 func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
 
-// pathBody is a VIP's route. Without a next hop it is held back: the speaker
-// knows it and announces nothing.
+// pathBody is a VIP's route. Without a next hop it is held back: the speaker knows
+// of it and does not announce it.
 type pathBody struct {
 	prefix      netip.Prefix
 	nextHop     netip.Addr
 	communities []uint32 // sorted; the AS number in the upper half
-	label       string   // the gateway, for people; no part of Equal
+	label       string   // the Gateway, for people to read; not compared
 }
 
 func (b *pathBody) held() bool { return !b.nextHop.IsValid() }

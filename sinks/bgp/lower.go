@@ -12,7 +12,7 @@ import (
 const (
 	rankTarget = iota
 	rankNeighbor
-	rankPath // goes first, so that no session ends with a route
+	rankPath // deleted first, so that no session ends with a route announced
 )
 
 // The kinds beside reconciler.KindTarget. The name of a neighbor is its address,
@@ -22,7 +22,7 @@ const (
 	kindPath     = "path"
 )
 
-// TargetOf is the target that a switch's speaker is.
+// TargetOf is the name of the target for a switch's speaker.
 func TargetOf(switchName string) string { return "bgp/" + switchName }
 
 // Lower implements reconciler.Sink.
@@ -43,7 +43,7 @@ func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, 
 	return all, nil
 }
 
-// lowerSwitch makes the speaker of a switch and its sessions.
+// lowerSwitch is the speaker of a switch and its sessions.
 func lowerSwitch(sw *policies.Switch) []*reconciler.Resource {
 	target := TargetOf(sw.Name)
 	all := []*reconciler.Resource{{
@@ -59,7 +59,7 @@ func lowerSwitch(sw *policies.Switch) []*reconciler.Resource {
 	return all
 }
 
-// lowerGateway makes a path of every VIP of a gateway on one switch.
+// lowerGateway is a path for every VIP of a gateway on one switch.
 func lowerGateway(gw *packets.Gateway, sw *policies.Switch) []*reconciler.Resource {
 	var all []*reconciler.Resource
 	for _, vip := range gw.VIPs {

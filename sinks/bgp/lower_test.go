@@ -3,6 +3,7 @@ package bgp
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -133,7 +134,7 @@ func TestDeltas(t *testing.T) {
 		want     string
 	}{
 		{&targetBody{1, a}, &targetBody{2, a}, "AS 1, router id 192.0.2.1 -> AS 2, router id 192.0.2.1; this restarts its sessions"},
-		{&neighborBody{asn: 1, passwordFile: "key", stale: true}, &neighborBody{asn: 1, passwordFile: "key", local: a}, "AS 1, password in key as it was before -> AS 1 from 192.0.2.1, password in key"},
+		{&neighborBody{asn: 1, passwordFile: "key", stale: true}, &neighborBody{asn: 1, passwordFile: "key", local: a}, "AS 1, password in key, which has changed since -> AS 1 from 192.0.2.1, password in key"},
 	} {
 		if got := c.now.Delta(c.old); got != c.want {
 			t.Errorf("the change reads %q, want %q", got, c.want)
@@ -141,6 +142,34 @@ func TestDeltas(t *testing.T) {
 		if c.now.Equal(c.old) {
 			t.Errorf("%s equals %s", c.now, c.old)
 		}
+	}
+}
+
+// Whatever Apply acts on is compared. The label of a path is for people.
+func TestEqualIsTheWholeResource(t *testing.T) {
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	p := netip.MustParsePrefix("203.0.113.10/32")
+	for _, c := range []struct {
+		body   reconciler.Body
+		others []reconciler.Body // each has one field set otherwise
+	}{
+		{&targetBody{}, []reconciler.Body{&targetBody{asn: 1}, &targetBody{routerID: a}}},
+		{&neighborBody{}, []reconciler.Body{
+			&neighborBody{address: a}, &neighborBody{local: b}, &neighborBody{asn: 1}, &neighborBody{passwordFile: "key"}, &neighborBody{stale: true},
+		}},
+		{&pathBody{}, []reconciler.Body{&pathBody{prefix: p}, &pathBody{nextHop: a}, &pathBody{communities: []uint32{1}}, nil}},
+	} {
+		if fields := reflect.TypeOf(c.body).Elem().NumField(); fields != len(c.others) {
+			t.Errorf("%T has %d fields, and the test %d", c.body, fields, len(c.others))
+		}
+		for _, other := range c.others {
+			if other != nil && (c.body.Equal(other) || other.Equal(c.body)) {
+				t.Errorf("%+v equals %+v", c.body, other)
+			}
+		}
+	}
+	if !(&pathBody{label: "one"}).Equal(&pathBody{label: "two"}) {
+		t.Error("the label of a path counts")
 	}
 }
 

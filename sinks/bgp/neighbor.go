@@ -18,20 +18,20 @@ const (
 	// holdTime and connectRetry are the timers of a session, in seconds.
 	holdTime     = 90
 	connectRetry = 5
-	// deferral is how many seconds a speaker that restarts waits for what a
-	// neighbor has to say before it speaks. It has no use for it.
+	// deferral is how many seconds a restarting speaker waits for its neighbors'
+	// routes before it announces its own. It has no use for them.
 	deferral = 1
 	// hops is the TTL: neighbors may be some hops away, and those with the TTL
-	// security mechanism (RFC 5082) accept no other than 255.
+	// security mechanism (RFC 5082) accept nothing but 255.
 	hops = 255
-	// maxReceived bounds what is kept of a neighbor's routes, by family. One that
-	// sends more is shut.
+	// maxReceived is how many routes a neighbor may send, by family. The session of
+	// one that sends more is shut down.
 	maxReceived = 100_000
 	// maxPassword is the longest key of TCP MD5, in bytes.
 	maxPassword = 80
 )
 
-// password is the MD5 key of a session. It prints as stars wherever it gets to.
+// password is the MD5 key of a session. It always prints as stars.
 type password string
 
 // String implements fmt.Stringer.
@@ -40,7 +40,7 @@ func (password) String() string { return "***" }
 // GoString implements fmt.GoStringer.
 func (password) GoString() string { return "***" }
 
-// readPassword reads the first line of a password file; no file is no password.
+// readPassword returns the one line of a password file, "" where file is empty.
 func readPassword(dir, file string) (password, error) {
 	if file == "" {
 		return "", nil
@@ -62,47 +62,61 @@ func readPassword(dir, file string) (password, error) {
 	return password(line), nil
 }
 
-// session is a neighbor as it is set up.
+// session is a neighbor that is set up.
 type session struct {
 	neighborBody
-	Password password // exported, as fmt asks only such fields how they print
+	Password password // exported, as fmt calls String on no other field
 }
 
-// changeNeighbors sets up sessions and ends them; those that are not named stay as
-// they are. One whose password cannot be read is left as it is, or not begun.
+// changeNeighbors sets up and ends sessions. Those that no change names, or that are
+// set up as wanted already, stay up.
 func (sp *speaker) changeNeighbors(changes []reconciler.Change) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	if sp.server == nil {
 		return errEnding
 	}
+	live, err := sp.counts(false)
+	if err != nil {
+		return err
+	}
 	var failed *reconciler.PartialError
 	for _, c := range changes {
 		if c.New == nil {
-			failed = failed.Add(c.Key(), sp.end(c.Old.Body.(*neighborBody).address))
-			continue
-		}
-		n := session{neighborBody: *c.New.Body.(*neighborBody)}
-		var err error
-		if n.Password, err = readPassword(sp.cfg.SecretsDir, n.passwordFile); err == nil {
-			err = errors.Join(sp.end(n.address), sp.add(n))
+			err = sp.end(c.Old.Body.(*neighborBody).address, live)
+		} else {
+			err = sp.begin(c.New.Body.(*neighborBody), live)
 		}
 		failed = failed.Add(c.Key(), err)
 	}
 	return failed.Or()
 }
 
-// end ends a session, where there is one, for good.
-func (sp *speaker) end(address netip.Addr) error {
-	if _, ok := sp.neighbors[address]; !ok {
+// begin sets up a session, in place of an old one where there is one. That stays as
+// it is where the password cannot be read.
+func (sp *speaker) begin(b *neighborBody, live map[netip.Addr]count) error {
+	pw, err := readPassword(sp.cfg.SecretsDir, b.passwordFile)
+	if err != nil {
+		return err
+	}
+	n := session{*b, pw}
+	if _, isLive := live[b.address]; isLive && sp.neighbors[b.address] == n {
 		return nil
 	}
+	return errors.Join(sp.end(b.address, live), sp.add(n))
+}
+
+// end ends a session, where there is one, for good.
+func (sp *speaker) end(address netip.Addr, live map[netip.Addr]count) error {
 	sp.board.leave(address)
 	delete(sp.neighbors, address)
+	if _, isLive := live[address]; !isLive {
+		return nil
+	}
 	return sp.remove(address)
 }
 
-// add sets up a session, which begins at once if the speaker is open.
+// add sets up a session. It starts at once if the speaker is open.
 func (sp *speaker) add(n session) error {
 	sp.neighbors[n.address] = n
 	if !sp.open {
@@ -136,15 +150,12 @@ func (sp *speaker) family(afi api.Family_Afi) *api.AfiSafi {
 	}
 }
 
-// remove ends a session; the neighbor is told and drops the routes.
+// remove ends a session: the neighbor is told so and drops the routes.
 func (sp *speaker) remove(address netip.Addr) error {
-	if !sp.open {
-		return nil
-	}
 	return sp.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
 }
 
-// openSessions begins the sessions that wait.
+// openSessions starts the sessions that wait.
 func (sp *speaker) openSessions() {
 	if sp.open {
 		return
@@ -153,16 +164,16 @@ func (sp *speaker) openSessions() {
 	sp.patience.Stop()
 	for address, n := range sp.neighbors {
 		if err := sp.add(n); err != nil {
-			sp.cfg.Log.Error("a session cannot be opened", "target", sp.target, "neighbor", address, "error", err)
+			sp.cfg.Log.Error("cannot open a session", "target", sp.target, "neighbor", address, "error", err)
 		}
 	}
 }
 
-// renew makes a session that fell anew. GoBGP says that forwarding was preserved
-// only in the first session of a neighbor; without that, one that lost the
-// connection for a moment would drop its routes when it is back. It is done when
-// GoBGP is about to connect again: it then has emptied the session's queue, which
-// would leave a goroutine behind if it were not empty.
+// renew sets up a session again that went down. GoBGP says that forwarding was
+// preserved only in a neighbor's first session; without that, a neighbor that lost
+// the connection for a moment would drop the routes when it is back. It is done when
+// GoBGP is about to connect again, as the session's queue is empty then: a queue that
+// is not would leave a goroutine behind.
 func (sp *speaker) renew(address netip.Addr) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
@@ -171,11 +182,11 @@ func (sp *speaker) renew(address netip.Addr) {
 		return
 	}
 	if err := errors.Join(sp.remove(address), sp.add(n)); err != nil {
-		sp.cfg.Log.Error("a session cannot be opened again", "target", sp.target, "neighbor", address, "error", err)
+		sp.cfg.Log.Error("cannot reopen a session", "target", sp.target, "neighbor", address, "error", err)
 	}
 }
 
-// stateName is the name of a state as BGP's standard has it, in lower case.
+// stateName is the name of a state in the BGP standard, in lower case.
 func stateName(s packet.FSMState) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "BGP_FSM_"))
 }

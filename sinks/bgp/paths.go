@@ -15,12 +15,12 @@ import (
 
 var families = []packet.Family{packet.RF_IPv4_UC, packet.RF_IPv6_UC}
 
-// sendTimeout bounds the wait for a change to be on its way to the neighbors.
+// sendTimeout bounds the wait until a change is sent to the neighbors.
 const sendTimeout = 2 * time.Second
 
 // changePaths announces and withdraws, and returns when that is sent: a withdrawal is
-// on the wire before the switch lets go of the VIP. The first changes after a
-// start open the sessions.
+// on the wire before the switch loses the VIP. The first changes after a start open
+// the sessions.
 func (sp *speaker) changePaths(ctx context.Context, changes []reconciler.Change) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
@@ -38,28 +38,34 @@ func (sp *speaker) changePaths(ctx context.Context, changes []reconciler.Change)
 	var failed *reconciler.PartialError
 	touched := map[packet.Family]bool{}
 	for _, c := range changes {
-		was := c.Old
-		if c.New == nil {
-			b := was.Body.(*pathBody)
-			delete(sp.held, b.prefix)
-			failed = failed.Add(c.Key(), sp.withdraw(live[b.prefix], touched))
-			continue
-		}
-		b := c.New.Body.(*pathBody)
-		if b.held() {
-			sp.held[b.prefix] = true
-			failed = failed.Add(c.Key(), sp.withdraw(live[b.prefix], touched))
-			continue
-		}
-		delete(sp.held, b.prefix)
-		touched[familyOf(b.prefix)] = true
-		failed = failed.Add(c.Key(), sp.announce(b))
+		failed = failed.Add(c.Key(), sp.changePath(c, live, touched))
 	}
 	if sp.open {
 		sp.sent(ctx, before, touched)
 	}
 	sp.openSessions()
 	return failed.Or()
+}
+
+// changePath announces or withdraws one path, and marks its family as touched where
+// that is news to the neighbors.
+func (sp *speaker) changePath(c reconciler.Change, live map[netip.Prefix]*pathBody, touched map[packet.Family]bool) error {
+	if c.New == nil {
+		prefix := c.Old.Body.(*pathBody).prefix
+		delete(sp.held, prefix)
+		return sp.withdraw(live[prefix], touched)
+	}
+	b := c.New.Body.(*pathBody)
+	if b.held() {
+		sp.held[b.prefix] = true
+		return sp.withdraw(live[b.prefix], touched)
+	}
+	delete(sp.held, b.prefix)
+	if was := live[b.prefix]; was != nil && b.Equal(was) {
+		return nil
+	}
+	touched[familyOf(b.prefix)] = true
+	return sp.announce(b)
 }
 
 // announce adds or replaces a path.
@@ -73,7 +79,7 @@ func (sp *speaker) announce(b *pathBody) error {
 	return err
 }
 
-// withdraw removes a path that is live; nil is none.
+// withdraw removes a live path; nil: there is none.
 func (sp *speaker) withdraw(b *pathBody, touched map[packet.Family]bool) error {
 	if b == nil {
 		return nil
@@ -94,7 +100,7 @@ func familyOf(p netip.Prefix) packet.Family {
 	return packet.RF_IPv6_UC
 }
 
-// wirePath is a path with its attributes; MP_REACH_NLRI carries IPv6.
+// wirePath is a path with its BGP attributes; MP_REACH_NLRI carries IPv6.
 func wirePath(b *pathBody) (*apiutil.Path, error) {
 	nlri, err := packet.NewIPAddrPrefix(b.prefix)
 	if err != nil {
@@ -149,14 +155,14 @@ func (sp *speaker) paths() (map[netip.Prefix]*pathBody, error) {
 	return all, nil
 }
 
-// count is what tells whether something was sent to a neighbor.
+// count tells whether something was sent to a neighbor.
 type count struct {
-	up         time.Time // it was established; zero: it is not
+	up         time.Time // when it was established; zero: it is not
 	updates    uint64    // UPDATE messages that were sent
 	advertised map[packet.Family]uint64
 }
 
-// counts reads the sessions, by neighbor; what is advertised only on request.
+// counts reads the live sessions by neighbor, and on request what is advertised.
 func (sp *speaker) counts(advertised bool) (map[netip.Addr]count, error) {
 	defer reading()()
 	all := map[netip.Addr]count{}
@@ -177,9 +183,9 @@ func (sp *speaker) counts(advertised bool) (map[netip.Addr]count, error) {
 	return all, err
 }
 
-// sent waits until every session that was up has sent an UPDATE since, where it
-// has one to send: GoBGP queues them. One that went down has nothing to send,
-// and one that is stuck is waited for only so long.
+// sent waits until every session that was up has sent an UPDATE since, where it has
+// one to send: GoBGP queues them. A session that went down has nothing to send, and
+// the wait for one that is stuck ends after sendTimeout.
 func (sp *speaker) sent(ctx context.Context, before map[netip.Addr]count, touched map[packet.Family]bool) {
 	after, err := sp.counts(true)
 	if err != nil {
@@ -213,7 +219,7 @@ func (sp *speaker) sent(ctx context.Context, before map[netip.Addr]count, touche
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			sp.cfg.Log.Warn("neighbors do not take what is sent", "target", sp.target, "neighbors", len(waits))
+			sp.cfg.Log.Warn("neighbors have not taken an update in time", "target", sp.target, "neighbors", len(waits))
 			return
 		}
 	}

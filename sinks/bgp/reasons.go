@@ -11,13 +11,13 @@ import (
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
-// listener is a slog.Handler for GoBGP's own log. GoBGP tells only there why a
-// connection fails, so that goes to the board; warnings go on to the daemon's
-// log, the rest nowhere.
+// listener is a slog.Handler for GoBGP's own log. Only there GoBGP says why a
+// connection fails, so those records go to the board. Warnings go on to the daemon's
+// log, everything else is dropped.
 type listener struct {
 	board    *board
 	log      slog.Handler
-	neighbor netip.Addr // that the logger is about; zero: the speaker as a whole
+	neighbor netip.Addr // whose log it is; zero: the speaker's
 }
 
 // Enabled implements slog.Handler.
@@ -62,8 +62,8 @@ func (l *listener) Handle(ctx context.Context, r slog.Record) error {
 	return nil
 }
 
-// dialReason says what a failed connection means. A wrong MD5 password looks
-// like no answer at all: the kernel drops what is signed with another one.
+// dialReason says what a failed connection means. A wrong MD5 password looks like no
+// answer at all: the kernel drops segments that are signed with another one.
 func dialReason(neighbor netip.Addr, text string) string {
 	switch {
 	case strings.Contains(text, "i/o timeout"), strings.Contains(text, syscall.ETIMEDOUT.Error()):
@@ -89,7 +89,7 @@ func refusal(code, subcode int64) string {
 
 const refused = "the neighbor refused the session; does it expect this AS number and address?"
 
-// downReason says in words what GoBGP reports of a session that ended.
+// downReason says in words why GoBGP ended a session; "" where it gives no reason.
 func downReason(message string) string {
 	sent, isSent := strings.CutPrefix(message, "notification-sent ")
 	received, isReceived := strings.CutPrefix(message, "notification-received ")

@@ -116,34 +116,51 @@ func (f *frr) start(t *testing.T, c routerConfig) {
 	until(t, "bgpd answers", func() bool { _, err := f.show(t, "show bgp summary json"); return err == nil })
 }
 
-func (f *frr) show(t *testing.T, command string) (string, error) {
+func (f *frr) show(t *testing.T, commands ...string) (string, error) {
 	t.Helper()
-	return ask(t, "vtysh", "--vty_socket", f.dir, "-d", "bgpd", "-c", command)
+	args := []string{"--vty_socket", f.dir, "-d", "bgpd"}
+	for _, c := range commands {
+		args = append(args, "-c", c)
+	}
+	return ask(t, "vtysh", args...)
 }
 
 func (f *frr) routes(t *testing.T) map[string]route {
 	t.Helper()
-	all := map[string]route{}
-	for _, family := range []string{"ipv4", "ipv6"} {
-		out, err := f.show(t, "show bgp "+family+" unicast json")
-		if err != nil {
-			t.Fatalf("vtysh: %v: %s", err, out)
-		}
+	out, err := f.show(t, "show bgp ipv4 unicast json", "show bgp ipv6 unicast json")
+	if err != nil {
+		t.Fatalf("vtysh: %v: %s", err, out)
+	}
+	var prefixes, commands []string
+	for tables := json.NewDecoder(strings.NewReader(out)); tables.More(); {
 		var table struct{ Routes map[string]json.RawMessage }
-		if err := json.Unmarshal([]byte(out), &table); err != nil {
+		if err := tables.Decode(&table); err != nil {
 			t.Fatalf("%v in %s", err, out)
 		}
 		for prefix := range table.Routes {
-			if out, err := f.show(t, "show bgp "+family+" unicast "+prefix+" json"); err == nil {
-				f.add(t, all, prefix, out)
+			family := "ipv4"
+			if strings.Contains(prefix, ":") {
+				family = "ipv6"
 			}
+			prefixes, commands = append(prefixes, prefix), append(commands, "show bgp "+family+" unicast "+prefix+" json")
 		}
+	}
+	all := map[string]route{}
+	if len(commands) == 0 {
+		return all
+	}
+	if out, err = f.show(t, commands...); err != nil {
+		t.Fatalf("vtysh: %v: %s", err, out)
+	}
+	details := json.NewDecoder(strings.NewReader(out))
+	for _, prefix := range prefixes {
+		f.add(t, all, prefix, details)
 	}
 	return all
 }
 
-// add takes the paths of a prefix that come from the speaker.
-func (f *frr) add(t *testing.T, all map[string]route, prefix, text string) {
+// add reads the paths of a prefix, and takes those that come from the speaker.
+func (f *frr) add(t *testing.T, all map[string]route, prefix string, details *json.Decoder) {
 	t.Helper()
 	var detail struct {
 		Paths []struct {
@@ -153,8 +170,8 @@ func (f *frr) add(t *testing.T, all map[string]route, prefix, text string) {
 			Peer      struct{ PeerID string }
 		}
 	}
-	if err := json.Unmarshal([]byte(text), &detail); err != nil {
-		t.Fatalf("%v in %s", err, text)
+	if err := details.Decode(&detail); err != nil {
+		t.Fatalf("FRR's detail of %s: %v", prefix, err)
 	}
 	for _, p := range detail.Paths {
 		if p.Peer.PeerID == f.peer.String() {

@@ -19,13 +19,13 @@ type Config struct {
 	SecretsDir string       // where the password files of Switch documents must lie
 	Log        *slog.Logger // nil: nothing is logged
 
-	// maxReceived and restartTime, where no test says otherwise.
+	// maxReceived and restartTime; tests set others.
 	limit    uint32
 	patience time.Duration
 }
 
-// Sink implements reconciler.Sink for the speakers of switches. None of them
-// waits for another.
+// Sink implements reconciler.Sink for the speakers of switches, which work
+// independently of each other.
 type Sink struct {
 	cfg Config
 
@@ -43,21 +43,20 @@ func New(cfg Config) *Sink {
 	return &Sink{cfg: cfg, speakers: map[string]*speaker{}}
 }
 
-// Close ends all speakers so that their neighbors keep the routes for the
-// restart time, as they do for a router that restarts.
+// Close ends all speakers for good. Their neighbors keep the routes for the restart
+// time, as they do for a router that restarts.
 func (s *Sink) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
 	var errs []error
-	for t, sp := range s.speakers {
+	for _, sp := range s.speakers {
 		errs = append(errs, sp.stop(keepRoutes))
-		delete(s.speakers, t)
 	}
 	return errors.Join(errs...)
 }
 
-// Neighbors tells how the sessions of all speakers stand, sorted.
+// Neighbors returns the sessions of all speakers, sorted by target and address.
 func (s *Sink) Neighbors() []Neighbor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,8 +77,8 @@ func (s *Sink) speaker(target string) *speaker {
 	return s.speakers[target]
 }
 
-// Observe implements reconciler.Sink. It reads what the speaker really
-// announces.
+// Observe implements reconciler.Sink: what the speaker really announces, and its
+// sessions. An error names a password file that cannot be read.
 func (s *Sink) Observe(_ context.Context, target string, _ *reconciler.Resource) (reconciler.State, error) {
 	sp := s.speaker(target)
 	if sp == nil {
@@ -90,6 +89,9 @@ func (s *Sink) Observe(_ context.Context, target string, _ *reconciler.Resource)
 
 // Apply implements reconciler.Sink.
 func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reconciler.Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
 	k := changes[0].Key()
 	if k.Kind == reconciler.KindTarget {
 		return s.applyTarget(k.Target, changes[0])
@@ -131,12 +133,12 @@ func (s *Sink) applyTarget(target string, c reconciler.Change) error {
 	return nil
 }
 
-// enter takes a new speaker in, unless all are ending.
+// enter adds a new speaker, unless the sink is closed.
 func (s *Sink) enter(target string, sp *speaker) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return errors.New("the daemon is ending")
+		return errEnding
 	}
 	s.speakers[target] = sp
 	return nil

@@ -17,20 +17,19 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-var errEnding = errors.New("the speaker is ending")
+var errEnding = errors.New("the speaker is shutting down")
 
-// restartTime is how long neighbors keep the routes of a speaker that is away,
-// and how long a new speaker at most waits for its first paths before it opens
-// sessions. After that the neighbors have forgotten the routes anyway.
+// restartTime is how long neighbors keep the routes of a speaker that is away. A new
+// speaker waits as long for its first paths before it opens sessions: after that the
+// neighbors have dropped the routes anyway.
 const restartTime = 120 * time.Second
 
-// ending is what the neighbors are to do with the routes of a speaker that
-// stops.
+// ending says what neighbors do with the routes of a speaker that stops.
 type ending bool
 
 const (
-	keepRoutes ending = true  // it comes back: the connections just end
-	dropRoutes ending = false // it does not: they are told so
+	keepRoutes ending = true  // it comes back: connections end without a word
+	dropRoutes ending = false // it does not: neighbors are told so
 )
 
 // speaker is the BGP speaker of one switch.
@@ -44,17 +43,18 @@ type speaker struct {
 	unwatch   context.CancelFunc
 	body      targetBody
 	neighbors map[netip.Addr]session
-	held      map[netip.Prefix]bool // paths that are held back
-	open      bool                  // the sessions are; they wait for the first paths
-	patience  *time.Timer           // opens them all the same
+	held      map[netip.Prefix]bool // VIPs that are held back
+	open      bool                  // the sessions are; before, they wait for the first paths
+	patience  *time.Timer           // opens them when that takes too long
 	ended     bool
 }
 
 // options guards two variables of GoBGP that all speakers of a process share. Each
-// start writes them, always to the same, and whoever looks at routes reads them.
+// start writes them, always the same values, and everything that touches routes
+// reads them.
 var options sync.RWMutex
 
-// reading takes part of the options and returns the function that gives it back.
+// reading locks options for a reader and returns the unlock function.
 func reading() func() {
 	options.RLock()
 	return options.RUnlock
@@ -110,8 +110,8 @@ func (sp *speaker) startLocked(b *targetBody) error {
 	return nil
 }
 
-// learnNothing has routes of neighbors neither compete with the speaker's own nor
-// be passed on.
+// learnNothing rejects routes of neighbors, so that they neither compete with the
+// speaker's own nor are passed on.
 func learnNothing(ctx context.Context, srv *server.BgpServer) error {
 	own := &api.Policy{Name: "own", Statements: []*api.Statement{{
 		Name:       "own",
@@ -153,13 +153,16 @@ func (sp *speaker) stopLocked(how ending) error {
 	return err
 }
 
-// become makes the speaker another one with the same neighbors and paths, which
-// restarts all sessions.
+// become gives the speaker another AS number or router ID. It keeps its neighbors and
+// paths, and all sessions restart.
 func (sp *speaker) become(b *targetBody) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	if sp.ended {
 		return errEnding
+	}
+	if sp.server != nil && sp.body == *b {
+		return nil
 	}
 	var paths map[netip.Prefix]*pathBody
 	open := sp.open
@@ -188,13 +191,16 @@ func (sp *speaker) become(b *targetBody) error {
 	return errors.Join(errs...)
 }
 
-// observe reads what the speaker is and announces. A password file that cannot
-// be read is trouble, and no reason to end a session.
+// observe reads the speaker, its sessions and what it announces. A password file that
+// cannot be read is an error of its neighbor, and no reason to end the session.
 func (sp *speaker) observe() (reconciler.State, error) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	state := reconciler.State{}
-	if sp.server == nil {
+	if sp.ended {
+		return nil, errEnding
+	}
+	if sp.server == nil { // the last start failed
 		return state, nil
 	}
 	live, err := sp.counts(false)
@@ -234,8 +240,8 @@ func (sp *speaker) observe() (reconciler.State, error) {
 	return state, trouble.Or()
 }
 
-// peerEvent takes a change of a session's state; it runs in a goroutine of its
-// own.
+// peerEvent is called by GoBGP, in a goroutine of its own, when a session changes its
+// state.
 func (sp *speaker) peerEvent(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 	if e.Type != apiutil.PEER_EVENT_STATE {
 		return

@@ -13,11 +13,11 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// body is the text of a node's file. A plan shows the images only: what else a file
-// says, such as the environment, may be nobody's business.
+// body is the text of a node's file. Plans show the images only: the rest of a file,
+// such as the environment, may be confidential.
 type body struct {
 	text   string
-	images map[string]string // by compose service; nil where the text is none of a compose file
+	images map[string]string // by compose service; nil: the text is not a compose file
 }
 
 func newBody(text string) *body {
@@ -47,7 +47,7 @@ func (b *body) String() string {
 		words = append(words, clean(name)+" "+clean(b.images[name]))
 	}
 	if b.images == nil {
-		words = append(words, "no compose file")
+		words = append(words, "not a compose file")
 	}
 	return strings.Join(words, ", ") + " (" + b.digest() + ")"
 }
@@ -74,18 +74,18 @@ func (b *body) Delta(o reconciler.Body) string {
 		}
 	}
 	if len(words) == 0 {
-		words = append(words, "the same images, set up otherwise")
+		words = append(words, "same images, other settings")
 	}
 	return strings.Join(words, ", ") + " (" + old.digest() + " -> " + b.digest() + ")"
 }
 
-// digest tells two texts apart.
+// digest is a short hash of the text.
 func (b *body) digest() string {
 	sum := sha256.Sum256([]byte(b.text))
 	return fmt.Sprintf("sha256 %x", sum[:6])
 }
 
-// clean keeps what somebody wrote into a file from breaking a plan's line.
+// clean keeps text that somebody else wrote from breaking a plan's line.
 func clean(s string) string {
 	if len(s) > 200 {
 		s = s[:200]

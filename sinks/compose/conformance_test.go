@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +80,16 @@ func inodes(t *testing.T, dir string) func() int {
 	}
 }
 
+// TestEqualIsTheWholeText holds that files with the same images and another text are
+// not equal.
+func TestEqualIsTheWholeText(t *testing.T) {
+	one := newBody("services: {a: {image: b}}\n")
+	other := newBody("services: {a: {image: b, user: root}}\n")
+	if one.Equal(other) || other.Equal(one) || !maps.Equal(one.images, other.images) {
+		t.Errorf("%s equals %s", one, other)
+	}
+}
+
 // TestPlan holds what plans say about files: images, and nothing of an environment.
 func TestPlan(t *testing.T) {
 	one := newBody(rendered(t, plain))
@@ -90,8 +101,8 @@ func TestPlan(t *testing.T) {
 		{newBody(rendered(t, strings.Replace(plain, "api:1", "api:9", 1))).Delta(one), []string{"api registry.internal/api:1 -> registry.internal/api:9 (sha256 "}},
 		{newBody(rendered(t, strings.Replace(plain, "{name: web, version: v1}, ", "", 1))).Delta(one), []string{"without web web:1 (sha256 "}},
 		{one.Delta(newBody(rendered(t, strings.Replace(plain, "{name: web, version: v1}, ", "", 1)))), []string{"with web web:1 (sha256 "}},
-		{newBody(rendered(t, strings.Replace(plain, "5s", "6s", 1))).Delta(one), []string{"the same images, set up otherwise (sha256 "}},
-		{newBody("nonsense: [").String(), []string{"no compose file (sha256 "}},
+		{newBody(rendered(t, strings.Replace(plain, "5s", "6s", 1))).Delta(one), []string{"same images, other settings (sha256 "}},
+		{newBody("nonsense: [").String(), []string{"not a compose file (sha256 "}},
 		{newBody("services: {a: {image: \"b\\nc\"}}").String(), []string{`a "b\nc" (sha256 `}},
 	} {
 		for _, w := range c.want {

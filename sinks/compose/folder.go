@@ -15,24 +15,24 @@ import (
 // maxFile is the largest file that is read, in bytes.
 const maxFile = 4 << 20
 
-// The endings of the names of files: what comes before is the node's name.
+// The suffixes of file names: what comes before is the node's name.
 const (
 	ComposeSuffix   = ".compose.yaml"
 	BootstrapSuffix = ".envoy.yaml"
 	UnitSuffix      = ".envoy.service"
 )
 
-// errForeign is about a file that somebody else has put where gray's is to be.
+// errForeign is about a file of somebody else in the place of gray's.
 var errForeign = errors.New("is there already and was not made by gray; move it away")
 
-// Folder is files that gray keeps, one a node. A file is gray's if its name is that
-// of a node and the suffix, and its first line is the one that Mark gives.
+// Folder is a folder where gray keeps one file per node. A file is gray's if its name
+// is a node's name and the suffix, and its first line is the one that Mark adds.
 type Folder struct {
 	Dir    string
 	Suffix string // one of the three above
 }
 
-// Mark puts the line in front of a text by which gray knows the file of a node.
+// Mark adds the first line by which gray recognizes its file of a node.
 func Mark(node, text string) string { return mark(node) + text }
 
 func mark(node string) string {
@@ -71,7 +71,7 @@ func (f Folder) Read() (map[string]string, error) {
 	return texts, err
 }
 
-// read returns the text of a node's file. What is no regular file, or is larger
+// read returns the text of a node's file. Whatever is not a regular file, or is larger
 // than any that gray writes, is somebody else's.
 func (f Folder) read(root *os.Root, node string) (string, error) {
 	info, err := root.Lstat(node + f.Suffix)
@@ -96,11 +96,14 @@ func (f Folder) read(root *os.Root, node string) (string, error) {
 	return string(b), nil
 }
 
-// Write makes the file of a node hold a text that begins with its mark. Readers see
-// the old file or the new one. It is an error where the file is somebody else's.
+// Write replaces the file of a node by a text that begins with its mark. Readers see
+// the old file or the new one. A file of somebody else is an error.
 func (f Folder) Write(node, text string) error {
+	name := node + f.Suffix
+	if len(text) > maxFile {
+		return fmt.Errorf("%s would have %d bytes, and may have %d; give the node fewer services", name, len(text), maxFile)
+	}
 	return f.in(func(root *os.Root) error {
-		name := node + f.Suffix
 		old, err := f.read(root, node)
 		switch {
 		case err == nil && old == text:
@@ -108,7 +111,7 @@ func (f Folder) Write(node, text string) error {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return fmt.Errorf("%s %w", name, err)
 		}
-		// The name is fixed, so that what a crash leaves is overwritten.
+		// The name is fixed, so that the next write overwrites what a crash left.
 		part := "." + name + ".part"
 		if err := writeFile(root, part, text); err != nil {
 			return errors.Join(err, root.Remove(part))
@@ -145,9 +148,9 @@ func (f Folder) Remove(node string) error {
 	})
 }
 
-// Sync makes the folder hold these texts by node and no others of gray's. It
-// returns the names of the files that it wrote and removed, each sorted, also
-// beside an error, which joins those of all files.
+// Sync makes the folder hold these texts by node and no other file of gray's. It
+// returns the names of the files that it wrote and removed, each sorted. It goes on
+// after an error, and joins those of all files.
 func (f Folder) Sync(texts map[string]string) (written, removed []string, err error) {
 	if err := os.MkdirAll(f.Dir, 0o755); err != nil {
 		return nil, nil, err
@@ -180,7 +183,7 @@ func (f Folder) Sync(texts map[string]string) (written, removed []string, err er
 	return written, removed, errors.Join(errs...)
 }
 
-// in runs a function with the folder open; nothing outside of it can be reached.
+// in calls do with the folder open; nothing outside of it can be reached.
 func (f Folder) in(do func(*os.Root) error) error {
 	root, err := os.OpenRoot(f.Dir)
 	if err != nil {

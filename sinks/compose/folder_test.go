@@ -58,6 +58,7 @@ func TestFolder(t *testing.T) {
 			t.Errorf("%s of somebody else is %q, %v", name, b, err)
 		}
 	}
+	sync(map[string]string{"huge": Mark("huge", strings.Repeat("#", maxFile))}, "", "", "huge.compose.yaml would have 4194")
 	if b, _ := os.ReadFile(outside); string(b) != Mark("link", "x\n") {
 		t.Errorf("the file outside is %q", b)
 	}

@@ -13,10 +13,9 @@ import (
 	"github.com/gray-release/gray/policies/requests"
 )
 
-// healthCheck is the service's own check, made from within the container on this
-// node; nil where there is none, or nobody knows the port. It needs curl or wget, or
-// nc, in the image; a version whose image has none says so by a healthcheck of its
-// own.
+// healthCheck is the service's own check, run inside the container on this node; nil
+// where the service has none, or its port is not known. It needs curl, wget or nc in
+// the image. A version whose image has none of them brings a healthcheck of its own.
 func healthCheck(n *policies.Node, svc *requests.Service, v *requests.ServiceVersion) *types.HealthCheckConfig {
 	h := svc.Health
 	if h == nil || h.ICMP {
@@ -36,7 +35,7 @@ func healthCheck(n *policies.Node, svc *requests.Service, v *requests.ServiceVer
 	}
 	seconds := max(1, int(h.Timeout/time.Second))
 	command := fmt.Sprintf("nc -z -w %d %s %d", seconds, n.Address, port)
-	if ownPort := h.HTTP.Port == 0; h.HTTP.Path != "" && !(ownPort && (svc.Protocol == "http2" || svc.Protocol == "grpc")) { // which wget does not speak
+	if ownPort := h.HTTP.Port == 0; h.HTTP.Path != "" && !(ownPort && (svc.Protocol == "http2" || svc.Protocol == "grpc")) { // HTTP/2, which wget does not speak
 		url := quote("http://" + net.JoinHostPort(n.Address.String(), strconv.Itoa(int(port))) + h.HTTP.Path)
 		command = fmt.Sprintf("if command -v curl >/dev/null; then curl -fsS -m %d -o /dev/null %s; else wget -q -T %d -O /dev/null %s; fi",
 			seconds, url, seconds, url)
@@ -60,5 +59,5 @@ func duration(d time.Duration) *types.Duration {
 	return &t
 }
 
-// quote makes one word for a shell.
+// quote makes one word of a text for a shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -2,11 +2,11 @@ package compose
 
 import "sync"
 
-// maxMemo bounds how much a memo remembers.
+// maxMemo bounds how many results a memo remembers.
 const maxMemo = 4096
 
-// memo remembers what a pure function returned by key. What it returns is shared and
-// read-only.
+// memo remembers the results of a pure function by key. They are shared, so nobody
+// may change them.
 type memo[T any] struct {
 	mu    sync.Mutex
 	known map[string]outcome[T]
@@ -17,7 +17,7 @@ type outcome[T any] struct {
 	err   error
 }
 
-// get returns what the function returns for a key; a full memo starts anew.
+// get returns what f returns for a key. A full memo forgets everything.
 func (m *memo[T]) get(key string, f func() (T, error)) (T, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -19,16 +19,16 @@ import (
 
 const (
 	// proxyService is the compose service of a node's Envoy. No Service can have that
-	// name, as it is no label.
+	// name, as it is not a DNS label.
 	proxyService = "gray_envoy"
-	// versionLabel is the container label that tells the version of a service.
+	// versionLabel is the container label for the version of a service.
 	versionLabel = "gray.dev/version"
 	restart      = "unless-stopped"
 	hostNetwork  = "host"
 )
 
-// Render makes the file of a node: its Envoy, and the services that it runs. What
-// is wrong with documents is schema.Errors.
+// Render makes the file of a node: its Envoy and the services that it runs. Errors in
+// documents are schema.Errors.
 func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 	bootstrap, err := s.cfg.Bootstrap(n)
 	if err != nil {
@@ -37,7 +37,7 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 	p := &types.Project{Name: "gray", Services: types.Services{}, Volumes: types.Volumes{}}
 	p.Services[proxyService] = proxyOf(n, string(bootstrap), s.cfg.Mounts)
 	head := Mark(n.Name, fmt.Sprintf("# To run it on its host: docker compose -p gray -f %s up -d --remove-orphans\n", n.Name+ComposeSuffix))
-	var all []string // the keys of what runs
+	var all []string // keyOf of all that runs
 	var errs schema.Errors
 	for _, ns := range n.Services {
 		svc := ir.Service(ns.Name)
@@ -69,7 +69,7 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// What could be wrong with all of them together is what they say of each other.
+	// Each service is valid by itself, but they may refer to each other.
 	_, err = s.wholes.get(strings.Join(all, "\n"), func() (struct{}, error) {
 		_, err := load(types.ConfigFile{Content: text}, true)
 		return struct{}{}, err
@@ -79,20 +79,20 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 		if len(n.Services) > 0 {
 			origin = n.Services[0].Origin
 		}
-		return "", schema.Errors{{Position: origin, Field: "spec.services", Err: fmt.Errorf("make no valid compose file: %w", reason(err))}}
+		return "", schema.Errors{{Position: origin, Field: "spec.services", Err: fmt.Errorf("do not make a valid compose file: %w", reason(err))}}
 	}
 	return head + string(text), nil
 }
 
-// proxyOf is a node's Envoy. Its bootstrap stands in the command: a file beside
-// would have to travel with this one, and a changed command is what makes docker
-// compose start the container anew.
+// proxyOf is a node's Envoy. Its bootstrap is part of the command: a file of its own
+// would have to be copied along, and a changed command makes docker compose recreate
+// the container.
 func proxyOf(n *policies.Node, bootstrap string, mounts []string) types.ServiceConfig {
 	var c types.ServiceConfig
 	c.Image, c.NetworkMode, c.Restart = n.Image, hostNetwork, restart
-	// Another Envoy on the host's network is not to be taken for its parent.
+	// Else it would take another Envoy on the host's network for its parent.
 	c.Command = types.ShellCommand{"--disable-hot-restart", "--config-yaml", bootstrap}
-	for _, dir := range mounts { // whole, as a file that is replaced would stay what it was
+	for _, dir := range mounts { // the folder, as a mounted file would stay the old one when it is replaced
 		c.Volumes = append(c.Volumes, types.ServiceVolumeConfig{Type: types.VolumeTypeBind, Source: dir, Target: dir, ReadOnly: true})
 	}
 	return c
@@ -103,10 +103,10 @@ func (s *Sink) service(svc *requests.Service, v *requests.ServiceVersion) (types
 	return s.services.get(keyOf(svc, v), func() (types.ServiceConfig, error) { return serviceOf(svc, v) })
 }
 
-// keyOf tells apart what a version is as a compose service.
+// keyOf is equal for versions that are equal as compose services.
 func keyOf(svc *requests.Service, v *requests.ServiceVersion) string {
 	fields, err := json.Marshal(v.Compose)
-	if err != nil { // it came from YAML and was held to have what JSON has
+	if err != nil { // schema accepts only what JSON can hold
 		panic(err)
 	}
 	return strings.Join([]string{svc.Name, v.Name, v.Image, string(fields)}, "\x00")
@@ -133,7 +133,7 @@ func serviceOf(svc *requests.Service, v *requests.ServiceVersion) (types.Service
 	return c, nil
 }
 
-// check checks the versions that could run on nodes.
+// check checks all versions that could run on nodes.
 func (s *Sink) check(svc *requests.Service) error {
 	var errs schema.Errors
 	for i := range svc.Versions {
@@ -151,24 +151,24 @@ func (s *Sink) check(svc *requests.Service) error {
 	return errs.Sort()
 }
 
-// at gives an error the place of the version that it is about.
+// at adds the position of a version to an error about it.
 func at(v *requests.ServiceVersion, err error) *schema.Error {
 	return &schema.Error{Position: v.Origin, Field: "compose", Err: reason(err)}
 }
 
-// reason is a loader's error on one line, without the loader's own words.
+// reason is a loader's error on one line, without the words that the loader adds.
 func reason(err error) error {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	text = strings.TrimPrefix(text, "decoding failed due to the following error(s): ")
 	return errors.New(strings.TrimSuffix(text, ": invalid compose project"))
 }
 
-// load loads a file as docker compose does, but opens nothing that it names. A
-// whole one is interpolated, and what it refers to must be in it.
+// load loads a file as docker compose does, but opens no file that it names. A whole
+// file is interpolated, and must hold everything that it refers to.
 func load(file types.ConfigFile, whole bool) (*types.Project, error) {
 	file.Filename = "compose.yaml"
 	if file.Content == nil {
-		file.Content = []byte{} // or the loader would read a file of that name
+		file.Content = []byte{} // else the loader would read a file of that name
 	}
 	return loader.LoadWithContext(context.Background(), types.ConfigDetails{
 		ConfigFiles: []types.ConfigFile{file}, Environment: types.Mapping{},
@@ -200,8 +200,9 @@ func clone(v any) any {
 	return v
 }
 
-// marshal writes a project as a file. It has no name: the Compose of Debian 12
-// knows none. Documents mean what they say, so every dollar sign is escaped.
+// marshal writes a project as a file. It leaves out the name, which the Compose of
+// Debian 12 does not know. Nothing in documents is a variable, so every dollar sign is
+// escaped.
 func marshal(p *types.Project) ([]byte, error) {
 	raw, err := p.MarshalYAML()
 	if err != nil {
@@ -228,7 +229,7 @@ func marshal(p *types.Project) ([]byte, error) {
 	return b.Bytes(), enc.Close()
 }
 
-// escape doubles the dollar signs of values; Compose does not look into keys.
+// escape doubles the dollar signs of values; Compose does not interpolate keys.
 func escape(n *yaml.Node) {
 	if n.Kind == yaml.ScalarNode {
 		n.Value = strings.ReplaceAll(n.Value, "$", "$$")

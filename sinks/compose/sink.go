@@ -13,15 +13,15 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Target is the one target of this sink.
+// Target is the sink's only target.
 const Target = "compose"
 
-// kindFile is the kind of a node's file; its name is the node's.
+// kindFile is the kind of a node's file; the resource's name is the node's.
 const kindFile = "File"
 
 // Config is what a Sink works with.
 type Config struct {
-	Dir       string                               // the folder; empty: Lower only
+	Dir       string                               // the folder; empty: for Lower alone
 	Bootstrap func(*policies.Node) ([]byte, error) // of a node's Envoy, as YAML
 	Mounts    []string                             // folders of the host that the bootstrap reads from
 }
@@ -31,12 +31,12 @@ type Sink struct {
 	cfg    Config
 	folder Folder
 
-	// compose-go takes milliseconds for what many nodes have in common.
+	// compose-go takes milliseconds, and many nodes run the same.
 	services memo[types.ServiceConfig] // by keyOf
 	wholes   memo[struct{}]            // what runs together, as one file
 }
 
-// New returns a sink; it makes the folder where there is none.
+// New returns a sink, and makes its folder if there is none.
 func New(cfg Config) (*Sink, error) {
 	if cfg.Dir != "" {
 		if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
@@ -46,9 +46,8 @@ func New(cfg Config) (*Sink, error) {
 	return &Sink{cfg: cfg, folder: Folder{Dir: cfg.Dir, Suffix: ComposeSuffix}}, nil
 }
 
-// Lower implements reconciler.Sink. A Service makes no resource, but versions that
-// no node runs are checked all the same. What is wrong with documents is
-// schema.Errors.
+// Lower implements reconciler.Sink. A Service has no resource, but all its versions
+// are checked, also those that no node runs. Errors in documents are schema.Errors.
 func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
 	switch unit := ir.Get(n).(type) {
 	case *requests.Service:

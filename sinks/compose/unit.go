@@ -14,8 +14,8 @@ const BootstrapFile = "/etc/gray/envoy.yaml"
 // lowPort is the first port that needs no capability.
 const lowPort = 1024
 
-// unitText is the unit: the name of the node, the Envoy, its bootstrap, and what
-// its ports need.
+// unitText is the unit. Its arguments are the node's name, the paths of Envoy and of
+// its bootstrap, and the lines that its ports need.
 const unitText = `# Put what gray render bootstrap %[1]s prints at %[3]s, and this beside the
 # other units, such as /etc/systemd/system/gray-envoy.service. Then:
 # systemctl daemon-reload && systemctl enable --now gray-envoy
@@ -70,10 +70,10 @@ WantedBy=multi-user.target
 `
 
 // Unit is the systemd unit of a node's Envoy, for a host without containers. envoy
-// is the program's path on that host.
+// is the path of the program on that host.
 func Unit(n *policies.Node, envoy string) (string, error) {
 	if !path.IsAbs(envoy) || path.Clean(envoy) != envoy || strings.ContainsAny(envoy, " \t\r\n%$\\\"';") {
-		return "", fmt.Errorf("the Envoy %q is no plain absolute path, such as /usr/bin/envoy", envoy)
+		return "", fmt.Errorf("%q is not a plain absolute path to Envoy; give one such as /usr/bin/envoy", envoy)
 	}
 	caps := "CapabilityBoundingSet=\nPrivateUsers=yes\n"
 	if n.Port < lowPort || n.AdminPort < lowPort {

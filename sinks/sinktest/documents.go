@@ -33,7 +33,7 @@ func Documents(t testing.TB, address string) (base, changed map[string]string) {
 	}
 	base = apply(t, base,
 		edit{"gateways/vpc-gw.yaml", "127.0.0.1:9559", address},
-		edit{"gateways/vpc-gw.yaml", "vips: [203.0.113.10]", `vips: [203.0.113.10, "2001:db8::10"]`},
+		edit{"gateways/vpc-gw.yaml", "vips: [203.0.113.10]", `vips: [203.0.113.10, 203.0.113.12, "2001:db8::10"]`},
 		edit{"gateways/vpc-gw.yaml", "buckets: 4096", "buckets: 256"},
 		edit{"policies/one-flow.yaml", "  match:\n", "  match:\n  - flow: {src: 0.0.0.0/0, protocol: udp, dstPort: 1-1023}\n" +
 			"  - flow: {vni: 1002, src: \"fd00::/64\", protocol: 58}\n  - vms: [{network: vpc-1002, addresses: [10.0.0.9]}]\n"},
@@ -43,7 +43,7 @@ func Documents(t testing.TB, address string) (base, changed map[string]string) {
 		edit{"gateways/vpc-gw.yaml", "02:00:00:00:00:11", "02:00:00:00:01:11"},
 		edit{"gateways/vpc-gw.yaml", "    - {name: gw4, address: 192.0.2.14, mac: \"02:00:00:00:00:14\", port: 4}\n", ""},
 		edit{"gateways/vpc-gw.yaml", "    - {name: gw6,", "    - {name: gw7, address: 192.0.2.17, mac: \"02:00:00:00:00:17\", port: 7}\n    - {name: gw6,"},
-		edit{"gateways/vpc-gw.yaml", "vips: [203.0.113.10, ", "vips: [203.0.113.10, 203.0.113.11, "},
+		edit{"gateways/vpc-gw.yaml", "vips: [203.0.113.10, 203.0.113.12, ", "vips: [203.0.113.10, 203.0.113.11, "},
 		edit{"policies/early-adopter.yaml", `["50002001"]`, `["50002002"]`},
 		edit{"policies/one-flow.yaml", "srcPort: 40001", "srcPort: 40002-40005"},
 		edit{"policies/one-flow.yaml", "  - vms: [{network: vpc-1002, addresses: [10.0.0.9]}]\n", ""},

@@ -26,6 +26,10 @@ type Rig struct {
 	Sink   reconciler.Sink
 	Target string // the target that is looked at
 
+	// Elsewhere are the sinks whose targets the resources refer to. They only lower:
+	// what is referred to there is taken to be live, as the reconciler promises.
+	Elsewhere []reconciler.Sink
+
 	// Documents of a commit and of a later one, by path: the second adds, changes
 	// and takes away resources of the target.
 	Base, Changed map[string]string
@@ -33,6 +37,9 @@ type Rig struct {
 	// Restart ends the sink and returns another one on the same live target, as a
 	// restarted process has it.
 	Restart func() reconciler.Sink
+	// Forgets says that the target ends with its sink: after a restart it is empty and
+	// has to be filled again.
+	Forgets bool
 	// Sent counts what the sink has sent to the target to change it, in whatever
 	// unit.
 	Sent func() int

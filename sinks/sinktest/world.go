@@ -51,29 +51,44 @@ func (w *world) commit(documents map[string]string) {
 	}
 }
 
-// desired is what the sink makes of all units, asked about them in any order.
+// desired is what the sink wants at the target.
 func (w *world) desired(r *Rig) reconciler.State {
+	w.t.Helper()
+	state := w.lower(r.Sink)
+	maps.DeleteFunc(state, func(k reconciler.Key, _ *reconciler.Resource) bool { return k.Target != r.Target })
+	if len(state) == 0 {
+		w.t.Fatalf("nothing is lowered to target %s", r.Target)
+	}
+	return state
+}
+
+// everywhere is what is desired at the target and at all targets elsewhere.
+func (w *world) everywhere(r *Rig) reconciler.State {
+	w.t.Helper()
+	state := w.desired(r)
+	for _, sink := range r.Elsewhere {
+		maps.Copy(state, w.lower(sink))
+	}
+	return state
+}
+
+// lower is what a sink makes of all units, asked about them in any order.
+func (w *world) lower(sink reconciler.Sink) reconciler.State {
 	w.t.Helper()
 	state := reconciler.State{}
 	units := slices.Clone(w.units)
 	rand.Shuffle(len(units), func(i, j int) { units[i], units[j] = units[j], units[i] })
 	for _, n := range units {
-		resources, err := r.Sink.Lower(w.ir, n)
+		resources, err := sink.Lower(w.ir, n)
 		if err != nil {
 			w.t.Fatalf("Lower of %s: %v", n, err)
 		}
 		for _, res := range resources {
-			if res.Target != r.Target {
-				continue
-			}
 			if state[res.Key] != nil {
 				w.t.Errorf("two units, %s the second, are lowered to %s", n, res.Key)
 			}
 			state[res.Key] = res
 		}
-	}
-	if len(state) == 0 {
-		w.t.Fatalf("nothing is lowered to target %s", r.Target)
 	}
 	return state
 }
@@ -162,6 +177,8 @@ func same(t *testing.T, desired, observed reconciler.State) {
 			t.Errorf("%s is %s, want %s", k, o.Body, d.Body)
 		case d.Rank != o.Rank:
 			t.Errorf("%s has rank %d, want %d", k, o.Rank, d.Rank)
+		case !slices.Equal(refsElsewhere(d), refsElsewhere(o)):
+			t.Errorf("%s refers to %v at other targets, want %v", k, refsElsewhere(o), refsElsewhere(d))
 		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(observed), reconciler.Key.Compare) {
@@ -172,4 +189,9 @@ func same(t *testing.T, desired, observed reconciler.State) {
 	if changes := plan(desired, observed); len(changes) != 0 {
 		t.Errorf("a second plan is not empty: %v", changes)
 	}
+}
+
+// refsElsewhere is what a resource refers to at other targets.
+func refsElsewhere(res *reconciler.Resource) []reconciler.Key {
+	return slices.DeleteFunc(slices.Clone(res.Refs), func(ref reconciler.Key) bool { return ref.Target == res.Target })
 }
