@@ -11,6 +11,14 @@ import (
 // poolPart begins the part of a blend's unit.
 const poolPart = "pool/"
 
+// blends is who points to which blend.
+type blends struct {
+	uses      map[Name]map[string]schema.Position // by unit: the pools
+	users     map[Name]map[Name]schema.Position   // by blend: the units
+	byGateway map[string]map[Name]bool
+	blendIDs  map[Name][]idKey // by blend
+}
+
 // use notes which blends a unit points to, and from which place of a document.
 // Blends that are new, no longer used or come from another place are made anew.
 func (c *Compiler) use(unit Name, now map[string]schema.Position) {
@@ -61,7 +69,7 @@ func (c *Compiler) compileBlend(n Name, gatewayChanged bool) {
 	users, gw := c.users[n], c.ir.Gateway(n.Name)
 	if gw == nil || len(users) == 0 {
 		delete(c.users, n)
-		delete(c.blends[n.Name], n)
+		delete(c.byGateway[n.Name], n)
 		c.wantIDs(n, c.blendIDs[n], nil)
 		delete(c.blendIDs, n)
 		c.ir.Put(n, nil)
@@ -82,10 +90,10 @@ func (c *Compiler) compileBlend(n Name, gatewayChanged bool) {
 	}
 	c.wantIDs(n, c.blendIDs[n], ids)
 	c.blendIDs[n] = ids
-	if c.blends[n.Name] == nil {
-		c.blends[n.Name] = map[Name]bool{}
+	if c.byGateway[n.Name] == nil {
+		c.byGateway[n.Name] = map[Name]bool{}
 	}
-	c.blends[n.Name][n] = true
+	c.byGateway[n.Name][n] = true
 	c.ir.Put(n, packets.NewBlend(gw, name, origin))
 	c.pending[n] = true
 }

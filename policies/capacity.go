@@ -108,9 +108,9 @@ func (c *Compiler) demand(g *packets.Gateway, table string) int {
 	case "hash_profile":
 		return 1
 	case "pool":
-		return len(g.Pools) + len(c.blends[g.Name])
+		return len(g.Pools) + len(c.byGateway[g.Name])
 	case "bucket":
-		return 2 * (len(g.Pools) + len(c.blends[g.Name])) * g.Hash.Buckets
+		return 2 * (len(g.Pools) + len(c.byGateway[g.Name])) * g.Hash.Buckets
 	case "backend":
 		for _, p := range g.Pools {
 			n += len(p.Backends)
@@ -153,7 +153,7 @@ func (c *Compiler) overflow(sw, table string, sum, size int, most *packets.Gatew
 	switch table {
 	case "pool", "bucket":
 		remedy = "use fewer versions, percentages or buckets"
-		if blends := c.blends[most.Name]; len(blends) > len(most.Pools) {
+		if blends := c.byGateway[most.Name]; len(blends) > len(most.Pools) {
 			at = schema.Position{}
 			for n := range blends {
 				at = minPosition(at, c.ir.Get(n).(*packets.Blend).Origin)

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gray-release/gray/policies/packets"
-	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -33,9 +32,9 @@ func dumpRules(ir *IR) string {
 // IR, and that no number changes its name from one commit to the next.
 func runWorld(t *testing.T, seed uint64) (valid int) {
 	r := rand.New(rand.NewPCG(seed, 1))
-	set, c := schema.NewSet(), NewCompiler(NewIDs())
+	set, c := schema.NewSet(), NewCompiler(NewIDs(), nil)
 	files := schema.NewFiles(fileOf("base.yaml", worldBase), fileOf("net.yaml", randomRoutes(r)))
-	rollouts, moved := map[string]*schema.Rollout{}, map[string]rollout.Progress{}
+	rollouts, facts := map[string]*schema.Rollout{}, Facts{}
 	state, numbers := map[Name]any{}, map[slot]string{}
 	for range 6 {
 		name := fmt.Sprintf("p%d", r.IntN(4))
@@ -47,26 +46,19 @@ func runWorld(t *testing.T, seed uint64) (valid int) {
 				delete(rollouts, name)
 			}
 		}
+		if r.IntN(3) == 0 {
+			files = files.With([]*schema.File{fileOf("api.yaml", lookedUp("api", pick(r, factTargets...), pick(r, factTargets...)))}, nil)
+		}
 		if r.IntN(2) == 0 {
 			files = files.With([]*schema.File{fileOf("net.yaml", randomRoutes(r))}, nil)
 		}
 		snap := &schema.Snapshot{Files: files}
 		ids := c.IDs()
-		down := slices.DeleteFunc([]string{"v1/a", "v2/b", "v2/b2"}, func(string) bool { return r.IntN(2) == 0 })
-		c.SetDown("gw", down)
-		if r.IntN(3) > 0 {
-			name := fmt.Sprintf("p%d", r.IntN(4))
-			moved[name] = randomProgress(r)
-			c.SetProgress(name, moved[name])
-		}
-		ir, units, err := c.Compile(set, update(set, snap, rollouts))
+		facts = randomFacts(r, facts)
+		ir, units, err := c.Compile(set, update(set, snap, rollouts), facts)
 		fullSet := schema.NewSet()
-		full := NewCompiler(ids)
-		full.SetDown("gw", down)
-		for name, p := range moved {
-			full.SetProgress(name, p)
-		}
-		fullIR, _, fullErr := full.Compile(fullSet, update(fullSet, snap, rollouts))
+		full := NewCompiler(ids, nil)
+		fullIR, _, fullErr := full.Compile(fullSet, update(fullSet, snap, rollouts), facts)
 		if diff := cmp.Diff(errText(fullErr), errText(err)); diff != "" {
 			t.Fatalf("seed %d: errors of a full pass and of an incremental one differ:\n%s", seed, diff)
 		}
@@ -94,6 +86,29 @@ func runWorld(t *testing.T, seed uint64) (valid int) {
 		numbers = checkNumbers(t, c, ir, numbers)
 	}
 	return valid
+}
+
+// factTargets is where endpoints may be registered; the empty one is nowhere.
+var factTargets = []string{"", "/a", "/b"}
+
+// randomFacts changes some of what is known beside the documents, or nothing.
+func randomFacts(r *rand.Rand, facts Facts) Facts {
+	name := fmt.Sprintf("p%d", r.IntN(4))
+	if r.IntN(2) == 0 {
+		facts.Down = map[string][]string{"gw": slices.DeleteFunc([]string{"v1/a", "v2/b", "v2/b2"}, func(string) bool { return r.IntN(2) == 0 })}
+	}
+	if r.IntN(3) > 0 {
+		facts = facts.WithProgress(name, randomProgress(r))
+	}
+	if r.IntN(2) == 0 {
+		facts.Endpoints = with(facts.Endpoints, pick(r, factTargets...), endpointsOf([]uint16{1, 2, 3}[:r.IntN(4)]...), r.IntN(4) == 0)
+	}
+	if r.IntN(2) == 0 {
+		set := schema.NewSet()
+		set.Update(&schema.Snapshot{Files: schema.NewFiles(fileOf(name+".yaml", randomPolicy(r, name)))})
+		facts = facts.WithSuspended(name, set.Get(schema.Name{Kind: schema.KindPolicy, Name: name}))
+	}
+	return facts
 }
 
 // checkNumbers holds that every pool of the IR has a number, that what has gone

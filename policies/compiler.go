@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/gray-release/gray/policies/packets"
-	"github.com/gray-release/gray/policies/requests"
-	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -18,45 +16,63 @@ import (
 // a call costs what its changes touch. There is one code path; a first call
 // with every name is the full pass.
 type Compiler struct {
-	set      *schema.Set
-	ids      *IDs
-	ir       *IR
-	docs     map[schema.Name]*docState
-	deps     map[dep]map[schema.Name]bool
-	owners   map[uniqueKey][]schema.Name // who claims what only one may have
-	clashes  map[uniqueKey]bool          // keys with several owners
-	claims   map[Name][]claim            // what policies say about a unit, in order of precedence
-	parts    map[schema.Name]map[Name]bool
-	general  map[string]map[Name]bool // by service: the claimed units that are about all requests
-	usage    map[string]*usage        // by gateway
-	docErrs  map[schema.Name]schema.Errors
-	warns    map[schema.Name]schema.Errors
-	errs     map[Name][]unitError
-	nets     map[string]map[schema.Name]bool // the Networks by account
-	vms      map[uint32][]netip.Addr         // the VMs of the Networks' route tables by VNI, sorted
-	cells    map[string]map[Name]bool        // units that have claims, by part
-	down     map[string]map[string]bool      // the servers that fail their checks, by gateway
-	found    map[string][]requests.Endpoint  // what is registered, by etcd target
-	progress map[string]rollout.Progress     // what their rollouts have moved, by policy
-	held     map[string]*schema.Document     // what suspended policies stand for, by name
-	stirred  map[mover]bool                  // moves to claim anew in this call
-	rolls    map[string]*rolling             // by policy
-	scopes   map[string]map[string]bool      // the policies whose rollouts move a Network, by its name
-	again    map[schema.Name]bool            // documents to read again in the next call
-	dirty    map[Name]bool                   // units to make anew in this call
-	pending  map[Name]bool                   // units made anew since the last call without errors
+	set   *schema.Set
+	facts Facts // of the last call
+	ir    *IR
+	sizes ReadTableSizes
+	documents
+	claimed
+	networks
+	rollouts
+	blends
+	num   numbering
+	usage map[string]*usage // by gateway
+	problems
+	todo
+}
 
-	// Blends: who points to which.
-	uses        map[Name]map[string]schema.Position // by unit: the pools
-	users       map[Name]map[Name]schema.Position   // by blend: the units
-	blends      map[string]map[Name]bool            // by gateway
-	blendIDs    map[Name][]idKey                    // by blend
-	dirtyBlends map[Name]bool                       // blends to look at; true: to make anew
-	defaults    map[string]bool                     // gateways whose default pool is to be looked at
+// ReadTableSizes reads the sizes of a pipeline's tables by name from its P4Info in
+// protobuf's text format.
+type ReadTableSizes func(p4info []byte) (map[string]int, error)
 
-	num numbering
+// documents is who says what, and who looks at whom.
+type documents struct {
+	docs    map[schema.Name]*docState
+	deps    map[dep]map[schema.Name]bool
+	owners  map[uniqueKey][]schema.Name // who claims what only one may have
+	clashes map[uniqueKey]bool          // keys with several owners
+}
 
-	generalNow map[string][]*taken // what generalOf has worked out in this call
+// claimed is what policies say about units.
+type claimed struct {
+	claims  map[Name][]claim // in order of precedence
+	parts   map[schema.Name]map[Name]bool
+	general map[string]map[Name]bool // by service: the claimed units that are about all requests
+	cells   map[string]map[Name]bool // units that have claims, by part
+}
+
+// networks finds Networks and their VMs.
+type networks struct {
+	nets map[string]map[schema.Name]bool // by account
+	vms  map[uint32][]netip.Addr         // of the route tables by VNI, sorted
+}
+
+// problems is what is wrong or odd, by whom it is found at.
+type problems struct {
+	docErrs map[schema.Name]schema.Errors
+	warns   map[schema.Name]schema.Errors
+	errs    map[Name][]unitError
+}
+
+// todo is what the next call has to look at, and what it has made.
+type todo struct {
+	again       map[schema.Name]bool // documents to read again
+	dirty       map[Name]bool        // units to make anew
+	stirred     map[mover]bool       // moves to claim anew
+	dirtyBlends map[Name]bool        // blends to look at; true: to make anew
+	defaults    map[string]bool      // gateways whose default pool is to be looked at
+	pending     map[Name]bool        // units made anew since the last call without errors
+	generalNow  map[string][]*taken  // what generalOf has worked out in this call
 }
 
 // docState is what a document contributed, so that it can be taken back.
@@ -107,30 +123,40 @@ type claim struct {
 
 // NewCompiler returns a compiler of an empty repository. The table of numbers
 // is the one that an earlier compiler ended with, or a new one; it is the
-// compiler's from now on.
-func NewCompiler(ids *IDs) *Compiler {
+// compiler's from now on. Without sizes, switches cannot name a pipeline of the
+// repository.
+func NewCompiler(ids *IDs, sizes ReadTableSizes) *Compiler {
 	return &Compiler{
-		ids: ids, ir: NewIR(ids),
-		docs: map[schema.Name]*docState{}, deps: map[dep]map[schema.Name]bool{},
-		owners: map[uniqueKey][]schema.Name{}, clashes: map[uniqueKey]bool{},
-		claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{}, usage: map[string]*usage{},
-		docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, nets: map[string]map[schema.Name]bool{},
-		vms: map[uint32][]netip.Addr{}, cells: map[string]map[Name]bool{},
-		progress: map[string]rollout.Progress{}, held: map[string]*schema.Document{}, stirred: map[mover]bool{}, rolls: map[string]*rolling{}, scopes: map[string]map[string]bool{},
-		down: map[string]map[string]bool{}, again: map[schema.Name]bool{},
-		dirty: map[Name]bool{}, pending: map[Name]bool{},
-		uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{}, blends: map[string]map[Name]bool{},
-		blendIDs: map[Name][]idKey{}, dirtyBlends: map[Name]bool{}, defaults: map[string]bool{},
-		num: newNumbering(), general: map[string]map[Name]bool{}, generalNow: map[string][]*taken{},
+		ir: NewIR(ids), num: newNumbering(ids), sizes: sizes, usage: map[string]*usage{},
+		documents: documents{
+			docs: map[schema.Name]*docState{}, deps: map[dep]map[schema.Name]bool{},
+			owners: map[uniqueKey][]schema.Name{}, clashes: map[uniqueKey]bool{},
+		},
+		claimed: claimed{
+			claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{},
+			general: map[string]map[Name]bool{}, cells: map[string]map[Name]bool{},
+		},
+		networks: networks{nets: map[string]map[schema.Name]bool{}, vms: map[uint32][]netip.Addr{}},
+		rollouts: rollouts{rolls: map[string]*rolling{}, scopes: map[string]map[string]bool{}},
+		blends: blends{
+			uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{},
+			byGateway: map[string]map[Name]bool{}, blendIDs: map[Name][]idKey{},
+		},
+		problems: problems{docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}},
+		todo: todo{
+			again: map[schema.Name]bool{}, dirty: map[Name]bool{}, stirred: map[mover]bool{}, dirtyBlends: map[Name]bool{},
+			defaults: map[string]bool{}, pending: map[Name]bool{}, generalNow: map[string][]*taken{},
+		},
 	}
 }
 
-// Compile makes the IR of a set, given the names of the documents that changed
-// since the last call. It returns the sorted names of the units that changed
-// since the last call that succeeded. The error is schema.Errors and holds
-// those of the set too; the IR then is not to be used.
-func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name, error) {
+// Compile makes the IR of a set and of what is known beside it, given the names of
+// the documents that changed since the last call. It returns the sorted names of the
+// units that changed since the last call that succeeded. The error is schema.Errors
+// and holds those of the set too; the IR then is not to be used.
+func (c *Compiler) Compile(set *schema.Set, changed []schema.Name, facts Facts) (*IR, []Name, error) {
 	c.set = set
+	c.learn(facts)
 	again := c.again
 	c.again = map[schema.Name]bool{}
 	for _, name := range changed {
@@ -171,34 +197,6 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name) (*IR, []Name,
 	return c.ir, units, nil
 }
 
-// SetDown says which servers of a gateway fail their checks, as "version/backend";
-// it stands until it is said anew. Names that the gateway does not have mean
-// nothing. The next Compile, for which no document need have changed, acts on it.
-func (c *Compiler) SetDown(gateway string, down []string) {
-	now := map[string]bool{}
-	for _, name := range down {
-		now[name] = true
-	}
-	if maps.Equal(now, c.down[gateway]) {
-		return
-	}
-	if c.down[gateway] = now; len(now) == 0 {
-		delete(c.down, gateway)
-	}
-	if doc := (schema.Name{Kind: schema.KindGateway, Name: gateway}); c.docs[doc] != nil {
-		c.again[doc] = true
-	}
-}
-
-// Fresh is a compiler of an empty repository that knows the same numbers and the
-// same of servers, endpoints and progress.
-func (c *Compiler) Fresh() *Compiler {
-	fresh := NewCompiler(c.ids.Clone())
-	fresh.down, fresh.found = maps.Clone(c.down), maps.Clone(c.found)
-	fresh.progress, fresh.held = maps.Clone(c.progress), maps.Clone(c.held)
-	return fresh
-}
-
 func sortedOf(names map[schema.Name]bool, kinds []string) []schema.Name {
 	var some []schema.Name
 	for n := range names {
@@ -215,15 +213,15 @@ func compareNames(a, b Name) int {
 }
 
 // IDs returns a copy of the table of numbers, to be kept for the next compiler.
-func (c *Compiler) IDs() *IDs { return c.ids.Clone() }
+func (c *Compiler) IDs() *IDs { return c.num.ids.Clone() }
 
 // UnsavedIDs is what the store lacks of the table of numbers, as IDs.Unsaved says it.
 func (c *Compiler) UnsavedIDs() (put map[string][]byte, remove []string, err error) {
-	return c.ids.Unsaved()
+	return c.num.ids.Unsaved()
 }
 
 // IDsSaved says that the store has what UnsavedIDs returned.
-func (c *Compiler) IDsSaved() { c.ids.Saved() }
+func (c *Compiler) IDsSaved() { c.num.ids.Saved() }
 
 // Warnings is what is odd and still allowed, sorted by place.
 func (c *Compiler) Warnings() schema.Errors {
@@ -286,7 +284,7 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 	if name.Kind == schema.KindGateway {
 		c.wantIDs(Name{Kind: name.Kind, Name: name.Name}, old.ids, now.ids)
 		c.defaults[name.Name] = true
-		for blend := range c.blends[name.Name] {
+		for blend := range c.byGateway[name.Name] {
 			c.dirtyBlends[blend] = true
 		}
 	}

@@ -136,7 +136,7 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Serv
 		runs = append(runs, fmt.Sprint(version)) // without what comes and goes in etcd
 		if v.Etcd != nil {
 			c.dependOn(s, depEtcd, v.Etcd.Target)
-			found, known := c.found[v.Etcd.Target]
+			found, known := c.facts.Endpoints[v.Etcd.Target]
 			version.Etcd, version.Endpoints, version.Unknown = v.Etcd.Target, found, !known
 		}
 		svc.Versions = append(svc.Versions, version)
@@ -159,9 +159,11 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *packets.Gatew
 		Hash: hashOf(spec.Hash), Forward: spec.Forward, Health: healthOf(spec.HealthCheck),
 		Default: spec.Default, DefaultPool: spec.Default, DefaultOrigin: s.doc.Position,
 	}
-	down := c.down[g.Name]
-	if g.Health == nil {
-		down = nil
+	down := map[string]bool{}
+	if g.Health != nil {
+		for _, server := range c.facts.Down[g.Name] {
+			down[server] = true
+		}
 	}
 	for _, vip := range spec.VIPs {
 		g.VIPs = append(g.VIPs, vip.Addr)

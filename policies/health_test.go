@@ -18,11 +18,12 @@ type repo struct {
 	t     *testing.T
 	set   *schema.Set
 	c     *Compiler
+	facts Facts
 	files schema.Files
 }
 
 func newRepo(t *testing.T, documents ...string) *repo {
-	r := &repo{t: t, set: schema.NewSet(), c: NewCompiler(NewIDs())}
+	r := &repo{t: t, set: schema.NewSet(), c: NewCompiler(NewIDs(), nil)}
 	for i, d := range documents {
 		r.put(fmt.Sprintf("%d.yaml", i), d)
 	}
@@ -35,7 +36,7 @@ func (r *repo) put(name, text string) {
 }
 
 func (r *repo) commit() (*IR, []Name, error) {
-	return r.c.Compile(r.set, r.set.Update(&schema.Snapshot{Files: r.files}))
+	return r.c.Compile(r.set, r.set.Update(&schema.Snapshot{Files: r.files}), r.facts)
 }
 
 // must commits what has to be valid.
@@ -95,7 +96,7 @@ func TestDownServersLeaveTheBuckets(t *testing.T) {
 		{"", "gw1 gw2 gw3 gw4 gw5", 0},
 	} {
 		down := strings.Fields(test.down)
-		r.c.SetDown("gw", down)
+		r.facts.Down = map[string][]string{"gw": down}
 		ir, units := r.must()
 		if !slices.Equal(units, []Name{gatewayUnit}) {
 			t.Errorf("%s is down: %v changed, want the gateway alone", test.down, units)
@@ -118,7 +119,7 @@ func TestDownServersLeaveTheBuckets(t *testing.T) {
 			t.Errorf("%s is down: v2 has no server in its buckets", test.down)
 		}
 		// Said again, it is no change.
-		r.c.SetDown("gw", down)
+		r.facts.Down = map[string][]string{"gw": down}
 		if _, units := r.must(); len(units) != 0 {
 			t.Errorf("the same set of servers changed %v", units)
 		}
@@ -127,7 +128,7 @@ func TestDownServersLeaveTheBuckets(t *testing.T) {
 
 func TestDownOutlivesCommitsAndEndsWithTheCheck(t *testing.T) {
 	r := newRepo(t, switchDoc, gatewayOf(4, "  healthCheck: {icmp: {}}"))
-	r.c.SetDown("gw", []string{"v1/gw2"}) // before the gateway is known
+	r.facts.Down = map[string][]string{"gw": {"v1/gw2"}} // before the gateway is known
 	ir, _ := r.must()
 	if serversOf(ir.Gateway("gw"), "v1")["gw2"] != 0 {
 		t.Error("a server that was down before the first commit has buckets")

@@ -168,6 +168,7 @@ func (ids *IDs) Read(key string, value []byte) error {
 
 // numbering is what a compiler knows about the numbers that it gives.
 type numbering struct {
+	ids     *IDs
 	wanted  map[Name][]idKey // names of gateways and blends that may have none yet
 	named   map[idKey]bool   // names that the documents have
 	fresh   map[idKey]bool   // those that no good commit had
@@ -175,8 +176,8 @@ type numbering struct {
 	settled bool             // a commit was good
 }
 
-func newNumbering() numbering {
-	return numbering{wanted: map[Name][]idKey{}, named: map[idKey]bool{}, fresh: map[idKey]bool{}, freed: map[idKey]bool{}}
+func newNumbering(ids *IDs) numbering {
+	return numbering{ids: ids, wanted: map[Name][]idKey{}, named: map[idKey]bool{}, fresh: map[idKey]bool{}, freed: map[idKey]bool{}}
 }
 
 // wantIDs notes that the names of a unit have gone from was to now. The number
@@ -191,7 +192,7 @@ func (c *Compiler) wantIDs(n Name, was, now []idKey) {
 		case stays[k]:
 			continue
 		case c.num.fresh[k]:
-			c.ids.release(k.Switch, k.Space, k.Key)
+			c.num.ids.release(k.Switch, k.Space, k.Key)
 			delete(c.num.fresh, k)
 		default:
 			c.num.freed[k] = true
@@ -225,8 +226,8 @@ func (c *Compiler) number() {
 
 func (c *Compiler) assign(k idKey) bool {
 	delete(c.num.freed, k)
-	if c.ids.byName[k] == 0 {
-		if !c.ids.Assign(k.Switch, k.Space, k.Key) {
+	if c.num.ids.byName[k] == 0 {
+		if !c.num.ids.Assign(k.Switch, k.Space, k.Key) {
 			return false
 		}
 		c.num.fresh[k] = true
@@ -240,7 +241,7 @@ func (c *Compiler) assign(k idKey) bool {
 // process has left and no document claims.
 func (c *Compiler) settleIDs() {
 	if !c.num.settled {
-		for k := range c.ids.byName {
+		for k := range c.num.ids.byName {
 			if !c.num.named[k] {
 				c.num.freed[k] = true
 			}
@@ -248,7 +249,7 @@ func (c *Compiler) settleIDs() {
 		c.num.settled = true
 	}
 	for k := range c.num.freed {
-		c.ids.release(k.Switch, k.Space, k.Key)
+		c.num.ids.release(k.Switch, k.Space, k.Key)
 	}
 	clear(c.num.freed)
 	clear(c.num.fresh)

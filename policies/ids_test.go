@@ -90,7 +90,7 @@ func TestNumbersOutliveTheProcess(t *testing.T) {
 	// What the earlier process named and the first commit does not is given back.
 	ids.Assign("sw", SpacePool, "gw/gone")
 	again := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
-	again.c = NewCompiler(ids)
+	again.c = NewCompiler(ids, nil)
 	again.must()
 	if got := again.c.IDs().get("sw", SpacePool, "gw/v2=5%,v1"); got != want {
 		t.Errorf("the pool's number was %d and is %d", want, got)

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -34,28 +33,4 @@ func (ir *IR) Lookups() []Lookup {
 		return cmp.Or(strings.Compare(a.Service, b.Service), strings.Compare(a.Version, b.Version))
 	})
 	return all
-}
-
-// SetEndpoints says which endpoints are registered under each etcd target; it
-// stands until it is said anew. A target that is not named is not known yet, which
-// is something else than one without endpoints. The lists are sorted by address and
-// port and are not changed any more. The next Compile, for which no document need
-// have changed, acts on it.
-func (c *Compiler) SetEndpoints(byTarget map[string][]requests.Endpoint) {
-	again := func(target string) {
-		for user := range c.deps[dep{depEtcd, target}] {
-			c.again[user] = true
-		}
-	}
-	for target := range c.found {
-		if _, still := byTarget[target]; !still {
-			again(target)
-		}
-	}
-	for target, now := range byTarget {
-		if was, known := c.found[target]; !known || !slices.Equal(was, now) {
-			again(target)
-		}
-	}
-	c.found = byTarget
 }

@@ -72,17 +72,17 @@ func TestEndpointsAreLookedUp(t *testing.T) {
 	}
 	r.must()
 	says("api", "v1 /a unknown, v2 /b unknown, v3  80")
-	r.c.SetEndpoints(map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/other": endpointsOf(9)})
+	r.facts.Endpoints = map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/other": endpointsOf(9)}
 	changed("Service/api", "Service/web") // and no node, whose file does not hold them
 	says("api", "v1 /a 1 2, v2 /b unknown, v3  80")
 	says("web", "v1 /a 1 2")
-	r.c.SetEndpoints(map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/b": {}})
+	r.facts.Endpoints = map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/b": {}}
 	changed("Service/api")
 	says("api", "v1 /a 1 2, v2 /b, v3  80")
-	r.c.SetEndpoints(map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/b": {}})
+	r.facts.Endpoints = map[string][]requests.Endpoint{"/a": endpointsOf(1, 2), "/b": {}}
 	changed()
 	r.put("1.yaml", lookedUp("web", "/b"))
-	r.c.SetEndpoints(map[string][]requests.Endpoint{"/b": endpointsOf(3)})
+	r.facts.Endpoints = map[string][]requests.Endpoint{"/b": endpointsOf(3)}
 	changed("Service/api", "Service/web")
 	says("api", "v1 /a unknown, v2 /b 3, v3  80")
 	says("web", "v1 /b 3")
@@ -124,15 +124,14 @@ func TestLookedUpEndpointsAreThoseOfAFullPass(t *testing.T) {
 			next[target] = endpointsOf([]uint16{1, 2, 3}[:r.IntN(4)]...)
 		}
 		found = next
-		follow.c.SetEndpoints(found)
+		follow.facts.Endpoints = found
 		ir, units := follow.must()
 		for _, u := range units {
 			mirror[u] = ir.Get(u)
 		}
-		full := NewCompiler(NewIDs())
-		full.SetEndpoints(found)
+		full := NewCompiler(NewIDs(), nil)
 		set := schema.NewSet()
-		want, _, err := full.Compile(set, set.Update(&schema.Snapshot{Files: follow.files}))
+		want, _, err := full.Compile(set, set.Update(&schema.Snapshot{Files: follow.files}), Facts{Endpoints: found})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,30 +12,24 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// SetProgress says what the rollout of a policy has moved; it stands until it is
-// said anew. The next Compile, for which no document need have changed, acts on
-// it, at a cost that follows the Networks in which something changed. Networks and
-// VMs that the rollout's documents do not have mean nothing.
-func (c *Compiler) SetProgress(policy string, p rollout.Progress) {
-	was := c.progress[policy]
-	if c.progress[policy] = p; len(p.Whole)+len(p.VMs) == 0 {
-		delete(c.progress, policy)
-	}
-	if was.Identity != p.Identity {
+// progressed has the moves claimed anew in which the progress of a policy's rollout
+// changed.
+func (c *Compiler) progressed(policy string, was, is rollout.Progress) {
+	if was.Identity != is.Identity {
 		c.stirAll(policy, &was)
-		c.stirAll(policy, &p)
+		c.stirAll(policy, &is)
 		return
 	}
-	for n := range differ(was.Whole, p.Whole) {
+	for n := range differ(was.Whole, is.Whole) {
 		c.stir(policy, n)
 	}
-	for n, vms := range p.VMs {
+	for n, vms := range is.VMs {
 		if before, ok := was.VMs[n]; !ok || !slices.Equal(before, vms) {
 			c.stir(policy, n)
 		}
 	}
 	for n := range was.VMs {
-		if _, still := p.VMs[n]; !still {
+		if _, still := is.VMs[n]; !still {
 			c.stir(policy, n)
 		}
 	}
@@ -93,7 +87,7 @@ func (c *Compiler) move(m mover) {
 		}
 		c.claims[u] = left
 	}
-	p := c.progress[m.policy]
+	p := c.facts.Progress[m.policy]
 	network := c.docs[schema.Name{Kind: schema.KindNetwork, Name: m.network}]
 	if p.Identity != r.identity || network == nil || r.units[m.network] == nil {
 		return

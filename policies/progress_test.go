@@ -130,7 +130,7 @@ func (s *shard) policy(fields string, r *schema.Rollout) {
 }
 
 func (s *shard) commit() (*IR, []Name, error) {
-	return s.c.Compile(s.set, update(s.set, &schema.Snapshot{Files: s.files}, s.rollouts))
+	return s.c.Compile(s.set, update(s.set, &schema.Snapshot{Files: s.files}, s.rollouts), s.facts)
 }
 
 // gray lists what is gray, as "n1: 10.0.0.1 ..." or "n1: all", and the accounts.
@@ -209,11 +209,11 @@ func TestProgressMovesUnits(t *testing.T) {
 		if step.change != nil {
 			step.change()
 		}
-		s.c.SetProgress("p", step.p)
+		s.facts = s.facts.WithProgress("p", step.p)
 		if got := s.gray(t); got != step.want {
 			t.Errorf("%s: gray is %q, want %q", step.what, got, step.want)
 		}
-		s.c.SetProgress("p", step.p) // said again it is no change
+		s.facts = s.facts.WithProgress("p", step.p) // said again it is no change
 		if _, units, err := s.commit(); err != nil || len(units) > 0 {
 			t.Errorf("%s: said again, %v changed; %v", step.what, units, err)
 		}
@@ -224,9 +224,9 @@ func TestProgressMovesUnits(t *testing.T) {
 func TestProgressCostsWhatItMoves(t *testing.T) {
 	s := newShard(t, 3, 3, 3)
 	s.gray(t)
-	s.c.SetProgress("p", rollout.Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1")}})
+	s.facts = s.facts.WithProgress("p", rollout.Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1")}})
 	s.gray(t)
-	s.c.SetProgress("p", rollout.Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1", "10.0.0.2")}})
+	s.facts = s.facts.WithProgress("p", rollout.Progress{identity, []string{"n1"}, map[string][]netip.Addr{"n2": addressesOf("10.0.0.1", "10.0.0.2")}})
 	_, units, err := s.commit()
 	if want := []Name{{schema.KindGateway, "gw", "vni/2"}}; err != nil || !slices.Equal(units, want) {
 		t.Errorf("%v changed, want %v; %v", units, want, err)

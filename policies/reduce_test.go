@@ -20,7 +20,7 @@ type workbench struct {
 }
 
 func newWorkbench() *workbench {
-	b := &workbench{c: NewCompiler(NewIDs())}
+	b := &workbench{c: NewCompiler(NewIDs(), nil)}
 	b.c.set = schema.NewSet()
 	gw := &packets.Gateway{
 		Name: "gw", VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.10")}, Switches: []string{"sw"},

@@ -59,8 +59,8 @@ func (s *benchShard) step(b *testing.B) int {
 
 // make compiles what has moved.
 func (s *benchShard) make(b *testing.B) []Name {
-	s.c.SetProgress("p", s.state.Progress())
-	_, units, err := s.c.Compile(s.set, nil)
+	s.facts = s.facts.WithProgress("p", s.state.Progress())
+	_, units, err := s.c.Compile(s.set, nil, s.facts)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func BenchmarkRolloutMemory(b *testing.B) {
 			s.rollouts["p"] = nil
 			s.put("p.yaml", "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: p}\nspec: {targets: [{kind: Gateway, name: gw}], version: v2}\n")
 			s.state = nil
-			s.c.SetProgress("p", rollout.Progress{})
+			s.facts = s.facts.WithProgress("p", rollout.Progress{})
 			if _, _, err := s.commit(); err != nil {
 				b.Fatal(err)
 			}

@@ -123,7 +123,7 @@ func (o *ordeal) commit() (*IR, []Name, error) {
 			doc.Spec.(*schema.PolicySpec).Suspend = suspend
 		}
 	}
-	return o.c.Compile(o.set, changed)
+	return o.c.Compile(o.set, changed, o.facts)
 }
 
 // adopt follows the newest commit, as the loop does: it is in force with what has
@@ -184,7 +184,7 @@ func (o *ordeal) stepOne(name string, verdicts []rollout.Verdict) {
 	if next.Generation != was.Generation {
 		o.live[name] = 0
 	}
-	o.c.SetProgress(name, next.Progress())
+	o.facts = o.facts.WithProgress(name, next.Progress())
 	if o.ir, _, err = o.commit(); err != nil {
 		o.fatal("progress is refused: %v", err)
 	}
@@ -194,7 +194,7 @@ func (o *ordeal) stepOne(name string, verdicts []rollout.Verdict) {
 // restart begins with a new compiler and what is stored.
 func (o *ordeal) restart() {
 	o.note("restart")
-	o.set, o.c = schema.NewSet(), NewCompiler(NewIDs())
+	o.set, o.c, o.facts = schema.NewSet(), NewCompiler(NewIDs(), nil), Facts{}
 	clear(o.state)
 	clear(o.actions)
 	clear(o.live)
@@ -204,7 +204,7 @@ func (o *ordeal) restart() {
 			o.fatal("%v", err)
 		}
 		o.state[name] = state
-		o.c.SetProgress(name, state.Progress())
+		o.facts = o.facts.WithProgress(name, state.Progress())
 	}
 	var err error
 	if o.ir, _, err = o.commit(); err != nil {

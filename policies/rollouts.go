@@ -14,6 +14,12 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
+// rollouts is the rollouts of the documents.
+type rollouts struct {
+	rolls  map[string]*rolling        // by policy
+	scopes map[string]map[string]bool // the policies whose rollouts move a Network, by its name
+}
+
 // rolling is the rollout of one policy, as its document and those that it names
 // have it.
 type rolling struct {
@@ -70,7 +76,7 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 		}
 		c.scopes[n][s.doc.Name.Name] = true
 	}
-	if p, ok := c.progress[s.doc.Name.Name]; ok {
+	if p, ok := c.facts.Progress[s.doc.Name.Name]; ok {
 		c.stirAll(s.doc.Name.Name, &p)
 	}
 }

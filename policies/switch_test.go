@@ -14,13 +14,13 @@ func TestGatewaysFollowTheirSwitch(t *testing.T) {
 	const plain = `{address: "127.0.0.1:9559"}`
 	const announced = `{address: "127.0.0.1:9559", bgp: {asn: 64512, routerID: 192.0.2.1, nextHop: 192.0.2.1, nextHop6: "2001:db8::1", neighbors: [{address: 192.0.2.254, asn: 64500}]}}`
 	gateway := Name{Kind: schema.KindGateway, Name: "gw"}
-	set, compiler, revision := schema.NewSet(), NewCompiler(NewIDs()), 0
+	set, compiler, revision := schema.NewSet(), NewCompiler(NewIDs(), nil), 0
 	adopt := func(spec string) (*IR, []Name) {
 		t.Helper()
 		revision++
 		text := strings.Replace(worldBase, plain, spec, 1)
 		s := &schema.Snapshot{Revision: "test", Files: schema.NewFiles(&schema.File{Path: "all.yaml", ID: string(rune('a' + revision)), Data: []byte(text)})}
-		ir, units, err := compiler.Compile(set, set.Update(s))
+		ir, units, err := compiler.Compile(set, set.Update(s), Facts{})
 		if err != nil {
 			t.Fatal(err)
 		}

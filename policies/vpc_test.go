@@ -198,9 +198,9 @@ func BenchmarkOneVM(b *testing.B) {
 					files = append(files, fileOf(fmt.Sprintf("flows%d.yaml", v), manyFlows(v, 32)))
 				}
 			}
-			set, c := schema.NewSet(), NewCompiler(NewIDs())
+			set, c := schema.NewSet(), NewCompiler(NewIDs(), nil)
 			commit := func(files schema.Files) []Name {
-				_, units, err := c.Compile(set, set.Update(&schema.Snapshot{Files: files}))
+				_, units, err := c.Compile(set, set.Update(&schema.Snapshot{Files: files}), Facts{})
 				if err != nil {
 					b.Fatal(err)
 				}

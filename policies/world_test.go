@@ -123,6 +123,9 @@ func randomPolicy(r *rand.Rand, name string) string {
 			fmt.Fprintf(&b, "  - {%s}\n", randomEntry(r))
 		}
 	}
+	if r.IntN(5) == 0 {
+		b.WriteString("  suspend: true\n") // where it has no rollout, what was in force before counts
+	}
 	return b.String()
 }
 

@@ -34,7 +34,7 @@ func (c *Compiled) Compare(was *Compiled, revision string) *Plan {
 // CompileAfter compiles a snapshot that comes after another one: the numbers are as
 // they were, and a policy that is suspended in it stands for what it was before.
 func CompileAfter(sinks []Sink, s *schema.Snapshot, was *Compiled) (*Compiled, error) {
-	compiler := policies.NewCompiler(was.IDs)
+	compiler := policies.NewCompiler(was.IDs, nil)
 	if was.docs != nil {
 		for _, n := range was.docs.Names() {
 			if doc := was.docs.Get(n); n.Kind == schema.KindPolicy && !policies.IsHeld(doc) {
@@ -48,7 +48,7 @@ func CompileAfter(sinks []Sink, s *schema.Snapshot, was *Compiled) (*Compiled, e
 // CompileSnapshot reads, compiles and lowers a whole snapshot, without touching
 // anything. The error is schema.Errors where the documents are at fault.
 func CompileSnapshot(sinks []Sink, s *schema.Snapshot, ids *policies.IDs) (*Compiled, error) {
-	return compileSnapshot(sinks, s, policies.NewCompiler(ids), nil)
+	return compileSnapshot(sinks, s, policies.NewCompiler(ids, nil), nil)
 }
 
 // compileSnapshot compiles with a compiler of its own. Begin, where there is one, then

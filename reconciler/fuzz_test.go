@@ -261,7 +261,7 @@ func FuzzIncrementalIsFull(f *testing.F) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		w := newWorld(t)
 		sinks := []Sink{switches(w), routes(w)}
-		m := newMeaning(sinks, policies.NewCompiler(policies.NewIDs()))
+		m := newMeaning(sinks, policies.NewCompiler(policies.NewIDs()), nil)
 		state := State{}
 		take := func(d *delta) {
 			for _, res := range m.accept(d) {

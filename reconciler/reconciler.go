@@ -102,7 +102,7 @@ func New(cfg Config) (*Reconciler, error) {
 			return nil, fmt.Errorf("the switches in the --state file cannot be read: %w", err)
 		}
 	}
-	r.meaning = newMeaning(cfg.Sinks, policies.NewCompiler(ids))
+	r.meaning = newMeaning(cfg.Sinks, policies.NewCompiler(ids), nil)
 	if cfg.Discovery != nil {
 		r.meaning.compiler.SetEndpoints(cfg.Discovery.Endpoints())
 	}

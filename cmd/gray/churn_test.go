@@ -214,7 +214,7 @@ func (c *churn) made() {
 	snapshot, err := dir.Read(c.t.Context(), c.l.repo)
 	c.l.ok(err)
 	set := schema.NewSet()
-	ir, _, err := policies.NewCompiler(policies.NewIDs()).Compile(set, set.Update(snapshot))
+	ir, _, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot))
 	c.l.ok(err)
 	c.mu.Lock()
 	c.irs = append(c.irs, ir)

@@ -165,7 +165,7 @@ func compileIR(ctx context.Context, path string) (*policies.IR, []policies.Name,
 		return nil, nil, err
 	}
 	set := schema.NewSet()
-	return policies.NewCompiler(policies.NewIDs()).Compile(set, set.Update(snapshot))
+	return policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot))
 }
 
 func nodeOf(ir *policies.IR, name string) (*policies.Node, error) {

@@ -148,7 +148,7 @@ func traceAt(ctx context.Context, path, revision string, q admin.TraceQuery) (*t
 		return nil, err
 	}
 	set := schema.NewSet()
-	ir, _, err := policies.NewCompiler(policies.NewIDs()).Compile(set, set.Update(snapshot))
+	ir, _, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot))
 	if err != nil && revision != "" {
 		return nil, fmt.Errorf("%s is not valid:\n%w", revision, err)
 	}

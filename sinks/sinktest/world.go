@@ -24,7 +24,7 @@ type world struct {
 
 func newWorld(t *testing.T, ids *policies.IDs, documents map[string]string) *world {
 	t.Helper()
-	w := &world{t: t, set: schema.NewSet(), compiler: policies.NewCompiler(ids)}
+	w := &world{t: t, set: schema.NewSet(), compiler: policies.NewCompiler(ids, nil)}
 	w.commit(documents)
 	return w
 }

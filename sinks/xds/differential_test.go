@@ -25,7 +25,7 @@ func TestEnvoyAsTraced(t *testing.T) {
 		rounds = n
 	}
 	h := newHost(t, Config{}, "")
-	w := &requestWorld{host: h, rnd: rand.New(rand.NewPCG(7, 7)), set: schema.NewSet(), compiler: policies.NewCompiler(policies.NewIDs())}
+	w := &requestWorld{host: h, rnd: rand.New(rand.NewPCG(7, 7)), set: schema.NewSet(), compiler: policies.NewCompiler(policies.NewIDs(), nil)}
 	w.base = w.documents(freePort(t), freePort(t))
 	var e *envoy
 	for round := 0; round < rounds; round++ {

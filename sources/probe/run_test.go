@@ -88,7 +88,7 @@ func (s shard) spec(t *testing.T) *rollout.Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := policies.NewCompiler(policies.NewIDs())
+	c := policies.NewCompiler(policies.NewIDs(), nil)
 	if _, _, err := c.Compile(set, set.Names()); err != nil {
 		t.Fatal(err)
 	}

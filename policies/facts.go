@@ -1,0 +1,92 @@
+package policies
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/schema"
+)
+
+// Facts is what is known beside the documents. It is one immutable value: who learns
+// something makes a new one, which shares what did not change. Names that the
+// documents do not have mean nothing.
+type Facts struct {
+	Down      map[string][]string            // by gateway: the servers that fail their checks, as "version/backend", sorted
+	Endpoints map[string][]requests.Endpoint // by etcd target: what is registered, sorted by address and port; one that is not named is not known yet
+	Progress  map[string]rollout.Progress    // by policy: what its rollout has moved
+	Suspended map[string]*schema.Document    // by policy that is suspended without a rollout: what was in force before, which it goes on to mean
+}
+
+// with is a copy of a map with one value set, or dropped.
+func with[K comparable, V any](m map[K]V, key K, value V, drop bool) map[K]V {
+	next := maps.Clone(m)
+	if next == nil {
+		next = map[K]V{}
+	}
+	if next[key] = value; drop {
+		delete(next, key)
+	}
+	return next
+}
+
+// WithProgress is the facts with another progress of one policy's rollout.
+func (f Facts) WithProgress(policy string, p rollout.Progress) Facts {
+	f.Progress = with(f.Progress, policy, p, len(p.Whole)+len(p.VMs) == 0)
+	return f
+}
+
+// WithSuspended is the facts with what one suspended policy goes on to mean; nil: it
+// is not known.
+func (f Facts) WithSuspended(policy string, doc *schema.Document) Facts {
+	f.Suspended = with(f.Suspended, policy, doc, doc == nil)
+	return f
+}
+
+// learn finds out what other facts than those of the last call change, and has it
+// looked at again.
+func (c *Compiler) learn(now Facts) {
+	was := c.facts
+	c.facts = now
+	document := func(kind string) func(string) {
+		return func(name string) {
+			if n := (schema.Name{Kind: kind, Name: name}); c.docs[n] != nil {
+				c.again[n] = true
+			}
+		}
+	}
+	changed(was.Down, now.Down, slices.Equal, document(schema.KindGateway))
+	changed(was.Endpoints, now.Endpoints, slices.Equal, func(target string) {
+		for user := range c.deps[dep{depEtcd, target}] {
+			c.again[user] = true
+		}
+	})
+	changed(was.Suspended, now.Suspended, func(a, b *schema.Document) bool { return a == b }, func(policy string) {
+		if n := (schema.Name{Kind: schema.KindPolicy, Name: policy}); c.set != nil && IsHeld(c.set.Get(n)) {
+			c.again[n] = true
+		}
+	})
+	changed(was.Progress, now.Progress, func(rollout.Progress, rollout.Progress) bool { return false }, func(policy string) {
+		c.progressed(policy, was.Progress[policy], now.Progress[policy])
+	})
+}
+
+// changed calls f for every key of which two maps have different values. One map is
+// not looked at.
+func changed[V any](was, now map[string]V, equal func(a, b V) bool, f func(key string)) {
+	if reflect.ValueOf(was).Pointer() == reflect.ValueOf(now).Pointer() {
+		return
+	}
+	for k := range was {
+		if _, still := now[k]; !still {
+			f(k)
+		}
+	}
+	for k, v := range now {
+		if before, had := was[k]; !had || !equal(before, v) {
+			f(k)
+		}
+	}
+}

@@ -1,0 +1,47 @@
+package policies
+
+import (
+	"hash/fnv"
+
+	"github.com/gray-release/gray/schema"
+)
+
+// Program is the pipeline of a switch where that comes from a folder of the
+// repository. Its bytes are read-only.
+type Program struct {
+	P4Info       []byte // as the file has it
+	DeviceConfig []byte `json:"-"` // too large to be kept with the switch
+	Loads        bool   // there is a device config, so gray can load it
+	Cookie       uint64 // names the content of both, never 0
+	Origin       schema.Position
+}
+
+// program reads the pipeline of a switch from its folder; nil where that is one
+// of gray's own, or wrong.
+func (c *Compiler) program(s *docState, spec *schema.SwitchSpec) (*Program, map[string]int) {
+	if spec.Pipeline == schema.PipelineV1Model || spec.Pipeline == schema.PipelineTNA {
+		return nil, nil
+	}
+	files := c.set.Pipeline(spec.Pipeline)
+	if files.P4Info == nil || files.P4Info.Err != nil || files.DeviceConfig != nil && files.DeviceConfig.Err != nil {
+		return nil, nil // the set has said so
+	}
+	if c.sizes == nil {
+		c.errorf(s, "spec.pipeline", "a pipeline of the repository cannot be read here; name v1model or tna")
+		return nil, nil
+	}
+	sizes, err := c.sizes(files.P4Info.Data)
+	if err != nil {
+		c.errorf(s, "spec.pipeline", "%s is no P4Info in protobuf's text format: %w", files.P4Info.Path, err)
+		return nil, nil
+	}
+	p := &Program{P4Info: files.P4Info.Data, Origin: s.doc.At("spec.pipeline")}
+	h := fnv.New64a()
+	_, _ = h.Write(p.P4Info)
+	if files.DeviceConfig != nil {
+		p.DeviceConfig, p.Loads = files.DeviceConfig.Data, true
+		_, _ = h.Write(p.DeviceConfig)
+	}
+	p.Cookie = max(h.Sum64(), 1)
+	return p, sizes
+}
