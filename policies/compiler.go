@@ -178,12 +178,12 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name, facts Facts) 
 		c.setDefault(name)
 	}
 	clear(c.defaults)
-	for _, name := range slices.SortedFunc(maps.Keys(c.dirty), compareNames) {
+	for _, name := range slices.SortedFunc(maps.Keys(c.dirty), Name.Compare) {
 		c.compilePart(name)
 	}
 	clear(c.dirty)
 	clear(c.generalNow)
-	for _, name := range slices.SortedFunc(maps.Keys(c.dirtyBlends), compareNames) {
+	for _, name := range slices.SortedFunc(maps.Keys(c.dirtyBlends), Name.Compare) {
 		c.compileBlend(name, c.dirtyBlends[name])
 	}
 	clear(c.dirtyBlends)
@@ -191,7 +191,7 @@ func (c *Compiler) Compile(set *schema.Set, changed []schema.Name, facts Facts) 
 	if err := c.err(); err != nil {
 		return c.ir, nil, err
 	}
-	units := slices.SortedFunc(maps.Keys(c.pending), compareNames)
+	units := slices.SortedFunc(maps.Keys(c.pending), Name.Compare)
 	clear(c.pending)
 	c.settleIDs()
 	return c.ir, units, nil
@@ -206,10 +206,6 @@ func sortedOf(names map[schema.Name]bool, kinds []string) []schema.Name {
 	}
 	slices.SortFunc(some, schema.Name.Compare)
 	return some
-}
-
-func compareNames(a, b Name) int {
-	return strings.Compare(a.Kind+"\x00"+a.Name+"\x00"+a.Part, b.Kind+"\x00"+b.Name+"\x00"+b.Part)
 }
 
 // IDs returns a copy of the table of numbers, to be kept for the next compiler.
@@ -243,7 +239,7 @@ func (c *Compiler) err() error {
 		errs = append(errs, e...)
 	}
 	pairs := map[string]bool{}
-	for _, n := range slices.SortedFunc(maps.Keys(c.errs), compareNames) {
+	for _, n := range slices.SortedFunc(maps.Keys(c.errs), Name.Compare) {
 		for _, e := range c.errs[n] {
 			if !pairs[e.pair] {
 				errs = append(errs, e.err)

@@ -208,7 +208,7 @@ func (c *Compiler) wantIDs(n Name, was, now []idKey) {
 // number gives numbers to all names that want one. A name that finds none left
 // is tried again at every commit.
 func (c *Compiler) number() {
-	for _, n := range slices.SortedFunc(maps.Keys(c.num.wanted), compareNames) {
+	for _, n := range slices.SortedFunc(maps.Keys(c.num.wanted), Name.Compare) {
 		delete(c.errs, n)
 		i := slices.IndexFunc(c.num.wanted[n], func(k idKey) bool { return !c.assign(k) })
 		if i < 0 {

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"iter"
 	"maps"
 	"net/netip"
@@ -34,6 +35,11 @@ func (n Name) String() string {
 		s += "/" + n.Part
 	}
 	return s
+}
+
+// Compare orders names by kind, name and part.
+func (n Name) Compare(o Name) int {
+	return cmp.Or(strings.Compare(n.Kind, o.Kind), strings.Compare(n.Name, o.Name), strings.Compare(n.Part, o.Part))
 }
 
 // IR says what a commit means. It is a view of the compiler's state: valid

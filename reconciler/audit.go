@@ -70,6 +70,9 @@ func (r *Reconciler) Do(ctx context.Context, policy string, v rollout.Verb) (eve
 		case ro == nil || ro.spec == nil:
 			err = ErrNoRollout
 			return
+		case !r.admitted:
+			err = fmt.Errorf("%w: no commit is in force yet; see gray status", ErrNotNow)
+			return
 		case r.cfg.Follow != nil:
 			err = fmt.Errorf("%w: this daemon follows; ask the one that leads", ErrNotNow)
 			return
@@ -93,7 +96,7 @@ func (r *Reconciler) Do(ctx context.Context, policy string, v rollout.Verb) (eve
 
 // storeRollout stores the next state of a rollout with its record in the audit log,
 // and tells of it; a nil next removes it. What is stored already is not written again.
-func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRecord, ended []Ended, now time.Time) error {
+func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRecord, ended []Ended, d *delta, now time.Time) error {
 	policy := ro.state.Policy
 	put, remove := map[string][]byte{}, []string(nil)
 	var state []byte
@@ -123,11 +126,23 @@ func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRec
 			remove = append(remove, recordKey(rec.Number-mostRecords))
 		}
 	}
+	last := r.last
+	if d != nil {
+		last.Live = r.liveWith(d)
+		b, news, err := r.recordCommit(last)
+		if err != nil {
+			return err
+		}
+		if news {
+			put[keyCommit] = b
+		}
+	}
 	if r.cfg.Store != nil {
 		if err := r.cfg.Store.Write(BucketRollouts, put, remove); err != nil {
 			return fmt.Errorf("cannot write the --state file: %w; make room or set its rights, it is tried again", err)
 		}
 	}
+	r.last = last
 	if ro.stored = state; put[recordKey(rec.Number)] != nil {
 		r.audited = rec.Number
 	}

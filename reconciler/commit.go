@@ -1,12 +1,11 @@
 package reconciler
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
-	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -35,8 +34,8 @@ func (r *Reconciler) adopt(f fetched) {
 	if r.settled {
 		r.refetch = backoff{}
 	}
-	if errors.Is(r.badErr, errUnknown) {
-		r.cfg.Log.Info("commit waits until it is known what the leader has moved", "revision", r.seen)
+	if waits(r.badErr) {
+		r.cfg.Log.Info("commit waits", "revision", r.seen, "reason", r.badErr)
 		return
 	}
 	if r.badErr != nil {
@@ -47,17 +46,32 @@ func (r *Reconciler) adopt(f fetched) {
 	r.cfg.Log.Info("commit adopted", "revision", r.revision, "documents", r.meaning.set.Len())
 }
 
+// waits tells whether a commit is neither in force nor refused.
+func waits(err error) bool { return errors.Is(err, errUnknown) || errors.Is(err, errUndecided) }
+
 // follow puts a snapshot in force, or leaves the one that is. Where that is for
 // want of disk, it has it tried again.
 func (r *Reconciler) follow(s *schema.Snapshot) error {
 	now := time.Now()
-	d, err := r.meaning.read(s)
+	d, err := r.meaning.read(s, r.facts)
 	if wait := r.cfg.Follow.waits(now); err == nil && r.revision == "" && wait > 0 && r.meaning.compiler.NeedsProgress() {
 		r.settled = false
 		r.refetch.until = now.Add(wait)
 		return errUnknown
 	}
+	if refused, wait := r.cfg.Follow.decided(s.Revision, now); err == nil && s.Revision != r.revision && (refused || wait > 0) {
+		if refused {
+			return errLeaderRefuses
+		}
+		r.settled = false
+		r.refetch.until = now.Add(wait)
+		return errUndecided
+	}
 	if err == nil {
+		if err = r.guard(d); err != nil {
+			r.saveCommit(commitRecord{r.last.Revision, s.Revision, r.last.Live})
+			return err
+		}
 		if err = r.save(d); err != nil {
 			r.settled = false
 			r.refetch.failed(now)
@@ -77,11 +91,13 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 		r.recall(d.ir)
 	}
 	news := r.revision != d.snapshot.Revision
-	r.revision = d.snapshot.Revision
+	r.revision, r.live = d.snapshot.Revision, r.liveWith(d)
 	r.index(d.docs, now)
 	r.notice(d, now)
 	r.lookUp(d, now)
+	r.retire(d)
 	gone := map[Key]bool{}
+	r.facts = d.facts
 	for _, res := range r.meaning.accept(d) {
 		gone[res.Key] = true
 	}
@@ -92,6 +108,9 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 			t.want(res.Key, res)
 			if res.Kind == KindTarget {
 				t.unit = l.unit
+				if l.unit.Kind == schema.KindSwitch {
+					t.record = l.unit.Name
+				}
 			}
 		}
 	}
@@ -108,6 +127,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 	if !news {
 		return
 	}
+	r.unrecorded = true
 	for _, t := range r.targets {
 		t.wakeUp()
 	}
@@ -156,63 +176,16 @@ func (r *Reconciler) save(d *delta) error {
 	if err := r.saveHeld(d); err != nil {
 		return err
 	}
-	put := map[string][]byte{}
-	for _, n := range d.units {
-		sw, ok := d.ir.Get(n).(*policies.Switch)
-		if !ok {
-			continue
-		}
-		b, err := json.Marshal(sw)
-		if err != nil {
-			return err
-		}
-		put[n.Name] = b
+	put, remove, err := r.switchesOf(d)
+	if err != nil || len(put) == 0 {
+		return err
 	}
-	if len(put) == 0 {
-		return nil
+	if err := r.cfg.Store.Write(bucketSwitches, put, remove); err != nil {
+		return err
 	}
-	return r.cfg.Store.Write(bucketSwitches, put, nil)
-}
-
-// recall makes targets of the switches of the last process that the first commit
-// no longer has, so that they are cleaned.
-func (r *Reconciler) recall(now *policies.IR) {
-	for _, sw := range r.former {
-		if now.Switch(sw.Name) != nil {
-			continue
-		}
-		n := policies.Name{Kind: schema.KindSwitch, Name: sw.Name}
-		ir := policies.NewIR(policies.NewIDs())
-		ir.Put(n, sw)
-		all, err := lowerUnits(r.cfg.Sinks, ir, []policies.Name{n})
-		if err != nil {
-			r.cfg.Log.Error("a switch without a document is not cleaned", "switch", sw.Name, "error", err)
-			continue
-		}
-		for _, l := range all {
-			for _, res := range l.resources {
-				if res.Kind == KindTarget {
-					t := r.target(res.Target, l.sink)
-					t.self, t.unit = res, n
-				}
-			}
-		}
+	for _, key := range remove {
+		delete(r.switches, key)
 	}
-	r.former = nil
-}
-
-// forget removes the record of a switch when the last target that was made of it
-// is gone.
-func (r *Reconciler) forget(gone *target) {
-	if r.cfg.Store == nil || gone.unit.Kind != schema.KindSwitch || r.meaning.made[gone.unit] != nil {
-		return
-	}
-	for _, t := range r.targets {
-		if t.unit == gone.unit {
-			return
-		}
-	}
-	if err := r.cfg.Store.Write(bucketSwitches, nil, []string{gone.unit.Name}); err != nil {
-		r.cfg.Log.Error("cannot write the --state file", "error", err) // it is cleaned once more after a restart
-	}
+	maps.Copy(r.switches, put)
+	return nil
 }

@@ -10,55 +10,64 @@ import (
 )
 
 // confirmed is the generation of a rollout that is live at every sink and was read
-// back, 0 while something is not; ro.waits then says what.
+// back, 0 while something is not.
 func (r *Reconciler) confirmed(ro *tracked) uint64 {
-	if ro.waits = r.lacks(ro); ro.waits != "" {
+	if _, _, behind := r.behind(ro); behind {
 		return 0
 	}
 	return ro.state.Generation
 }
 
-// lacks says what of a rollout's targets is not live as it is to be, empty where all
-// is. What others have at the same sinks does not matter.
-func (r *Reconciler) lacks(ro *tracked) string {
+// behind tells whether something of a rollout's Gateways and Services is not live as
+// it is to be: at which target, and what is pending there (nil where that is not known).
+// What others have at the same targets does not matter.
+func (r *Reconciler) behind(ro *tracked) (*target, *pending, bool) {
 	if ro.last == nil {
-		return ""
+		return nil, nil, false
 	}
 	if ro.places == nil {
 		ro.places = r.placesOf(ro.last.Targets)
 	}
 	for _, name := range ro.places {
 		t := r.targets[name]
-		switch {
-		case t == nil: // it was given up
+		if t == nil { // it was given up
 			continue
-		case t.err != nil:
-			return name + ": " + firstLine(t.err)
-		case t.observed == nil:
-			return name + " was not read yet"
 		}
-		for _, keys := range []func(func(Key) bool){maps.Keys(t.dirty), maps.Keys(t.flying), maps.Keys(t.troubles), maps.Keys(t.unproved)} {
-			for k := range keys {
-				if t.concerns(k, ro.last.Targets) {
-					return t.lacking(k)
-				}
+		if t.err != nil || t.observed == nil {
+			return t, nil, true
+		}
+		for _, doc := range ro.last.Targets {
+			if p := t.pending[doc]; p != nil {
+				return t, p, true
 			}
 		}
+		if p := t.pending[schema.Name{}]; p != nil {
+			return t, p, true
+		}
 	}
-	return ""
+	return nil, nil, false
 }
 
-// lacking says why a key is not as it is to be.
-func (t *target) lacking(k Key) string {
-	switch tr := t.troubles[k]; {
-	case tr != nil:
-		return fmt.Sprintf("%s: %s", k, firstLine(tr.err))
-	case t.held != nil:
-		return t.name + ": " + firstLine(t.held)
-	case t.unproved[k] && !t.dirty[k]:
+// lacks says in words what of a rollout is not live, empty where all is.
+func (r *Reconciler) lacks(ro *tracked) string {
+	t, p, behind := r.behind(ro)
+	switch {
+	case !behind:
+		return ""
+	case t.err != nil:
+		return t.name + ": " + firstLine(t.err)
+	case t.observed == nil:
+		return t.name + " was not read yet"
+	case p.failing > 0:
+		for _, k := range slices.SortedFunc(maps.Keys(t.troubles), Key.Compare) {
+			if t.concerns(k, ro.last.Targets) {
+				return fmt.Sprintf("%s: %s", k, firstLine(t.troubles[k].err))
+			}
+		}
+	case len(t.dirty)+len(t.flying) == 0:
 		return t.name + " is to be read back"
 	}
-	return fmt.Sprintf("%d changes are not live yet at %s", max(len(t.dirty), len(t.flying)), t.name)
+	return fmt.Sprintf("%d changes are not live yet at %s", p.open, t.name)
 }
 
 // watched are the Gateways and Services of which a rollout waits for what is live.
@@ -107,41 +116,10 @@ func (t *target) unitOf(k Key) *policies.Name {
 	return nil
 }
 
-// returning tells whether all units of a rollout are to be at the default and not
-// all sinks have said so.
-func (r *Reconciler) returning(ro *tracked) bool {
-	return ro.last != nil && ro.state.Empty() && r.lacks(ro) != ""
-}
-
 // taker is a Body that takes the traffic of a VNI or of an account away from the
 // default. Without it they are there again.
 type taker interface {
 	Takes() (vni uint32, account string)
-}
-
-// returns tells which of the changes take units of rollouts back to the default. They
-// are what a rollback is for, and no loss.
-func (r *Reconciler) returns() func(*Resource) bool {
-	vnis, accounts := map[uint32]bool{}, map[string]bool{}
-	for _, ro := range r.rollouts {
-		if !r.returning(ro) {
-			continue
-		}
-		for i := range ro.last.Networks {
-			vnis[ro.last.Networks[i].VNI] = true
-			accounts[ro.last.Networks[i].Account] = true
-		}
-	}
-	delete(vnis, 0)
-	delete(accounts, "")
-	return func(res *Resource) bool {
-		body, takes := res.Body.(taker)
-		if !takes {
-			return false
-		}
-		vni, account := body.Takes()
-		return vnis[vni] || accounts[account]
-	}
 }
 
 // yield is a rollout that goes back, and what its switches still have to do.
@@ -168,14 +146,14 @@ func (r *Reconciler) yields() (all []yield) {
 	return all
 }
 
-// busy is a key of some documents that is going to change.
+// busy tells whether something of some documents is going to change.
 func (t *target) busy(docs []schema.Name) (Key, bool) {
-	if t.err != nil || t.held != nil || t.observed == nil {
+	if t.err != nil || t.observed == nil {
 		return Key{}, false
 	}
-	for k := range t.dirty {
-		if t.concerns(k, docs) && t.troubles[k] == nil && t.waiting[k] == (Key{}) {
-			return k, true
+	for _, doc := range append(slices.Clip(docs), schema.Name{}) {
+		if p := t.pending[doc]; p != nil && p.open > p.failing+p.waiting {
+			return Key{Target: t.name, Kind: KindTarget}, true
 		}
 	}
 	return Key{}, false

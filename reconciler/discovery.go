@@ -242,7 +242,7 @@ func (d *Discovery) pending() bool {
 
 // hear takes in what was found in etcd.
 func (r *Reconciler) hear() {
-	r.meaning.compiler.SetEndpoints(r.cfg.Discovery.Endpoints())
+	r.facts.Endpoints = r.cfg.Discovery.Endpoints()
 	if r.revision == "" {
 		return // the first commit acts on it
 	}

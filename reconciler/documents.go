@@ -70,22 +70,68 @@ func (r *Reconciler) documentAt(p schema.Position) schema.Name {
 	return schema.Name{}
 }
 
-// charge counts a key at the document that it comes from while it is not as it is
-// to be, or in trouble.
+// charge is what a key counts as while it is not as it is to be.
+type charge struct {
+	doc     schema.Name // the document that causes it; zero: nothing of one is not live
+	unit    schema.Name // the Gateway, Service, Switch or Node that it was lowered from; zero: nobody knows, and the target itself
+	open    bool        // it differs, is being changed or is to be read back, or is in trouble
+	failing bool        // it is in trouble
+}
+
+// pending is how many keys of one unit are open at a target.
+type pending struct{ open, failing, waiting int }
+
+// charge counts a key anew, which is all that any question about pending work looks
+// at.
 func (r *Reconciler) charge(t *target, k Key) {
-	var to schema.Name
-	if d := t.desired[k]; d != nil && (t.dirty[k] || t.troubles[k] != nil) {
-		to = r.documentAt(d.Origin)
-	}
-	from := t.charged[k]
-	if from == to {
+	var now charge
+	_, flying := t.flying[k]
+	now.failing = t.troubles[k] != nil
+	if now.open = t.dirty[k] || flying || t.unproved[k] || now.failing; !now.open {
+		r.tally(t, k, now)
 		return
 	}
-	now := time.Now()
-	r.count(from, -1, now)
-	r.count(to, +1, now)
-	if t.charged[k] = to; to == (schema.Name{}) {
+	if d := t.desired[k]; d != nil && (t.dirty[k] || now.failing) {
+		now.doc = r.documentAt(d.Origin)
+	}
+	if u := t.unitOf(k); u != nil && k.Kind != KindTarget {
+		now.unit = schema.Name{Kind: u.Kind, Name: u.Name}
+	}
+	r.tally(t, k, now)
+}
+
+// tally takes back what a key counted as, and counts it as what it is.
+func (r *Reconciler) tally(t *target, k Key, now charge) {
+	was := t.charged[k]
+	if was == now {
+		return
+	}
+	if t.charged[k] = now; now == (charge{}) {
 		delete(t.charged, k)
+	}
+	if was.doc != now.doc {
+		at := time.Now()
+		r.count(was.doc, -1, at)
+		r.count(now.doc, +1, at)
+	}
+	t.add(was, -1)
+	t.add(now, +1)
+}
+
+func (t *target) add(c charge, by int) {
+	if !c.open {
+		return
+	}
+	p := t.pending[c.unit]
+	if p == nil {
+		p = &pending{}
+		t.pending[c.unit] = p
+	}
+	if p.open += by; c.failing {
+		p.failing += by
+	}
+	if p.open == 0 {
+		delete(t.pending, c.unit)
 	}
 }
 

@@ -13,6 +13,16 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
+// DefaultMaxDelete is how much, in per cent, of what is live at a target a commit may
+// delete where nothing else is said.
+const DefaultMaxDelete = 30
+
+// Offline compiles snapshots without touching anything.
+type Offline struct {
+	Sinks      []Sink
+	TableSizes policies.ReadTableSizes // nil: no Switch has a pipeline of the repository
+}
+
 // Compiled is what a snapshot means to a set of sinks.
 type Compiled struct {
 	Desired  State
@@ -23,121 +33,173 @@ type Compiled struct {
 	docs     *schema.Set
 }
 
-// Compare says what changes from what another snapshot means to what this one does.
-func (c *Compiled) Compare(was *Compiled, revision string) *Plan {
-	return &Plan{
-		Revision: revision, Changes: Diff(c.Desired, was.Desired, Union(c.Desired, was.Desired)),
-		Rollouts: compareRollouts(was.Rollouts, c.Rollouts),
-	}
+// Nothing is what an empty repository means.
+func Nothing() *Compiled { return &Compiled{Desired: State{}, IDs: policies.NewIDs()} }
+
+// Plan says what changes from what another snapshot means to what this one does, and
+// whether a daemon that has the other one live would refuse it.
+func (c *Compiled) Plan(was *Compiled, revision string) *Plan {
+	p := MakePlan(c.Desired, was.Desired, View{Revision: revision, Former: was.Desired, MaxDelete: DefaultMaxDelete})
+	p.Rollouts = compareRollouts(was.Rollouts, c.Rollouts)
+	return p
 }
 
-// CompileAfter compiles a snapshot that comes after another one: the numbers are as
-// they were, and a policy that is suspended in it stands for what it was before.
-func CompileAfter(sinks []Sink, s *schema.Snapshot, was *Compiled) (*Compiled, error) {
-	compiler := policies.NewCompiler(was.IDs, nil)
+// Compile reads, compiles and lowers a whole snapshot that comes after another one:
+// the numbers are as they were, and a policy that is suspended in it means what it did
+// before. The error is schema.Errors where the documents are at fault.
+func (o Offline) Compile(s *schema.Snapshot, was *Compiled) (*Compiled, error) {
+	m := newMeaning(o.Sinks, policies.NewCompiler(was.IDs.Clone(), o.TableSizes))
 	if was.docs != nil {
 		for _, n := range was.docs.Names() {
 			if doc := was.docs.Get(n); n.Kind == schema.KindPolicy && !policies.IsHeld(doc) {
-				compiler.SetHeld(n.Name, doc)
+				m.spoken[n.Name] = doc
 			}
 		}
 	}
-	return compileSnapshot(sinks, s, compiler, nil)
-}
-
-// CompileSnapshot reads, compiles and lowers a whole snapshot, without touching
-// anything. The error is schema.Errors where the documents are at fault.
-func CompileSnapshot(sinks []Sink, s *schema.Snapshot, ids *policies.IDs) (*Compiled, error) {
-	return compileSnapshot(sinks, s, policies.NewCompiler(ids, nil), nil)
-}
-
-// compileSnapshot compiles with a compiler of its own. Begin, where there is one, then
-// may say what is to move.
-func compileSnapshot(sinks []Sink, s *schema.Snapshot, compiler *policies.Compiler, begin func(*policies.Compiler)) (*Compiled, error) {
-	m := newMeaning(sinks, compiler)
-	d, err := m.read(s)
-	if err == nil && begin != nil {
-		begin(compiler)
-		d, err = m.read(s)
-	}
+	d, err := m.read(s, policies.Facts{})
 	if err != nil {
 		return nil, err
 	}
-	c := &Compiled{
-		Desired: State{}, IDs: m.compiler.IDs(), Warnings: m.compiler.Warnings(), Objects: m.set.Len(), Rollouts: specsOf(m.compiler),
-		docs: m.set,
-	}
-	for _, l := range d.fresh {
-		for _, res := range l.resources {
-			c.Desired[res.Key] = res
-		}
-	}
-	return c, nil
+	return m.compiled(d), nil
 }
 
-// DryRun says what adopting a snapshot would change in the live state as it was
-// last read, with the first step of its rollouts. It changes nothing. A target that could not be read is an error,
-// as nothing can be said about it.
-func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, error) {
-	var states []State
-	var compiler *policies.Compiler
-	var unread []error
-	var rollouts standing
-	err := r.inLoop(ctx, func() {
-		if r.revision == "" {
-			unread = append(unread, errors.New("no commit is in force yet, so that nothing was read; wait, or look at gray status"))
-		}
-		compiler = r.meaning.compiler.Fresh() // which knows the servers that are down
-		rollouts = r.standing()
-		for _, name := range slices.Sorted(maps.Keys(r.targets)) {
-			t := r.targets[name]
-			if t.observed != nil {
-				states = append(states, maps.Clone(t.observed))
-				continue
+// compiled is a meaning's delta from nothing.
+func (m *meaning) compiled(d *delta) *Compiled {
+	return &Compiled{
+		Desired: stateOf(d.fresh), IDs: m.compiler.IDs(), Warnings: m.compiler.Warnings(), Objects: m.set.Len(),
+		Rollouts: specsOf(m.compiler), docs: m.set,
+	}
+}
+
+// live is what the loop knows, for a dry run. Nobody changes what it holds.
+type live struct {
+	ids      *policies.IDs
+	facts    policies.Facts
+	ongoing  ongoing
+	observed State
+	former   State // what the commit in force asks for; nil: none is
+	had      map[string]int
+	down     map[string]error // targets that cannot be worked on
+	failing  map[Key]failing
+	unread   error // why nothing can be said
+}
+
+// failing is a resource that was tried and is in trouble.
+type failing struct {
+	res *Resource
+	err error
+}
+
+// look takes what a dry run needs out of the loop.
+func (r *Reconciler) lookAt() *live {
+	l := &live{
+		ids: r.meaning.compiler.IDs(), facts: r.facts, ongoing: r.ongoing(), observed: State{}, former: State{}, had: r.last.Live,
+		down: map[string]error{}, failing: map[Key]failing{},
+	}
+	if r.revision == "" {
+		l.unread = errors.New("no commit is in force yet, so that nothing was read; wait, or look at gray status")
+	}
+	if !r.admitted {
+		l.former = nil
+	}
+	for n := range r.meaning.made {
+		for _, res := range r.meaning.made[n] {
+			if r.targets[res.Target] == nil { // a source acts on it, as it is in force
+				l.observed[res.Key] = res
 			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
+		t := r.targets[name]
+		if t.err != nil {
+			l.down[name] = t.err
+		}
+		for k, tr := range t.troubles {
+			l.failing[k] = failing{t.desired[k], tr.err}
+		}
+		maps.Copy(l.observed, t.observed)
+		if l.former != nil {
+			maps.Copy(l.former, t.desired)
+		}
+		if t.observed == nil && l.unread == nil {
 			err := t.err
 			if err == nil {
 				err = errors.New("it was not read yet")
 			}
-			unread = append(unread, fmt.Errorf("the live state of %s is not known: %w; wait, or look at gray status", name, err))
+			l.unread = fmt.Errorf("the live state of %s is not known: %w; wait, or look at gray status", name, err)
 		}
-	})
+	}
+	return l
+}
+
+// blocked tells why a change cannot be made however much else is made before it.
+func (l *live) blocked(c Change) (Wait, bool) {
+	if err := l.down[c.Key().Target]; err != nil {
+		return Wait{Why: firstLine(err)}, true
+	}
+	if f, is := l.failing[c.Key()]; is && c.New != nil && f.res != nil && c.New.Body.Equal(f.res.Body) {
+		return Wait{Why: firstLine(f.err)}, true
+	}
+	if c.New == nil {
+		return Wait{}, false
+	}
+	for _, ref := range c.New.Refs {
+		if err := l.down[ref.Target]; err != nil && l.observed[ref] == nil {
+			return Wait{For: ref, Why: firstLine(err)}, true
+		}
+	}
+	return Wait{}, false
+}
+
+// DryRun says what adopting a snapshot would change in the live state as it was last
+// read, with the first step of its rollouts, what of it would have to wait, and whether
+// it would be refused. It changes nothing. A target that was never read is an error, as
+// nothing can be said about it.
+func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, error) {
+	var l *live
+	if err := r.inLoop(ctx, func() { l = r.lookAt() }); err != nil {
+		return nil, err
+	}
+	m := newMeaning(r.cfg.Sinks, policies.NewCompiler(l.ids, r.cfg.TableSizes))
+	d, err := m.read(s, l.facts)
 	if err != nil {
 		return nil, err
 	}
-	var begun []string
-	c, err := compileSnapshot(r.cfg.Sinks, s, compiler, func(c *policies.Compiler) {
-		begun = rollouts.begin(c, time.Now().UTC().Round(0))
-	})
-	if err != nil {
+	begun, lines := l.ongoing.begin(specsOf(m.compiler), d.facts, time.Now().UTC().Round(0))
+	if d, err = m.read(s, begun); err != nil {
 		return nil, err
 	}
-	if len(unread) > 0 {
-		return nil, unread[0]
+	if l.unread != nil {
+		return nil, l.unread
 	}
-	observed := State{}
-	for _, s := range states {
-		maps.Copy(observed, s)
+	c := m.compiled(d)
+	v := View{Revision: s.Revision, Blocked: l.blocked, Former: l.former, MaxDelete: r.cfg.MaxDelete}
+	v.Returns = l.ongoing.returns(specsOf(m.compiler))
+	if r.cfg.Confirm == s.Revision {
+		v.Former = nil
 	}
-	return &Plan{
-		Revision: s.Revision, Changes: Diff(c.Desired, observed, Union(c.Desired, observed)),
-		Rollouts: append(compareRollouts(rollouts.specs, c.Rollouts), begun...),
-	}, nil
+	p := MakePlan(c.Desired, l.observed, v)
+	if l.former == nil && r.cfg.Confirm != s.Revision {
+		p.Refused = refuseFirst(c.Desired, l.observed, l.had, r.cfg.MaxDelete)
+	}
+	p.Rollouts = append(compareRollouts(l.ongoing.specs, c.Rollouts), lines...)
+	return p, nil
 }
 
 // Meaning compiles the commit that is in force anew, with what is known of servers
 // and endpoints. The IR is the caller's.
 func (r *Reconciler) Meaning(ctx context.Context) (ir *policies.IR, revision string, err error) {
-	var compiler *policies.Compiler
+	var ids *policies.IDs
 	var good *schema.Snapshot
-	if err := r.inLoop(ctx, func() { compiler, good = r.meaning.compiler.Fresh(), r.meaning.good }); err != nil {
+	var facts policies.Facts
+	if err := r.inLoop(ctx, func() { ids, good, facts = r.meaning.compiler.IDs(), r.meaning.good, r.facts }); err != nil {
 		return nil, "", err
 	}
 	if good == nil {
 		return nil, "", errors.New("no commit is in force yet; look at gray status")
 	}
 	set := schema.NewSet()
-	ir, _, err = compiler.Compile(set, set.Update(good))
+	ir, _, err = policies.NewCompiler(ids, r.cfg.TableSizes).Compile(set, set.Update(good), facts)
 	return ir, good.Revision, err
 }
 

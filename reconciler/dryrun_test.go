@@ -204,10 +204,10 @@ func TestWaitSettled(t *testing.T) {
 		}
 		g.commit("4", switchDoc("s", 1))
 		if !g.settled()() {
-			t.Error("a held plan waits for a person, and it is not settled")
+			t.Error("a refused commit waits for a person, and it is not settled")
 		}
-		if c := condition(t, g.status(), "mem/s"); c.Reason != "DeleteRefused" {
-			t.Errorf("the plan shows as %+v", c)
+		if c := g.status().Conditions[0]; c.Reason != "DeleteRefused" {
+			t.Errorf("the commit shows as %+v", c)
 		}
 	})
 }

@@ -66,6 +66,7 @@ func (b *Bench) Rollouts() func() []RolloutStatus {
 // Follow is what the loop does about a fetched commit.
 func (b *Bench) Follow(s *schema.Snapshot) error {
 	b.r.adopt(fetched{snapshot: s})
+	b.r.admit()
 	return b.r.badErr
 }
 
@@ -75,9 +76,8 @@ func (b *Bench) Plan() []Change {
 	var all []Change
 	for _, t := range b.sorted() {
 		if t.poked {
-			changes := b.r.differences(t)
-			b.r.sift(t, changes, time.Now())
-			all = append(all, changes...)
+			plan, _ := b.r.plan(t, time.Now())
+			all = append(all, plan.Changes...)
 		}
 		t.poked = false
 	}
@@ -93,7 +93,11 @@ func (b *Bench) Done(changes []Change) {
 			n = len(changes)
 		}
 		b.r.finish(result{target: b.r.targets[name], job: job{changes: changes[:n]}, done: changes[:n]})
-		clear(b.r.targets[name].unproved) // as if it was read back
+		t := b.r.targets[name]
+		for k := range t.unproved { // as if it was read back
+			delete(t.unproved, k)
+			b.r.charge(t, k)
+		}
 		changes = changes[n:]
 	}
 }

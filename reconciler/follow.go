@@ -11,10 +11,12 @@ import (
 // Follow is the board on which a daemon that does not lead finds what the one that
 // does has moved.
 type Follow struct {
-	mu    sync.Mutex
-	since time.Time
-	known Moved // without maps: nothing was Set yet
-	wake  chan struct{}
+	mu      sync.Mutex
+	since   time.Time
+	known   Moved  // without maps: nothing was Set yet
+	asked   string // the commit that the leader's word is waited for
+	askedAt time.Time
+	wake    chan struct{}
 }
 
 // followWait is how long a daemon that follows waits for what has moved before it
@@ -24,6 +26,12 @@ const followWait = 30 * time.Second
 
 // errUnknown is why a first commit waits.
 var errUnknown = errors.New("it waits until it is known what the leader has moved; see that etcd answers")
+
+// errUndecided is why a commit waits that the leader has not decided about.
+var errUndecided = errors.New("it waits until the daemon that leads has decided about it")
+
+// errLeaderRefuses is why a commit is refused that the leader refuses.
+var errLeaderRefuses = errors.New("the daemon that leads refuses it; see its gray status")
 
 // NewFollow returns an empty board: nothing has moved.
 func NewFollow() *Follow { return &Follow{since: time.Now(), wake: make(chan struct{}, 1)} }
@@ -58,6 +66,27 @@ func (f *Follow) waits(now time.Time) time.Duration {
 		return 0
 	}
 	return max(followWait-now.Sub(f.since), 0)
+}
+
+// decided tells what the leader has made of a commit: whether it refuses it, or else
+// how long to wait for its word; 0: no longer. What it refuses no daemon has in force,
+// as the planes would part.
+func (f *Follow) decided(revision string, now time.Time) (refused bool, wait time.Duration) {
+	if f == nil {
+		return false, 0
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asked != revision {
+		f.asked, f.askedAt = revision, now
+	}
+	switch rec := f.known.commit; {
+	case f.known.Rollouts == nil, rec.Revision == revision, rec.Revision == "":
+		return false, 0
+	case rec.Refused == revision:
+		return true, 0
+	}
+	return false, max(followWait-now.Sub(f.askedAt), 0)
 }
 
 // all is what has moved.

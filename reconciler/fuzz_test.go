@@ -261,7 +261,7 @@ func FuzzIncrementalIsFull(f *testing.F) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		w := newWorld(t)
 		sinks := []Sink{switches(w), routes(w)}
-		m := newMeaning(sinks, policies.NewCompiler(policies.NewIDs()), nil)
+		m := newMeaning(sinks, policies.NewCompiler(policies.NewIDs(), nil))
 		state := State{}
 		take := func(d *delta) {
 			for _, res := range m.accept(d) {
@@ -286,15 +286,15 @@ func FuzzIncrementalIsFull(f *testing.F) {
 			}
 			r.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })
 			snapshot := &schema.Snapshot{Files: files(docs...)}
-			full, fullErr := CompileSnapshot(sinks, snapshot, policies.NewIDs())
+			full, fullErr := Offline{Sinks: sinks}.Compile(snapshot, Nothing())
 			if m.good != nil && r.IntN(4) == 0 { // something became of the one in force
-				if d, err := m.read(m.good); err != nil {
+				if d, err := m.read(m.good, policies.Facts{}); err != nil {
 					t.Fatal(err)
 				} else {
 					take(d)
 				}
 			}
-			d, err := m.read(snapshot)
+			d, err := m.read(snapshot, policies.Facts{})
 			if (err == nil) != (fullErr == nil) || err != nil && err.Error() != fullErr.Error() {
 				t.Fatalf("the full pass gives %v, the incremental one %v", fullErr, err)
 			}

@@ -3,11 +3,11 @@ package reconciler
 import (
 	"errors"
 	"fmt"
-	"log/slog"
-	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gray-release/gray/schema"
 )
 
 // rules is a policy of n VNIs from 101, and the lines that they are at mem/s.
@@ -20,7 +20,7 @@ func rules(n int) (doc string, lines []string) {
 	return policyDoc("p", "gw", vnis...), lines
 }
 
-func TestAPlanThatDeletesMuchIsHeld(t *testing.T) {
+func TestACommitThatDeletesMuchIsRefusedEverywhere(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := start(t, newWorld(t), func(c *Config) { c.Drift = 30 * time.Second })
 		docs := []string{switchDoc("s", 1), switchDoc("o", 2), gatewayDoc("gw", aVIP, "s", 2), gatewayDoc("go", "203.0.113.11", "o", 2)}
@@ -32,21 +32,32 @@ func TestAPlanThatDeletesMuchIsHeld(t *testing.T) {
 		g.live("mem/s", onePlace("1", left...)...)
 		g.commit("1", append(docs, ten)...)
 		five, _ := rules(5)
-		_, applies := g.w.calls("mem/s")
-		g.commit("3", append(docs, five, policyDoc("q", "go", 77))...)
+		third := append(docs, five, policyDoc("q", "go", 77))
+		plan, err := g.DryRun(t.Context(), &schema.Snapshot{Revision: "3", Files: files(third...)})
+		if err != nil || len(plan.Refused) != 1 || plan.Refused[0] != (Refusal{"mem/s", 5, 15, 30}) {
+			t.Errorf("a dry run says that these refuse it: %v; error %v", plan.Refused, err)
+		}
+		before := map[string]int{}
+		for _, target := range []string{"mem/s", "mem/o"} {
+			_, before[target] = g.w.calls(target)
+		}
+		g.commit("3", third...)
 		g.after(10 * time.Minute)
 		g.live("mem/s", onePlace("1", lines...)...)
-		if _, now := g.w.calls("mem/s"); now != applies {
-			t.Errorf("a plan that is held was tried %d times", now-applies)
+		for target, n := range before {
+			if _, now := g.w.calls(target); now != n {
+				t.Errorf("%s: a commit that is refused was tried %d times", target, now-n)
+			}
 		}
-		if !slices.Contains(g.w.live("mem/o"), "rule go/77: -> v2") {
-			t.Error("another target was held with it")
+		s := g.status()
+		c := s.Conditions[0]
+		if c.Status != "False" || c.Reason != "DeleteRefused" || !strings.Contains(c.Message, "5 of 15 live resources of mem/s") || !strings.Contains(c.Message, "--confirm-delete 3") {
+			t.Errorf("the refused commit shows as %+v", c)
 		}
-		c := condition(t, g.status(), "mem/s")
-		if c.Reason != "DeleteRefused" || !strings.Contains(c.Message, "5 of 15 live resources") || !strings.Contains(c.Message, "--confirm-delete 3") {
-			t.Errorf("the plan that is held shows as %+v", c)
+		if s.Revision != "1" || s.Fetched != "3" {
+			t.Errorf("in force is %s and fetched %s", s.Revision, s.Fetched)
 		}
-		if said := g.log.records(t, "target held"); len(said) != 1 {
+		if said := g.log.records(t, "commit refused, the last good one stays"); len(said) != 1 {
 			t.Errorf("it was logged %d times", len(said))
 		}
 		// A commit that deletes less is let through.
@@ -70,15 +81,13 @@ func TestWhatIsInheritedIsNotLost(t *testing.T) {
 		live[vm] = &Resource{Key: vm, Body: heir{"x", k.Kind, k.Name}}
 	}
 	for _, whole := range []bool{true, false} {
-		to := newTarget("mem/s", nil)
-		to.observed = live
+		desired := State{}
 		if whole {
-			to.desired[k] = &Resource{Key: k, Body: text("x")}
+			desired[k] = &Resource{Key: k, Body: text("x")}
 		}
-		r := &Reconciler{cfg: Config{MaxDelete: 30, Log: slog.New(slog.DiscardHandler)}, revision: "1"}
-		r.guard(to, Diff(to.desired, to.observed, Union(to.desired, to.observed)))
-		if held := to.held != nil; held == whole {
-			t.Errorf("with the whole VPC's entry %t: held %v", whole, to.held)
+		p := MakePlan(desired, live, View{Former: live, MaxDelete: 30})
+		if refused := len(p.Refused) > 0; refused == whole {
+			t.Errorf("with the whole VPC's entry %t: refused by %v", whole, p.Refused)
 		}
 	}
 }
@@ -88,15 +97,17 @@ func TestAConfirmedPlanIsMade(t *testing.T) {
 		w := newWorld(t)
 		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
 		ten, lines := rules(10)
-		g := start(t, w)
+		store := newStore()
+		with := func(confirm string) func(*Config) { return func(c *Config) { c.Store, c.Confirm = store, confirm } }
+		g := start(t, w, with(""))
 		g.commit("1", append(docs, ten)...)
 		g.commit("2", docs...)
 		g.stop()
-		g = start(t, w, func(c *Config) { c.Confirm = "1" })
+		g = start(t, w, with("1"))
 		g.commit("2", docs...)
 		g.live("mem/s", onePlace("1", lines...)...)
 		g.stop()
-		g = start(t, w, func(c *Config) { c.Confirm = "2" })
+		g = start(t, w, with("2"))
 		g.commit("2", docs...)
 		g.live("mem/s", onePlace("1")...)
 	})
@@ -111,10 +122,8 @@ func TestASwitchWithoutDocumentIsCleanedOnceConfirmed(t *testing.T) {
 		g := start(t, w, func(c *Config) { c.Store = store })
 		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), keep)
 		g.commit("2", keep)
-		for _, target := range []string{"mem/s", "bgp/s"} {
-			if c := condition(t, g.status(), target); c.Reason != "DeleteRefused" {
-				t.Errorf("%s shows as %+v", target, c)
-			}
+		if c := g.status().Conditions[0]; c.Reason != "DeleteRefused" || !strings.Contains(c.Message, "1 more target") {
+			t.Errorf("the commit shows as %+v", c)
 		}
 		g.live("mem/s", onePlace("1")...)
 		g.stop()
@@ -132,7 +141,7 @@ func TestASwitchWithoutDocumentIsCleanedOnceConfirmed(t *testing.T) {
 		if s := g.status(); len(s.Targets) != 1 || s.Conditions[0].Status != "True" {
 			t.Errorf("after it was cleaned the status is %+v", s)
 		}
-		if left, err := store.switches(); err != nil || len(left) != 1 || left[0].Name != "keep" {
+		if left, _, err := store.switches(); err != nil || len(left) != 1 || left["keep"] == nil {
 			t.Errorf("stored are the switches %v, %v, want keep", left, err)
 		}
 		g.stop()

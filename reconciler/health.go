@@ -127,9 +127,7 @@ func poke(c chan struct{}) {
 
 // heed takes in which servers fail their checks.
 func (r *Reconciler) heed() {
-	for gateway, down := range r.cfg.Health.Down() {
-		r.meaning.compiler.SetDown(gateway, down)
-	}
+	r.facts.Down = r.cfg.Health.Down()
 	if r.revision == "" {
 		return // the first commit acts on it
 	}

@@ -19,15 +19,18 @@ const prefixHeld = PrefixState + "held/"
 // Moved is what the store knows of policies beside their documents.
 type Moved struct {
 	Rollouts map[string]*rollout.State
-	Held     map[string]*schema.Document // what suspended policies stand for
+	Held     map[string]*schema.Document // what suspended policies go on to mean
+	commit   commitRecord                // of the leader
 }
 
 // ReadMoved reads the records of BucketRollouts whose key begins with PrefixState.
 func ReadMoved(records map[string][]byte) (Moved, error) {
-	m := Moved{map[string]*rollout.State{}, map[string]*schema.Document{}}
+	m := Moved{Rollouts: map[string]*rollout.State{}, Held: map[string]*schema.Document{}}
 	for key, stored := range records {
 		var err error
-		if policy, held := strings.CutPrefix(key, prefixHeld); held {
+		if key == keyCommit {
+			err = json.Unmarshal(stored, &m.commit)
+		} else if policy, held := strings.CutPrefix(key, prefixHeld); held {
 			var e schema.Excerpt
 			if err = json.Unmarshal(stored, &e); err == nil {
 				m.Held[policy], err = e.Document()
@@ -43,27 +46,45 @@ func ReadMoved(records map[string][]byte) (Moved, error) {
 	return m, nil
 }
 
-// stand notes what the policies that a delta brings in force stand for from now on: a
-// suspended one for what it did before.
-func (m *meaning) stand(d *delta) {
-	for _, n := range d.docs {
+// suspend says in facts what policies that the newest documents suspend without a
+// rollout go on to mean: what they meant before.
+func (m *meaning) suspend(facts policies.Facts) policies.Facts {
+	for n := range m.docs {
 		if n.Kind != schema.KindPolicy {
 			continue
 		}
-		if doc := m.set.Get(n); !policies.IsHeld(doc) {
-			m.compiler.SetHeld(n.Name, doc)
+		was := facts.Suspended[n.Name]
+		if was == nil {
+			was = m.spoken[n.Name]
 		}
+		if !policies.IsHeld(m.set.Get(n)) {
+			was = nil
+		}
+		if facts.Suspended[n.Name] != was {
+			facts = facts.WithSuspended(n.Name, was)
+		}
+	}
+	return facts
+}
+
+// speak notes which document a policy means from now on.
+func (m *meaning) speak(policy string) {
+	doc := m.set.Get(schema.Name{Kind: schema.KindPolicy, Name: policy})
+	if doc == nil {
+		delete(m.spoken, policy)
+	} else if !policies.IsHeld(doc) {
+		m.spoken[policy] = doc
 	}
 }
 
-// saveHeld keeps what suspended policies stand for, before a delta has them do so.
+// saveHeld keeps what suspended policies go on to mean, before a delta has them do so.
 func (r *Reconciler) saveHeld(d *delta) error {
 	put, remove := map[string][]byte{}, []string(nil)
 	for _, n := range d.docs {
 		if n.Kind != schema.KindPolicy {
 			continue
 		}
-		held := r.meaning.compiler.Held(n.Name)
+		held := d.facts.Suspended[n.Name]
 		switch is := policies.IsHeld(r.meaning.set.Get(n)); {
 		case is && held != nil && !r.held[n.Name]:
 			b, err := json.Marshal(held.Excerpt())

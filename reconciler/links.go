@@ -19,7 +19,7 @@ func (r *Reconciler) touch(t *target, k Key) {
 	}
 	r.relink(t, k)
 	r.look(t, k)
-	users := maps.Keys(r.links[k])
+	users := maps.Keys(r.users[k])
 	if k.Kind == KindTarget {
 		users = r.usersOf(t.name)
 	}
@@ -31,7 +31,7 @@ func (r *Reconciler) touch(t *target, k Key) {
 // usersOf yields what refers to anything at a target from elsewhere.
 func (r *Reconciler) usersOf(target string) iter.Seq[Key] {
 	return func(yield func(Key) bool) {
-		for k, users := range r.links {
+		for k, users := range r.users {
 			if k.Target != target {
 				continue
 			}
@@ -48,6 +48,10 @@ func (r *Reconciler) usersOf(target string) iter.Seq[Key] {
 func (r *Reconciler) look(t *target, k Key) {
 	t.poked = true
 	d, o := t.desired[k], t.observed[k]
+	if left, relied := r.relied[k]; relied && o == nil {
+		delete(r.relied, k)
+		r.poke(left)
+	}
 	if t.differs(k) || o != nil && !r.supported(d) {
 		t.dirty[k] = true
 	} else {
@@ -80,17 +84,17 @@ func (r *Reconciler) relink(t *target, k Key) {
 		return
 	}
 	for _, ref := range last {
-		delete(r.links[ref], k)
-		if len(r.links[ref]) == 0 {
-			delete(r.links, ref)
+		delete(r.users[ref], k)
+		if len(r.users[ref]) == 0 {
+			delete(r.users, ref)
 		}
 		r.poke(ref.Target)
 	}
 	for _, ref := range now {
-		if r.links[ref] == nil {
-			r.links[ref] = map[Key]bool{}
+		if r.users[ref] == nil {
+			r.users[ref] = map[Key]bool{}
 		}
-		r.links[ref][k] = true
+		r.users[ref][k] = true
 		r.poke(ref.Target)
 	}
 	r.refs[k] = now
@@ -117,7 +121,7 @@ func (r *Reconciler) supported(res *Resource) bool {
 			continue
 		}
 		t := r.targets[ref.Target]
-		if t == nil || t.desired[ref] == nil || t.observed != nil && t.observed[ref] == nil || t.resets() {
+		if t == nil || t.desired[ref] == nil || t.observed != nil && t.observed[ref] == nil || t.observed == nil && t.moved || t.resets() {
 			return false
 		}
 	}
@@ -135,7 +139,16 @@ func (r *Reconciler) waitsFor(c Change) (Key, bool) {
 		}
 	}
 	if c.New == nil {
-		for user := range r.links[k] {
+		if t := r.targets[k.Target]; t != nil && t.was != "" {
+			k.Target = t.was // as others know it
+			for user := range r.users[k] {
+				if r.relied[user] == t.name {
+					return user, true
+				}
+			}
+			return Key{}, false
+		}
+		for user := range r.users[k] {
 			if t := r.targets[user.Target]; refersTo(t.observed[user], k) || refersTo(t.flying[user], k) {
 				return user, true
 			}

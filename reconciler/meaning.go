@@ -1,11 +1,9 @@
 package reconciler
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/schema"
@@ -20,6 +18,7 @@ type meaning struct {
 	sinks    []Sink
 	set      *schema.Set
 	compiler *policies.Compiler
+	spoken   map[string]*schema.Document   // by policy: the document that it means, of those in force
 	made     map[policies.Name][]*Resource // what the units in force were lowered to
 	units    map[policies.Name]bool        // changed since the last commit in force
 	docs     map[schema.Name]bool          // likewise
@@ -31,13 +30,14 @@ type meaning struct {
 func newMeaning(sinks []Sink, compiler *policies.Compiler) *meaning {
 	return &meaning{
 		sinks: sinks, set: schema.NewSet(), compiler: compiler,
-		made: map[policies.Name][]*Resource{}, units: map[policies.Name]bool{}, docs: map[schema.Name]bool{},
+		spoken: map[string]*schema.Document{}, made: map[policies.Name][]*Resource{}, units: map[policies.Name]bool{}, docs: map[schema.Name]bool{},
 	}
 }
 
 // delta is what a commit changes of the one in force.
 type delta struct {
 	snapshot *schema.Snapshot
+	facts    policies.Facts
 	ir       *policies.IR
 	units    []policies.Name // sorted
 	fresh    []lowered       // what is made of them now
@@ -51,14 +51,15 @@ type lowered struct {
 	resources []*Resource
 }
 
-// read says what a snapshot changes. Reading one snapshot again gives the same
-// delta. The error is schema.Errors where the documents are at fault.
-func (m *meaning) read(s *schema.Snapshot) (*delta, error) {
+// read says what a snapshot and facts change of what is in force. Reading them again
+// gives the same delta. The error is schema.Errors where the documents are at fault.
+func (m *meaning) read(s *schema.Snapshot, facts policies.Facts) (*delta, error) {
 	changed := m.set.Update(s)
 	for _, n := range changed {
 		m.docs[n] = true
 	}
-	ir, units, err := m.compiler.Compile(m.set, changed)
+	facts = m.suspend(facts)
+	ir, units, err := m.compiler.Compile(m.set, changed, facts)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +67,8 @@ func (m *meaning) read(s *schema.Snapshot) (*delta, error) {
 		m.units[n] = true
 	}
 	d := &delta{
-		snapshot: s, ir: ir,
-		units: slices.SortedFunc(maps.Keys(m.units), compareUnits), docs: slices.SortedFunc(maps.Keys(m.docs), schema.Name.Compare),
+		snapshot: s, facts: facts, ir: ir,
+		units: slices.SortedFunc(maps.Keys(m.units), policies.Name.Compare), docs: slices.SortedFunc(maps.Keys(m.docs), schema.Name.Compare),
 	}
 	d.fresh, err = lowerUnits(m.sinks, ir, d.units)
 	return d, err
@@ -83,14 +84,14 @@ func (m *meaning) accept(d *delta) (gone []*Resource) {
 	for _, l := range d.fresh {
 		m.made[l.unit] = append(slices.Clip(m.made[l.unit]), l.resources...)
 	}
-	m.stand(d)
+	for _, n := range d.docs {
+		if n.Kind == schema.KindPolicy {
+			m.speak(n.Name)
+		}
+	}
 	m.good = d.snapshot
 	m.units, m.docs = map[policies.Name]bool{}, map[schema.Name]bool{}
 	return gone
-}
-
-func compareUnits(a, b policies.Name) int {
-	return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name), strings.Compare(a.Part, b.Part))
 }
 
 // lowerUnits asks every sink about every unit, and touches no state.

@@ -3,7 +3,6 @@ package reconciler
 import (
 	"iter"
 	"slices"
-	"strings"
 )
 
 // Diff compares two states at the given keys and returns the changes that take
@@ -36,51 +35,6 @@ func Union(a, b State) iter.Seq[Key] {
 			}
 		}
 	}
-}
-
-// Plan is what has to change for a revision to be live, in order.
-type Plan struct {
-	Revision string
-	Changes  []Change
-	Rollouts []string // of a dry run: what changes of the rollouts, a line each
-}
-
-// Empty tells whether there is nothing to do.
-func (p *Plan) Empty() bool { return len(p.Changes) == 0 && len(p.Rollouts) == 0 }
-
-// String is the plan's text: one line a change, in the order in which they are
-// applied, and nothing else; equal plans print equal bytes. It is what `gray
-// diff` prints and what the daemon logs as applied.
-func (p *Plan) String() string {
-	var b strings.Builder
-	for _, c := range p.Changes {
-		b.WriteString(c.String())
-		b.WriteByte('\n')
-	}
-	return b.String()
-}
-
-// Counts is how many changes of each kind a plan holds.
-type Counts struct {
-	Create int `json:"create"`
-	Update int `json:"update"`
-	Delete int `json:"delete"`
-}
-
-// Counts counts the changes.
-func (p *Plan) Counts() Counts {
-	var n Counts
-	for _, c := range p.Changes {
-		switch c.Op() {
-		case Create:
-			n.Create++
-		case Update:
-			n.Update++
-		case Delete:
-			n.Delete++
-		}
-	}
-	return n
 }
 
 // Stages cuts changes that are in order into the batches that one Apply gets: runs

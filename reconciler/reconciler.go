@@ -26,20 +26,21 @@ type Source interface {
 
 // Config is what a Reconciler works with.
 type Config struct {
-	Source    Source
-	Sinks     []Sink
-	Always    map[string]Sink // targets that are there without a document, and what stale there is goes
-	Store     *Store          // nil: nothing outlives the process
-	Hints     *Hints          // what the sinks add to
-	Health    *Health         // nil: no servers are checked
-	Discovery *Discovery      // nil: nothing is looked up in etcd
-	Probes    *Probes         // nil: batches that are to be tested wait
-	Follow    *Follow         // another daemon moves the rollouts; nil: this one does
-	Events    func(Event)     // told of every transition of a rollout; it does not wait
-	Drift     time.Duration   // how often live state is read again; 0: never
-	MaxDelete int             // per cent of a target's live resources that one plan may delete
-	Confirm   string          // the revision whose plans may delete more
-	Log       *slog.Logger
+	Source     Source
+	Sinks      []Sink
+	Always     map[string]Sink         // targets that are there without a document, and what stale there is goes
+	Store      *Store                  // nil: nothing outlives the process
+	TableSizes policies.ReadTableSizes // of pipelines of the repository; nil: there are none
+	Hints      *Hints                  // what the sinks add to
+	Health     *Health                 // nil: no servers are checked
+	Discovery  *Discovery              // nil: nothing is looked up in etcd
+	Probes     *Probes                 // nil: batches that are to be tested wait
+	Follow     *Follow                 // another daemon moves the rollouts; nil: this one does
+	Events     func(Event)             // told of every transition of a rollout; it does not wait
+	Drift      time.Duration           // how often live state is read again; 0: never
+	MaxDelete  int                     // per cent of a target's live resources that one plan may delete
+	Confirm    string                  // the revision whose plans may delete more
+	Log        *slog.Logger
 }
 
 // Reconciler is the one loop. All its state belongs to the goroutine of Run;
@@ -47,35 +48,70 @@ type Config struct {
 type Reconciler struct {
 	cfg     Config
 	meaning *meaning
+	facts   policies.Facts // known, and in force as far as they could be compiled and stored
 	targets map[string]*target
-	refs    map[Key][]Key        // what a key refers to at other targets
-	links   map[Key]map[Key]bool // the same seen from there
+	links
+	standing
+	ledger
+	engine
+	intake
+	lookups []policies.Lookup // of the commit in force
 
-	revision string // the last good one
-	seen     string // the last fetched one
-	settled  bool   // whether seen needs no second look: it is in force, or refused for good
-	fetchErr error  // of the last Fetch
-	badErr   error  // why seen is not in force
-	warned   map[string]bool
-	former   []*policies.Switch  // switches of the last process, until the first good commit
-	lookups  []policies.Lookup   // of the last good commit
-	rollouts map[string]*tracked // by policy
-	held     map[string]bool     // policies of which it is stored what they stand for
-	audited  uint64              // the number of the last record in the audit log
-
-	fetching bool
-	refetch  backoff
-	fetched  chan fetched
 	finished chan result
 	do       chan func()
 	jobs     sync.WaitGroup
 	waiters  []*waiter
+}
 
-	docs   *btree.BTreeG[document] // of the last good commit; copies share what they have in common
-	places map[string][]placed     // the same by path, in order of lines
-	undone map[schema.Name]int     // how many resources of a document are not as they are to be
+// intake is where the loop stands with fetching commits.
+type intake struct {
+	fetching bool
+	refetch  backoff
+	fetched  chan fetched
+}
+
+// links is what resources refer to at other targets.
+type links struct {
+	refs   map[Key][]Key        // what a key refers to
+	users  map[Key]map[Key]bool // the same seen from there
+	relied map[Key]string       // what is live and refers to a device that is left: the target that cleans it
+}
+
+// standing is where the loop stands with commits.
+type standing struct {
+	revision string // in force: desired at every target
+	seen     string // the last fetched one
+	settled  bool   // whether seen needs no second look: it is in force, or refused for good
+	admitted bool   // revision passed the guard, so that targets may be changed
+	fetchErr error  // of the last Fetch
+	badErr   error  // why seen is not in force
+	warned   map[string]bool
+	live     map[string]int // how many resources the commit in force asks for, by target
+	stored
 
 	ready, reconciling, stalled flag
+}
+
+// stored is what the store holds of commits.
+type stored struct {
+	last       commitRecord
+	unrecorded bool                        // the commit in force is not in last yet
+	former     map[string]*policies.Switch // of the last process, until the first good commit
+	switches   map[string][]byte           // the records of switches
+	held       map[string]bool             // policies of which it is stored what they go on to mean
+}
+
+// ledger is the documents in force and what of them is not live.
+type ledger struct {
+	docs   *btree.BTreeG[document] // copies share what they have in common
+	places map[string][]placed     // the same by path, in order of lines
+	undone map[schema.Name]int     // by document that causes them: resources that are not as they are to be
+}
+
+// engine is the rollouts by policy.
+type engine struct {
+	rollouts map[string]*tracked
+	audited  uint64 // the number of the last record in the audit log
 }
 
 // fetched is what a Fetch returned.
@@ -87,10 +123,11 @@ type fetched struct {
 // New returns a reconciler that has not fetched anything yet.
 func New(cfg Config) (*Reconciler, error) {
 	r := &Reconciler{
-		cfg: cfg, targets: map[string]*target{}, refs: map[Key][]Key{}, links: map[Key]map[Key]bool{}, warned: map[string]bool{},
-		fetched: make(chan fetched), finished: make(chan result), do: make(chan func()),
-		docs: btree.NewG(32, document.before), places: map[string][]placed{}, undone: map[schema.Name]int{},
-		rollouts: map[string]*tracked{}, held: map[string]bool{},
+		cfg: cfg, targets: map[string]*target{}, links: links{map[Key][]Key{}, map[Key]map[Key]bool{}, map[Key]string{}},
+		standing: standing{warned: map[string]bool{}, live: map[string]int{}, stored: stored{switches: map[string][]byte{}, held: map[string]bool{}}},
+		ledger:   ledger{btree.NewG(32, document.before), map[string][]placed{}, map[schema.Name]int{}},
+		engine:   engine{rollouts: map[string]*tracked{}},
+		intake:   intake{fetched: make(chan fetched)}, finished: make(chan result), do: make(chan func()),
 	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {
@@ -98,13 +135,13 @@ func New(cfg Config) (*Reconciler, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the numbers in the --state file cannot be read: %w", err)
 		}
-		if r.former, err = cfg.Store.switches(); err != nil {
+		if r.former, r.switches, err = cfg.Store.switches(); err != nil {
 			return nil, fmt.Errorf("the switches in the --state file cannot be read: %w", err)
 		}
 	}
-	r.meaning = newMeaning(cfg.Sinks, policies.NewCompiler(ids), nil)
+	r.meaning = newMeaning(cfg.Sinks, policies.NewCompiler(ids, cfg.TableSizes))
 	if cfg.Discovery != nil {
-		r.meaning.compiler.SetEndpoints(cfg.Discovery.Endpoints())
+		r.facts.Endpoints = cfg.Discovery.Endpoints()
 	}
 	if err := r.loadRollouts(); err != nil {
 		return nil, err
@@ -157,6 +194,7 @@ func (r *Reconciler) step(ctx context.Context) {
 	if !r.fetching && !r.refetch.until.IsZero() && !now.Before(r.refetch.until) {
 		r.fetch(ctx)
 	}
+	r.admit()
 	r.roll(now)
 	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
 		t := r.targets[name]
@@ -166,6 +204,7 @@ func (r *Reconciler) step(ctx context.Context) {
 		t.poked = false
 		r.work(ctx, t, now)
 	}
+	r.record()
 	r.stand(now)
 	r.answer()
 }
@@ -183,15 +222,14 @@ func (r *Reconciler) work(ctx context.Context, t *target, now time.Time) {
 		r.start(ctx, t, nil)
 		return
 	}
-	changes := r.differences(t)
-	if r.guard(t, changes); t.held != nil {
-		changes = nil
-	}
-	able, unsure, next := r.sift(t, changes, now)
+	plan, next := r.plan(t, now)
+	able := plan.Able()
 	switch {
+	case len(able) > 0 && able[0].turn() == turnTarget: // it may take all else with it, so that is read anew first
+		r.start(ctx, t, able[:1])
 	case len(able) > 0:
 		r.start(ctx, t, able)
-	case unsure:
+	case t.unsure(now):
 		r.start(ctx, t, nil)
 	}
 	if t.next = next; r.cfg.Drift > 0 && t.readAt.Add(r.cfg.Drift).Before(next) {
@@ -199,95 +237,44 @@ func (r *Reconciler) work(ctx context.Context, t *target, now time.Time) {
 	}
 }
 
-// differences is what has to change at a target, in order. What is to stay, but
-// has lost what it refers to at another target, goes until that is back.
-func (r *Reconciler) differences(t *target) []Change {
-	if len(t.dirty) == 0 {
-		return nil
+// plan is what has to change at a target and what of it has to wait, and when to look
+// again without news.
+func (r *Reconciler) plan(t *target, now time.Time) (p *Plan, next time.Time) {
+	next = now.Add(time.Hour)
+	if len(t.dirty) == 0 || !r.admitted {
+		t.waits(nil)
+		return &Plan{Revision: r.revision}, next
 	}
-	want, copied := t.desired, false
-	for k := range t.dirty {
+	desired := t.desired
+	for k := range t.dirty { // what has lost what it refers to elsewhere goes until that is back
 		if t.observed[k] == nil || r.supported(t.desired[k]) {
 			continue
 		}
-		if !copied {
-			want, copied = maps.Clone(t.desired), true
+		if len(desired) == len(t.desired) {
+			desired = maps.Clone(desired)
 		}
-		delete(want, k)
+		delete(desired, k)
 	}
-	return Diff(want, t.observed, maps.Keys(t.dirty))
-}
-
-// guard refuses a plan that would delete more of what is live than the set
-// share. What describes the target itself carries no traffic and does not count.
-func (r *Reconciler) guard(t *target, changes []Change) {
-	self := Key{Target: t.name, Kind: KindTarget}
-	live, deletes := len(t.observed), 0
-	if t.observed[self] != nil {
-		live--
-	}
-	for _, c := range changes {
-		if k := c.Key(); c.Op() == Delete && t.desired[k] == nil && k != self && !t.inherited(c.Old) {
-			deletes++
-		}
-	}
-	was := t.held
-	t.held = nil
-	if deletes*100 <= live*r.cfg.MaxDelete || r.cfg.Confirm == r.revision {
-		return
-	}
-	returns := r.returns()
-	for _, c := range changes {
-		if k := c.Key(); c.Op() == Delete && t.desired[k] == nil && k != self && !t.inherited(c.Old) && returns(c.Old) {
-			deletes--
-		}
-	}
-	if deletes*100 <= live*r.cfg.MaxDelete {
-		return
-	}
-	t.held = fmt.Errorf("the plan would delete %d of %d live resources, more than --max-delete %d%%; check the commit, then restart with --confirm-delete %s",
-		deletes, live, r.cfg.MaxDelete, r.revision)
-	if was == nil || was.Error() != t.held.Error() {
-		r.cfg.Log.Error("target held", "target", t.name, "error", t.held)
-	}
-}
-
-// sift takes out of changes, which are in order, those that can be made now. What
-// failed waits for its next try, before which the target is read anew (unsure
-// where that is all that is left to do), and what depends on it or on another
-// target waits too. Next is when the first of them is due.
-func (r *Reconciler) sift(t *target, changes []Change, now time.Time) (able []Change, unsure bool, next time.Time) {
-	t.waiting = map[Key]Key{}
-	next = now.Add(time.Hour)
-	var g gate
 	yields := r.yields()
-	for _, c := range changes {
+	p = MakePlan(desired, t.observed, View{Revision: r.revision, Keys: maps.Keys(t.dirty), Blocked: func(c Change) (Wait, bool) {
 		k := c.Key()
-		why, wait := g.blocks(c)
-		if !wait {
-			why, wait = r.waitsFor(c)
+		if why, wait := r.waitsFor(c); wait {
+			return Wait{For: why}, true
 		}
-		if !wait {
-			why, wait = t.yieldsTo(c, yields)
+		if why, wait := t.yieldsTo(c, yields); wait {
+			return Wait{For: why}, true
 		}
-		switch tr := t.troubles[k]; {
-		case wait:
-			t.waiting[k] = why
-		case tr != nil && now.Before(tr.retry.until):
-			if tr.retry.until.Before(next) {
-				next = tr.retry.until
-			}
-		case tr != nil && tr.reads == t.reads:
-			unsure = true
-		case c.turn() == turnTarget: // it may take all else with it, so that is read anew first
-			return []Change{c}, false, next
-		default:
-			able = append(able, c)
-			continue
+		tr := t.troubles[k]
+		if tr == nil || !now.Before(tr.retry.until) && tr.reads != t.reads {
+			return Wait{}, false
 		}
-		g.shut(c)
-	}
-	return able, unsure, next
+		if now.Before(tr.retry.until) && tr.retry.until.Before(next) {
+			next = tr.retry.until
+		}
+		return Wait{Why: firstLine(tr.err) + "; it is tried again"}, true
+	}})
+	t.waits(p.Waiting)
+	return p, next
 }
 
 // untilNext is the time until something is due.

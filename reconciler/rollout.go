@@ -20,7 +20,6 @@ type tracked struct {
 	last   *rollout.Spec  // the last one that was not nil
 	seen   uint64         // what was confirmed at the last Step
 	places []string       // the targets at which last.Targets are; nil: to be found
-	waits  string         // why nothing is confirmed
 	wake   time.Time      // when to Step without news; zero: never
 	due    bool           // there is news
 	err    error          // why the next state was not taken over
@@ -45,14 +44,14 @@ func (r *Reconciler) loadRollouts() error {
 	if err != nil {
 		return fmt.Errorf("the rollouts in the --state file cannot be read: %w", err)
 	}
-	r.audited = audited
+	r.audited, r.last = audited, moved.commit
 	for policy, state := range moved.Rollouts {
 		r.rollouts[policy] = &tracked{state: state, stored: records[PrefixState+policy]}
-		r.meaning.compiler.SetProgress(policy, state.Progress())
+		r.facts = r.facts.WithProgress(policy, state.Progress())
 	}
 	for policy, doc := range moved.Held {
 		r.held[policy] = true
-		r.meaning.compiler.SetHeld(policy, doc)
+		r.facts = r.facts.WithSuspended(policy, doc)
 	}
 	return nil
 }
@@ -86,7 +85,7 @@ func (r *Reconciler) heedSpecs(d *delta) {
 
 // roll has every rollout take the steps that are due.
 func (r *Reconciler) roll(now time.Time) {
-	if r.revision == "" || r.cfg.Follow != nil || len(r.rollouts) == 0 {
+	if r.revision == "" || !r.admitted || r.cfg.Follow != nil || len(r.rollouts) == 0 {
 		return
 	}
 	now = now.UTC().Round(0) // as it is read back
@@ -185,17 +184,19 @@ func (r *Reconciler) endRollout(ro *tracked, now time.Time) {
 		// It is at the default whether that is stored or not.
 		stored := ro.stored
 		ro.state = next
-		r.meaning.compiler.SetProgress(policy, rollout.Progress{})
+		r.facts = r.facts.WithProgress(policy, rollout.Progress{})
 		if r.cfg.Probes != nil {
 			r.cfg.Probes.Want(policy, nil)
 		}
 		rec := AuditRecord{Events: actions.Events}
-		if r.setback(ro, r.storeRollout(ro, nil, rec, nil, now), now) {
+		if r.setback(ro, r.storeRollout(ro, nil, rec, nil, nil, now), now) {
 			ro.stored = stored
 			return
 		}
 	}
-	if ro.seen = r.confirmed(ro); ro.waits == "" {
+	if _, _, behind := r.behind(ro); behind {
+		ro.seen = 0
+	} else {
 		delete(r.rollouts, policy)
 	}
 }
@@ -216,21 +217,14 @@ func (r *Reconciler) move(ro *tracked, next *rollout.State, rec AuditRecord, end
 	var d *delta
 	if next.Generation != ro.state.Generation {
 		var err error
-		r.meaning.compiler.SetProgress(policy, next.Progress())
-		d, err = r.meaning.read(r.meaning.good)
-		if err != nil {
-			r.meaning.compiler.SetProgress(policy, ro.state.Progress())
+		if d, err = r.meaning.read(r.meaning.good, r.facts.WithProgress(policy, next.Progress())); err != nil {
 			return refusedError{err}
 		}
 		if err := r.save(d); err != nil {
-			r.meaning.compiler.SetProgress(policy, ro.state.Progress())
 			return fmt.Errorf("cannot write the --state file: %w", err)
 		}
 	}
-	if err := r.storeRollout(ro, next, rec, ended, now); err != nil {
-		if d != nil {
-			r.meaning.compiler.SetProgress(policy, ro.state.Progress())
-		}
+	if err := r.storeRollout(ro, next, rec, ended, d, now); err != nil {
 		return err
 	}
 	ro.state = next
@@ -257,7 +251,7 @@ func (r *Reconciler) nextRollout(now time.Time) time.Duration {
 	next := time.Hour
 	for _, ro := range r.rollouts {
 		switch {
-		case r.revision == "" || r.cfg.Follow != nil:
+		case r.revision == "" || !r.admitted || r.cfg.Follow != nil:
 		case now.Before(ro.retry.until):
 			next = min(next, ro.retry.until.Sub(now))
 		case r.isDue(ro, now):
@@ -274,7 +268,7 @@ func (r *Reconciler) heedLeader() {
 	moved := r.cfg.Follow.all()
 	known := moved.Rollouts
 	for policy, doc := range moved.Held {
-		r.meaning.compiler.SetHeld(policy, doc)
+		r.facts = r.facts.WithSuspended(policy, doc)
 	}
 	for policy, state := range known {
 		ro := r.rollouts[policy]
@@ -283,18 +277,18 @@ func (r *Reconciler) heedLeader() {
 			r.rollouts[policy] = ro
 		}
 		ro.state = state
-		r.meaning.compiler.SetProgress(policy, state.Progress())
+		r.facts = r.facts.WithProgress(policy, state.Progress())
 	}
 	for policy, ro := range r.rollouts {
 		if known[policy] == nil {
 			ro.state = rollout.New(policy)
-			r.meaning.compiler.SetProgress(policy, rollout.Progress{})
+			r.facts = r.facts.WithProgress(policy, rollout.Progress{})
 		}
 	}
+	if waits(r.badErr) || errors.Is(r.badErr, errLeaderRefuses) {
+		r.settled, r.refetch.until = false, time.Now()
+	}
 	if r.revision == "" { // the first commit acts on it
-		if errors.Is(r.badErr, errUnknown) {
-			r.refetch.until = time.Now()
-		}
 		return
 	}
 	if err := r.follow(r.meaning.good); err != nil {
@@ -322,7 +316,7 @@ func (r *Reconciler) viewRollouts() []rolloutView {
 		case ro.err != nil:
 			waits = append(waits, firstLine(ro.err))
 		case ro.watches() && r.cfg.Follow == nil && r.confirmed(ro) == 0:
-			waits = append(waits, ro.waits)
+			waits = append(waits, r.lacks(ro))
 		case r.cfg.Probes != nil:
 			if t := r.cfg.Probes.trouble(policy); t != "" {
 				waits = append(waits, t)

@@ -144,16 +144,16 @@ func specsOf(c *policies.Compiler) map[string]*rollout.Spec {
 	return specs
 }
 
-// stand is where the rollouts stand, for a dry run. Nobody changes what it holds.
-type standing struct {
+// ongoing is where the rollouts are, for a dry run. Nobody changes what it holds.
+type ongoing struct {
 	specs     map[string]*rollout.Spec // in force
 	states    map[string]*rollout.State
 	confirmed map[string]uint64
 }
 
-// standing is where the rollouts stand.
-func (r *Reconciler) standing() standing {
-	s := standing{map[string]*rollout.Spec{}, map[string]*rollout.State{}, map[string]uint64{}}
+// ongoing is where the rollouts are.
+func (r *Reconciler) ongoing() ongoing {
+	s := ongoing{map[string]*rollout.Spec{}, map[string]*rollout.State{}, map[string]uint64{}}
 	for policy, ro := range r.rollouts {
 		s.states[policy], s.confirmed[policy] = ro.state, r.confirmed(ro)
 		if ro.spec != nil {
@@ -163,25 +163,49 @@ func (r *Reconciler) standing() standing {
 	return s
 }
 
-// begin has the compiler's rollouts take the step that the loop takes as soon as it
-// adopts the documents, and tells what happens in it. What follows after a test or
-// after time is not of it.
-func (s standing) begin(c *policies.Compiler, now time.Time) (lines []string) {
-	for policy, spec := range specsOf(c) {
+// returns tells which resources go back to the default because documents no longer
+// have a rollout that has moved them, or have it move to something else. A rollback is
+// no loss: without them, the default is there again.
+func (s ongoing) returns(specs map[string]*rollout.Spec) func(*Resource) bool {
+	vnis, accounts := map[uint32]bool{}, map[string]bool{}
+	for policy, state := range s.states {
+		was, is := s.specs[policy], specs[policy]
+		if was == nil || is != nil && is.Identity == state.Identity {
+			continue
+		}
+		for i := range was.Networks {
+			vnis[was.Networks[i].VNI] = true
+			accounts[was.Networks[i].Account] = true
+		}
+	}
+	delete(vnis, 0)
+	delete(accounts, "")
+	return func(res *Resource) bool {
+		body, takes := res.Body.(taker)
+		if !takes {
+			return false
+		}
+		vni, account := body.Takes()
+		return vnis[vni] || accounts[account]
+	}
+}
+
+// begin has the rollouts of documents that were compiled take the step that the loop
+// takes as soon as it adopts them, and tells what has moved then and what happens.
+// What follows after a test or after time is not of it.
+func (s ongoing) begin(specs map[string]*rollout.Spec, facts policies.Facts, now time.Time) (begun policies.Facts, lines []string) {
+	for _, policy := range slices.Sorted(maps.Keys(specs)) {
 		state := s.states[policy]
 		if state == nil {
 			state = rollout.New(policy)
 		}
-		next, actions := state.Step(spec, rollout.Observation{Confirmed: s.confirmed[policy]}, now)
-		c.SetProgress(policy, next.Progress())
+		next, actions := state.Step(specs[policy], rollout.Observation{Confirmed: s.confirmed[policy]}, now)
+		facts = facts.WithProgress(policy, next.Progress())
 		for _, e := range actions.Events {
 			if !strings.HasPrefix(e.Reason, "Phase") {
 				lines = append(lines, fmt.Sprintf("> rollout %s: %s", policy, e.Message))
 			}
 		}
 	}
-	slices.SortStableFunc(lines, func(a, b string) int {
-		return strings.Compare(strings.SplitN(a, ":", 2)[0], strings.SplitN(b, ":", 2)[0])
-	})
-	return lines
+	return facts, lines
 }

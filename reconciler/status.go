@@ -3,6 +3,7 @@ package reconciler
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -61,6 +62,7 @@ type TargetStatus struct {
 // and nobody changes it.
 type view struct {
 	revision, seen              string
+	held                        error // why revision is not admitted
 	fetchErr, badErr            error
 	ready, reconciling, stalled flag
 	docs                        *btree.BTreeG[document]
@@ -76,7 +78,7 @@ type targetView struct {
 	programmed, reconciling, stalled flag
 	read                             bool
 	readAt                           time.Time
-	err, held                        error
+	err                              error
 	reason                           string
 	troubled, waiting                []keyView
 }
@@ -107,7 +109,7 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 		}
 	}
 	for i := range v.targets {
-		s.Targets = append(s.Targets, v.targets[i].status(v.revision))
+		s.Targets = append(s.Targets, v.targets[i].status(v.revision, v.held))
 	}
 	for i := range v.rollouts {
 		s.Rollouts = append(s.Rollouts, v.rollouts[i].status(v.revision))
@@ -136,15 +138,18 @@ func (r *Reconciler) view() view {
 		revision: r.revision, seen: r.seen, fetchErr: r.fetchErr, badErr: r.badErr,
 		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone),
 	}
+	if !r.admitted && r.revision != "" {
+		v.revision, v.held = r.last.Revision, r.badErr
+	}
 	v.rollouts = r.viewRollouts()
 	for _, name := range slices.Sorted(maps.Keys(r.targets)) {
 		t := r.targets[name]
 		tv := targetView{
 			name: name, resources: len(t.desired), pending: len(t.dirty), programmed: t.programmed, reconciling: t.reconciling, stalled: t.stalled,
-			read: t.observed != nil, readAt: t.readAt, err: t.err, held: t.held, reason: t.reason,
+			read: t.observed != nil, readAt: t.readAt, err: t.err, reason: t.reason,
 		}
 		key := func(k Key) keyView {
-			kv := keyView{key: k, doc: t.charged[k]}
+			kv := keyView{key: k, doc: t.charged[k].doc}
 			if d := t.desired[k]; d != nil {
 				kv.at = d.Origin
 			}
@@ -181,6 +186,9 @@ func (v *view) conditions() []Condition {
 		reason, message = "FetchFailed", firstLine(v.fetchErr)
 	case v.badErr != nil:
 		reason, message = "CommitRefused", firstLine(v.badErr)
+		if _, deletes := errors.AsType[*RefusedError](v.badErr); deletes {
+			reason = "DeleteRefused"
+		}
 	case v.revision == "":
 		reason = "NothingFetched"
 	case len(failed) > 0:
@@ -208,15 +216,15 @@ func conditions(first string, good, todo, bad flag, revision, reason, message st
 }
 
 // status tells how a target stands.
-func (t *targetView) status(revision string) TargetStatus {
+func (t *targetView) status(revision string, held error) TargetStatus {
 	ts := TargetStatus{Name: t.name, Resources: t.resources, Pending: t.pending, Waiting: len(t.waiting)}
 	reason, message := "Applied", ""
 	byKey := func(a, b keyView) int { return a.key.Compare(b.key) }
 	switch {
 	case t.err != nil:
 		reason, message = t.reason, firstLine(t.err)
-	case t.held != nil:
-		reason, message = "DeleteRefused", firstLine(t.held)
+	case held != nil && t.pending > 0:
+		reason, message = "DeleteRefused", firstLine(held)
 	case len(t.troubled) > 0:
 		var errs *PartialError
 		for _, k := range t.troubled {

@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"time"
@@ -27,18 +28,18 @@ type Backend interface {
 // Buckets of a Store.
 const (
 	bucketIDs      = "ids"      // the records of policies.IDs
-	bucketSwitches = "switches" // the switches that gray wrote to, by name
+	bucketSwitches = "switches" // the switches that gray wrote to, by name; see leaving for those of devices that are left
 )
 
-// switches are those that an earlier process wrote to and did not clean.
-func (s *Store) switches() ([]*policies.Switch, error) {
-	var all []*policies.Switch
-	err := s.Load(bucketSwitches, func(_ string, v []byte) error {
-		sw := new(policies.Switch)
-		all = append(all, sw)
-		return json.Unmarshal(v, sw)
+// switches are those that an earlier process wrote to and did not clean, and their
+// records.
+func (s *Store) switches() (all map[string]*policies.Switch, records map[string][]byte, err error) {
+	all, records = map[string]*policies.Switch{}, map[string][]byte{}
+	err = s.Load(bucketSwitches, func(key string, v []byte) error {
+		all[key], records[key] = new(policies.Switch), bytes.Clone(v)
+		return json.Unmarshal(v, all[key])
 	})
-	return all, err
+	return all, records, err
 }
 
 // NextEpoch gives a number that is higher than above and than every one that was

@@ -65,7 +65,7 @@ func TestNumbersAreStoredEachByItself(t *testing.T) {
 			return all
 		}
 		kept.records[bucketIDs] = map[string][]byte{"table": []byte(`[{"Switch":"s","Space":1,"Key":"gw","ID":200},{"Switch":"s","Space":1,"Key":"old","ID":7}]`)}
-		g := start(t, newWorld(t), func(c *Config) { c.Store = &Store{kept} })
+		g := start(t, newWorld(t), func(c *Config) { c.Store, c.MaxDelete = &Store{kept}, 100 })
 		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", "203.0.113.10", "s", 2))
 		first := numbers()
 		if _, stale := first["s/1/7"]; stale || first["table"] != "" || first["s/1/200"] != `{"Switch":"s","Space":1,"Key":"gw","ID":200}` {
@@ -108,11 +108,11 @@ func TestSwitchesAreStoredWhole(t *testing.T) {
 	if err := s.Write(bucketSwitches, map[string][]byte{"s": b}, nil); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.switches()
+	got, _, err := s.switches()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]*policies.Switch{want}, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreUnexported(policies.Switch{})); diff != "" {
+	if diff := cmp.Diff(map[string]*policies.Switch{"s": want}, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreUnexported(policies.Switch{})); diff != "" {
 		t.Errorf("a switch comes back changed:\n%s", diff)
 	}
 }

@@ -52,27 +52,30 @@ type target struct {
 	always bool          // it is there without a document
 	unit   policies.Name // that self is made of
 	self   *Resource     // of KindTarget; kept after its document is gone, to clean up
+	record string        // the key of the switch in the store that it is made of; empty: there is none
+	was    string        // the target's name before its Switch was given another address; empty: it was not
+	moved  bool          // it is another device than before, which nothing relies on yet
 
 	desired  State
-	observed State               // nil until the first good read; changes between jobs only
-	dirty    map[Key]bool        // where the two differ, or may
-	troubles map[Key]*trouble    // what failed, or is said to be in trouble
-	waiting  map[Key]Key         // changes that wait, and for which key
-	unproved map[Key]bool        // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
-	charged  map[Key]schema.Name // the document at which a key counts as not live
-	flying   map[Key]*Resource   // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
-	later    map[Key]bool        // keys to look at again when the job has ended
-	err      error               // why the target as a whole is not worked on
-	reason   string              // the reason of err, in CamelCase
-	held     error               // why the plan is refused
-	retry    backoff             // after err
-	stale    bool                // read it before anything else
-	running  bool                // a job is under way
-	reading  bool                // it is a read
-	poked    bool                // something happened; see whether there is work
-	next     time.Time           // when to see again without having been poked
-	reads    int                 // finished ones, also those that failed
-	readAt   time.Time           // when the last good read ended
+	observed State                    // nil until the first good read; changes between jobs only
+	dirty    map[Key]bool             // where the two differ, or may
+	troubles map[Key]*trouble         // what failed, or is said to be in trouble
+	waiting  map[Key]Key              // changes that wait, and for which key
+	unproved map[Key]bool             // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
+	charged  map[Key]charge           // the keys that are open
+	pending  map[schema.Name]*pending // how many of them, by unit
+	flying   map[Key]*Resource        // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
+	later    map[Key]bool             // keys to look at again when the job has ended
+	err      error                    // why the target as a whole is not worked on
+	reason   string                   // the reason of err, in CamelCase
+	retry    backoff                  // after err
+	stale    bool                     // read it before anything else
+	running  bool                     // a job is under way
+	reading  bool                     // it is a read
+	poked    bool                     // something happened; see whether there is work
+	next     time.Time                // when to see again without having been poked
+	reads    int                      // finished ones, also those that failed
+	readAt   time.Time                // when the last good read ended
 
 	programmed, reconciling, stalled flag
 }
@@ -88,7 +91,7 @@ type trouble struct {
 func newTarget(name string, sink Sink) *target {
 	return &target{
 		name: name, sink: sink, desired: State{}, dirty: map[Key]bool{}, troubles: map[Key]*trouble{},
-		unproved: map[Key]bool{}, charged: map[Key]schema.Name{}, later: map[Key]bool{}, poked: true,
+		unproved: map[Key]bool{}, charged: map[Key]charge{}, pending: map[schema.Name]*pending{}, later: map[Key]bool{}, poked: true,
 	}
 }
 
@@ -132,15 +135,32 @@ func (t *target) resets() bool {
 	return t.desired[self] != nil && t.observed[self] != nil && t.differs(self)
 }
 
-// inherited tells whether something that is to be there does what a resource does
-// now: one entry for a whole VPC, say, instead of one for each of its VMs.
-func (t *target) inherited(res *Resource) bool {
-	body, may := res.Body.(interface{ Heir() (kind, name string) })
-	if !may {
-		return false
+// waits notes which changes wait for other keys.
+func (t *target) waits(waiting []Wait) {
+	t.waiting = map[Key]Key{}
+	for _, p := range t.pending {
+		p.waiting = 0
 	}
-	kind, name := body.Heir()
-	return t.desired[Key{t.name, kind, name}] != nil
+	for _, w := range waiting {
+		if w.For == (Key{}) {
+			continue
+		}
+		t.waiting[w.Key] = w.For
+		if p := t.pending[t.charged[w.Key].unit]; p != nil {
+			p.waiting++
+		}
+	}
+}
+
+// unsure tells whether something that failed is due, before which the target is to be
+// read.
+func (t *target) unsure(now time.Time) bool {
+	for k, tr := range t.troubles {
+		if t.dirty[k] && tr.reads == t.reads && !now.Before(tr.retry.until) {
+			return true
+		}
+	}
+	return false
 }
 
 // idle tells whether a target has no work that it will go on with by itself.
@@ -148,7 +168,7 @@ func (t *target) idle() bool {
 	if t.running || t.poked || t.stale || t.observed == nil || t.err != nil {
 		return false
 	}
-	return t.held != nil || len(t.dirty) == len(t.waiting)
+	return len(t.dirty) == len(t.waiting)
 }
 
 // over tells whether a target has nothing left that it is there for.
@@ -171,7 +191,7 @@ func (t *target) origin(k Key) string {
 
 // stand records how the target stands.
 func (t *target) stand(now time.Time) {
-	bad := t.err != nil || t.held != nil || len(t.troubles) > 0
+	bad := t.err != nil || len(t.troubles) > 0
 	todo := t.observed == nil || len(t.dirty) > 0
 	t.programmed.set(!bad && !todo, now)
 	t.reconciling.set(todo, now)
@@ -268,7 +288,7 @@ func (r *Reconciler) shrink(t *target) {
 		t.dirty = map[Key]bool{}
 	}
 	if len(t.charged) == 0 {
-		t.charged = map[Key]schema.Name{}
+		t.charged = map[Key]charge{}
 	}
 	if len(r.undone) == 0 {
 		r.undone = map[schema.Name]int{}
@@ -341,7 +361,7 @@ func (r *Reconciler) finishApply(t *target, res result, now time.Time) {
 			continue
 		}
 		t.observed[k] = c.New
-		if k.Kind == KindTarget || len(r.links[k]) > 0 { // a new pipeline may have taken entries with it
+		if k.Kind == KindTarget || len(r.users[k]) > 0 { // a new pipeline may have taken entries with it
 			t.unproved[k], t.stale = true, true
 		}
 	}

@@ -1,0 +1,208 @@
+package reconciler
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+)
+
+// The guard: a commit that deletes more than a set share of what the commit before
+// has live at any target is refused for all targets, so that the planes do not part.
+// What is not ours never counts.
+
+// keyCommit is the record of the commit in force, in BucketRollouts.
+const keyCommit = PrefixState + "commit/last"
+
+// commitRecord is what the store knows of commits: so that a restart is no way past
+// the guard, and that a daemon that follows does as the one that leads.
+type commitRecord struct {
+	Revision string         `json:"revision"`          // in force
+	Refused  string         `json:"refused,omitempty"` // refused since
+	Live     map[string]int `json:"live,omitempty"`    // how many resources Revision asks for, by target
+}
+
+// liveWith is how many resources are asked for at each target once a delta is in
+// force, without those that describe the targets.
+func (r *Reconciler) liveWith(d *delta) map[string]int {
+	live := maps.Clone(r.live)
+	for _, n := range d.units {
+		for _, res := range r.meaning.made[n] {
+			if res.Kind != KindTarget {
+				live[res.Target]--
+			}
+		}
+	}
+	for _, l := range d.fresh {
+		for _, res := range l.resources {
+			if res.Kind != KindTarget {
+				live[res.Target]++
+			}
+		}
+	}
+	maps.DeleteFunc(live, func(_ string, n int) bool { return n == 0 })
+	return live
+}
+
+// recordCommit is the record to store, with what a delta makes of it; false where
+// the store has it already.
+func (r *Reconciler) recordCommit(rec commitRecord) (stored []byte, news bool, err error) {
+	if rec.Revision == r.last.Revision && rec.Refused == r.last.Refused && maps.Equal(rec.Live, r.last.Live) {
+		return nil, false, nil
+	}
+	b, err := json.Marshal(rec)
+	return b, true, err
+}
+
+// guard tells why a commit is refused that would replace the one in force.
+func (r *Reconciler) guard(d *delta) error {
+	if r.revision == "" || d.snapshot.Revision == r.revision || r.cfg.Confirm == d.snapshot.Revision {
+		return nil
+	}
+	next := State{}
+	for _, l := range d.fresh {
+		for _, res := range l.resources {
+			next[res.Key] = res
+		}
+	}
+	gone := losses{live: map[string]int{}}
+	for _, n := range d.units {
+		for _, res := range r.meaning.made[n] {
+			t := r.targets[res.Target]
+			if t == nil || next[res.Key] != nil && !t.replacedBy(next) {
+				continue
+			}
+			if t.observed == nil || t.observed[res.Key] != nil {
+				gone.gone = append(gone.gone, res)
+			}
+		}
+	}
+	for name, t := range r.targets {
+		if t.replacedBy(next) { // all that is on the other device goes with it
+			for k, res := range t.desired {
+				if next[k] == nil && (t.observed == nil || t.observed[k] != nil) {
+					gone.gone = append(gone.gone, res)
+				}
+			}
+		}
+		gone.live[name] = t.liveOwn()
+	}
+	stays := func(k Key) bool {
+		t := r.targets[k.Target]
+		return next[k] != nil || t != nil && t.desired[k] != nil && !slices.ContainsFunc(gone.gone, func(res *Resource) bool { return res.Key == k })
+	}
+	if refusals := refuse(gone, stays, r.ongoing().returns(specsOf(r.meaning.compiler)), r.cfg.MaxDelete); len(refusals) > 0 {
+		return &RefusedError{d.snapshot.Revision, refusals}
+	}
+	return nil
+}
+
+// liveOwn is how much of what is desired at a target is live, without the target
+// itself. Where nothing was read yet, it counts as live.
+func (t *target) liveOwn() int {
+	n := len(t.desired)
+	if t.desired[Key{Target: t.name, Kind: KindTarget}] != nil {
+		n--
+	}
+	if t.observed == nil {
+		return n
+	}
+	for k := range t.dirty {
+		if k.Kind != KindTarget && t.desired[k] != nil && t.observed[k] == nil {
+			n--
+		}
+	}
+	return n
+}
+
+// admit decides about the first commit of this process, once it is known what is
+// live at the targets that the last process had resources at. Until then nothing is
+// changed anywhere.
+func (r *Reconciler) admit() {
+	if r.admitted || r.revision == "" {
+		return
+	}
+	if r.cfg.Confirm != r.revision && r.last.Revision != r.revision {
+		desired, observed := State{}, State{}
+		for name := range r.last.Live {
+			t := r.targets[name]
+			if t == nil {
+				continue // it is given up, or no sink knows it any more
+			}
+			if t.observed == nil && t.err == nil {
+				return
+			}
+			maps.Copy(desired, t.desired)
+			maps.Copy(observed, t.observed)
+		}
+		if refusals := refuseFirst(desired, observed, r.last.Live, r.cfg.MaxDelete); len(refusals) > 0 {
+			r.holdFirst(&RefusedError{r.revision, refusals})
+			return
+		}
+	}
+	r.admitted = true
+	if _, refused := errors.AsType[*RefusedError](r.badErr); refused {
+		r.badErr = nil
+	}
+	for _, t := range r.targets {
+		t.wakeUp()
+	}
+}
+
+// holdFirst says, once, why the first commit is not admitted.
+func (r *Reconciler) holdFirst(refused *RefusedError) {
+	if r.badErr != nil && r.badErr.Error() == refused.Error() {
+		return
+	}
+	r.badErr = refused
+	r.cfg.Log.Error("commit refused, everything stays as it is", "refused", r.revision, "error", refused)
+	r.saveCommit(commitRecord{r.last.Revision, r.revision, r.last.Live})
+}
+
+// refuseFirst tells at which targets a first commit deletes more than the set share
+// of what the last process had there, of which only the number is known: what is live
+// and not desired is at most what is missing of that, and somebody else's beyond.
+func refuseFirst(desired, observed State, had map[string]int, limit int) []Refusal {
+	extra, kept := map[string]int{}, map[string]int{}
+	for k, res := range observed {
+		switch {
+		case k.Kind == KindTarget:
+		case desired[k] != nil:
+			kept[k.Target]++
+		case !inherited(res, desired.has):
+			extra[k.Target]++
+		}
+	}
+	var all []Refusal
+	for _, target := range slices.Sorted(maps.Keys(had)) {
+		if n := min(extra[target], max(had[target]-kept[target], 0)); n*100 > had[target]*limit {
+			all = append(all, Refusal{target, n, had[target], limit})
+		}
+	}
+	return all
+}
+
+// record stores which commit is in force, while its changes are already under way:
+// what is not stored is no reason not to make them.
+func (r *Reconciler) record() {
+	if r.admitted && r.unrecorded {
+		r.unrecorded = false
+		r.saveCommit(commitRecord{Revision: r.revision, Live: r.live})
+	}
+}
+
+// saveCommit stores the record of commits.
+func (r *Reconciler) saveCommit(rec commitRecord) {
+	if r.cfg.Store == nil || r.cfg.Follow != nil {
+		return
+	}
+	b, news, err := r.recordCommit(rec)
+	if err == nil && news {
+		err = r.cfg.Store.Write(BucketRollouts, map[string][]byte{keyCommit: b}, nil)
+	}
+	if err != nil {
+		r.cfg.Log.Error("cannot write the --state file; after a restart the guard knows an older commit", "error", err)
+		return
+	}
+	r.last = rec
+}
