@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/bgp"
@@ -37,7 +38,7 @@ func pureSinks() ([]reconciler.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := compose.New(composeConfig("", xds.Server{Address: defaultXDS}))
+	files, err := compose.New(daemon.ComposeConfig("", xds.Server{Address: defaultXDS}))
 	if err != nil {
 		return nil, err
 	}

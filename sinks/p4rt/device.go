@@ -3,11 +3,9 @@ package p4rt
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
@@ -122,33 +121,20 @@ func (d *device) close() error {
 func (s *Sink) credentials(spec targetBody) (credentials.TransportCredentials, error) {
 	if spec.tls.CA == "" {
 		host, _, _ := net.SplitHostPort(spec.address)
-		a, err := netip.ParseAddr(host)
-		if spec.insecure || host == "localhost" || err == nil && a.IsLoopback() {
+		if spec.insecure || schema.IsLoopback(host) {
 			return insecure.NewCredentials(), nil
 		}
 		return nil, fmt.Errorf("%s is not on loopback; give tls, or insecure: true", spec.address)
 	}
-	ca, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.CA)
+	pool, err := reconciler.ReadAuthorities(s.cfg.SecretsDir, spec.tls.CA)
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("%s holds no certificate; want PEM", spec.tls.CA)
-	}
 	cfg := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	if spec.tls.Cert != "" {
-		cert, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.Cert)
+		pair, err := reconciler.ReadKeyPair(s.cfg.SecretsDir, spec.tls.Cert, spec.tls.Key)
 		if err != nil {
 			return nil, err
-		}
-		key, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.Key)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("%s and %s are no certificate and key that belong together", spec.tls.Cert, spec.tls.Key)
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	}
