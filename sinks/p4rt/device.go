@@ -53,7 +53,6 @@ type device struct {
 	primary  bool
 	standing error         // why not primary
 	changed  chan struct{} // closed and replaced when the standing changes
-	since    time.Time
 	program  *pipeline.Program
 	known
 }
@@ -96,7 +95,7 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	d := &device{
 		target: target, spec: spec, conn: conn, client: p4v1.NewP4RuntimeClient(conn), stop: stop,
-		done: make(chan struct{}), changed: make(chan struct{}), since: time.Now(),
+		done: make(chan struct{}), changed: make(chan struct{}),
 		standing: errors.New("not connected yet"), known: newKnown(),
 	}
 	if s.cfg.ReadOnly {

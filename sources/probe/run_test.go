@@ -389,7 +389,7 @@ func TestRequestOf(t *testing.T) {
 		p.Network = "vpc-1001"
 		return &reconciler.Job{Policy: "gw-v2", Spec: spec, Revision: "main@sha1:abc", Probe: p}
 	}
-	ask := func(j *reconciler.Job) (Request, Selection, map[netip.Addr]bool) {
+	ask := func(j *reconciler.Job) (Request, selection, map[netip.Addr]bool) {
 		r, sel, err := requestOf(j)
 		if err != nil {
 			t.Fatal(err)

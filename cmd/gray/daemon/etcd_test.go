@@ -82,7 +82,7 @@ func TestEtcdFlagsAreRefused(t *testing.T) {
 		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem"}, "--etcd-cert and --etcd-key go together"},
 		{Etcd{Members: []string{"https://h:1"}, Username: "gray"}, "--etcd-username and --etcd-password-file go together"},
 		{Etcd{Members: []string{"http://[::1]:1"}, CA: "ca.pem"}, "are for https members"},
-		{Etcd{Members: []string{"https://h:1"}, CA: "../x.pem"}, "--etcd-CA: "},
+		{Etcd{Members: []string{"https://h:1"}, CA: "../x.pem"}, "--etcd-ca: "},
 		{Etcd{Members: []string{"https://h:1"}, CA: "key.pem"}, "holds no certificate"},
 		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem", Key: "password"}, "no certificate and key that belong together"},
 		{Etcd{Username: "gray", PasswordFile: "/etc/passwd"}, "is not below --secrets-dir"},

@@ -70,10 +70,14 @@ func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
 		t.Fatal(err)
 	}
 	n := set.Get(schema.Name{Kind: schema.KindNetwork, Name: v.name}).Spec.(*schema.NetworkSpec)
+	var targets []probe.Target
+	for _, route := range n.Routes {
+		targets = append(targets, probe.Target{VM: route.VM, Address: route.Prefix.Addr(), MAC: route.MAC, VTEP: route.VTEP.Addr, Moved: true})
+	}
 	prober := probe.New(probe.Options{Underlay: r.lab.underlay, Interval: time.Millisecond})
 	res := prober.Verify(t.Context(), probe.Request{
 		Network: v.name, VNI: *n.VNI, Monitor: n.Monitor, Survey: true,
-		Targets: probe.Select(n.Routes, func(schema.Route) bool { return true }, 0, 1).Targets,
+		Targets: targets,
 		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: r.lab.vip}},
 	})
 	lost = res.Checks[0].Failed
