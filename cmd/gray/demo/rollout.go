@@ -14,6 +14,7 @@ import (
 	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 	"github.com/gray-release/gray/sources/probe"
 )
@@ -184,10 +185,7 @@ func (r *rolloutDemo) tell(s scene) {
 		return // the next lines say more
 	}
 	const most = 130 // bytes of a message; the evidence is shown later
-	message := strings.TrimSuffix(s.Message, ": ")
-	if len(message) > most {
-		message = strings.ToValidUTF8(message[:most], "") + "..."
-	}
+	message := schema.Clip(strings.TrimSuffix(s.Message, ": "), most)
 	text := fmt.Sprintf("%5.1fs  %-20s %s", s.Time.Sub(r.began).Seconds(), s.Reason, message)
 	if s.Warning {
 		text = r.screen.paint(31, text)
