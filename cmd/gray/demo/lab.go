@@ -179,7 +179,7 @@ func checkEnvoy(ctx context.Context, path string) error {
 	}
 	for part := range strings.SplitSeq(string(out), "/") {
 		var major, minor, patch int
-		if n, _ := fmt.Sscanf(part, "%l.%l.%d", &major, &minor, &patch); n == 3 {
+		if n, _ := fmt.Sscanf(part, "%d.%d.%d", &major, &minor, &patch); n == 3 {
 			if major > 1 || major == 1 && minor >= 37 {
 				return nil
 			}
