@@ -60,7 +60,7 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// gray runs a command line, for the demo. An answer that is no is one.
+// gray runs a command line, for the demo. Exit code 1 is no error there.
 func gray(ctx context.Context, out io.Writer, args ...string) error {
 	root := newRoot()
 	root.SetArgs(args)
