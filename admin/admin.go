@@ -12,6 +12,9 @@ import (
 
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/bgp"
+	"github.com/gray-release/gray/sinks/xds"
+	"github.com/gray-release/gray/stores/etcd"
 )
 
 // maxUpload bounds the documents of a dry run, in bytes of JSON.
@@ -20,10 +23,15 @@ const maxUpload = 512 << 20
 // Status is the daemon's answer to GET /v1/status.
 type Status struct {
 	*reconciler.Status
-	Proxies   any `json:"proxies"`            // Envoys
-	Neighbors any `json:"neighbors"`          // BGP sessions
-	Replica   any `json:"replica,omitempty"`  // who leads, where there are several daemons
-	Webhooks  any `json:"webhooks,omitempty"` // how they fare, where there are some
+	Peers
+}
+
+// Peers is how those stand that a daemon speaks with, beside switches.
+type Peers struct {
+	Proxies   []xds.Proxy     `json:"proxies"`            // Envoys
+	Neighbors []bgp.Neighbor  `json:"neighbors"`          // BGP sessions
+	Replica   *etcd.Standing  `json:"replica,omitempty"`  // who leads, where there are several daemons
+	Webhooks  []WebhookStatus `json:"webhooks,omitempty"` // where there are some
 }
 
 // ProxiesVersion is the apiVersion of Proxies.
@@ -31,8 +39,8 @@ const ProxiesVersion = "gray.dev/proxies/v1"
 
 // Proxies is the daemon's answer to GET /v1/proxies: the clients of xDS.
 type Proxies struct {
-	APIVersion string `json:"apiVersion"`
-	Proxies    any    `json:"proxies"`
+	APIVersion string      `json:"apiVersion"`
+	Proxies    []xds.Proxy `json:"proxies"`
 }
 
 // Diff is the daemon's answer to POST /v1/diff, and the JSON form of a plan.
@@ -42,6 +50,8 @@ type Diff struct {
 	Head       string            `json:"head"`
 	Counts     reconciler.Counts `json:"counts"`
 	Changes    []Change          `json:"changes"`
+	Waiting    []Waiting         `json:"waiting"`  // changes that cannot be made yet, in the order of changes
+	Refused    []Refused         `json:"refused"`  // why the daemon refuses the commit, for all targets
 	Rollouts   []string          `json:"rollouts"` // what changes of the rollouts, a line each
 	Warnings   []string          `json:"warnings"`
 	Text       string            `json:"text"` // the plan's text, as the daemon logs it
@@ -58,14 +68,42 @@ type Change struct {
 	Origin *schema.Position `json:"origin,omitempty"` // the document that causes it
 }
 
+// Waiting is a change that cannot be made yet.
+type Waiting struct {
+	Target  string `json:"target"`
+	Kind    string `json:"kind"`
+	Name    string `json:"name"`
+	For     string `json:"for,omitempty"` // "TARGET KIND NAME" of what it waits for
+	Message string `json:"message"`       // the whole of it on one line
+}
+
+// Refused is a target at which a commit deletes more than it may.
+type Refused struct {
+	Target  string `json:"target"`
+	Deletes int    `json:"deletes"` // of what the commit in force has live there
+	Live    int    `json:"live"`
+	Limit   int    `json:"limit"` // per cent
+	Message string `json:"message"`
+}
+
 // DiffVersion is the apiVersion of a Diff.
 const DiffVersion = "gray.dev/plan/v1"
 
 // NewDiff makes the JSON form of a plan.
 func NewDiff(base string, p *reconciler.Plan) *Diff {
-	d := &Diff{APIVersion: DiffVersion, Base: base, Head: p.Revision, Counts: p.Counts(), Changes: []Change{}, Rollouts: p.Rollouts, Warnings: []string{}, Text: p.String()}
+	d := &Diff{APIVersion: DiffVersion, Base: base, Head: p.Revision, Counts: p.Counts(), Changes: []Change{}, Waiting: []Waiting{}, Refused: []Refused{}, Rollouts: p.Rollouts, Warnings: []string{}, Text: p.String()}
 	if d.Rollouts == nil {
 		d.Rollouts = []string{}
+	}
+	for _, w := range p.Waiting {
+		out := Waiting{Target: w.Key.Target, Kind: w.Key.Kind, Name: w.Key.Name, Message: w.String()}
+		if w.For != (reconciler.Key{}) {
+			out.For = w.For.String()
+		}
+		d.Waiting = append(d.Waiting, out)
+	}
+	for _, r := range p.Refused {
+		d.Refused = append(d.Refused, Refused{r.Target, r.Deletes, r.Live, r.Limit, r.String()})
 	}
 	ops := map[reconciler.Op]string{reconciler.Create: "create", reconciler.Update: "update", reconciler.Delete: "delete"}
 	for _, c := range p.Changes {
@@ -98,10 +136,8 @@ type file struct {
 	Err  string `json:",omitempty"`
 }
 
-// Handler serves the API. Proxies tells about the Envoys, neighbors about the BGP
-// sessions, replica about the election, webhooks about those; the last two say nil
-// where there is none.
-func Handler(r *reconciler.Reconciler, proxies, neighbors, replica, webhooks func() any) http.Handler {
+// Handler serves the API.
+func Handler(r *reconciler.Reconciler, peers func() Peers) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, req *http.Request) {
 		s, err := r.Status(req.Context())
@@ -109,10 +145,10 @@ func Handler(r *reconciler.Reconciler, proxies, neighbors, replica, webhooks fun
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		reply(w, Status{s, proxies(), neighbors(), replica(), webhooks()})
+		reply(w, Status{s, peers()})
 	})
 	mux.HandleFunc("GET /v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, Proxies{ProxiesVersion, proxies()})
+		reply(w, Proxies{ProxiesVersion, peers().Proxies})
 	})
 	mux.HandleFunc("POST /v1/trace", handleTrace(r))
 	handleRollouts(mux, r)
@@ -172,13 +208,14 @@ func (c Client) Status(ctx context.Context) (*Status, []byte, error) {
 	return s, b, json.Unmarshal(b, s)
 }
 
-// Proxies asks for the clients of xDS, and reads them into a pointer to a list.
-func (c Client) Proxies(ctx context.Context, list any) error {
+// Proxies asks for the clients of xDS.
+func (c Client) Proxies(ctx context.Context) (*Proxies, error) {
 	b, err := c.do(ctx, http.MethodGet, "/v1/proxies", nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return json.Unmarshal(b, &Proxies{Proxies: list})
+	p := new(Proxies)
+	return p, json.Unmarshal(b, p)
 }
 
 // Diff asks what adopting a snapshot would change in what is live; fresh has the

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sources/probe"
 )
 
@@ -105,11 +106,7 @@ func clipLines(lines []string, most int) string {
 
 // clip bounds a text of one line.
 func clip(s string, most int) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "..."
-	}
-	return s
+	return schema.Clip(strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " "), most)
 }
 
 // escape keeps Slack from reading markup in a name or a message.

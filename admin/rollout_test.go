@@ -74,8 +74,7 @@ func startAPI(t *testing.T, documents string) Client {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = r.Run(ctx) }()
-	none := func() any { return nil }
-	server := httptest.NewServer(Handler(r, none, none, none, none))
+	server := httptest.NewServer(Handler(r, func() Peers { return Peers{} }))
 	t.Cleanup(func() {
 		server.Close()
 		cancel()

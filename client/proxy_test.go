@@ -89,7 +89,7 @@ func startMesh(t *testing.T, v1, v2 *backend) string {
 	snapshot, err := dir.Read(t.Context(), folder)
 	ok(err)
 	set := schema.NewSet()
-	ir, units, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot))
+	ir, units, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot), policies.Facts{})
 	ok(err)
 	sink, err := xds.New(xds.Config{})
 	ok(err)

@@ -1,6 +1,8 @@
 package reconciler
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"os"
@@ -43,4 +45,34 @@ func ReadSecret(dir, path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes; name the file of the secret alone", path, maxSecret)
 	}
 	return b, nil
+}
+
+// ReadKeyPair reads a certificate and its key as ReadSecret does.
+func ReadKeyPair(dir, cert, key string) (tls.Certificate, error) {
+	var content [2][]byte
+	for i, path := range []string{cert, key} {
+		b, err := ReadSecret(dir, path)
+		if err != nil {
+			return tls.Certificate{}, err
+		}
+		content[i] = b
+	}
+	pair, err := tls.X509KeyPair(content[0], content[1])
+	if err != nil { // which may show what is in a file
+		return pair, fmt.Errorf("%s and %s are no certificate and key that belong together", cert, key)
+	}
+	return pair, nil
+}
+
+// ReadAuthorities reads the certificates of authorities as ReadSecret does.
+func ReadAuthorities(dir, path string) (*x509.CertPool, error) {
+	b, err := ReadSecret(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%s holds no certificate; want PEM", path)
+	}
+	return pool, nil
 }

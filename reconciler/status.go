@@ -28,6 +28,11 @@ type Condition struct {
 	ObservedRevision   string    `json:"observedRevision,omitempty"`
 }
 
+// String is the condition on one line, without its type.
+func (c Condition) String() string {
+	return strings.TrimRight(fmt.Sprintf("%s %s %s", c.Status, c.Reason, c.Message), " ")
+}
+
 // Status is how everything stands.
 type Status struct {
 	APIVersion string           `json:"apiVersion"`

@@ -145,8 +145,10 @@ func plain(s string, most int) string {
 }
 
 // clip keeps a value that is quoted in an error short.
-func clip(s string) string {
-	const most = 80
+func clip(s string) string { return Clip(s, 80) }
+
+// Clip is the first bytes of a text, so many at the most, and dots where more was cut off.
+func Clip(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

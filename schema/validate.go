@@ -327,7 +327,7 @@ func (v *validator) swtch(s *SwitchSpec) {
 		v.errorf("spec.address", "%q is not host:port", clip(s.Address))
 		return
 	}
-	if s.TLS == nil && !s.Insecure && !v.wrong("spec.tls", "spec.insecure") && !isLoopbackHost(host) {
+	if s.TLS == nil && !s.Insecure && !v.wrong("spec.tls", "spec.insecure") && !IsLoopback(host) {
 		v.errorf("spec.address", "%s is not on loopback and would be spoken to in plaintext; give tls, or insecure: true", s.Address)
 	}
 }
@@ -382,8 +382,9 @@ func (v *validator) asn(field string, asn uint32) {
 // isHost tells whether an address can be that of one interface.
 func isHost(a Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }
 
-func isLoopbackHost(host string) bool {
-	a, err := netip.ParseAddr(host)
+// IsLoopback tells whether a host, an IP address or a name, is this machine alone.
+func IsLoopback(host string) bool {
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
 

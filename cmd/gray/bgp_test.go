@@ -71,7 +71,7 @@ func newBGPLab(t *testing.T) *bgpLab {
 
 func (l *bgpLab) write(name, format string, args ...any) string {
 	l.t.Helper()
-	path := filepath.Join(l.dir, name)
+	path := filepath.Join(l.Dir, name)
 	l.ok(os.WriteFile(path, fmt.Appendf(nil, format, args...), 0o600))
 	return path
 }
@@ -94,9 +94,9 @@ neighbor %[1]s1 password secret
 address-family ipv6 unicast
 neighbor %[1]s1 activate
 `, l.network)
-	l.vtysh = []string{"vtysh", "--vty_socket", l.dir, "-d", "bgpd", "-c"}
-	l.run("/usr/lib/frr/bgpd", "-f", conf, "-i", filepath.Join(l.dir, "frr.pid"), "-z", filepath.Join(l.dir, "zserv"),
-		"-l", l.network+"2", "--vty_socket", l.dir, "-P", "0", "-Z", "-S")
+	l.vtysh = []string{"vtysh", "--vty_socket", l.Dir, "-d", "bgpd", "-c"}
+	l.run("/usr/lib/frr/bgpd", "-f", conf, "-i", filepath.Join(l.Dir, "frr.pid"), "-z", filepath.Join(l.Dir, "zserv"),
+		"-l", l.network+"2", "--vty_socket", l.Dir, "-P", "0", "-Z", "-S")
 }
 
 func (l *bgpLab) startBIRD() {
@@ -111,16 +111,16 @@ protocol bgp gray {
 	ipv6 { import all; export none; };
 }
 `, l.network)
-	socket := filepath.Join(l.dir, "bird.ctl")
+	socket := filepath.Join(l.Dir, "bird.ctl")
 	l.birdc = []string{"birdc", "-r", "-s", socket, "show", "route", "protocol", "gray"}
-	l.run("bird", "-f", "-c", conf, "-s", socket, "-P", filepath.Join(l.dir, "bird.pid"))
+	l.run("bird", "-f", "-c", conf, "-s", socket, "-P", filepath.Join(l.Dir, "bird.pid"))
 }
 
 // announce commits a gateway with these VIPs, on a switch that announces them.
 func (l *bgpLab) announce(vips ...string) {
 	l.t.Helper()
-	l.ok(l.copyFile("gateways/vpc-gw.yaml"))
-	path := filepath.Join(l.repo, "gateways", "vpc-gw.yaml")
+	l.ok(l.CopyFile("gateways/vpc-gw.yaml"))
+	path := filepath.Join(l.Repo, "gateways", "vpc-gw.yaml")
 	b, err := os.ReadFile(path)
 	l.ok(err)
 	text := strings.Replace(string(b), "vips: [203.0.113.10]", fmt.Sprintf("vips: [%s]", strings.Join(vips, ", ")), 1)
@@ -135,7 +135,7 @@ func (l *bgpLab) announce(vips ...string) {
     - {address: %[1]s3, asn: 64501, passwordFile: bgp}
 `, l.network)
 	l.ok(os.WriteFile(path, []byte(text), 0o644))
-	l.ok(l.commit(l.t.Context(), strings.Join(vips, " ")))
+	l.ok(l.Commit(l.t.Context(), strings.Join(vips, " ")))
 }
 
 // routes is the prefixes that FRR and BIRD have.
@@ -198,7 +198,7 @@ func TestVIPsAreAnnouncedInOrder(t *testing.T) {
 		return strings.Count(text, "established") == 2 && !strings.Contains(text, "secret")
 	})
 
-	status := exec.Command(os.Args[0], "status", "--admin-listen", l.address("18001"))
+	status := exec.Command(os.Args[0], "status", "--admin-listen", l.Address("18001"))
 	status.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
 	out, err := status.Output()
 	if err != nil || !regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(l.network)+`3 +bgp/gw-a +64501 +established `).Match(out) {

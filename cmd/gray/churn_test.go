@@ -17,6 +17,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 )
 
@@ -33,25 +34,25 @@ func TestChurn(t *testing.T) {
 	}
 	l := newLab(t)
 	c := newChurn(t, l)
-	l.ok(os.MkdirAll(filepath.Join(l.repo, "policies"), 0o700))
+	l.ok(os.MkdirAll(filepath.Join(l.Repo, "policies"), 0o700))
 	c.write()
-	l.ok(l.commit(t.Context(), "first"))
+	l.ok(l.Commit(t.Context(), "first"))
 	l.startDaemon("--max-delete", "100", "--drift-interval", "30s")
-	stop, err := l.startEnvoy(t.Context(), envoy)
+	stop, err := l.StartEnvoy(t.Context(), envoy)
 	l.ok(err)
 	t.Cleanup(func() { _ = stop() })
 	c.made()
 	c.follow()
 	l.until("the first commit is live", func(*admin.Status) bool { return c.settled() >= 0 })
-	load := startLoad(t, c, l.address("15001"))
+	load := startLoad(t, c, l.Address("15001"))
 	for range commits {
 		for range 1 + c.rnd.IntN(3) {
 			c.step()
 		}
 		c.write()
 		c.made() // first, as it may be live before git has ended
-		l.ok(l.git(t.Context(), "add", "-A"))
-		l.ok(l.git(t.Context(), "commit", "-q", "--allow-empty", "-m", "churn"))
+		l.ok(l.Git(t.Context(), "add", "-A"))
+		l.ok(l.Git(t.Context(), "commit", "-q", "--allow-empty", "-m", "churn"))
 		c.named(l.head())
 		load.some(20)
 	}
@@ -187,10 +188,10 @@ func (c *churn) write() {
 			}
 		}
 	}
-	c.l.ok(os.WriteFile(filepath.Join(c.l.repo, "services", "churn.yaml"), []byte(b.String()), 0o600))
+	c.l.ok(os.WriteFile(filepath.Join(c.l.Repo, "services", "churn.yaml"), []byte(b.String()), 0o600))
 	for i := range 12 {
 		id := fmt.Sprintf("p%d", i)
-		file := filepath.Join(c.l.repo, "policies", id+".yaml")
+		file := filepath.Join(c.l.Repo, "policies", id+".yaml")
 		p := c.policies[id]
 		if p == nil {
 			_ = os.Remove(file)
@@ -211,10 +212,10 @@ func (c *churn) write() {
 // made notes what the files mean, as of the next commit.
 func (c *churn) made() {
 	c.t.Helper()
-	snapshot, err := dir.Read(c.t.Context(), c.l.repo)
+	snapshot, err := dir.Read(c.t.Context(), c.l.Repo)
 	c.l.ok(err)
 	set := schema.NewSet()
-	ir, _, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot))
+	ir, _, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot), policies.Facts{})
 	c.l.ok(err)
 	c.mu.Lock()
 	c.irs = append(c.irs, ir)
@@ -243,7 +244,7 @@ func (c *churn) follow() {
 	go func() {
 		defer close(done)
 		for c.t.Context().Err() == nil {
-			s, _, err := (admin.Client{Address: c.l.address("18001")}).Status(c.t.Context())
+			s, _, err := (admin.Client{Address: c.l.Address("18001")}).Status(c.t.Context())
 			if err == nil && s.Conditions[0].Status == "True" && synced(s.Proxies) {
 				c.mu.Lock()
 				if i, known := c.index[s.Revision]; known && (len(c.seen) == 0 || c.seen[len(c.seen)-1].index < i) {
@@ -260,10 +261,7 @@ func (c *churn) follow() {
 	c.t.Cleanup(func() { <-done })
 }
 
-func synced(proxies any) bool {
-	list, _ := proxies.([]any)
-	return len(list) == 1 && list[0].(map[string]any)["synced"] == true
-}
+func synced(proxies []xds.Proxy) bool { return len(proxies) == 1 && proxies[0].Synced }
 
 // adoption is how long an Envoy's workers may take to adopt what it has
 // acknowledged.

@@ -16,13 +16,15 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/cmd/gray/daemon"
+	"github.com/gray-release/gray/cmd/gray/demo"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 )
 
 // lab is a demo's laboratory with the daemon as a process of its own, so that it
 // can be killed.
 type lab struct {
-	*demo
+	*demo.Lab
 	t      testing.TB
 	sw     *softswitch.Switch
 	daemon *exec.Cmd
@@ -31,15 +33,15 @@ type lab struct {
 
 func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 	t.Helper()
-	l := &lab{demo: &demo{dir: t.TempDir()}, t: t, sw: softswitch.New(1)}
-	l.ok(l.choosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"))
-	listener, err := listenPlain(l.address("9559"), false)
+	l := &lab{Lab: &demo.Lab{Dir: t.TempDir(), Gray: gray}, t: t, sw: softswitch.New(1)}
+	l.ok(l.ChoosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"))
+	listener, err := daemon.Listen(l.Address("9559"), false)
 	l.ok(err)
 	server := grpc.NewServer(append(softswitch.ServerOptions(), options...)...)
 	l.sw.Register(server)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	l.ok(l.makeRepository(t.Context()))
+	l.ok(l.MakeRepository(t.Context()))
 	return l
 }
 
@@ -57,8 +59,8 @@ func (l *lab) startDaemon(flags ...string) {
 	log, err := os.Create(l.log)
 	l.ok(err)
 	args := append([]string{
-		"daemon", "--repo", l.repo, "--state", "file:" + filepath.Join(l.dir, "state.db"), "--log-format", "json",
-		"--xds-listen", l.address("18000"), "--admin-listen", l.address("18001"), "--drift-interval", "300ms",
+		"daemon", "--repo", l.Repo, "--state", "file:" + filepath.Join(l.Dir, "state.db"), "--log-format", "json",
+		"--xds-listen", l.Address("18000"), "--admin-listen", l.Address("18001"), "--drift-interval", "300ms",
 	}, flags...)
 	l.daemon = exec.Command(os.Args[0], args...)
 	l.daemon.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
@@ -85,7 +87,7 @@ func (l *lab) until(what string, holds func(*admin.Status) bool) *admin.Status {
 	defer tick.Stop()
 	var last *admin.Status
 	for {
-		if s, _, err := (admin.Client{Address: l.address("18001")}).Status(ctx); err == nil {
+		if s, _, err := (admin.Client{Address: l.Address("18001")}).Status(ctx); err == nil {
 			if last = s; holds(s) {
 				return s
 			}
@@ -103,7 +105,7 @@ func (l *lab) until(what string, holds func(*admin.Status) bool) *admin.Status {
 func (l *lab) head() string {
 	l.t.Helper()
 	cmd := exec.Command("git", "rev-parse", "HEAD")
-	cmd.Dir = l.repo
+	cmd.Dir = l.Repo
 	out, err := cmd.Output()
 	l.ok(err)
 	return "main@sha1:" + strings.TrimSpace(string(out))
@@ -156,14 +158,14 @@ func TestDiffPrintsWhatIsApplied(t *testing.T) {
 	l.live()
 	_, before := l.applied(0)
 	for _, p := range []string{"policies/early-adopter.yaml", "policies/one-flow.yaml"} {
-		l.ok(l.copyFile(p))
+		l.ok(l.CopyFile(p))
 	}
-	d, err := (&diffFlags{admin: l.address("18001")}).compare(t.Context(), l.repo)
+	d, err := (&diffFlags{admin: l.Address("18001")}).compare(t.Context(), l.Repo)
 	l.ok(err)
 	if d.Counts.Create != 3 {
 		t.Fatalf("the dry run shows %+v, want 3 creates:\n%s", d.Counts, d.Text)
 	}
-	l.ok(l.commit(t.Context(), "policies"))
+	l.ok(l.Commit(t.Context(), "policies"))
 	l.live()
 	if got, _ := l.applied(before); got != d.Text {
 		t.Errorf("gray diff printed\n%s\nand the daemon applied\n%s", d.Text, got)
@@ -172,16 +174,16 @@ func TestDiffPrintsWhatIsApplied(t *testing.T) {
 
 func TestNothingChangesNothingIsWritten(t *testing.T) {
 	l := newLab(t)
-	l.ok(l.copyFile("policies/early-adopter.yaml"))
-	l.ok(l.commit(t.Context(), "policy"))
+	l.ok(l.CopyFile("policies/early-adopter.yaml"))
+	l.ok(l.Commit(t.Context(), "policy"))
 	l.startDaemon()
 	l.live()
 	want := l.sw.Stats()
 	if want.Writes == 0 || want.Pushes != 1 {
 		t.Fatalf("the switch was programmed with %d writes and %d pipelines", want.Writes, want.Pushes)
 	}
-	l.ok(os.WriteFile(filepath.Join(l.repo, "README.txt"), []byte("no document"), 0o644))
-	l.ok(l.commit(t.Context(), "no-op"))
+	l.ok(os.WriteFile(filepath.Join(l.Repo, "README.txt"), []byte("no document"), 0o644))
+	l.ok(l.Commit(t.Context(), "no-op"))
 	l.live()
 	if got := l.sw.Stats(); got.Writes != want.Writes || got.Pushes != want.Pushes {
 		t.Errorf("a no-op commit wrote %d entries", got.Writes-want.Writes)
@@ -199,33 +201,33 @@ func TestNothingChangesNothingIsWritten(t *testing.T) {
 
 func TestBadCommitsLeaveTheLastGoodOne(t *testing.T) {
 	l := newLab(t)
-	l.ok(l.copyFile("policies/early-adopter.yaml"))
-	l.ok(l.commit(t.Context(), "policy"))
+	l.ok(l.CopyFile("policies/early-adopter.yaml"))
+	l.ok(l.Commit(t.Context(), "policy"))
 	l.startDaemon()
 	l.live()
 	good, want := l.head(), l.sw.Stats().Writes
-	l.ok(os.WriteFile(filepath.Join(l.repo, "policies", "bad.yaml"), []byte("kind: nonsense\n"), 0o644))
-	l.ok(l.commit(t.Context(), "bad"))
+	l.ok(os.WriteFile(filepath.Join(l.Repo, "policies", "bad.yaml"), []byte("kind: nonsense\n"), 0o644))
+	l.ok(l.Commit(t.Context(), "bad"))
 	bad := l.head()
 	s := l.until("the bad commit is refused", func(s *admin.Status) bool { return s.Fetched == bad })
 	if s.Revision != good || len(s.Errors) == 0 || !strings.HasPrefix(s.Errors[0], "policies/bad.yaml:1") {
 		t.Errorf("after a bad commit %s is in force with errors %q, want %s and the place", s.Revision, s.Errors, good)
 	}
-	l.ok(l.git(t.Context(), "rm", "-rq", "."))
-	l.ok(l.git(t.Context(), "commit", "-q", "-m", "empty"))
+	l.ok(l.Git(t.Context(), "rm", "-rq", "."))
+	l.ok(l.Git(t.Context(), "commit", "-q", "-m", "empty"))
 	empty := l.head()
 	s = l.until("the empty commit is refused", func(s *admin.Status) bool { return s.Fetched == empty })
 	if s.Revision != good || l.sw.Stats().Writes != want {
 		t.Errorf("an empty repository put %s in force with %d writes", s.Revision, l.sw.Stats().Writes-want)
 	}
-	l.ok(l.git(t.Context(), "revert", "--no-edit", "HEAD", "HEAD~1"))
+	l.ok(l.Git(t.Context(), "revert", "--no-edit", "HEAD", "HEAD~1"))
 	l.live()
 }
 
 func TestDriftIsPutRight(t *testing.T) {
 	l := newLab(t)
-	l.ok(l.copyFile("policies/early-adopter.yaml"))
-	l.ok(l.commit(t.Context(), "policy"))
+	l.ok(l.CopyFile("policies/early-adopter.yaml"))
+	l.ok(l.Commit(t.Context(), "policy"))
 	l.startDaemon()
 	l.live()
 	l.deleteVPC()
@@ -236,7 +238,7 @@ func TestDriftIsPutRight(t *testing.T) {
 // daemon's. It lets go when the test calls the function.
 func (l *lab) client() (p4v1.P4RuntimeClient, func()) {
 	l.t.Helper()
-	conn, err := grpc.NewClient(l.address("9559"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(l.Address("9559"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	l.ok(err)
 	return p4v1.NewP4RuntimeClient(conn), func() { _ = conn.Close() }
 }

@@ -71,21 +71,21 @@ func TestDaemonVerifiesAndTells(t *testing.T) {
 	web := httptest.NewServer(r)
 	defer web.Close()
 	l := newLab(t)
-	secrets, programs := filepath.Join(l.dir, "secrets"), filepath.Join(l.dir, "programs")
+	secrets, programs := filepath.Join(l.Dir, "secrets"), filepath.Join(l.Dir, "programs")
 	l.ok(os.Mkdir(secrets, 0o700))
 	l.ok(os.Mkdir(programs, 0o700))
 	const token = "/hushhushhush"
 	hooks := fmt.Sprintf("- {url: %q, format: json}\n- {url: %q, format: slack}\n- {url: %q, format: json}\n",
-		web.URL+"/json"+token, web.URL+"/slack"+token, "http://"+l.address("15001")+token) // where nobody listens
+		web.URL+"/json"+token, web.URL+"/slack"+token, "http://"+l.Address("15001")+token) // where nobody listens
 	l.ok(os.WriteFile(filepath.Join(secrets, "webhooks.yaml"), []byte(hooks), 0o600))
 	l.ok(os.WriteFile(filepath.Join(programs, "vpc"), []byte(`#!/bin/sh
 read -r kind address rest
 echo "$kind $address of $GRAY_NETWORK at $GRAY_BATCH, $1"
 [ "$GRAY_BATCH" != "2 of 2" ]
 `), 0o700))
-	l.ok(os.MkdirAll(filepath.Join(l.repo, "policies"), 0o755))
-	l.ok(os.WriteFile(filepath.Join(l.repo, "policies", "gw-v2.yaml"), []byte(verifiedPolicy), 0o644))
-	l.ok(l.commit(t.Context(), "rollout"))
+	l.ok(os.MkdirAll(filepath.Join(l.Repo, "policies"), 0o755))
+	l.ok(os.WriteFile(filepath.Join(l.Repo, "policies", "gw-v2.yaml"), []byte(verifiedPolicy), 0o644))
+	l.ok(l.Commit(t.Context(), "rollout"))
 	l.startDaemon("--secrets-dir", secrets, "--webhooks", "webhooks.yaml", "--exec-dir", programs, "--probe-allow", "10.9.0.0/16")
 
 	if e := r.event(t, "BatchPassed"); e.Batch != "1 of 2" || e.Commit != l.head() || e.Warning || e.Evidence.Verdict != probe.Passed {
@@ -111,14 +111,14 @@ echo "$kind $address of $GRAY_NETWORK at $GRAY_BATCH, $1"
 		}
 	}
 	s := l.until("all is told that can be", func(s *admin.Status) bool {
-		list, _ := s.Webhooks.([]any)
-		return len(s.Rollouts) == 1 && s.Rollouts[0].Phase == rollout.PhaseRolledBack && len(list) == 3 &&
-			list[0].(map[string]any)["queued"] == 0. && list[1].(map[string]any)["queued"] == 0. && list[2].(map[string]any)["error"] != nil
+		w := s.Webhooks
+		return len(s.Rollouts) == 1 && s.Rollouts[0].Phase == rollout.PhaseRolledBack && len(w) == 3 &&
+			w[0].Queued == 0 && w[1].Queued == 0 && w[2].Error != ""
 	})
 	if f := s.Rollouts[0].Failure; f.Batch != 2 || !strings.Contains(f.Evidence[0], "exit status 1") {
 		t.Errorf("%+v", f)
 	}
-	_, raw, err := (admin.Client{Address: l.address("18001")}).Status(t.Context())
+	_, raw, err := (admin.Client{Address: l.Address("18001")}).Status(t.Context())
 	l.ok(err)
 	l.kill()
 	log, err := os.ReadFile(l.log)

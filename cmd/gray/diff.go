@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sources/dir"
@@ -90,15 +89,15 @@ func (f *diffFlags) compare(ctx context.Context, path string) (*admin.Diff, erro
 	if err != nil {
 		return nil, err
 	}
-	sinks, err := pureSinks()
+	offline, err := newOffline()
 	if err != nil {
 		return nil, err
 	}
 	if f.base != "" {
-		return compareOffline(ctx, sinks, path, f.base, head)
+		return compareOffline(ctx, offline, path, f.base, head)
 	}
 	// Documents that are wrong need no daemon to say so.
-	c, err := reconciler.CompileSnapshot(sinks, head, policies.NewIDs())
+	c, err := offline.Compile(head, reconciler.Nothing())
 	if err != nil {
 		return nil, err
 	}
@@ -119,22 +118,22 @@ func texts(errs schema.Errors) []string {
 }
 
 // compareOffline compares what two snapshots mean.
-func compareOffline(ctx context.Context, sinks []reconciler.Sink, path, baseRev string, head *schema.Snapshot) (*admin.Diff, error) {
+func compareOffline(ctx context.Context, offline reconciler.Offline, path, baseRev string, head *schema.Snapshot) (*admin.Diff, error) {
 	base, err := readRevision(ctx, path, baseRev)
 	if err != nil {
 		return nil, err
 	}
-	was := &reconciler.Compiled{Desired: reconciler.State{}, IDs: policies.NewIDs()}
+	was := reconciler.Nothing()
 	if base.Files.Len() > 0 {
-		if was, err = reconciler.CompileSnapshot(sinks, base, was.IDs); err != nil {
+		if was, err = offline.Compile(base, was); err != nil {
 			return nil, fmt.Errorf("the base %s is not valid:\n%w", baseRev, err)
 		}
 	}
-	is, err := reconciler.CompileAfter(sinks, head, was)
+	is, err := offline.Compile(head, was)
 	if err != nil {
 		return nil, err
 	}
-	d := admin.NewDiff(baseRev, is.Compare(was, head.Revision))
+	d := admin.NewDiff(baseRev, is.Plan(was, head.Revision))
 	d.Warnings = texts(is.Warnings)
 	return d, nil
 }
@@ -157,14 +156,39 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 	for _, line := range d.Rollouts {
 		rollouts += line + "\n"
 	}
-	_, err := fmt.Fprintf(w, "%s%s%s\n", d.Text, rollouts, summary(d))
+	_, err := fmt.Fprintf(w, "%s%s%s%s\n", d.Text, rollouts, outcome(d), summary(d))
 	return err
 }
+
+// outcome says what of a plan will wait and why it will be refused, a line each.
+func outcome(d *admin.Diff) string {
+	var b strings.Builder
+	for i, w := range d.Waiting {
+		if i == mostWaiting {
+			fmt.Fprintf(&b, "waits: and %d more\n", len(d.Waiting)-i)
+			break
+		}
+		fmt.Fprintf(&b, "waits: %s\n", w.Message)
+	}
+	for _, r := range d.Refused {
+		fmt.Fprintf(&b, "refused, on all targets: %s\n", r.Message)
+	}
+	return b.String()
+}
+
+// mostWaiting bounds how many changes that wait are listed for people.
+const mostWaiting = 20
 
 func summary(d *admin.Diff) string {
 	text := fmt.Sprintf("%s -> %s: %d to create, %d to update, %d to delete", d.Base, d.Head, d.Counts.Create, d.Counts.Update, d.Counts.Delete)
 	if n := rolloutChanges(d); n > 0 {
 		text += fmt.Sprintf(", %d of rollouts", n)
+	}
+	if n := len(d.Waiting); n > 0 {
+		text += fmt.Sprintf(", %d wait", n)
+	}
+	if len(d.Refused) > 0 {
+		text += "; the daemon will refuse it"
 	}
 	return text
 }
@@ -187,8 +211,18 @@ func markdown(d *admin.Diff) string {
 		return fmt.Sprintf("### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
 	}
 	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes)+rolloutChanges(d), summary(d))
+	for _, r := range d.Refused {
+		fmt.Fprintf(&b, "\n> **Refused, on all targets** %s\n", cell(r.Message))
+	}
 	for _, w := range d.Warnings {
 		fmt.Fprintf(&b, "\n> **Warning** %s\n", cell(w))
+	}
+	for i, w := range d.Waiting {
+		if i == mostWaiting {
+			fmt.Fprintf(&b, "\n> **Waits** and %d more\n", len(d.Waiting)-i)
+			break
+		}
+		fmt.Fprintf(&b, "\n> **Waits** %s\n", cell(w.Message))
 	}
 	if len(d.Rollouts) > 0 {
 		b.WriteString("\n| | rollout |\n|---|---|\n")

@@ -25,30 +25,30 @@ func benchmarkEffect(b *testing.B, accounts int) {
 	envoy := testEnvoy(b)
 	l := newLab(b)
 	for _, version := range []string{"1", "2"} {
-		backend, err := l.startBackend(version)
+		backend, err := l.StartBackend(version)
 		l.ok(err)
 		b.Cleanup(backend.Close)
 	}
-	l.ok(os.MkdirAll(filepath.Join(l.repo, "policies"), 0o700))
+	l.ok(os.MkdirAll(filepath.Join(l.Repo, "policies"), 0o700))
 	add := func(file string, from, n int) {
 		text := "kind: GrayPolicy\nmetadata: {name: " + file + "}\nspec:\n  targets: [{kind: Service, name: vpc-api}]\n  version: v2\n  match:\n  - accounts:\n"
 		for i := range n {
 			text += fmt.Sprintf("    - \"%d\"\n", from+i)
 		}
-		l.ok(os.WriteFile(filepath.Join(l.repo, "policies", file+".yaml"), []byte(text), 0o600))
-		l.ok(l.git(b.Context(), "add", "-A"))
+		l.ok(os.WriteFile(filepath.Join(l.Repo, "policies", file+".yaml"), []byte(text), 0o600))
+		l.ok(l.Git(b.Context(), "add", "-A"))
 	}
 	const most = 25_000 // in a document
 	for from := 0; from < accounts; from += most {
 		add(fmt.Sprintf("listed-%d", from), 50_000_000+from, min(most, accounts-from))
 	}
-	l.ok(l.commit(b.Context(), "accounts"))
+	l.ok(l.Commit(b.Context(), "accounts"))
 	l.startDaemon("--drift-interval", "30s")
-	stop, err := l.startEnvoy(b.Context(), envoy)
+	stop, err := l.StartEnvoy(b.Context(), envoy)
 	l.ok(err)
 	b.Cleanup(func() { _ = stop() })
 	l.live()
-	for get(b, l.address("15001"), "50000001") != "v2" {
+	for get(b, l.Address("15001"), "50000001") != "v2" {
 		time.Sleep(10 * time.Millisecond)
 	}
 	var times []time.Duration
@@ -58,8 +58,8 @@ func benchmarkEffect(b *testing.B, accounts int) {
 		add(fmt.Sprintf("one-%d", i), 60_000_000+i, 1)
 		b.StartTimer()
 		start := time.Now()
-		l.ok(l.git(b.Context(), "commit", "-q", "-m", account))
-		for get(b, l.address("15001"), account) != "v2" {
+		l.ok(l.Git(b.Context(), "commit", "-q", "-m", account))
+		for get(b, l.Address("15001"), account) != "v2" {
 		}
 		times = append(times, time.Since(start))
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/cmd/gray/demo"
 	"github.com/gray-release/gray/testdata"
 )
 
@@ -21,7 +22,7 @@ func testEnvoy(t testing.TB) string {
 	if tools, err := filepath.Abs("../../.tools"); err == nil {
 		t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
 	}
-	path, err := findEnvoy(t.Context())
+	path, err := demo.FindEnvoy(t.Context())
 	if err != nil && os.Getenv("CI") == "true" {
 		t.Fatal(err)
 	}
@@ -31,33 +32,16 @@ func testEnvoy(t testing.TB) string {
 	return path
 }
 
-// TestDemo runs the whole demo against the real Envoy.
-func TestDemo(t *testing.T) {
-	testEnvoy(t)
-	var out strings.Builder
-	if err := (&demo{out: &out}).run(t.Context()); err != nil {
-		t.Fatalf("%v\n%s", err, &out)
-	}
-	for _, want := range []string{
-		"account 50002001 is answered by v2", "account 50009999 is answered by v1",
-		"VNI 1001 leaves on port 6, a v2 port", "All expectations held",
-	} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the demo did not say %q:\n%s", want, &out)
-		}
-	}
-}
-
 // TestNACKShowsAtItsLine gives an Envoy a listener on a port that is taken: what
 // it says about that must stand in status at the Node's line.
 func TestNACKShowsAtItsLine(t *testing.T) {
 	envoy := testEnvoy(t)
 	l := newLab(t)
-	taken, err := net.Listen("tcp", l.address("15001"))
+	taken, err := net.Listen("tcp", l.Address("15001"))
 	l.ok(err)
 	defer taken.Close()
 	l.startDaemon()
-	stop, err := l.startEnvoy(t.Context(), envoy)
+	stop, err := l.StartEnvoy(t.Context(), envoy)
 	l.ok(err)
 	t.Cleanup(func() { _ = stop() })
 	s := l.until("the refusal shows and all else is ready", func(s *admin.Status) bool {
@@ -83,13 +67,13 @@ func TestNACKShowsAtItsLine(t *testing.T) {
 	// It is put right by freeing the port and another commit.
 	l.ok(taken.Close())
 	l.ok(l.moveProxy())
-	l.ok(l.commit(t.Context(), "another port"))
+	l.ok(l.Commit(t.Context(), "another port"))
 	l.live()
 }
 
 // moveProxy gives the node another proxy port.
 func (l *lab) moveProxy() error {
-	file := filepath.Join(l.repo, "nodes", "host-1.yaml")
+	file := filepath.Join(l.Repo, "nodes", "host-1.yaml")
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -98,7 +82,7 @@ func (l *lab) moveProxy() error {
 	if err != nil {
 		return err
 	}
-	_, old, _ := net.SplitHostPort(l.address("15001"))
+	_, old, _ := net.SplitHostPort(l.Address("15001"))
 	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, strconv.Itoa(port))), 0o644)
 }
 
@@ -109,15 +93,14 @@ func TestEnvoyIsLeftAlone(t *testing.T) {
 	envoy := testEnvoy(t)
 	l := newLab(t)
 	l.startDaemon()
-	stop, err := l.startEnvoy(t.Context(), envoy)
+	stop, err := l.StartEnvoy(t.Context(), envoy)
 	l.ok(err)
 	t.Cleanup(func() { _ = stop() })
 	l.live()
 	synced := func() {
 		t.Helper()
 		l.until("the Envoy is in step", func(s *admin.Status) bool {
-			list, _ := s.Proxies.([]any)
-			return len(list) == 1 && list[0].(map[string]any)["synced"] == true
+			return synced(s.Proxies)
 		})
 	}
 	synced()
@@ -125,8 +108,8 @@ func TestEnvoyIsLeftAlone(t *testing.T) {
 	if before == 0 {
 		t.Fatal("the Envoy counts no updates")
 	}
-	l.ok(os.WriteFile(filepath.Join(l.repo, "README.txt"), []byte("no document"), 0o644))
-	l.ok(l.commit(t.Context(), "no-op"))
+	l.ok(os.WriteFile(filepath.Join(l.Repo, "README.txt"), []byte("no document"), 0o644))
+	l.ok(l.Commit(t.Context(), "no-op"))
 	l.live()
 	l.kill()
 	l.startDaemon()
@@ -135,8 +118,8 @@ func TestEnvoyIsLeftAlone(t *testing.T) {
 	if now := l.updates(); now != before {
 		t.Errorf("a no-op commit and a restart made %d updates", now-before)
 	}
-	l.ok(l.copyFile("policies/early-adopter.yaml"))
-	l.ok(l.commit(t.Context(), "policy"))
+	l.ok(l.CopyFile("policies/early-adopter.yaml"))
+	l.ok(l.Commit(t.Context(), "policy"))
 	l.live()
 	synced()
 	if now := l.updates(); now != before+1 {
@@ -147,7 +130,7 @@ func TestEnvoyIsLeftAlone(t *testing.T) {
 // updates counts what the Envoy has ever taken, of any type.
 func (l *lab) updates() int {
 	l.t.Helper()
-	res, err := http.Get("http://" + l.address("15000") + "/stats?filter=update_success")
+	res, err := http.Get("http://" + l.Address("15000") + "/stats?filter=update_success")
 	l.ok(err)
 	defer res.Body.Close()
 	sum := 0
@@ -158,4 +141,14 @@ func (l *lab) updates() int {
 		sum += n
 	}
 	return sum
+}
+
+// renderBootstrap is the bootstrap of a node whose daemon serves xDS at an address.
+func renderBootstrap(t testing.TB, repo, node, address string) string {
+	t.Helper()
+	var out strings.Builder
+	if err := gray(t.Context(), &out, "render", "bootstrap", node, repo, "--xds-listen", address); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
 }

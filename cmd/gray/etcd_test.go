@@ -42,7 +42,7 @@ func newEtcdLab(t *testing.T, server *etcdtest.Server) *etcdLab {
 		t.Cleanup(s.Close)
 		l.backends[name] = s.Listener.Addr().String()
 	}
-	tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: l.address("15001")})}
+	tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: l.Address("15001")})}
 	t.Cleanup(tr.CloseIdleConnections)
 	l.asker = &http.Client{Transport: tr, Timeout: 5 * time.Second}
 	l.service("looked", "etcd: {target: /services/looked/v1}", "etcd: {target: /services/looked/v2}")
@@ -57,7 +57,7 @@ func (l *etcdLab) service(name string, versions ...string) {
 	for i, v := range versions {
 		fmt.Fprintf(&b, "  - {name: v%d, %s}\n", i+1, v)
 	}
-	l.ok(os.WriteFile(filepath.Join(l.repo, "services", name+".yaml"), []byte(b.String()), 0o644))
+	l.ok(os.WriteFile(filepath.Join(l.Repo, "services", name+".yaml"), []byte(b.String()), 0o644))
 }
 
 func (l *etcdLab) register(target, name string) {
@@ -179,7 +179,7 @@ func (l *etcdLab) load(host string) func() {
 // nothingChanges holds that a dry run of what is in force shows nothing.
 func (l *etcdLab) nothingChanges() {
 	l.t.Helper()
-	d, err := (&diffFlags{admin: l.address("18001")}).compare(l.t.Context(), l.repo)
+	d, err := (&diffFlags{admin: l.Address("18001")}).compare(l.t.Context(), l.Repo)
 	l.ok(err)
 	if len(d.Changes) != 0 {
 		l.t.Errorf("gray diff shows\n%s", d.Text)
@@ -193,7 +193,7 @@ func TestEndpointsFromEtcd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			envoy := testEnvoy(t)
 			l := newEtcdLab(t, server(t))
-			stop, err := l.startEnvoy(t.Context(), envoy)
+			stop, err := l.StartEnvoy(t.Context(), envoy)
 			l.ok(err)
 			t.Cleanup(func() { _ = stop() })
 			l.endpointsFromEtcd()
@@ -207,7 +207,7 @@ const lookedV1, lookedV2 = "/services/looked/v1", "/services/looked/v2"
 
 // endpointsFromEtcd has endpoints come and go, and records that are none.
 func (l *etcdLab) endpointsFromEtcd() {
-	l.ok(l.commit(l.t.Context(), "a service whose endpoints are in etcd"))
+	l.ok(l.Commit(l.t.Context(), "a service whose endpoints are in etcd"))
 	l.startDaemon("--etcd", l.server.URL)
 	// etcd is away at the start: what is in no proxy yet waits for it.
 	c := l.degraded("looked", "EtcdAway")
@@ -278,30 +278,30 @@ func (l *etcdLab) etcdGoes() {
 func (l *etcdLab) documentsChange() {
 	listed := fmt.Sprintf("endpoints: [{address: 127.0.0.1, port: %s}]", l.backends["own"][strings.LastIndexByte(l.backends["own"], ':')+1:])
 	l.service("own", listed)
-	l.ok(l.commit(l.t.Context(), "listed"))
+	l.ok(l.Commit(l.t.Context(), "listed"))
 	l.live()
 	l.answered("own.internal", "own")
 	done := l.load("own.internal")
 	l.register("/services/own", "e1")
 	l.service("own", "etcd: {target: /services/own}")
-	d, err := (&diffFlags{admin: l.address("18001")}).compare(l.t.Context(), l.repo)
+	d, err := (&diffFlags{admin: l.Address("18001")}).compare(l.t.Context(), l.Repo)
 	l.ok(err)
 	if want := "~ xds Endpoints own/v1: listed -> etcd /services/own  # services/own.yaml:8\n"; d.Text != want {
 		l.t.Errorf("gray diff shows\n%s, want\n%s", d.Text, want)
 	}
-	l.ok(l.commit(l.t.Context(), "from etcd"))
+	l.ok(l.Commit(l.t.Context(), "from etcd"))
 	l.answered("own.internal", "e1")
 	l.service("own", listed)
-	l.ok(l.commit(l.t.Context(), "listed again"))
+	l.ok(l.Commit(l.t.Context(), "listed again"))
 	l.answered("own.internal", "own")
 
 	// Checks come and go.
-	file := filepath.Join(l.repo, "services", "own.yaml")
+	file := filepath.Join(l.Repo, "services", "own.yaml")
 	b, err := os.ReadFile(file)
 	l.ok(err)
 	for _, check := range []string{"  healthCheck: {tcp: {}, interval: 100ms}\n", "  healthCheck: {http: {path: /}, interval: 100ms}\n", ""} {
 		l.ok(os.WriteFile(file, append(slices.Clip(b), check...), 0o644))
-		l.ok(l.commit(l.t.Context(), "checked: "+check))
+		l.ok(l.Commit(l.t.Context(), "checked: "+check))
 		l.live()
 		l.answered("own.internal", "own")
 	}
@@ -311,7 +311,7 @@ func (l *etcdLab) documentsChange() {
 // TestOnceLooksIntoEtcd holds that --once waits for what etcd has.
 func TestOnceLooksIntoEtcd(t *testing.T) {
 	l := newEtcdLab(t, etcdtest.New(t))
-	l.ok(l.commit(t.Context(), "a service whose endpoints are in etcd"))
+	l.ok(l.Commit(t.Context(), "a service whose endpoints are in etcd"))
 	code, said := l.once("--etcd", l.server.URL, "--once-timeout", "2s")
 	if want := "services/looked.yaml:8: xds Endpoints looked/v1: nobody knows yet what is registered under etcd " + lookedV1; code != exitNo || !strings.Contains(said, want) {
 		t.Errorf("with etcd away it ends with %d and says\n%s, want %s in it", code, said, want)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
@@ -32,7 +33,7 @@ func killAtWrite() {
 	if n, _ := fmt.Sscan(os.Getenv("GRAY_TEST_KILL"), &k.at, &k.when); n != 2 {
 		return
 	}
-	openStore = func(state string) (*reconciler.Store, error) {
+	daemon.OpenStore = func(state string) (*reconciler.Store, error) {
 		s, err := bolt.Open(state)
 		if err == nil {
 			k.Backend, s.Backend = s.Backend, &k
@@ -99,9 +100,9 @@ func newKillLab(t *testing.T, broken bool) *killLab {
 	}
 	script := fmt.Sprintf("#!/bin/sh\necho \"tested $GRAY_NETWORK $GRAY_BATCH\" >>%s\n%s\n", k.record, verdict)
 	k.ok(os.WriteFile(filepath.Join(execs, "check"), []byte(script), 0o755))
-	k.ok(os.MkdirAll(filepath.Join(k.repo, "policies"), 0o755))
-	k.ok(os.WriteFile(filepath.Join(k.repo, "policies", "shard.yaml"), []byte(killRollout), 0o644))
-	k.ok(k.commit(t.Context(), "The shard goes gray"))
+	k.ok(os.MkdirAll(filepath.Join(k.Repo, "policies"), 0o755))
+	k.ok(os.WriteFile(filepath.Join(k.Repo, "policies", "shard.yaml"), []byte(killRollout), 0o644))
+	k.ok(k.Commit(t.Context(), "The shard goes gray"))
 	return k
 }
 
@@ -161,7 +162,7 @@ func (k *killLab) life(kill string) (killed bool) {
 			k.t.Fatalf("the rollout does not end; log:\n%s", log)
 		case <-tick.C:
 		}
-		s, _, err := (admin.Client{Address: k.address("18001")}).Status(k.t.Context())
+		s, _, err := (admin.Client{Address: k.Address("18001")}).Status(k.t.Context())
 		if err != nil || s.Conditions[0].Status != "True" || len(s.Rollouts) != 1 {
 			continue
 		}
@@ -176,7 +177,7 @@ func (k *killLab) life(kill string) (killed bool) {
 // audit is the audit log, out of the store itself.
 func (k *killLab) audit() (records []reconciler.AuditRecord) {
 	k.t.Helper()
-	s, err := bolt.Open("file:" + filepath.Join(k.dir, "state.db"))
+	s, err := bolt.Open("file:" + filepath.Join(k.Dir, "state.db"))
 	k.ok(err)
 	defer func() { k.ok(s.Close()) }()
 	k.ok(s.Load(reconciler.BucketRollouts, func(key string, v []byte) error {

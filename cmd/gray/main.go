@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/gray-release/gray/cmd/gray/daemon"
+	"github.com/gray-release/gray/cmd/gray/demo"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -35,7 +38,7 @@ func run() int {
 	switch {
 	case err == nil:
 		return exitFine
-	case errors.Is(err, errNo):
+	case errors.Is(err, errNo), errors.Is(err, daemon.ErrNotLive), errors.Is(err, demo.ErrFailed):
 		return exitNo
 	}
 	if invalid, ok := errors.AsType[schema.Errors](err); ok {
@@ -53,8 +56,19 @@ func newRoot() *cobra.Command {
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd) },
 	}
 	root.AddCommand(validateCommand(), diffCommand(), daemonCommand(), statusCommand(), rolloutCommand(), traceCommand(), renderCommand(),
-		switchCommand(), demoCommand(), schemaCommand(), versionCommand())
+		switchCommand(), demo.Command(gray), schemaCommand(), versionCommand())
 	return root
+}
+
+// gray runs a command line, for the demo. Exit code 1 is no error there.
+func gray(ctx context.Context, out io.Writer, args ...string) error {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(out)
+	if err := root.ExecuteContext(ctx); !errors.Is(err, errNo) {
+		return err
+	}
+	return nil
 }
 
 // fromEnvironment gives every flag that is not on the command line the value of

@@ -30,25 +30,25 @@ func TestProbesSeeServers(t *testing.T) {
 	needNetwork(t, "ip", "bridge", "git")
 	l := newNetlab(t, labVMs...)
 	l.begin(nil, nil)
-	var routes []schema.Route
+	const moved = "10.0.0.6"
+	var targets []probe.Target
 	for _, v := range labVMs {
 		if v.vni != 1001 {
 			continue
 		}
-		r := schema.Route{VM: v.name, Prefix: schema.Prefix{Prefix: netip.MustParsePrefix(v.address + "/32")}, VTEP: schema.Addr{Addr: netip.MustParseAddr(v.vtep())}}
-		if err := r.MAC.UnmarshalText([]byte(v.mac())); err != nil {
+		to := probe.Target{VM: v.name, Address: netip.MustParseAddr(v.address), VTEP: netip.MustParseAddr(v.vtep()), Moved: v.address == moved}
+		if err := to.MAC.UnmarshalText([]byte(v.mac())); err != nil {
 			t.Fatal(err)
 		}
-		routes = append(routes, r)
+		targets = append(targets, to)
 	}
 	m := &schema.Monitor{Address: schema.Addr{Addr: netip.MustParseAddr(labMonitor)}, VTEP: schema.Addr{Addr: netip.MustParseAddr(labMonitorVTEP)}}
 	if err := m.MAC.UnmarshalText([]byte(labMonitorMAC)); err != nil {
 		t.Fatal(err)
 	}
-	const moved = "10.0.0.6"
 	r := probe.Request{
 		Network: "vpc-1001", VNI: 1001, Monitor: m, Survey: true,
-		Targets: probe.Select(routes, func(r schema.Route) bool { return r.Prefix.Addr().String() == moved }, 8, 1).Targets,
+		Targets: targets,
 		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 5, Timeout: 2 * time.Second, VIP: netip.MustParseAddr(labVIP)}},
 	}
 	healthy := func(when string) *probe.Result {

@@ -104,11 +104,7 @@ func newShard(t *testing.T) *shard {
 	}
 	more := map[string]string{"service.yaml": shardService, "switch.yaml": strings.ReplaceAll(labGateway()["switch.yaml"], "127.0.0.1:9559", shardValve)}
 	l.begin(labels, more, "--secrets-dir", l.dir, "--webhooks", "hooks.yaml")
-	b, err := renderBootstrap(t.Context(), l.repo, "host-1", defaultXDS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := l.write("envoy.yaml", string(b))
+	file := l.write("envoy.yaml", renderBootstrap(t, l.repo, "host-1", defaultXDS))
 	log := l.file(filepath.Join(l.dir, "envoy.log"))
 	l.start("sw", nil, log, envoy, "-c", file, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn")
 	t.Cleanup(func() {
@@ -117,8 +113,7 @@ func newShard(t *testing.T) *shard {
 		}
 	})
 	l.until(func(s *admin.Status) bool {
-		list, _ := s.Proxies.([]any)
-		return len(list) == 1 && list[0].(map[string]any)["synced"] == true && s.Conditions[0].Status == "True"
+		return synced(s.Proxies) && s.Conditions[0].Status == "True"
 	})
 	l.mesh()
 	return s

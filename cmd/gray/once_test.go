@@ -17,8 +17,8 @@ import (
 func (l *lab) once(flags ...string) (code int, said string) {
 	l.t.Helper()
 	args := append([]string{
-		"daemon", "--once", "--repo", l.repo, "--state", "file:" + filepath.Join(l.t.TempDir(), "state.db"), "--log-format", "json",
-		"--xds-listen", l.address("18000"), "--admin-listen", l.address("18001"),
+		"daemon", "--once", "--repo", l.Repo, "--state", "file:" + filepath.Join(l.t.TempDir(), "state.db"), "--log-format", "json",
+		"--xds-listen", l.Address("18000"), "--admin-listen", l.Address("18001"),
 	}, flags...)
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
@@ -39,8 +39,8 @@ func (l *lab) once(flags ...string) (code int, said string) {
 
 func TestOnce(t *testing.T) {
 	l := newLab(t)
-	l.ok(l.copyFile("policies/early-adopter.yaml"))
-	l.ok(l.commit(t.Context(), "policy"))
+	l.ok(l.CopyFile("policies/early-adopter.yaml"))
+	l.ok(l.Commit(t.Context(), "policy"))
 	if code, said := l.once(); code != exitFine || said != "" {
 		t.Fatalf("it ends with %d and says\n%s", code, said)
 	}
@@ -49,9 +49,9 @@ func TestOnce(t *testing.T) {
 	}
 
 	// A document that is wrong needs no second try.
-	bad := filepath.Join(l.repo, "policies", "bad.yaml")
+	bad := filepath.Join(l.Repo, "policies", "bad.yaml")
 	l.ok(os.WriteFile(bad, []byte("kind: nonsense\n"), 0o644))
-	l.ok(l.commit(t.Context(), "bad"))
+	l.ok(l.Commit(t.Context(), "bad"))
 	begin := time.Now()
 	code, said := l.once("--once-timeout", "1h")
 	if code != exitNo || !strings.Contains(said, "policies/bad.yaml:1: ") || !strings.Contains(said, "CommitRefused") {
@@ -63,11 +63,11 @@ func TestOnce(t *testing.T) {
 
 	// A switch that is away is tried for so long.
 	l.ok(os.Remove(bad))
-	file := filepath.Join(l.repo, "gateways", "vpc-gw.yaml")
+	file := filepath.Join(l.Repo, "gateways", "vpc-gw.yaml")
 	b, err := os.ReadFile(file)
 	l.ok(err)
-	l.ok(os.WriteFile(file, []byte(strings.Replace(string(b), l.address("9559"), "127.0.0.1:1", 1)), 0o644))
-	l.ok(l.commit(t.Context(), "a switch that is away"))
+	l.ok(os.WriteFile(file, []byte(strings.Replace(string(b), l.Address("9559"), "127.0.0.1:1", 1)), 0o644))
+	l.ok(l.Commit(t.Context(), "a switch that is away"))
 	code, said = l.once("--once-timeout", "2s")
 	if code != exitNo || !strings.Contains(said, "p4rt/gw-a: False Unreachable") || strings.Contains(said, "xds: ") {
 		t.Errorf("with a switch that is away it ends with %d and says\n%s", code, said)
@@ -81,8 +81,8 @@ func TestARemovedSwitchIsEmptied(t *testing.T) {
 	l.startDaemon()
 	l.live()
 	full := l.entries(0)
-	l.ok(os.Remove(filepath.Join(l.repo, "gateways", "vpc-gw.yaml")))
-	l.ok(l.commit(t.Context(), "no switch"))
+	l.ok(os.Remove(filepath.Join(l.Repo, "gateways", "vpc-gw.yaml")))
+	l.ok(l.Commit(t.Context(), "no switch"))
 	held := func(s *admin.Status) bool {
 		return s.Revision == l.head() && s.Targets[0].Name == "p4rt/gw-a" && s.Targets[0].Conditions[0].Reason == "DeleteRefused"
 	}
@@ -107,17 +107,17 @@ func TestARemovedSwitchIsEmptied(t *testing.T) {
 // newer one is refused.
 func TestTraceLive(t *testing.T) {
 	l := newLab(t)
-	l.ok(l.copyFile("policies/early-adopter.yaml"))
-	l.ok(l.commit(t.Context(), "policy"))
+	l.ok(l.CopyFile("policies/early-adopter.yaml"))
+	l.ok(l.Commit(t.Context(), "policy"))
 	l.startDaemon()
 	l.live()
 	good := l.head()
-	l.ok(os.WriteFile(filepath.Join(l.repo, "bad.yaml"), []byte("kind: Nothing\n"), 0o600))
-	l.ok(l.commit(t.Context(), "bad"))
+	l.ok(os.WriteFile(filepath.Join(l.Repo, "bad.yaml"), []byte("kind: Nothing\n"), 0o600))
+	l.ok(l.Commit(t.Context(), "bad"))
 	l.until("the bad commit was seen", func(s *admin.Status) bool { return len(s.Errors) > 0 })
 	ask := func(args ...string) string {
 		t.Helper()
-		cmd := exec.Command(os.Args[0], append([]string{"trace"}, append(args, "--live", "--admin-listen", l.address("18001"))...)...)
+		cmd := exec.Command(os.Args[0], append([]string{"trace"}, append(args, "--live", "--admin-listen", l.Address("18001"))...)...)
 		cmd.Env = append(os.Environ(), "GRAY_TEST_RUN_MAIN=1")
 		out, err := cmd.Output()
 		l.ok(err)

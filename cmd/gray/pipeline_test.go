@@ -18,13 +18,13 @@ func TestPipelineOfTheRepository(t *testing.T) {
 	const config = "pipelines/big/device_config.bin"
 	write := func(path, text string) {
 		t.Helper()
-		path = filepath.Join(l.repo, filepath.FromSlash(path))
+		path = filepath.Join(l.Repo, filepath.FromSlash(path))
 		l.ok(os.MkdirAll(filepath.Dir(path), 0o755))
 		l.ok(os.WriteFile(path, []byte(text), 0o644))
 	}
 	runs := func(want string, loads int64) {
 		t.Helper()
-		l.ok(l.commit(t.Context(), want))
+		l.ok(l.Commit(t.Context(), want))
 		l.live()
 		c, closeConn := l.client()
 		defer closeConn()
@@ -40,7 +40,7 @@ func TestPipelineOfTheRepository(t *testing.T) {
 	entries := l.entries(0)
 	info, err := os.ReadFile("../../sinks/p4rt/pipeline/gray_v1model.p4info.txtpb")
 	l.ok(err)
-	document, err := os.ReadFile(filepath.Join(l.repo, "gateways", "vpc-gw.yaml"))
+	document, err := os.ReadFile(filepath.Join(l.Repo, "gateways", "vpc-gw.yaml"))
 	l.ok(err)
 	write("pipelines/big/p4info.txtpb", strings.Replace(string(info), "size: 524288", "size: 1048576", 1))
 	write("gateways/vpc-gw.yaml", strings.Replace(string(document), "pipeline: v1model", "pipeline: pipelines/big", 1))

@@ -73,21 +73,21 @@ func (l *lab) gray(args ...string) string {
 func TestStatusProxies(t *testing.T) {
 	envoy := testEnvoy(t)
 	l := newLab(t)
-	taken, err := net.Listen("tcp", l.address("15001"))
+	taken, err := net.Listen("tcp", l.Address("15001"))
 	l.ok(err)
 	defer taken.Close()
 	dir := t.TempDir()
 	l.certificates(dir, "daemon", "host-1")
 	l.startDaemon("--secrets-dir", dir, "--xds-cert", "daemon.pem", "--xds-key", "daemon.key", "--xds-ca", "ca.pem")
 	bootstrap := filepath.Join(dir, "envoy.yaml")
-	l.ok(os.WriteFile(bootstrap, []byte(l.gray("render", "bootstrap", "host-1", l.repo, "--xds-listen", l.address("18000"),
+	l.ok(os.WriteFile(bootstrap, []byte(l.gray("render", "bootstrap", "host-1", l.Repo, "--xds-listen", l.Address("18000"),
 		"--node-ca", filepath.Join(dir, "ca.pem"), "--node-cert", filepath.Join(dir, "host-1.pem"), "--node-key", filepath.Join(dir, "host-1.key"))), 0o600))
 	cmd := exec.CommandContext(t.Context(), envoy, "-c", bootstrap, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn")
 	l.ok(cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 
 	show := func(args ...string) string {
-		return l.gray(append([]string{"status", "--proxies", "--admin-listen", l.address("18001")}, args...)...)
+		return l.gray(append([]string{"status", "--proxies", "--admin-listen", l.Address("18001")}, args...)...)
 	}
 	l.until("the refusal shows", func(*admin.Status) bool { return strings.Contains(show(), "refused Listener") })
 	text := show()
@@ -117,7 +117,7 @@ func TestStatusProxies(t *testing.T) {
 	}
 	l.ok(taken.Close())
 	l.ok(l.moveProxy())
-	l.ok(l.commit(t.Context(), "another port"))
+	l.ok(l.Commit(t.Context(), "another port"))
 	l.live()
 	l.until("it is synced", func(*admin.Status) bool { return regexp.MustCompile(`(?m)^host-1 .* synced$`).MatchString(show()) })
 }
@@ -125,14 +125,14 @@ func TestStatusProxies(t *testing.T) {
 // TestStatusProxiesText holds what is printed of each kind of client.
 func TestStatusProxiesText(t *testing.T) {
 	at := time.Date(2026, 11, 25, 4, 0, 0, 0, time.UTC)
-	s := httptest.NewServer(admin.Handler(nil, func() any {
-		return []xds.Proxy{
+	s := httptest.NewServer(admin.Handler(nil, func() admin.Peers {
+		return admin.Peers{Proxies: []xds.Proxy{
 			{Node: "app-1", Agent: "gRPC Go", Version: "1.85.0", Protocol: "sotw", Since: at, Synced: true, Cannot: []string{"api: retries", "b: retries"}},
 			{Node: "host-1", Agent: "envoy", Version: "1.40.0", Protocol: "delta", Since: at, Waits: "1 Cluster refused", LastNACK: &xds.NACK{
 				Time: at, Type: "Cluster", Resource: "api/v1", Places: []string{"s.yaml:7", "s.yaml:9"}, Message: "no",
 			}},
-		}
-	}, nil, nil, nil))
+		}}
+	}))
 	defer s.Close()
 	show := func(args ...string) string {
 		root := newRoot()

@@ -1,15 +1,23 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/xds"
+	"github.com/gray-release/gray/sources/dir"
 )
 
 func renderCommand() *cobra.Command {
@@ -32,7 +40,7 @@ func renderCommand() *cobra.Command {
 
 // renderNative prints the resources of the targets whose names have a prefix.
 func renderNative(cmd *cobra.Command, path, targets string, text func([]*reconciler.Resource) (string, error)) error {
-	c, err := compileFolder(cmd.Context(), path, policies.NewIDs())
+	c, err := compileFolder(cmd.Context(), path)
 	if err != nil {
 		return err
 	}
@@ -48,4 +56,155 @@ func renderNative(cmd *cobra.Command, path, targets string, text func([]*reconci
 	}
 	_, err = io.WriteString(cmd.OutOrStdout(), out)
 	return err
+}
+
+// defaultXDS is where a daemon serves xDS unless it is told otherwise.
+const defaultXDS = "127.0.0.1:18000"
+
+// nodeText makes a text for a node.
+type nodeText func(*policies.IR, *policies.Node) (string, error)
+
+func composeCommand() *cobra.Command {
+	var server xds.Server
+	cmd := nodeCommand("compose", "Print the docker-compose file of a node", compose.ComposeSuffix, func(ir *policies.IR, n *policies.Node) (string, error) {
+		sink, err := compose.New(daemon.ComposeConfig("", server))
+		if err != nil {
+			return "", err
+		}
+		return sink.Render(ir, n)
+	})
+	serverFlags(cmd, &server)
+	return cmd
+}
+
+func bootstrapCommand() *cobra.Command {
+	var server xds.Server
+	cmd := nodeCommand("bootstrap", "Print the Envoy bootstrap of a node", compose.BootstrapSuffix, func(_ *policies.IR, n *policies.Node) (string, error) {
+		b, err := xds.Bootstrap(n, server)
+		return compose.Mark(n.Name, string(b)), err
+	})
+	serverFlags(cmd, &server)
+	return cmd
+}
+
+func systemdCommand() *cobra.Command {
+	var envoy string
+	cmd := nodeCommand("systemd", "Print the systemd unit of a node's Envoy, for a host without containers", compose.UnitSuffix, func(_ *policies.IR, n *policies.Node) (string, error) {
+		return compose.Unit(n, envoy)
+	})
+	cmd.Flags().StringVar(&envoy, "envoy", "/usr/bin/envoy", "where the Envoy is on the host")
+	return cmd
+}
+
+func serverFlags(cmd *cobra.Command, server *xds.Server) {
+	cmd.Flags().StringVar(&server.Address, "xds-listen", defaultXDS, "where the daemon serves xDS, as the nodes reach it")
+	nodeTLSFlags(cmd, server)
+}
+
+// nodeTLSFlags are about the TLS of nodes; the files are those on the nodes.
+func nodeTLSFlags(cmd *cobra.Command, server *xds.Server) {
+	f := cmd.Flags()
+	f.StringVar(&server.CA, "node-ca", "", "on the nodes, the file with the authority of the daemon's certificate")
+	f.StringVar(&server.Cert, "node-cert", "", "on the nodes, the file with the node's certificate, with the Node's name as DNS name")
+	f.StringVar(&server.Key, "node-key", "", "on the nodes, the file with the key of that")
+	f.StringVar(&server.Name, "xds-name", "", "the daemon's name in its certificate; default: the host by which nodes reach it")
+}
+
+// nodeCommand prints a text of one node, or keeps those of all nodes in a folder.
+func nodeCommand(name, short, suffix string, text nodeText) *cobra.Command {
+	var all bool
+	var out string
+	cmd := &cobra.Command{
+		Use: name + " NODE [PATH]", Short: short,
+		Long: short + ". With --all it takes no NODE, and keeps a file a node in the folder of --out: it writes where a file differs, removes those of nodes that are gone, and leaves files of others alone.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case all && out == "":
+				return errors.New("--all writes to a folder; name it by --out")
+			case !all && out != "":
+				return errors.New("--out is for all nodes; give --all as well, or leave it out to print one")
+			case all:
+				return cobra.MaximumNArgs(1)(cmd, args)
+			}
+			return cobra.RangeArgs(1, 2)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return renderNodes(cmd, pathArg(args), compose.Folder{Dir: out, Suffix: suffix}, text)
+			}
+			ir, _, err := compileIR(cmd.Context(), pathArg(args[1:]))
+			if err != nil {
+				return err
+			}
+			node, err := nodeOf(ir, args[0])
+			if err != nil {
+				return err
+			}
+			s, err := text(ir, node)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), s)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "all nodes, to the folder of --out")
+	cmd.Flags().StringVar(&out, "out", "", "the folder of --all")
+	return cmd
+}
+
+// renderNodes keeps the texts of all nodes in a folder. All are made before any is
+// written.
+func renderNodes(cmd *cobra.Command, path string, folder compose.Folder, text nodeText) error {
+	ir, units, err := compileIR(cmd.Context(), path)
+	if err != nil {
+		return err
+	}
+	texts := map[string]string{}
+	var wrong schema.Errors
+	for _, u := range units {
+		n, ok := ir.Get(u).(*policies.Node)
+		if !ok {
+			continue
+		}
+		texts[n.Name], err = text(ir, n)
+		if list, ok := errors.AsType[schema.Errors](err); ok {
+			wrong = append(wrong, list...)
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(wrong) > 0 {
+		return wrong.Sort()
+	}
+	written, removed, err := folder.Sync(texts)
+	for _, name := range written {
+		fmt.Fprintln(cmd.ErrOrStderr(), "wrote", name)
+	}
+	for _, name := range removed {
+		fmt.Fprintln(cmd.ErrOrStderr(), "removed", name)
+	}
+	return err
+}
+
+// compileIR compiles the repository at path.
+func compileIR(ctx context.Context, path string) (*policies.IR, []policies.Name, error) {
+	snapshot, err := dir.Read(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return compileSnapshot(snapshot)
+}
+
+func compileSnapshot(snapshot *schema.Snapshot) (*policies.IR, []policies.Name, error) {
+	set := schema.NewSet()
+	return policies.NewCompiler(policies.NewIDs(), pipeline.TableSizes).Compile(set, set.Update(snapshot), policies.Facts{})
+}
+
+func nodeOf(ir *policies.IR, name string) (*policies.Node, error) {
+	node, ok := ir.Get(policies.Name{Kind: schema.KindNode, Name: name}).(*policies.Node)
+	if !ok {
+		return nil, fmt.Errorf("there is no Node %q in the repository", name)
+	}
+	return node, nil
 }

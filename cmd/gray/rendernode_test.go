@@ -10,20 +10,21 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/cmd/gray/demo"
 )
 
 // TestRenderedBootstrapIsValid has the real Envoy read the bootstrap: the file that
 // a systemd unit names, and the command of a compose file.
 func TestRenderedBootstrapIsValid(t *testing.T) {
 	envoy := testEnvoy(t)
-	d := &demo{dir: t.TempDir()}
-	if err := d.makeRepository(t.Context()); err != nil {
+	d := &demo.Lab{Dir: t.TempDir()}
+	if err := d.MakeRepository(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
 	for _, kind := range []string{"bootstrap", "compose"} {
 		root := newRoot()
-		root.SetArgs([]string{"render", kind, "--all", "--out", out, d.repo})
+		root.SetArgs([]string{"render", kind, "--all", "--out", out, d.Repo})
 		root.SetErr(new(strings.Builder))
 		if err := root.ExecuteContext(t.Context()); err != nil {
 			t.Fatal(err)
@@ -59,7 +60,7 @@ func TestRenderedBootstrapIsValid(t *testing.T) {
 // where the node went while the daemon was away.
 func TestComposeFolderIsKept(t *testing.T) {
 	l := newLab(t)
-	folder := filepath.Join(l.dir, "files")
+	folder := filepath.Join(l.Dir, "files")
 	file := func(node string) string { return filepath.Join(folder, node+".compose.yaml") }
 	holds := func(node, text string) func(*admin.Status) bool {
 		return func(*admin.Status) bool {
@@ -75,12 +76,12 @@ func TestComposeFolderIsKept(t *testing.T) {
 	}
 	node := func(name string) {
 		text := "apiVersion: gray.dev/v1alpha1\nkind: Node\nmetadata: {name: " + name + "}\nspec: {address: 192.0.2.9}\n"
-		l.ok(os.WriteFile(filepath.Join(l.repo, "nodes", name+".yaml"), []byte(text), 0o600))
+		l.ok(os.WriteFile(filepath.Join(l.Repo, "nodes", name+".yaml"), []byte(text), 0o600))
 	}
 	for _, n := range []string{"host-2", "host-3", "host-4"} {
 		node(n)
 	}
-	l.ok(l.commit(t.Context(), "nodes"))
+	l.ok(l.Commit(t.Context(), "nodes"))
 	l.startDaemon("--compose-dir", folder, "--xds-address", "gray.internal:18000")
 	l.until("the files are there", func(s *admin.Status) bool {
 		return holds("host-1", "vpc-api:1.8.2")(s) && holds("host-2", "gray.internal")(s) &&
@@ -100,12 +101,12 @@ func TestComposeFolderIsKept(t *testing.T) {
 	})
 	l.ok(os.Remove(file("host-2")))
 	l.until("the file is written once nobody's is in the way", holds("host-2", "gray.internal"))
-	l.ok(os.Remove(filepath.Join(l.repo, "nodes", "host-2.yaml")))
-	l.ok(l.commit(t.Context(), "without host-2"))
+	l.ok(os.Remove(filepath.Join(l.Repo, "nodes", "host-2.yaml")))
+	l.ok(l.Commit(t.Context(), "without host-2"))
 	l.until("the node's file is gone", gone("host-2"))
 	l.kill()
-	l.ok(os.Remove(filepath.Join(l.repo, "nodes", "host-3.yaml")))
-	l.ok(l.commit(t.Context(), "without host-3"))
+	l.ok(os.Remove(filepath.Join(l.Repo, "nodes", "host-3.yaml")))
+	l.ok(l.Commit(t.Context(), "without host-3"))
 	l.startDaemon("--compose-dir", folder, "--xds-address", "gray.internal:18000", "--max-delete", "50")
 	l.until("the file of the node that went meanwhile is gone", gone("host-3"))
 }

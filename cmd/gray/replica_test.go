@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/cmd/gray/demo"
 	"github.com/gray-release/gray/tools/etcdtest"
 )
 
@@ -97,20 +98,20 @@ func newPair(t *testing.T, envoy string) *pair {
 	p.lab = newLab(t, grpc.ChainUnaryInterceptor(p.recorder.intercept))
 	p.second = p.beside("18000", "18001")
 	for _, v := range []string{"1", "2"} {
-		s, err := p.startBackend(v)
+		s, err := p.StartBackend(v)
 		p.ok(err)
 		t.Cleanup(s.Close)
 	}
 	other := p.beside("15001", "15000")
 	p.envoys = []*lab{p.lab, other}
-	b, err := os.ReadFile(filepath.Join(p.repo, "nodes", "host-1.yaml"))
+	b, err := os.ReadFile(filepath.Join(p.Repo, "nodes", "host-1.yaml"))
 	p.ok(err)
 	text := strings.ReplaceAll(string(b), "host-1", "host-2")
 	for _, port := range []string{"15001", "15000"} {
-		text = strings.ReplaceAll(text, strconv.Itoa(p.ports[port]), strconv.Itoa(other.ports[port]))
+		text = strings.ReplaceAll(text, strconv.Itoa(p.Ports[port]), strconv.Itoa(other.Ports[port]))
 	}
-	p.ok(os.WriteFile(filepath.Join(p.repo, "nodes", "host-2.yaml"), []byte(text), 0o644))
-	p.ok(p.commit(t.Context(), "another host"))
+	p.ok(os.WriteFile(filepath.Join(p.Repo, "nodes", "host-2.yaml"), []byte(text), 0o644))
+	p.ok(p.Commit(t.Context(), "another host"))
 	p.server.Start()
 	p.startReplica(p.server, "one")
 	p.until("the first leads", leads("one"))
@@ -125,11 +126,11 @@ func newPair(t *testing.T, envoy string) *pair {
 // beside is another lab with the same repository and switch, and ports of its own.
 func (l *lab) beside(own ...string) *lab {
 	l.t.Helper()
-	other := &lab{demo: &demo{dir: l.t.TempDir(), repo: l.repo}, t: l.t, sw: l.sw}
-	l.ok(other.choosePorts(own...))
-	for name, port := range l.ports {
-		if _, has := other.ports[name]; !has {
-			other.ports[name] = port
+	other := &lab{Lab: &demo.Lab{Dir: l.t.TempDir(), Repo: l.Repo, Gray: gray}, t: l.t, sw: l.sw}
+	l.ok(other.ChoosePorts(own...))
+	for name, port := range l.Ports {
+		if _, has := other.Ports[name]; !has {
+			other.Ports[name] = port
 		}
 	}
 	return other
@@ -144,18 +145,16 @@ func (l *lab) startReplica(server *etcdtest.Server, name string, flags ...string
 // startEnvoy starts the Envoy of a node that knows both daemons.
 func (p *pair) startEnvoy(envoy string, e *lab, node string) {
 	p.t.Helper()
-	b, err := renderBootstrap(p.t.Context(), p.repo, node, p.address("18000"))
-	p.ok(err)
 	var doc map[string]any
-	p.ok(yaml.Unmarshal(b, &doc))
+	p.ok(yaml.Unmarshal([]byte(renderBootstrap(p.t, p.Repo, node, p.Address("18000"))), &doc))
 	endpoint := func(l *lab) any {
 		return map[string]any{"endpoint": map[string]any{"address": map[string]any{
-			"socket_address": map[string]any{"address": "127.0.0.1", "port_value": l.ports["18000"]},
+			"socket_address": map[string]any{"address": "127.0.0.1", "port_value": l.Ports["18000"]},
 		}}}
 	}
 	server := doc["static_resources"].(map[string]any)["clusters"].([]any)[0].(map[string]any)
 	server["load_assignment"].(map[string]any)["endpoints"] = []any{map[string]any{"lb_endpoints": []any{endpoint(p.lab), endpoint(p.second)}}}
-	b, err = yaml.Marshal(doc)
+	b, err := yaml.Marshal(doc)
 	p.ok(err)
 	file := filepath.Join(p.t.TempDir(), "envoy.yaml")
 	p.ok(os.WriteFile(file, b, 0o600))
@@ -166,9 +165,10 @@ func (p *pair) startEnvoy(envoy string, e *lab, node string) {
 
 // role is what a status says of the replica.
 func role(s *admin.Status) (role, leader, trouble string) {
-	m, _ := s.Replica.(map[string]any)
-	text := func(key string) string { v, _ := m[key].(string); return v }
-	return text("role"), text("leader"), text("error")
+	if r := s.Replica; r != nil {
+		return r.Role, r.Leader, r.Error
+	}
+	return "", "", ""
 }
 
 func leads(name string) func(*admin.Status) bool {
@@ -199,10 +199,9 @@ func (p *pair) synced(daemons ...*lab) {
 		clear(nodes)
 		for _, d := range daemons {
 			s := d.until("status answers", func(*admin.Status) bool { return true })
-			list, _ := s.Proxies.([]any)
-			for _, e := range list {
-				if m := e.(map[string]any); m["synced"] == true {
-					nodes[m["node"].(string)] = true
+			for _, x := range s.Proxies {
+				if x.Synced {
+					nodes[x.Node] = true
 				}
 			}
 		}
@@ -227,7 +226,7 @@ func (p *pair) answers(account, version string) {
 
 // request sends one request through the Envoy.
 func (l *lab) request(ctx context.Context, account string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.address("15001")+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.Address("15001")+"/", nil)
 	if err != nil {
 		return "", err
 	}
@@ -283,8 +282,8 @@ func (l *lab) signal(sig syscall.Signal) {
 // policy commits a policy of the quickstart.
 func (p *pair) policy(name string) {
 	p.t.Helper()
-	p.ok(p.copyFile("policies/" + name + ".yaml"))
-	p.ok(p.commit(p.t.Context(), name))
+	p.ok(p.CopyFile("policies/" + name + ".yaml"))
+	p.ok(p.Commit(p.t.Context(), name))
 }
 
 // TestReplicas takes two daemons through what befalls them, under load.
@@ -380,17 +379,17 @@ func (p *pair) withoutEtcd(away, back func()) {
 	text := new(strings.Builder)
 	cmd := newRoot()
 	cmd.SetOut(text)
-	cmd.SetArgs([]string{"status", "--admin-listen", one.address("18001")})
+	cmd.SetArgs([]string{"status", "--admin-listen", one.Address("18001")})
 	p.ok(cmd.Execute())
 	if want := "one follows, nobody is known to lead; it serves Envoys, and leaves switches, BGP, compose files and checks of servers alone; etcd cannot be asked"; !strings.Contains(text.String(), want) {
 		p.t.Errorf("gray status says\n%s, want %q", text, want)
 	}
-	if _, err := (&diffFlags{admin: one.address("18001")}).compare(p.t.Context(), p.repo); err == nil || !strings.Contains(err.Error(), "ask the daemon that leads") {
+	if _, err := (&diffFlags{admin: one.Address("18001")}).compare(p.t.Context(), p.Repo); err == nil || !strings.Contains(err.Error(), "ask the daemon that leads") {
 		p.t.Errorf("a follower compares what it does not know: %v", err)
 	}
 	writes := p.sw.Stats().Writes
-	p.ok(p.git(p.t.Context(), "rm", "-q", "policies/early-adopter.yaml"))
-	p.ok(p.commit(p.t.Context(), "back"))
+	p.ok(p.Git(p.t.Context(), "rm", "-q", "policies/early-adopter.yaml"))
+	p.ok(p.Commit(p.t.Context(), "back"))
 	p.serves(one)
 	p.serves(two)
 	p.answers("50002001", "v1")
@@ -410,7 +409,7 @@ func (p *pair) leader() *lab {
 	p.t.Helper()
 	var leader *lab
 	p.until("somebody leads", func(s *admin.Status) bool {
-		other, _, err := (admin.Client{Address: p.second.address("18001")}).Status(p.t.Context())
+		other, _, err := (admin.Client{Address: p.second.Address("18001")}).Status(p.t.Context())
 		switch {
 		case leads("one")(s):
 			leader = p.lab

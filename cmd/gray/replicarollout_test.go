@@ -36,7 +36,7 @@ func TestRolloutOverReplicas(t *testing.T) {
 	var tests atomic.Int64
 	tested := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { tests.Add(1) }))
 	t.Cleanup(tested.Close)
-	file := filepath.Join(p.repo, "policies", "shard.yaml")
+	file := filepath.Join(p.Repo, "policies", "shard.yaml")
 	p.ok(os.MkdirAll(filepath.Dir(file), 0o700))
 	p.ok(os.WriteFile(file, []byte(`apiVersion: gray.dev/v1alpha1
 kind: GrayPolicy
@@ -50,7 +50,7 @@ spec:
     bake: 2s
     verify: {http: {url: `+tested.URL+`}}
 `), 0o600))
-	p.ok(p.commit(t.Context(), "shard"))
+	p.ok(p.Commit(t.Context(), "shard"))
 	p.answers("50002001", "v2") // with the first batch
 	defer p.stays("50002001")()
 	one, two := p.lab, p.second
@@ -107,7 +107,7 @@ func completed(s *admin.Status) bool {
 // verbs and the audit log to the one that leads.
 func (l *lab) refuses(policy string) {
 	l.t.Helper()
-	c := admin.Client{Address: l.address("18001")}
+	c := admin.Client{Address: l.Address("18001")}
 	if _, _, err := c.Rollout(l.t.Context(), policy); err != nil {
 		l.t.Error(err)
 	}

@@ -19,7 +19,7 @@ import (
 // word arrives when batch 1 has passed and batch 2 waits. It does not let batch 2 go.
 func TestPromoteOpensOnlyWhatItSaw(t *testing.T) {
 	l := newLab(t)
-	file := filepath.Join(l.repo, "policies", "shard.yaml")
+	file := filepath.Join(l.Repo, "policies", "shard.yaml")
 	l.ok(os.MkdirAll(filepath.Dir(file), 0o700))
 	l.ok(os.WriteFile(file, []byte(`apiVersion: gray.dev/v1alpha1
 kind: GrayPolicy
@@ -29,7 +29,7 @@ spec:
   version: v2
   rollout: {networkSelector: {shard: s1}, batches: [1, 50%, 100%], approval: batch}
 `), 0o600))
-	l.ok(l.commit(t.Context(), "shard"))
+	l.ok(l.Commit(t.Context(), "shard"))
 	l.startDaemon()
 	waits := func(batch, moved int) {
 		l.until("a batch waits", func(s *admin.Status) bool {
@@ -43,11 +43,11 @@ spec:
 	waits(1, 0)
 
 	var once sync.Once
-	daemon := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: l.address("18001")})
+	daemon := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: l.Address("18001")})
 	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPost {
 			once.Do(func() {
-				_, err := admin.Client{Address: l.address("18001")}.Do(t.Context(), "shard", rollout.Verb{Verb: rollout.VerbPromote, Who: "ann"})
+				_, err := admin.Client{Address: l.Address("18001")}.Do(t.Context(), "shard", rollout.Verb{Verb: rollout.VerbPromote, Who: "ann"})
 				if err != nil {
 					t.Error(err)
 				}
@@ -66,7 +66,7 @@ spec:
 		t.Errorf("it prints\n%swant\n%s", out.String(), want)
 	}
 	waits(2, 1)
-	a, _, err := admin.Client{Address: l.address("18001")}.Audit(t.Context(), "shard", 100)
+	a, _, err := admin.Client{Address: l.Address("18001")}.Audit(t.Context(), "shard", 100)
 	l.ok(err)
 	var who []string
 	for _, r := range a.Records {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -12,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/stores/etcd"
 )
@@ -50,21 +50,21 @@ func statusCommand() *cobra.Command {
 
 func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintf(out, "revision\t%s\nfetched\t%s\nready\t%s\n", s.Revision, s.Fetched, said(s.Conditions))
-	if m, ok := s.Replica.(map[string]any); ok {
-		fmt.Fprintf(out, "replica\t%s\n", saidReplica(m))
+	fmt.Fprintf(out, "revision\t%s\nfetched\t%s\nready\t%s\n", s.Revision, s.Fetched, s.Conditions[0])
+	if s.Replica != nil {
+		fmt.Fprintf(out, "replica\t%s\n", replicaText(s.Replica))
 	}
 	for _, e := range s.Errors {
 		fmt.Fprintf(out, "error\t%s\n", e)
 	}
 	fmt.Fprint(out, "\nTARGET\tRESOURCES\tPENDING\tPROGRAMMED\n")
 	for _, t := range s.Targets {
-		fmt.Fprintf(out, "%s\t%d\t%d\t%s\n", t.Name, t.Resources, t.Pending, said(t.Conditions))
+		fmt.Fprintf(out, "%s\t%d\t%d\t%s\n", t.Name, t.Resources, t.Pending, t.Conditions[0])
 	}
 	fmt.Fprint(out, "\nDOCUMENT\tPLACE\tREADY\n")
 	for _, d := range s.Documents {
 		if len(names) == 0 || d.Name == names[0] {
-			fmt.Fprintf(out, "%s/%s\t%s\t%s\n", d.Kind, d.Name, d.Place, said(d.Conditions))
+			fmt.Fprintf(out, "%s/%s\t%s\t%s\n", d.Kind, d.Name, d.Place, d.Conditions[0])
 			for _, c := range d.Conditions {
 				if c.Type == "Degraded" {
 					fmt.Fprintf(out, "\t\t%s since %s: %s\n", c.Reason, c.LastTransitionTime.UTC().Format(time.RFC3339), c.Message)
@@ -78,71 +78,74 @@ func printStatus(cmd *cobra.Command, s *admin.Status, names []string) error {
 	if err := statusRollouts(cmd.OutOrStdout(), s.Rollouts, names); err != nil {
 		return err
 	}
-	if list, ok := s.Proxies.([]any); ok && len(list) > 0 {
-		fmt.Fprint(out, "\nENVOY\tVERSION\tSYNCED\tLAST NACK\n")
-		for _, p := range list {
-			m, _ := p.(map[string]any)
-			nack := ""
-			if n, ok := m["lastNACK"].(map[string]any); ok {
-				nack = fmt.Sprint(n["message"])
-			}
-			fmt.Fprintf(out, "%v\t%v\t%v\t%s\n", m["node"], m["version"], m["synced"], nack)
-		}
-	}
-	if list, ok := s.Neighbors.([]any); ok && len(list) > 0 {
-		fmt.Fprint(out, "\nNEIGHBOR\tTARGET\tAS\tSTATE\tSINCE\tLAST ERROR\n")
-		for _, n := range list {
-			m, _ := n.(map[string]any)
-			fmt.Fprintf(out, "%v\t%v\t%v\t%v\t%v\t%s\n", m["address"], m["target"], m["asn"], m["state"], m["since"], neighborError(m))
-		}
-	}
-	if list, ok := s.Webhooks.([]any); ok && len(list) > 0 {
-		fmt.Fprint(out, "\nWEBHOOK\tQUEUED\tDELIVERED\tREFUSED\tDROPPED\tLAST ERROR\n")
-		for _, w := range list {
-			m, _ := w.(map[string]any)
-			fmt.Fprintf(out, "%v\t%v\t%v\t%v\t%v\t%v\n", m["name"], m["queued"], m["delivered"], m["refused"], m["dropped"], cmp.Or(m["error"], any("")))
-		}
-	}
+	printPeers(out, &s.Peers)
 	return out.Flush()
 }
 
-// saidReplica is who a replica is, who leads, and what this one leaves alone.
-func saidReplica(m map[string]any) string {
-	name, leader, since, trouble := m["name"], m["leader"], m["since"], m["error"]
-	var text string
-	switch {
-	case m["role"] == etcd.RoleLeader:
-		text = fmt.Sprintf("%v leads since %v", name, since)
-	case leader == nil:
-		text = fmt.Sprintf("%v follows, nobody is known to lead", name)
-	case since == nil:
-		text = fmt.Sprintf("%v follows %v", name, leader)
-	default:
-		text = fmt.Sprintf("%v follows %v, which leads since %v", name, leader, since)
+func printPeers(out io.Writer, p *admin.Peers) {
+	if len(p.Proxies) > 0 {
+		fmt.Fprint(out, "\nENVOY\tVERSION\tSYNCED\tLAST NACK\n")
 	}
-	if m["role"] != etcd.RoleLeader {
+	for _, x := range p.Proxies {
+		nack := ""
+		if x.LastNACK != nil {
+			nack = x.LastNACK.Message
+		}
+		fmt.Fprintf(out, "%s\t%s\t%t\t%s\n", x.Node, x.Version, x.Synced, nack)
+	}
+	if len(p.Neighbors) > 0 {
+		fmt.Fprint(out, "\nNEIGHBOR\tTARGET\tAS\tSTATE\tSINCE\tLAST ERROR\n")
+	}
+	for _, n := range p.Neighbors {
+		last := n.LastError
+		if last != "" {
+			last += " (" + n.LastErrorAt.Format(time.RFC3339Nano) + ")"
+		}
+		fmt.Fprintf(out, "%s\t%s\t%d\t%s\t%s\t%s\n", n.Address, n.Target, n.ASN, n.State, n.Since.Format(time.RFC3339Nano), last)
+	}
+	if len(p.Webhooks) > 0 {
+		fmt.Fprint(out, "\nWEBHOOK\tQUEUED\tDELIVERED\tREFUSED\tDROPPED\tLAST ERROR\n")
+	}
+	for _, w := range p.Webhooks {
+		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%s\n", w.Name, w.Queued, w.Delivered, w.Refused, w.Dropped, w.Error)
+	}
+}
+
+// replicaText is who a replica is, who leads, and what this one leaves alone.
+func replicaText(r *etcd.Standing) string {
+	since := ""
+	if r.Since != nil {
+		since = " since " + r.Since.Format(time.RFC3339Nano)
+	}
+	text := r.Name + " leads" + since
+	if r.Role != etcd.RoleLeader {
+		switch {
+		case r.Leader == "":
+			text = r.Name + " follows, nobody is known to lead"
+		case since == "":
+			text = r.Name + " follows " + r.Leader
+		default:
+			text = r.Name + " follows " + r.Leader + ", which leads" + since
+		}
 		text += "; it serves Envoys, and leaves switches, BGP, compose files and checks of servers alone"
 	}
-	if trouble != nil {
-		text += fmt.Sprintf("; %v", trouble)
-	}
-	return text
+	return strings.Join(some(text, r.Error), "; ")
 }
 
 // showProxies prints the clients of xDS, or those of a node.
 func showProxies(cmd *cobra.Command, client admin.Client, output string, names []string) error {
-	list := []xds.Proxy{}
-	if err := client.Proxies(cmd.Context(), &list); err != nil {
+	all, err := client.Proxies(cmd.Context())
+	if err != nil {
 		return err
 	}
-	list = slices.DeleteFunc(list, func(p xds.Proxy) bool { return len(names) > 0 && p.Node != names[0] })
+	all.Proxies = slices.DeleteFunc(all.Proxies, func(p xds.Proxy) bool { return len(names) > 0 && p.Node != names[0] })
 	if output == "json" {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(admin.Proxies{APIVersion: admin.ProxiesVersion, Proxies: list})
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(all)
 	}
 	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprint(out, "NODE\tCLIENT\tVERSION\tPROTOCOL\tSINCE\tSTATE\n")
 	var more []string
-	for _, p := range list {
+	for _, p := range all.Proxies {
 		state := "synced"
 		if !p.Synced {
 			state = "waits: " + p.Waits
@@ -159,23 +162,6 @@ func showProxies(cmd *cobra.Command, client admin.Client, output string, names [
 	if err := out.Flush(); err != nil || len(more) == 0 {
 		return err
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", strings.Join(more, "\n"))
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", strings.Join(more, "\n"))
 	return err
-}
-
-// neighborError is the last error of a BGP session and its time.
-func neighborError(m map[string]any) string {
-	if m["lastError"] == nil {
-		return ""
-	}
-	return fmt.Sprintf("%v (%v)", m["lastError"], m["lastErrorAt"])
-}
-
-// said is the first condition on one line.
-func said(conditions []reconciler.Condition) string {
-	if len(conditions) == 0 {
-		return ""
-	}
-	c := conditions[0]
-	return strings.TrimRight(fmt.Sprintf("%s %s %s", c.Status, c.Reason, c.Message), " ")
 }

@@ -5,14 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sources/dir"
 )
@@ -147,8 +149,7 @@ func traceAt(ctx context.Context, path, revision string, q admin.TraceQuery) (*t
 	if err != nil {
 		return nil, err
 	}
-	set := schema.NewSet()
-	ir, _, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot))
+	ir, _, err := compileSnapshot(snapshot)
 	if err != nil && revision != "" {
 		return nil, fmt.Errorf("%s is not valid:\n%w", revision, err)
 	}
@@ -269,4 +270,151 @@ func wrap(text string, width int) []string {
 		line = strings.TrimPrefix(line+" "+word, " ")
 	}
 	return append(lines, line)
+}
+
+// tracePacketFlags are the flags of gray trace packet.
+type tracePacketFlags struct {
+	traceFlags
+	vip, src, dst, proto string
+	vni                  uint32
+	sport, dport         uint16
+	onSwitch             string
+}
+
+func tracePacketCommand() *cobra.Command {
+	var f tracePacketFlags
+	packet := &cobra.Command{
+		Use: "packet [PATH]", Short: "Follow a packet through the tables of a switch", Args: cobra.MaximumNArgs(1),
+		Long: "Tell which entry of which table, document and line decides about a packet, its bucket, server and port.\n" +
+			"Exit code 1 where the switch drops it, or with --base where the two commits send it different ways.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := f.packet()
+			if err != nil {
+				return err
+			}
+			return f.run(cmd, pathArg(args), traceReport{Packet: p.String()}, admin.TraceQuery{Packet: &p, Switch: f.onSwitch})
+		},
+	}
+	flags := packet.Flags()
+	flags.StringVar(&f.vip, "vip", "", "the outer destination")
+	flags.Uint32Var(&f.vni, "vni", 0, "the VXLAN network identifier; 0: traffic that is not VXLAN")
+	flags.StringVar(&f.src, "src", "", "the inner source; the outer one of traffic that is not VXLAN")
+	flags.StringVar(&f.dst, "dst", "", "the inner destination; default for traffic that is not VXLAN: the VIP")
+	flags.StringVar(&f.proto, "proto", "tcp", "tcp, udp, icmp or 0 to 255")
+	flags.Uint16Var(&f.sport, "sport", 0, "the source port")
+	flags.Uint16Var(&f.dport, "dport", 0, "the destination port")
+	flags.StringVar(&f.onSwitch, "switch", "", "the switch; default: the first one that has the VIP")
+	f.register(packet)
+	return packet
+}
+
+// packet reads the packet off the flags.
+func (f *tracePacketFlags) packet() (packets.Packet, error) {
+	p := packets.Packet{VNI: f.vni, SrcPort: f.sport, DstPort: f.dport}
+	if f.vni > schema.MaxVNI {
+		return p, fmt.Errorf("--vni %d is above the largest VNI, %d", f.vni, schema.MaxVNI)
+	}
+	if f.dst == "" && f.vni == 0 {
+		f.dst = f.vip
+	}
+	for _, a := range []struct {
+		flag, value string
+		to          *netip.Addr
+	}{{"--vip", f.vip, &p.VIP}, {"--src", f.src, &p.Src}, {"--dst", f.dst, &p.Dst}} {
+		var addr schema.Addr
+		if a.value == "" {
+			return p, fmt.Errorf("%s is missing; give an IP address", a.flag)
+		}
+		if err := addr.UnmarshalText([]byte(a.value)); err != nil {
+			return p, fmt.Errorf("%s: %w", a.flag, err)
+		}
+		*a.to = addr.Addr
+	}
+	if p.Src.Is4() != p.Dst.Is4() {
+		return p, fmt.Errorf("--src %s and --dst %s are of different IP versions", p.Src, p.Dst)
+	}
+	var proto schema.Protocol
+	if err := proto.UnmarshalText([]byte(f.proto)); err != nil {
+		return p, fmt.Errorf("--proto: %w", err)
+	}
+	p.Protocol = uint8(proto)
+	if p.Protocol != 6 && p.Protocol != 17 && (f.sport != 0 || f.dport != 0) {
+		return p, fmt.Errorf("--proto %s has no ports; leave out --sport and --dport, or say tcp or udp", f.proto)
+	}
+	return p, nil
+}
+
+// packetOutcome says in a sentence where the packet goes.
+func packetOutcome(t *packets.Trace) string {
+	if t.Dropped != "" {
+		return "dropped: " + t.Dropped
+	}
+	return fmt.Sprintf("leaves by port %d to %s of %s", t.Port, t.Backend, t.Version)
+}
+
+// traceRequestFlags are the flags of gray trace request.
+type traceRequestFlags struct {
+	traceFlags
+	host, path string
+	headers    []string
+}
+
+func traceRequestCommand() *cobra.Command {
+	var f traceRequestFlags
+	request := &cobra.Command{
+		Use: "request [PATH]", Short: "Follow a request through an Envoy", Args: cobra.MaximumNArgs(1),
+		Long: "Tell which policy, document and line decides about a request, and its cluster and endpoints.\n" +
+			"Exit code 1 where no service has the host, or with --base where the two commits answer it differently.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := f.request()
+			if err != nil {
+				return err
+			}
+			return f.run(cmd, pathArg(args), traceReport{Request: requestText(r)}, admin.TraceQuery{Request: &r})
+		},
+	}
+	flags := request.Flags()
+	flags.StringVar(&f.host, "host", "", "the Host or :authority value")
+	flags.StringVar(&f.path, "path", "/", "the path")
+	flags.StringArrayVar(&f.headers, "header", nil, "a header as 'name: value'; may be repeated")
+	f.register(request)
+	return request
+}
+
+// request reads the request off the flags.
+func (f *traceRequestFlags) request() (requests.Request, error) {
+	r := requests.Request{Host: f.host, Path: f.path, Headers: map[string][]string{}}
+	if f.host == "" {
+		return r, fmt.Errorf("--host is missing; give the Host or :authority value")
+	}
+	if !strings.HasPrefix(f.path, "/") {
+		return r, fmt.Errorf("--path %q does not begin with a slash", f.path)
+	}
+	for _, line := range f.headers {
+		name, value, ok := strings.Cut(line, ":")
+		name, value = strings.ToLower(strings.TrimSpace(name)), strings.Trim(value, " \t")
+		if !ok || name == "" {
+			return r, fmt.Errorf("--header %q is not 'name: value'", line)
+		}
+		r.Headers[name] = append(r.Headers[name], value)
+	}
+	return r, nil
+}
+
+func requestText(r requests.Request) string {
+	text := "GET http://" + r.Host + r.Path
+	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
+		for _, line := range r.Headers[name] {
+			text += fmt.Sprintf(", %s: %s", name, line)
+		}
+	}
+	return text
+}
+
+// requestOutcome says in a sentence who answers.
+func requestOutcome(t *requests.Trace) string {
+	if t.NotFound != "" {
+		return "404: " + t.NotFound
+	}
+	return fmt.Sprintf("answered by %s of Service %s", t.Version, t.Service)
 }

@@ -7,11 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/bgp"
 	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 )
@@ -20,7 +21,7 @@ func validateCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "validate [PATH]", Short: "Check documents: every error with its file and line", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := compileFolder(cmd.Context(), pathArg(args), policies.NewIDs())
+			c, err := compileFolder(cmd.Context(), pathArg(args))
 			if err != nil {
 				return err
 			}
@@ -31,30 +32,31 @@ func validateCommand() *cobra.Command {
 	}
 }
 
-// pureSinks are sinks that only lower.
-func pureSinks() ([]reconciler.Sink, error) {
+// newOffline compiles with sinks that only lower.
+func newOffline() (reconciler.Offline, error) {
 	x, err := xds.New(xds.Config{})
 	if err != nil {
-		return nil, err
+		return reconciler.Offline{}, err
 	}
-	files, err := compose.New(composeConfig("", xds.Server{Address: defaultXDS}))
+	files, err := compose.New(daemon.ComposeConfig("", xds.Server{Address: defaultXDS}))
 	if err != nil {
-		return nil, err
+		return reconciler.Offline{}, err
 	}
-	return []reconciler.Sink{x, p4rt.New(p4rt.Config{ReadOnly: true}), bgp.New(bgp.Config{}), files}, nil
+	sinks := []reconciler.Sink{x, p4rt.New(p4rt.Config{ReadOnly: true}), bgp.New(bgp.Config{}), files}
+	return reconciler.Offline{Sinks: sinks, TableSizes: pipeline.TableSizes}, nil
 }
 
 // compileFolder reads and compiles a folder as it lies there.
-func compileFolder(ctx context.Context, path string, ids *policies.IDs) (*reconciler.Compiled, error) {
+func compileFolder(ctx context.Context, path string) (*reconciler.Compiled, error) {
 	s, err := dir.Read(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	sinks, err := pureSinks()
+	offline, err := newOffline()
 	if err != nil {
 		return nil, err
 	}
-	return reconciler.CompileSnapshot(sinks, s, ids)
+	return offline.Compile(s, reconciler.Nothing())
 }
 
 func printWarnings(c *reconciler.Compiled) {

@@ -52,7 +52,7 @@ spec:
 func compile(t *testing.T, text string) (reconciler.State, error) {
 	t.Helper()
 	s := &schema.Snapshot{Revision: "test", Files: schema.NewFiles(&schema.File{Path: "all.yaml", ID: text, Data: []byte(text)})}
-	c, err := reconciler.CompileSnapshot([]reconciler.Sink{New(Config{}), p4rt.New(p4rt.Config{ReadOnly: true})}, s, policies.NewIDs())
+	c, err := reconciler.Offline{Sinks: []reconciler.Sink{New(Config{}), p4rt.New(p4rt.Config{ReadOnly: true})}}.Compile(s, reconciler.Nothing())
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func compile(t *testing.T, documents string) *policies.IR {
 	t.Helper()
 	set := schema.NewSet()
 	snapshot := &schema.Snapshot{Files: schema.NewFiles(&schema.File{Path: "all.yaml", ID: documents, Data: []byte(documents)})}
-	ir, _, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot))
+	ir, _, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(snapshot), policies.Facts{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,11 +3,9 @@ package p4rt
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
@@ -54,7 +53,6 @@ type device struct {
 	primary  bool
 	standing error         // why not primary
 	changed  chan struct{} // closed and replaced when the standing changes
-	since    time.Time
 	program  *pipeline.Program
 	known
 }
@@ -97,7 +95,7 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	d := &device{
 		target: target, spec: spec, conn: conn, client: p4v1.NewP4RuntimeClient(conn), stop: stop,
-		done: make(chan struct{}), changed: make(chan struct{}), since: time.Now(),
+		done: make(chan struct{}), changed: make(chan struct{}),
 		standing: errors.New("not connected yet"), known: newKnown(),
 	}
 	if s.cfg.ReadOnly {
@@ -122,33 +120,20 @@ func (d *device) close() error {
 func (s *Sink) credentials(spec targetBody) (credentials.TransportCredentials, error) {
 	if spec.tls.CA == "" {
 		host, _, _ := net.SplitHostPort(spec.address)
-		a, err := netip.ParseAddr(host)
-		if spec.insecure || host == "localhost" || err == nil && a.IsLoopback() {
+		if spec.insecure || schema.IsLoopback(host) {
 			return insecure.NewCredentials(), nil
 		}
 		return nil, fmt.Errorf("%s is not on loopback; give tls, or insecure: true", spec.address)
 	}
-	ca, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.CA)
+	pool, err := reconciler.ReadAuthorities(s.cfg.SecretsDir, spec.tls.CA)
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("%s holds no certificate; want PEM", spec.tls.CA)
-	}
 	cfg := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	if spec.tls.Cert != "" {
-		cert, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.Cert)
+		pair, err := reconciler.ReadKeyPair(s.cfg.SecretsDir, spec.tls.Cert, spec.tls.Key)
 		if err != nil {
 			return nil, err
-		}
-		key, err := reconciler.ReadSecret(s.cfg.SecretsDir, spec.tls.Key)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("%s and %s are no certificate and key that belong together", spec.tls.Cert, spec.tls.Key)
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	}

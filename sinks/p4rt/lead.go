@@ -140,9 +140,6 @@ func (d *device) arbitrate(stream p4v1.P4Runtime_StreamChannelClient, id electio
 func (d *device) stand(s *Sink, primary bool, standing error) {
 	d.mu.Lock()
 	news := d.primary != primary || primary
-	if d.primary != primary {
-		d.since = time.Now()
-	}
 	d.primary, d.standing = primary, standing
 	close(d.changed)
 	d.changed = make(chan struct{})

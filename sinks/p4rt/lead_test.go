@@ -21,14 +21,19 @@ import (
 
 // standing is how a sink stands at its only switch: "primary", or why not.
 func standing(s *Sink) string {
-	h := s.Health()
-	switch {
-	case len(h) != 1:
-		return fmt.Sprintf("%d switches", len(h))
-	case h[0].Primary && h[0].Reason == "":
-		return "primary"
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.devices {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if len(s.devices) == 1 && d.primary && d.standing == nil {
+			return "primary"
+		}
+		if len(s.devices) == 1 && d.standing != nil {
+			return d.standing.Error()
+		}
 	}
-	return h[0].Reason
+	return fmt.Sprintf("%d switches", len(s.devices))
 }
 
 // stands waits until a sink's standing holds a text.
@@ -318,8 +323,8 @@ func TestLetGo(t *testing.T) {
 	if err := s.Apply(t.Context(), self, deletes(self)); err != nil {
 		t.Fatal(err)
 	}
-	if h := s.Health(); len(h) != 0 {
-		t.Errorf("health %v of a switch that was let go", h)
+	if got := standing(s); got != "0 switches" {
+		t.Errorf("the sink stands at a switch that was let go: %s", got)
 	}
 	eventually(t, func() string { return "the stream is still open" }, func() bool {
 		_, err := l.client().Write(t.Context(), &p4v1.WriteRequest{DeviceId: 1, ElectionId: election{9, 1}.proto()})
@@ -338,8 +343,8 @@ func TestMoved(t *testing.T) {
 	if err := s.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err != nil {
 		t.Fatal(err)
 	}
-	if h := s.Health(); len(h) != 1 || !h[0].Primary {
-		t.Errorf("health %v", h)
+	if got := standing(s); got != "primary" {
+		t.Errorf("the standing is %s", got)
 	}
 	eventually(t, func() string { return "the old switch still has its primary" }, func() bool {
 		_, err := a.client().Write(t.Context(), &p4v1.WriteRequest{DeviceId: 1, ElectionId: election{3, 1}.proto()})

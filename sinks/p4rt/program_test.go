@@ -23,7 +23,7 @@ import (
 
 // altered is gray's P4Info after a change.
 func altered(change func(tables map[string]*p4configv1.Table, info *p4configv1.P4Info)) *p4configv1.P4Info {
-	info := proto.CloneOf(pipeline.P4Info())
+	info := proto.CloneOf(pipeline.V1Model().P4Info)
 	tables := map[string]*p4configv1.Table{}
 	for _, t := range info.Tables {
 		tables[t.GetPreamble().GetName()] = t
@@ -117,7 +117,7 @@ func TestForeignPrograms(t *testing.T) {
 func TestRememberedProgram(t *testing.T) {
 	config := bytes.Repeat([]byte("config "), 10_000)
 	before := &policies.Switch{Name: "sw", Pipeline: "p", Push: "ifDifferent", Program: &policies.Program{
-		P4Info: textOf(t, pipeline.P4Info()), DeviceConfig: config, Loads: true, Cookie: 77,
+		P4Info: textOf(t, pipeline.V1Model().P4Info), DeviceConfig: config, Loads: true, Cookie: 77,
 	}}
 	kept, err := json.Marshal(before)
 	if err != nil || len(kept) > 40_000 {

@@ -168,7 +168,7 @@ func programmed(t *testing.T, documents string) (*softswitch.Switch, *policies.I
 	documents = strings.Replace(documents, "SWITCH", l.Addr().String(), 1)
 	set := schema.NewSet()
 	changed := set.Update(&schema.Snapshot{Revision: "test", Files: schema.NewFiles(&schema.File{Path: "all.yaml", ID: "1", Data: []byte(documents)})})
-	ir, units, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, changed)
+	ir, units, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, changed, policies.Facts{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, documents)
 	}

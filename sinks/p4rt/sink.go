@@ -3,8 +3,6 @@ package p4rt
 import (
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,32 +63,6 @@ func (s *Sink) Close() error {
 		delete(s.devices, t)
 	}
 	return errors.Join(errs...)
-}
-
-// Health is how the connection to a switch stands.
-type Health struct {
-	Target  string
-	Primary bool
-	Reason  string // why not primary; empty where it is
-	Since   time.Time
-}
-
-// Health returns the standing of all switches, sorted.
-func (s *Sink) Health() []Health {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []Health
-	for t, d := range s.devices {
-		d.mu.Lock()
-		h := Health{Target: t, Primary: d.primary, Since: d.since}
-		if d.standing != nil {
-			h.Reason = d.standing.Error()
-		}
-		d.mu.Unlock()
-		all = append(all, h)
-	}
-	slices.SortFunc(all, func(a, b Health) int { return strings.Compare(a.Target, b.Target) })
-	return all
 }
 
 // device returns the connection that a target's resource describes; a resource

@@ -121,7 +121,7 @@ func TestTraceSaysWhatTheSwitchDoes(t *testing.T) {
 	text := fmt.Sprintf(traceWorld, l.Addr())
 	files := schema.NewFiles(&schema.File{Path: "world.yaml", ID: "1", Data: []byte(text)})
 	set := schema.NewSet()
-	ir, units, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(&schema.Snapshot{Files: files}))
+	ir, units, err := policies.NewCompiler(policies.NewIDs(), nil).Compile(set, set.Update(&schema.Snapshot{Files: files}), policies.Facts{})
 	if err != nil {
 		t.Fatal(err)
 	}

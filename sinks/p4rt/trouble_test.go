@@ -197,7 +197,7 @@ func TestPushNever(t *testing.T) {
 	o := newOther(t, l.client(), "other", &p4v1.Uint128{Low: 1})
 	_, err := o.client.SetForwardingPipelineConfig(t.Context(), &p4v1.SetForwardingPipelineConfigRequest{
 		DeviceId: 1, Role: "other", ElectionId: o.id, Action: p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT,
-		Config: &p4v1.ForwardingPipelineConfig{P4Info: pipeline.P4Info(), Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: 0xabc}},
+		Config: &p4v1.ForwardingPipelineConfig{P4Info: pipeline.V1Model().P4Info, Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: 0xabc}},
 	})
 	if err != nil {
 		t.Fatal(err)

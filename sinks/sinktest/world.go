@@ -35,7 +35,7 @@ func (w *world) commit(documents map[string]string) {
 	for path, text := range documents {
 		files = append(files, &schema.File{Path: path, ID: text, Data: []byte(text)})
 	}
-	ir, changed, err := w.compiler.Compile(w.set, w.set.Update(&schema.Snapshot{Files: schema.NewFiles(files...)}))
+	ir, changed, err := w.compiler.Compile(w.set, w.set.Update(&schema.Snapshot{Files: schema.NewFiles(files...)}), policies.Facts{})
 	if err != nil {
 		w.t.Fatalf("the documents are at fault: %v", err)
 	}

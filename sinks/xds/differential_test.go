@@ -85,7 +85,7 @@ func (w *requestWorld) commit(text string) bool {
 	w.last = text
 	file := &schema.File{Path: "policies.yaml", ID: text, Data: []byte(text)}
 	base := &schema.File{Path: "base.yaml", ID: "base", Data: []byte(w.base)}
-	ir, units, err := w.compiler.Compile(w.set, w.set.Update(&schema.Snapshot{Files: schema.NewFiles(base, file)}))
+	ir, units, err := w.compiler.Compile(w.set, w.set.Update(&schema.Snapshot{Files: schema.NewFiles(base, file)}), policies.Facts{})
 	if err != nil {
 		if !strings.Contains(err.Error(), "is also the priority of") && !strings.Contains(err.Error(), "sets of requests") {
 			w.host.t.Fatalf("%v\n%s", err, text)

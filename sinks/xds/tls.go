@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"fmt"
 	"log/slog"
 	"net"
 	"slices"
@@ -56,7 +54,6 @@ type identity struct {
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	content [3][]byte
 	current *tls.Config
 	failed  string // why the files are not used as they are now
 }
@@ -82,26 +79,17 @@ func (id *identity) config() *tls.Config {
 
 // load reads the files, and takes them where they have changed.
 func (id *identity) load() error {
-	var content [3][]byte
-	for i, path := range []string{id.files.Cert, id.files.Key, id.files.CA} {
-		b, err := reconciler.ReadSecret(id.files.SecretsDir, path)
-		if err != nil {
-			return err
-		}
-		content[i] = b
+	pair, err := reconciler.ReadKeyPair(id.files.SecretsDir, id.files.Cert, id.files.Key)
+	if err != nil {
+		return err
 	}
-	if id.current != nil && slices.EqualFunc(content[:], id.content[:], bytes.Equal) {
+	pool, err := reconciler.ReadAuthorities(id.files.SecretsDir, id.files.CA)
+	if err != nil {
+		return err
+	}
+	if c := id.current; c != nil && pool.Equal(c.ClientCAs) && slices.EqualFunc(pair.Certificate, c.Certificates[0].Certificate, bytes.Equal) {
 		return nil
 	}
-	pair, err := tls.X509KeyPair(content[0], content[1])
-	if err != nil {
-		return fmt.Errorf("%s and %s are no certificate and key that belong together", id.files.Cert, id.files.Key)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(content[2]) {
-		return fmt.Errorf("%s holds no certificate; want PEM", id.files.CA)
-	}
-	id.content = content
 	id.current = &tls.Config{
 		Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"},

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/schema"
 )
 
 // Bounds of what is taken from etcd.
@@ -17,6 +18,7 @@ const (
 	maxRecords = 10_000  // of a target
 	maxRecord  = 4 << 10 // bytes of a value
 	maxKey     = 1 << 10 // bytes
+	maxShown   = 64      // bytes of a text in a message
 )
 
 // record is an endpoint as etcd's package naming/endpoints writes it, and as the
@@ -61,21 +63,12 @@ func parse(value []byte) entry {
 	at, err := netip.ParseAddrPort(r.Addr)
 	a := at.Addr().Unmap()
 	if err != nil || at.Port() == 0 || a.Zone() != "" {
-		return entry{wrong: fmt.Sprintf("has the address %q, want IP:port", clip(r.Addr))}
+		return entry{wrong: fmt.Sprintf("has the address %q, want IP:port", schema.Clip(r.Addr, maxShown))}
 	}
 	if a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() {
 		return entry{wrong: fmt.Sprintf("has the address %s, which is no server's", at)}
 	}
 	return entry{endpoint: netip.AddrPortFrom(a, at.Port())}
-}
-
-// clip bounds a text of somebody else.
-func clip(s string) string {
-	const most = 64
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
 // endpointsOf is the endpoints among records, as policies wants them.
@@ -104,7 +97,7 @@ func leftOut(records map[string]entry) string {
 	for _, key := range slices.Sorted(maps.Keys(records)) {
 		if e := records[key]; e.wrong != "" {
 			if count++; count <= most {
-				words = append(words, fmt.Sprintf("%q %s", clip(key), e.wrong))
+				words = append(words, fmt.Sprintf("%q %s", schema.Clip(key, maxShown), e.wrong))
 			}
 		}
 	}

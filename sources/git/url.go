@@ -2,12 +2,13 @@ package git
 
 import (
 	"fmt"
-	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
+
+	"github.com/gray-release/gray/schema"
 )
 
 // locate tells where a repository is: the path of a local one, or the endpoint
@@ -25,7 +26,7 @@ func locate(raw string, insecure bool) (string, *transport.Endpoint, error) {
 	case "https", "ssh":
 		return "", e, nil
 	case "http":
-		if insecure || isLoopback(e.Host) {
+		if insecure || schema.IsLoopback(e.Host) {
 			return "", e, nil
 		}
 		return "", nil, fmt.Errorf("%s is plaintext; use https, or --insecure", Redact(raw))
@@ -43,11 +44,6 @@ func localPath(raw string) (string, error) {
 		return "", fmt.Errorf("%q names no path on this machine; want file:///PATH", raw)
 	}
 	return filepath.FromSlash(u.Path), nil
-}
-
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // Redact takes user and password out of a URL. What cannot be parsed loses all

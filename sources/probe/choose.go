@@ -10,25 +10,20 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Selection is whom a verification probes.
-type Selection struct {
+// selection is whom a verification probes.
+type selection struct {
 	Targets []Target // moved ones first, each in the order of the sample
 	LeftOut int      // moved VMs beyond MaxTargets, which are sampled
 	Ranges  int      // moved routes to more than one address, of which none can be told to answer
 }
 
-// Select makes the list of monitored addresses from a Network's routes: those that
-// moved, and so many of their peers, spread over the VTEPs. Equal arguments give
-// equal lists; another seed, such as the Network's generation, gives other peers,
-// so that over time all are looked at.
-func Select(routes []schema.Route, moved func(schema.Route) bool, peers int, seed uint64) Selection {
-	return choose(routes, moved, moved, peers, seed)
-}
-
-// choose selects, where more have moved than can be probed, those that are fresh
-// before the others.
-func choose(routes []schema.Route, moved, fresh func(schema.Route) bool, peers int, seed uint64) Selection {
-	var s Selection
+// choose makes the list of monitored addresses from a Network's routes: those that
+// moved, and so many of their peers, spread over the VTEPs. Where more have moved than
+// can be probed, those that are fresh come before the others. Equal arguments give
+// equal lists; another seed, such as the Network's generation, gives other peers, so
+// that over time all are looked at.
+func choose(routes []schema.Route, moved, fresh func(schema.Route) bool, peers int, seed uint64) selection {
+	var s selection
 	var first, on, off []Target
 	for _, r := range routes {
 		isMoved := moved(r)

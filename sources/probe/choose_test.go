@@ -32,7 +32,7 @@ func TestSelect(t *testing.T) {
 	all := routes(1000, 20)
 	all = append(all, schema.Route{VM: "net", Prefix: schema.Prefix{Prefix: netip.MustParsePrefix("10.9.0.0/16")}})
 	moved := func(r schema.Route) bool { return r.VM == "vm-3" || r.VM == "vm-8" || r.VM == "net" }
-	s := Select(all, moved, 20, 1)
+	s := choose(all, moved, moved, 20, 1)
 	if len(s.Targets) != 22 || s.LeftOut != 0 || s.Ranges != 1 {
 		t.Fatalf("%d targets, %d left out, %d ranges", len(s.Targets), s.LeftOut, s.Ranges)
 	}
@@ -52,33 +52,34 @@ func TestSelect(t *testing.T) {
 	// The order of the routes is not what decides, the seed is.
 	turned := slices.Clone(all)
 	slices.Reverse(turned)
-	if !slices.Equal(Select(turned, moved, 20, 1).Targets, s.Targets) {
+	if !slices.Equal(choose(turned, moved, moved, 20, 1).Targets, s.Targets) {
 		t.Error("another order of routes gave another list")
 	}
-	if slices.Equal(Select(all, moved, 20, 2).Targets, s.Targets) {
+	if slices.Equal(choose(all, moved, moved, 20, 2).Targets, s.Targets) {
 		t.Error("another seed gave the same list")
 	}
 	// Over the seeds everybody's turn comes.
 	looked := map[string]bool{}
 	few := routes(100, 5)
 	for seed := range uint64(400) {
-		for _, v := range Select(few, moved, 20, seed).Targets {
+		for _, v := range choose(few, moved, moved, 20, seed).Targets {
 			looked[v.VM] = true
 		}
 	}
 	if len(looked) != 100 {
 		t.Errorf("%d of 100 VMs were looked at", len(looked))
 	}
-	if s := Select(all, moved, 5000, 1); len(s.Targets) != 1000 {
+	if s := choose(all, moved, moved, 5000, 1); len(s.Targets) != 1000 {
 		t.Errorf("%d targets, want everybody", len(s.Targets))
 	}
-	if s := Select(nil, moved, 8, 1); len(s.Targets) != 0 {
+	if s := choose(nil, moved, moved, 8, 1); len(s.Targets) != 0 {
 		t.Errorf("%d targets of no route", len(s.Targets))
 	}
 }
 
 func TestSelectIsBounded(t *testing.T) {
-	s := Select(routes(30_000, 50), func(r schema.Route) bool { return r.VM != "vm-0" }, 8, 1)
+	moved := func(r schema.Route) bool { return r.VM != "vm-0" }
+	s := choose(routes(30_000, 50), moved, moved, 8, 1)
 	if len(s.Targets) != MaxTargets || s.LeftOut != 29_999-MaxTargets {
 		t.Errorf("%d targets, %d left out", len(s.Targets), s.LeftOut)
 	}

@@ -104,7 +104,7 @@ func (c *CheckResult) summary(shown int) string {
 }
 
 // lines says who was not probed though it moved.
-func (s Selection) lines() []string {
+func (s selection) lines() []string {
 	var out []string
 	if s.LeftOut > 0 {
 		out = append(out, fmt.Sprintf("%d moved addresses were not probed, as one verification probes %d at most", s.LeftOut, MaxTargets))

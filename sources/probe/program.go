@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/gray-release/gray/schema"
 )
 
 // The bounds of text that is kept, in bytes.
@@ -173,8 +175,5 @@ func printable(s string) string {
 
 // clip bounds a text of one line.
 func clip(s string) string {
-	if s = strings.ReplaceAll(printable(s), "\n", " "); len(s) > maxLine {
-		return strings.ToValidUTF8(s[:maxLine], "") + "..."
-	}
-	return s
+	return schema.Clip(strings.ReplaceAll(printable(s), "\n", " "), maxLine)
 }

@@ -96,14 +96,14 @@ func batchOf(j *reconciler.Job) string {
 
 // requestOf makes the verification of a Job: of a baseline all VMs of the Network,
 // else those that have moved and some peers.
-func requestOf(j *reconciler.Job) (Request, Selection, error) {
+func requestOf(j *reconciler.Job) (Request, selection, error) {
 	net, _ := j.Spec.Network(j.Network)
 	if net == nil {
-		return Request{}, Selection{}, errors.New("the rollout does not have it any more")
+		return Request{}, selection{}, errors.New("the rollout does not have it any more")
 	}
 	verify := j.Spec.Rollout.Verify
 	if verify == nil {
-		return Request{}, Selection{}, errors.New("the rollout has no verify any more")
+		return Request{}, selection{}, errors.New("the rollout has no verify any more")
 	}
 	r := Request{
 		Policy: j.Policy, Network: j.Network, Commit: j.Revision, Batch: batchOf(j), VNI: schema.VNI(net.VNI), Monitor: net.Monitor,

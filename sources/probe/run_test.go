@@ -89,7 +89,7 @@ func (s shard) spec(t *testing.T) *rollout.Spec {
 		t.Fatal(err)
 	}
 	c := policies.NewCompiler(policies.NewIDs(), nil)
-	if _, _, err := c.Compile(set, set.Names()); err != nil {
+	if _, _, err := c.Compile(set, set.Names(), policies.Facts{}); err != nil {
 		t.Fatal(err)
 	}
 	return c.Rollout("gw-v2")
@@ -390,7 +390,7 @@ func TestRequestOf(t *testing.T) {
 		p.Network = "vpc-1001"
 		return &reconciler.Job{Policy: "gw-v2", Spec: spec, Revision: "main@sha1:abc", Probe: p}
 	}
-	ask := func(j *reconciler.Job) (Request, Selection, map[netip.Addr]bool) {
+	ask := func(j *reconciler.Job) (Request, selection, map[netip.Addr]bool) {
 		r, sel, err := requestOf(j)
 		if err != nil {
 			t.Fatal(err)

@@ -48,9 +48,6 @@ var V1Model = sync.OnceValue(func() *Program { return newProgram("gray/v1model",
 // depends on the switch's SDE, so gray has no device config of it.
 var TNA = sync.OnceValue(func() *Program { return newProgram("gray/tna", tnaInfo, nil) })
 
-// P4Info is the P4Info of gray's pipeline, which is the same on every face but
-// for the architecture's name. It is read-only.
-func P4Info() *p4configv1.P4Info { return V1Model().P4Info }
-
-// Index is the index over P4Info.
+// Index is the index over the P4Info of gray's pipeline, which is the same on every face
+// but for the architecture's name.
 func Index() *Info { return V1Model().Index }

@@ -19,8 +19,8 @@ func TestIDs(t *testing.T) {
 		"gray_vm_src_v4": TableVMSrcV4, "gray_vm_dst_v4": TableVMDstV4, "gray_vm_src_v6": TableVMSrcV6, "gray_vm_dst_v6": TableVMDstV6,
 		"gray_vpc": TableVPC, "hash_profile": TableHashProfile, "resolve": TableResolve, "pool": TablePool, "bucket": TableBucket, "backend": TableBackend,
 	}
-	if len(P4Info().GetTables()) != len(tables) {
-		t.Errorf("the P4Info has %d tables, Go knows %d", len(P4Info().GetTables()), len(tables))
+	if len(V1Model().P4Info.GetTables()) != len(tables) {
+		t.Errorf("the P4Info has %d tables, Go knows %d", len(V1Model().P4Info.GetTables()), len(tables))
 	}
 	for name, id := range tables {
 		if table := Index().Table(name); table == nil || table.ID != id {
@@ -35,7 +35,7 @@ func TestIDs(t *testing.T) {
 		"forward_mac": ActionForwardMAC, "forward_ip_v4": ActionForwardIPv4, "forward_ip_v6": ActionForwardIPv6,
 	}
 	byName := map[string]*p4configv1.Action{}
-	for _, a := range P4Info().GetActions() {
+	for _, a := range V1Model().P4Info.GetActions() {
 		byName[a.GetPreamble().GetName()] = a
 	}
 	for name, id := range actions {

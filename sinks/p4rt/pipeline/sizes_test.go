@@ -10,7 +10,7 @@ import (
 
 // The sizes of a P4Info as p4c writes it are read, of all tables.
 func TestTableSizes(t *testing.T) {
-	sizes, err := TableSizes([]byte(committed))
+	sizes, err := TableSizes(v1modelInfo)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,4 +56,3 @@ func FuzzTableSizes(f *testing.F) {
 		_, _ = TableSizes(text)
 	})
 }
-

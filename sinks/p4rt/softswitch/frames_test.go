@@ -151,7 +151,7 @@ func ruleAction(table uint32) uint32 {
 
 // load puts entries on the switch without a server.
 func (s *Switch) load(entries ...*p4v1.TableEntry) error {
-	p := newProgram(&p4v1.ForwardingPipelineConfig{P4Info: pipeline.P4Info()})
+	p := newProgram(&p4v1.ForwardingPipelineConfig{P4Info: pipeline.V1Model().P4Info})
 	for _, e := range entries {
 		if err := p.update(insert(e)); err != nil {
 			return err

@@ -62,7 +62,7 @@ func ready(t testing.TB) *rig {
 	c := r.stream()
 	c.arbitrate("", id(1))
 	c.wants("OK 0/1")
-	r.push(pipeline.P4Info())
+	r.push(pipeline.V1Model().P4Info)
 	return r
 }
 

@@ -96,7 +96,7 @@ func (r *rig) alike(t *testing.T) {
 		_, err := r.client.Write(t.Context(), &p4v1.WriteRequest{DeviceId: device, ElectionId: id(1), Atomicity: a, Updates: []*p4v1.Update{insert(vpc(1, 77, 2))}})
 		wantCode(t, a.String(), err, codes.Unimplemented)
 	}
-	r.push(proto.CloneOf(pipeline.P4Info()))
+	r.push(proto.CloneOf(pipeline.V1Model().P4Info))
 	if found, err := r.read(asked(&p4v1.TableEntry{})); err != nil || len(found) != 0 {
 		t.Errorf("after the same pipeline was loaded again %d entries are there, error %v", len(found), err)
 	}

@@ -137,7 +137,7 @@ func TestFull(t *testing.T) {
 		all = append(all, insert(entry(i)))
 	}
 	r.mustWrite(all...)
-	small := proto.CloneOf(pipeline.P4Info())
+	small := proto.CloneOf(pipeline.V1Model().P4Info)
 	for _, info := range small.GetTables() {
 		if info.GetPreamble().GetId() == pipeline.TablePool {
 			info.Size = 2
@@ -179,7 +179,7 @@ func TestConfigRefusals(t *testing.T) {
 	c := r.stream()
 	c.arbitrate("", id(1))
 	c.wants("OK 0/1")
-	gray := pipeline.P4Info()
+	gray := pipeline.V1Model().P4Info
 	zero, twice := proto.CloneOf(gray), proto.CloneOf(gray)
 	zero.Tables[0].Preamble.Id = 0
 	twice.Tables[1].Preamble.Id = twice.Tables[0].Preamble.Id
@@ -216,7 +216,7 @@ func TestConfigRefusals(t *testing.T) {
 // writes, and packets see it from the commit on.
 func TestConfigActions(t *testing.T) {
 	r := ready(t)
-	gray := pipeline.P4Info()
+	gray := pipeline.V1Model().P4Info
 	r.mustWrite(insert(vpc(1, 1001, 2)))
 	wantCode(t, "save", r.set(setConfig(saveOnly, configOf(2, gray))), codes.OK)
 	if all, _ := r.read(asked(&p4v1.TableEntry{})); len(all) != 0 {

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/gray-release/gray/sinks/bgp"
 	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/health"
 	"github.com/gray-release/gray/sources/probe"
@@ -21,7 +22,7 @@ import (
 
 // daemon is what runs as long as the process does, whether it leads or follows.
 type daemon struct {
-	c         *daemonConfig
+	c         *Config
 	replica   *etcd.Replica // nil: it is the only daemon, and leads
 	hints     *reconciler.Hints
 	envoys    *xds.Sink
@@ -46,7 +47,7 @@ type loop struct {
 
 // checkFiles refuses at the start what a leader could not work with.
 func (d *daemon) checkFiles() error {
-	if err := d.openOutward(); err != nil || d.c.composeDir == "" {
+	if err := d.openOutward(); err != nil || d.c.XDS.ComposeDir == "" {
 		return err
 	}
 	_, err := d.c.composeFiles()
@@ -56,9 +57,10 @@ func (d *daemon) checkFiles() error {
 // config is what every role works with.
 func (d *daemon) config() reconciler.Config {
 	return reconciler.Config{
-		Source: d.source, Sinks: []reconciler.Sink{d.envoys}, Always: map[string]reconciler.Sink{xds.Target: d.envoys},
+		TableSizes: pipeline.TableSizes,
+		Source:     d.source, Sinks: []reconciler.Sink{d.envoys}, Always: map[string]reconciler.Sink{xds.Target: d.envoys},
 		Hints: d.hints, Discovery: d.discovery,
-		Drift: d.c.drift, MaxDelete: d.c.maxDelete, Confirm: d.c.confirm, Log: d.c.logger(),
+		Drift: d.c.Limits.Drift, MaxDelete: d.c.Limits.MaxDelete, Confirm: d.c.Limits.Confirm, Log: d.c.Log,
 	}
 }
 
@@ -78,13 +80,13 @@ func (d *daemon) leader(store *reconciler.Store, reelect func(uint64) (uint64, e
 		return nil, err
 	}
 	l := &loop{board: reconciler.NewHealth(), probes: reconciler.NewProbes()}
-	l.switches = p4rt.New(p4rt.Config{SecretsDir: d.c.secrets, Epoch: epoch, Reelect: reelect, Hints: d.hints})
-	l.speakers = bgp.New(bgp.Config{SecretsDir: d.c.secrets, Log: d.c.logger()})
+	l.switches = p4rt.New(p4rt.Config{SecretsDir: d.c.Secrets, Epoch: epoch, Reelect: reelect, Hints: d.hints})
+	l.speakers = bgp.New(bgp.Config{SecretsDir: d.c.Secrets, Log: d.c.Log})
 	cfg := d.config()
 	cfg.Store, cfg.Health = store, l.board
 	cfg.Probes, cfg.Events = l.probes, d.tell
 	cfg.Sinks = append(cfg.Sinks, l.switches, l.speakers)
-	if d.c.composeDir != "" {
+	if d.c.XDS.ComposeDir != "" {
 		files, err := d.c.composeFiles()
 		if err != nil {
 			return nil, errors.Join(err, l.close())
@@ -113,7 +115,7 @@ func (d *daemon) run(ctx context.Context, l *loop) error {
 	defer checks.Wait()
 	if l.board != nil {
 		checks.Go(func() { health.Run(ctx, l.board) })
-		checks.Go(func() { probe.Run(ctx, l.probes, d.prober, d.c.logger()) })
+		checks.Go(func() { probe.Run(ctx, l.probes, d.prober, d.c.Log) })
 	}
 	return l.Run(ctx)
 }
@@ -122,11 +124,11 @@ func (d *daemon) run(ctx context.Context, l *loop) error {
 func (d *daemon) replicate(ctx context.Context) error {
 	var reading sync.WaitGroup
 	defer reading.Wait()
-	reading.Go(func() { d.moved.follow(ctx, d.replica, d.c.logger()) })
+	reading.Go(func() { d.moved.follow(ctx, d.replica, d.c.Log) })
 	d.replica.Run(ctx, func(ctx context.Context) {
 		l, err := d.follower()
 		if err != nil {
-			d.c.logger().Error("cannot follow", "error", err)
+			d.c.Log.Error("cannot follow", "error", err)
 			return
 		}
 		_ = d.run(ctx, l) // it ends with ctx alone
@@ -150,15 +152,17 @@ func (d *daemon) replicate(ctx context.Context) error {
 
 // api is the API as a loop answers it.
 func (d *daemon) api(l *loop) http.Handler {
-	neighbors := func() any { return []bgp.Neighbor{} }
-	if l.speakers != nil {
-		neighbors = func() any { return l.speakers.Neighbors() }
-	}
-	replica := func() any { return nil }
-	if d.replica != nil {
-		replica = func() any { return d.replica.Standing() }
-	}
-	api := admin.Handler(l.Reconciler, func() any { return d.envoys.Proxies() }, neighbors, replica, d.saidWebhooks)
+	api := admin.Handler(l.Reconciler, func() admin.Peers {
+		p := admin.Peers{Proxies: d.envoys.Proxies(), Neighbors: []bgp.Neighbor{}, Webhooks: d.notifier.Status()}
+		if l.speakers != nil {
+			p.Neighbors = l.speakers.Neighbors()
+		}
+		if d.replica != nil {
+			standing := d.replica.Standing()
+			p.Replica = &standing
+		}
+		return p
+	})
 	if !l.follows {
 		return api
 	}

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"cmp"
@@ -16,24 +16,24 @@ import (
 )
 
 // asReplica is the replica that an etcd --state makes the daemon, nil for another one.
-func (c *daemonConfig) asReplica() (*etcd.Replica, error) {
+func (c *Config) asReplica() (*etcd.Replica, error) {
 	members, prefix, err := c.stateMembers()
 	if err != nil || members == nil {
 		return nil, err
 	}
-	if c.once {
+	if c.Once {
 		return nil, errors.New("--once ends before another replica could lead; give it a --state file of its own")
 	}
-	if c.lease < 2*time.Second || c.lease > time.Hour || c.lease%time.Second != 0 {
-		return nil, fmt.Errorf("--lease %s: want whole seconds, from 2s to 1h", c.lease)
+	if c.State.Lease < 2*time.Second || c.State.Lease > time.Hour || c.State.Lease%time.Second != 0 {
+		return nil, fmt.Errorf("--lease %s: want whole seconds, from 2s to 1h", c.State.Lease)
 	}
-	flags := c.stateEtcd
-	flags.name, flags.members = "state", members
-	cfg := etcd.ReplicaConfig{Prefix: prefix, Name: c.replica, Lease: c.lease}
-	if cfg.Config, err = flags.config(c.secrets, c.insecure); err != nil {
+	flags := c.State.Etcd
+	flags.name, flags.Members = "state", members
+	cfg := etcd.ReplicaConfig{Prefix: prefix, Name: c.State.Replica, Lease: c.State.Lease}
+	if cfg.Config, err = flags.config(c.Secrets, c.Insecure); err != nil {
 		return nil, err
 	}
-	cfg.Log = c.logger()
+	cfg.Log = c.Log
 	if cfg.Name == "" {
 		if cfg.Name, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("the host's name is not known: %w; give --replica", err)
@@ -44,15 +44,15 @@ func (c *daemonConfig) asReplica() (*etcd.Replica, error) {
 
 // stateMembers is the URLs of etcd's members and the prefix of all keys in --state,
 // none for a file.
-func (c *daemonConfig) stateMembers() (members []string, prefix string, err error) {
-	scheme, rest, _ := strings.Cut(c.state, "://")
+func (c *Config) stateMembers() (members []string, prefix string, err error) {
+	scheme, rest, _ := strings.Cut(c.State.At, "://")
 	url, ok := map[string]string{"etcd": "http://", "etcds": "https://"}[scheme]
 	if !ok {
 		return nil, "", nil
 	}
 	hosts, path, _ := strings.Cut(rest, "/")
 	if hosts == "" {
-		return nil, "", fmt.Errorf("--state %q names no etcd; want etcd://host:2379", c.state)
+		return nil, "", fmt.Errorf("--state %q names no etcd; want etcd://host:2379", c.State.At)
 	}
 	for h := range strings.SplitSeq(hosts, ",") {
 		members = append(members, url+h)

@@ -1,12 +1,9 @@
-package main
+package demo
 
 import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +17,7 @@ import (
 // versions that match policies of a real daemon give it: all answer through v1, and
 // none of a VPC that v2 loses.
 func TestShardLab(t *testing.T) {
-	r := &rolloutDemo{demo: &demo{out: io.Discard, dir: t.TempDir()}}
+	r := &rolloutDemo{demo: &demo{out: io.Discard, Lab: Lab{Dir: t.TempDir()}}}
 	ok := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -44,11 +41,11 @@ func TestShardLab(t *testing.T) {
 	} {
 		text := ""
 		if c.policy != "" {
-			text = labPolicy(c.policy)
+			text = "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: {name: gw-v2}\nspec:\n  targets: [{kind: Gateway, name: vpc-gw}]\n  version: v2\n  match:\n  - " + c.policy + "\n"
 		}
 		ok(r.write("policies/gateway-v2.yaml", text))
-		ok(r.git(t.Context(), "add", "-A"))
-		ok(r.git(t.Context(), "commit", "-q", "--allow-empty", "-m", "match"))
+		ok(r.Git(t.Context(), "add", "-A"))
+		ok(r.Git(t.Context(), "commit", "-q", "--allow-empty", "-m", "match"))
 		ok(r.live(t.Context()))
 		for i, v := range r.lab.vpcs {
 			moved, lost := pingAll(t, r, v)
@@ -64,7 +61,7 @@ func TestShardLab(t *testing.T) {
 func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
 	t.Helper()
 	before := r.lab.look(v)
-	s, err := dir.Read(t.Context(), r.repo)
+	s, err := dir.Read(t.Context(), r.Repo)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,10 +70,14 @@ func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
 		t.Fatal(err)
 	}
 	n := set.Get(schema.Name{Kind: schema.KindNetwork, Name: v.name}).Spec.(*schema.NetworkSpec)
+	var targets []probe.Target
+	for _, route := range n.Routes {
+		targets = append(targets, probe.Target{VM: route.VM, Address: route.Prefix.Addr(), MAC: route.MAC, VTEP: route.VTEP.Addr, Moved: true})
+	}
 	prober := probe.New(probe.Options{Underlay: r.lab.underlay, Interval: time.Millisecond})
 	res := prober.Verify(t.Context(), probe.Request{
 		Network: v.name, VNI: *n.VNI, Monitor: n.Monitor, Survey: true,
-		Targets: probe.Select(n.Routes, func(schema.Route) bool { return true }, 0, 1).Targets,
+		Targets: targets,
 		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: r.lab.vip}},
 	})
 	lost = res.Checks[0].Failed
@@ -93,47 +94,6 @@ func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
 		}
 	}
 	return moved, lost
-}
-
-// TestDemoRollout runs both stories of gray demo --rollout at the same time, as
-// somebody without Envoy, root and terminal would.
-func TestDemoRollout(t *testing.T) {
-	t.Setenv("PATH", gitOnly(t))
-	for broken, wants := range map[bool][]string{
-		false: {"vpc-1002  22222 11111 11111 11111   5/20 on v2", "PhaseCompleted", "the rollout is Completed, with 40 of 40 VMs moved", "0 were lost, by nobody"},
-		true:  {"vpc-1002  x1111 11111 11111 11111   1/20 on v2", "PhaseRolledBack", "failure  VerificationFailed, batch 1 of Network vpc-1002, at main@sha1:", "still RolledBack, in run 1, with 0 VMs moved", "were lost, by vpc-1002/vm-1"},
-	} {
-		t.Run(fmt.Sprintf("broken=%v", broken), func(t *testing.T) {
-			t.Parallel()
-			var out strings.Builder
-			r := &rolloutDemo{demo: &demo{out: &out}, broken: broken}
-			if err := r.run(t.Context()); err != nil {
-				t.Fatalf("%v\n%s", err, &out)
-			}
-			for _, want := range append(wants, "All expectations held") {
-				if !strings.Contains(out.String(), want) {
-					t.Errorf("the demo did not say %q:\n%s", want, &out)
-				}
-			}
-			if strings.Contains(out.String(), "\x1b") {
-				t.Errorf("without a terminal there are escape sequences:\n%q", &out)
-			}
-		})
-	}
-}
-
-// gitOnly is a folder with git and nothing else.
-func gitOnly(t *testing.T) string {
-	t.Helper()
-	git, err := exec.LookPath("git")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.Symlink(git, filepath.Join(dir, "git")); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // TestScreen draws the lines at the end of a terminal over again, and nothing else.

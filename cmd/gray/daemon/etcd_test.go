@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -71,35 +71,35 @@ func secrets(t *testing.T) string {
 func TestEtcdFlagsAreRefused(t *testing.T) {
 	dir := secrets(t)
 	for _, c := range []struct {
-		flags etcdFlags
+		flags Etcd
 		want  string
 	}{
-		{etcdFlags{members: []string{"127.0.0.1:2379"}}, "is no URL of a member"},
-		{etcdFlags{members: []string{"https://u:hunter2@127.0.0.1:2379"}}, "is no URL of a member"},
-		{etcdFlags{members: []string{"https://%zz:hunter2@h"}}, "is no URL of a member"},
-		{etcdFlags{members: []string{"http://10.0.0.1:2379"}}, "is plaintext and not on loopback"},
-		{etcdFlags{members: []string{"http://etcd.internal:2379"}}, "is plaintext and not on loopback"},
-		{etcdFlags{members: []string{"http://127.0.0.1:1", "https://10.0.0.1:1"}}, "both http and https"},
-		{etcdFlags{members: []string{"https://h:1"}, cert: "ca.pem"}, "--etcd-cert and --etcd-key go together"},
-		{etcdFlags{members: []string{"https://h:1"}, username: "gray"}, "--etcd-username and --etcd-password-file go together"},
-		{etcdFlags{members: []string{"http://[::1]:1"}, ca: "ca.pem"}, "are for https members"},
-		{etcdFlags{members: []string{"https://h:1"}, ca: "../x.pem"}, "--etcd-ca: "},
-		{etcdFlags{members: []string{"https://h:1"}, ca: "key.pem"}, "holds no certificate"},
-		{etcdFlags{members: []string{"https://h:1"}, cert: "ca.pem", key: "password"}, "no certificate and key that belong together"},
-		{etcdFlags{username: "gray", passwordFile: "/etc/passwd"}, "is not below --secrets-dir"},
-		{etcdFlags{username: "gray", passwordFile: "empty"}, "want the password on one line"},
+		{Etcd{Members: []string{"127.0.0.1:2379"}}, "is no URL of a member"},
+		{Etcd{Members: []string{"https://u:hunter2@127.0.0.1:2379"}}, "is no URL of a member"},
+		{Etcd{Members: []string{"https://%zz:hunter2@h"}}, "is no URL of a member"},
+		{Etcd{Members: []string{"http://10.0.0.1:2379"}}, "is plaintext and not on loopback"},
+		{Etcd{Members: []string{"http://etcd.internal:2379"}}, "is plaintext and not on loopback"},
+		{Etcd{Members: []string{"http://127.0.0.1:1", "https://10.0.0.1:1"}}, "both http and https"},
+		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem"}, "--etcd-cert and --etcd-key go together"},
+		{Etcd{Members: []string{"https://h:1"}, Username: "gray"}, "--etcd-username and --etcd-password-file go together"},
+		{Etcd{Members: []string{"http://[::1]:1"}, CA: "ca.pem"}, "are for https members"},
+		{Etcd{Members: []string{"https://h:1"}, CA: "../x.pem"}, "--etcd-ca: "},
+		{Etcd{Members: []string{"https://h:1"}, CA: "key.pem"}, "holds no certificate"},
+		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem", Key: "password"}, "no certificate and key that belong together"},
+		{Etcd{Username: "gray", PasswordFile: "/etc/passwd"}, "is not below --secrets-dir"},
+		{Etcd{Username: "gray", PasswordFile: "empty"}, "want the password on one line"},
 	} {
 		_, err := c.flags.config(dir, false)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%+v: %v, want %q", c.flags, err, c.want)
 		}
 	}
-	for _, f := range []etcdFlags{{}, {members: []string{"http://localhost:1", "http://[::1]:2379/"}}, {members: []string{"https://etcd.internal"}}} {
+	for _, f := range []Etcd{{}, {Members: []string{"http://localhost:1", "http://[::1]:2379/"}}, {Members: []string{"https://etcd.internal"}}} {
 		if _, err := f.config(dir, false); err != nil {
 			t.Errorf("%+v: %v", f, err)
 		}
 	}
-	if _, err := (&etcdFlags{members: []string{"http://10.0.0.1:2379"}}).config(dir, true); err != nil {
+	if _, err := (&Etcd{Members: []string{"http://10.0.0.1:2379"}}).config(dir, true); err != nil {
 		t.Error(err)
 	}
 }
@@ -132,8 +132,8 @@ func securedEtcd(t *testing.T, dir string) string {
 func TestEtcdAsksWhoIsThere(t *testing.T) {
 	dir := secrets(t)
 	address := securedEtcd(t, dir)
-	flags := etcdFlags{
-		members: []string{"https://" + address}, ca: "ca.pem", cert: "ca.pem", key: "key.pem", username: "root", passwordFile: "password",
+	flags := Etcd{
+		Members: []string{"https://" + address}, CA: "ca.pem", Cert: "ca.pem", Key: "key.pem", Username: "root", PasswordFile: "password",
 	}
 	good, err := flags.config(dir, false)
 	if err != nil {
@@ -156,14 +156,14 @@ func TestEtcdAsksWhoIsThere(t *testing.T) {
 	}
 	says(t, good, "10.0.0.1:80")
 	for _, c := range []struct {
-		change func(*etcdFlags)
+		change func(*Etcd)
 		want   string
 	}{
-		{func(f *etcdFlags) { f.passwordFile = "wrong" }, "EtcdAway: etcd cannot be asked since"},
-		{func(f *etcdFlags) { f.passwordFile = "wrong" }, "authentication failed"},
-		{func(f *etcdFlags) { f.cert, f.key, f.username, f.passwordFile = "", "", "", "" }, "certificate required"},
+		{func(f *Etcd) { f.PasswordFile = "wrong" }, "EtcdAway: etcd cannot be asked since"},
+		{func(f *Etcd) { f.PasswordFile = "wrong" }, "authentication failed"},
+		{func(f *Etcd) { f.Cert, f.Key, f.Username, f.PasswordFile = "", "", "", "" }, "certificate required"},
 		// The certificate's user may read nothing.
-		{func(f *etcdFlags) { f.username, f.passwordFile = "", "" }, "NotRead: etcdserver: permission denied"},
+		{func(f *Etcd) { f.Username, f.PasswordFile = "", "" }, "NotRead: etcdserver: permission denied"},
 	} {
 		bad := flags
 		c.change(&bad)

@@ -1,8 +1,8 @@
-package main
+package daemon
 
 import (
 	"context"
-	"io"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -16,33 +16,33 @@ import (
 func TestReplicaFlagsAreRefused(t *testing.T) {
 	dir := secrets(t)
 	for _, c := range []struct {
-		change func(*daemonConfig)
+		change func(*Config)
 		want   string
 	}{
-		{func(c *daemonConfig) { c.state = "etcd:///gray" }, "names no etcd"},
-		{func(c *daemonConfig) { c.state = "etcd://u:hunter2@127.0.0.1:2379" }, "is no URL of a member"},
-		{func(c *daemonConfig) { c.state = "etcd://127.0.0.1:1,,127.0.0.1:2" }, "is no URL of a member"},
-		{func(c *daemonConfig) { c.state = "etcd://10.0.0.1:2379" }, "--state http://10.0.0.1:2379 is plaintext and not on loopback"},
-		{func(c *daemonConfig) { c.stateEtcd.ca = "ca.pem" }, "give --state as etcds://host:2379"},
-		{func(c *daemonConfig) { c.stateEtcd.username = "u" }, "--state-username and --state-password-file go together"},
-		{func(c *daemonConfig) { c.once = true }, "--once"},
-		{func(c *daemonConfig) { c.lease = time.Second }, "--lease 1s"},
-		{func(c *daemonConfig) { c.lease = 2500 * time.Millisecond }, "--lease 2.5s"},
+		{func(c *Config) { c.State.At = "etcd:///gray" }, "names no etcd"},
+		{func(c *Config) { c.State.At = "etcd://u:hunter2@127.0.0.1:2379" }, "is no URL of a member"},
+		{func(c *Config) { c.State.At = "etcd://127.0.0.1:1,,127.0.0.1:2" }, "is no URL of a member"},
+		{func(c *Config) { c.State.At = "etcd://10.0.0.1:2379" }, "--state http://10.0.0.1:2379 is plaintext and not on loopback"},
+		{func(c *Config) { c.State.Etcd.CA = "ca.pem" }, "give --state as etcds://host:2379"},
+		{func(c *Config) { c.State.Etcd.Username = "u" }, "--state-username and --state-password-file go together"},
+		{func(c *Config) { c.Once = true }, "--once"},
+		{func(c *Config) { c.State.Lease = time.Second }, "--lease 1s"},
+		{func(c *Config) { c.State.Lease = 2500 * time.Millisecond }, "--lease 2.5s"},
 	} {
-		cfg := daemonConfig{state: "etcd://127.0.0.1:2379", secrets: dir, lease: 10 * time.Second, log: io.Discard}
+		cfg := Config{State: State{At: "etcd://127.0.0.1:2379", Lease: 10 * time.Second}, Secrets: dir, Log: slog.New(slog.DiscardHandler)}
 		c.change(&cfg)
 		_, err := cfg.asReplica()
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hunter") {
 			t.Errorf("%v, want %q", err, c.want)
 		}
 	}
-	alone := daemonConfig{state: "file:/state.db"}
+	alone := Config{State: State{At: "file:/state.db"}}
 	if r, err := alone.asReplica(); r != nil || err != nil {
 		t.Errorf("a file makes a replica %v, %v", r, err)
 	}
-	far := daemonConfig{state: "etcd://10.0.0.1:2379,10.0.0.2:2379/a/b/", insecure: true}
+	far := Config{State: State{At: "etcd://10.0.0.1:2379,10.0.0.2:2379/a/b/"}, Insecure: true}
 	if members, prefix, err := far.stateMembers(); err != nil || strings.Join(members, " ") != "http://10.0.0.1:2379 http://10.0.0.2:2379" || prefix != "/a/b" {
-		t.Errorf("%s is %q below %q, %v", far.state, members, prefix, err)
+		t.Errorf("%s is %q below %q, %v", far.State.At, members, prefix, err)
 	}
 }
 
@@ -50,13 +50,13 @@ func TestReplicaFlagsAreRefused(t *testing.T) {
 // read and write below the prefix, and nothing else.
 func TestReplicaOfASecuredEtcd(t *testing.T) {
 	dir := secrets(t)
-	c := daemonConfig{
-		state: "etcds://" + securedEtcd(t, dir) + "/shard-1", secrets: dir, lease: testLease, log: io.Discard,
-		stateEtcd: etcdFlags{ca: "ca.pem", cert: "ca.pem", key: "key.pem", username: "gray", passwordFile: "password"},
+	c := Config{
+		Secrets: dir, Log: slog.New(slog.DiscardHandler),
+		State: State{At: "etcds://" + securedEtcd(t, dir) + "/shard-1", Lease: 4 * time.Second, Etcd: Etcd{CA: "ca.pem", Cert: "ca.pem", Key: "key.pem", Username: "gray", PasswordFile: "password"}},
 	}
-	flags := c.stateEtcd
+	flags := c.State.Etcd
 	flags.name = "state"
-	flags.members, _, _ = c.stateMembers()
+	flags.Members, _, _ = c.stateMembers()
 	cfg, err := flags.config(dir, false)
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -74,7 +74,7 @@ spec:
 
 // write puts a document into the repository.
 func (d *demo) write(name, text string) error {
-	path := filepath.Join(d.repo, filepath.FromSlash(name))
+	path := filepath.Join(d.Repo, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -83,9 +83,9 @@ func (d *demo) write(name, text string) error {
 
 // makeShard makes the repository of the shard, still without a policy, and reads it.
 func (d *demo) makeShard(ctx context.Context) (*schema.Set, error) {
-	d.repo = filepath.Join(d.dir, "repo")
+	d.Repo = filepath.Join(d.Dir, "repo")
 	files := map[string]string{
-		"gateways/vpc-gw.yaml":   fmt.Sprintf(shardGateway, d.ports["9559"]),
+		"gateways/vpc-gw.yaml":   fmt.Sprintf(shardGateway, d.Ports["9559"]),
 		"networks/vpc-1001.yaml": shardNetwork(1001),
 		"networks/vpc-1002.yaml": shardNetwork(1002),
 	}
@@ -94,13 +94,13 @@ func (d *demo) makeShard(ctx context.Context) (*schema.Set, error) {
 			return nil, err
 		}
 	}
-	if err := d.git(ctx, "init", "-q", "-b", "main"); err != nil {
+	if err := d.Git(ctx, "init", "-q", "-b", "main"); err != nil {
 		return nil, err
 	}
-	if err := d.commit(ctx, "The shard as it is: everybody on v1"); err != nil {
+	if err := d.Commit(ctx, "The shard as it is: everybody on v1"); err != nil {
 		return nil, err
 	}
-	s, err := dir.Read(ctx, d.repo)
+	s, err := dir.Read(ctx, d.Repo)
 	if err != nil {
 		return nil, err
 	}

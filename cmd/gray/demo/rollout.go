@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"cmp"
@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/admin"
+	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 	"github.com/gray-release/gray/sources/probe"
 )
@@ -61,19 +63,19 @@ func (r *rolloutDemo) run(ctx context.Context) error {
 }
 
 func (r *rolloutDemo) hints() {
-	r.say("  gray rollout status gateway-v2 --admin-listen %s", r.address("18001"))
+	r.say("  gray rollout status gateway-v2 --admin-listen %s", r.Address("18001"))
 	if r.broken {
-		r.say("  gray rollout retry gateway-v2 --admin-listen %s", r.address("18001"))
+		r.say("  gray rollout retry gateway-v2 --admin-listen %s", r.Address("18001"))
 	}
-	r.say("  cd %s, edit policies/, then", r.repo)
-	r.say("  gray diff --admin-listen %s", r.address("18001"))
+	r.say("  cd %s, edit policies/, then", r.Repo)
+	r.say("  gray diff --admin-listen %s", r.Address("18001"))
 	r.say("  git commit -a -m 'another version'")
 }
 
 // start brings everything up, as demo.start does.
 func (r *rolloutDemo) start(ctx context.Context) (func() error, error) {
 	parts := new(ending)
-	if err := r.choosePorts("9559", "18000", "18001"); err != nil {
+	if err := r.ChoosePorts("9559", "18000", "18001"); err != nil {
 		return parts.stop, err
 	}
 	set, err := r.makeShard(ctx)
@@ -90,8 +92,8 @@ func (r *rolloutDemo) start(ctx context.Context) (func() error, error) {
 		return parts.stop, err
 	}
 	parts.add(stopSwitch)
-	stopDaemon, err := r.startDaemon(ctx, func(c *daemonConfig) {
-		c.probes, c.events = probe.Options{Underlay: r.lab.underlay}, r.note
+	stopDaemon, err := r.startDaemon(ctx, func(c *daemon.Config) {
+		c.Outward.Probes, c.Outward.Events = probe.Options{Underlay: r.lab.underlay}, r.note
 	})
 	if err != nil {
 		return parts.stop, err
@@ -130,7 +132,7 @@ func (r *rolloutDemo) story(ctx context.Context) error {
 	}
 	r.say("$ git commit -m 'The shard goes to v2'\n")
 	r.began = time.Now()
-	if err := r.commit(ctx, "The shard goes to v2"); err != nil {
+	if err := r.Commit(ctx, "The shard goes to v2"); err != nil {
 		return err
 	}
 	last := "PhaseCompleted"
@@ -183,10 +185,7 @@ func (r *rolloutDemo) tell(s scene) {
 		return // the next lines say more
 	}
 	const most = 130 // bytes of a message; the evidence is shown later
-	message := strings.TrimSuffix(s.Message, ": ")
-	if len(message) > most {
-		message = strings.ToValidUTF8(message[:most], "") + "..."
-	}
+	message := schema.Clip(strings.TrimSuffix(s.Message, ": "), most)
 	text := fmt.Sprintf("%5.1fs  %-20s %s", s.Time.Sub(r.began).Seconds(), s.Reason, message)
 	if s.Warning {
 		text = r.screen.paint(31, text)
@@ -275,7 +274,7 @@ func (r *rolloutDemo) redraw(ctx context.Context) {
 
 // rollout asks the daemon how the rollout stands.
 func (r *rolloutDemo) rollout(ctx context.Context) (*reconciler.RolloutStatus, error) {
-	s, _, err := (admin.Client{Address: r.address("18001")}).Status(ctx)
+	s, _, err := (admin.Client{Address: r.Address("18001")}).Status(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -286,8 +285,9 @@ func (r *rolloutDemo) rollout(ctx context.Context) (*reconciler.RolloutStatus, e
 }
 
 // standing prints what gray rollout status says.
-func (r *rolloutDemo) standing(s *reconciler.RolloutStatus) {
-	r.say("\n$ gray rollout status gateway-v2\n%s", strings.Join(rolloutLines(s, false), "\n"))
+func (r *rolloutDemo) standing(ctx context.Context) error {
+	r.say("\n$ gray rollout status gateway-v2")
+	return r.Gray(ctx, r.out, "rollout", "status", "gateway-v2", "--admin-listen", r.Address("18001"))
 }
 
 // expect says what is expected and whether it holds.
@@ -302,7 +302,7 @@ func (r *rolloutDemo) expect(holds bool, format string, args ...any) {
 
 // everybodyOn expects that all VMs answer packets that go by a version.
 func (r *rolloutDemo) everybodyOn(ctx context.Context, version string) {
-	ctx, cancel := context.WithTimeout(ctx, demoWait)
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if err := r.lab.answers(ctx, version); err != nil {
 		r.expect(false, "every VM answers, and what is sent to it goes by %s: %s", version, err)
@@ -329,7 +329,7 @@ func wordsOf(batches []passed) string {
 // loss expects that nobody but the VMs given lost a packet.
 func (r *rolloutDemo) loss(ctx context.Context, losers map[string]bool) {
 	r.stop()
-	ctx, cancel := context.WithTimeout(ctx, demoWait)
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if err := r.lab.settle(ctx); err != nil {
 		r.expect(false, "every packet was answered, or lost by a server that was told to: %s", err)
@@ -365,8 +365,7 @@ func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
 	r.everybodyOn(ctx, "v2")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20}, passed{"vpc-1002", 1, 1}, passed{"vpc-1002", 2, 5}, passed{"vpc-1002", 3, 20})
 	r.loss(ctx, nil)
-	r.standing(s)
-	return nil
+	return r.standing(ctx)
 }
 
 func (r *rolloutDemo) afterRollback(ctx context.Context) error {
@@ -381,7 +380,9 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	r.expect(s.Phase == rollout.PhaseRolledBack && s.Moved == 0, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
 	r.everybodyOn(ctx, "v1")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20})
-	r.standing(s)
+	if err := r.standing(ctx); err != nil {
+		return err
+	}
 	r.say("")
 	if f := s.Failure; f == nil {
 		r.expect(false, "the daemon says why")
@@ -395,7 +396,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	if err := r.write("policies/gateway-v2.yaml", strings.Replace(shardPolicy, "bake: 1s", "bake: 2s", 1)); err != nil {
 		return err
 	}
-	if err := r.commit(ctx, "Slower"); err != nil {
+	if err := r.Commit(ctx, "Slower"); err != nil {
 		return err
 	}
 	if err := r.live(ctx); err != nil {
@@ -414,7 +415,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 // head is the newest commit.
 func (d *demo) head(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", "rev-parse", "HEAD")
-	cmd.Dir = d.repo
+	cmd.Dir = d.Repo
 	out, err := cmd.Output()
 	return strings.TrimSpace(string(out)), err
 }
@@ -425,10 +426,10 @@ func (d *demo) live(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, demoWait, fmt.Errorf("commit %s was not live within %s", head, demoWait))
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("commit %s was not live within %s", head, wait))
 	defer cancel()
 	for {
-		s, _, err := (admin.Client{Address: d.address("18001")}).Status(ctx)
+		s, _, err := (admin.Client{Address: d.Address("18001")}).Status(ctx)
 		if err == nil && strings.HasSuffix(s.Revision, head) && s.Conditions[0].Status == "True" && len(s.Targets) > 0 {
 			return nil
 		}

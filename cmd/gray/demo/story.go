@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -23,7 +23,7 @@ func (d *demo) story(ctx context.Context) error {
 	d.expect(ctx, "v1", "v1", "v1")
 	d.say("\n2. Two policies: account 50002001 goes gray on both planes, and one TCP flow of VPC 1002.")
 	for _, p := range []string{"policies/early-adopter.yaml", "policies/one-flow.yaml"} {
-		if err := d.copyFile(p); err != nil {
+		if err := d.CopyFile(p); err != nil {
 			return err
 		}
 	}
@@ -31,22 +31,22 @@ func (d *demo) story(ctx context.Context) error {
 		return err
 	}
 	d.say("\n$ git commit -m 'An early adopter and one flow go gray'")
-	if err := d.commit(ctx, "An early adopter and one flow go gray"); err != nil {
+	if err := d.Commit(ctx, "An early adopter and one flow go gray"); err != nil {
 		return err
 	}
 	d.expect(ctx, "v2", "v2", "v2")
 	d.say("\n3. The commit is reverted.")
-	if err := os.RemoveAll(filepath.Join(d.repo, "policies")); err != nil {
+	if err := os.RemoveAll(filepath.Join(d.Repo, "policies")); err != nil {
 		return err
 	}
 	if err := d.showDiff(ctx); err != nil {
 		return err
 	}
 	d.say("\n$ git revert HEAD")
-	if err := d.git(ctx, "checkout", "-q", "--", "."); err != nil {
+	if err := d.Git(ctx, "checkout", "-q", "--", "."); err != nil {
 		return err
 	}
-	if err := d.git(ctx, "revert", "--no-edit", "HEAD"); err != nil {
+	if err := d.Git(ctx, "revert", "--no-edit", "HEAD"); err != nil {
 		return err
 	}
 	d.expect(ctx, "v1", "v1", "v1")
@@ -67,7 +67,7 @@ func (d *demo) expect(ctx context.Context, account, vpc, flow string) {
 // verdict tries until the answer is the wanted one or time is up, and says what
 // it was.
 func (d *demo) verdict(ctx context.Context, what, want string, try func() (version, detail string)) {
-	deadline := time.Now().Add(demoWait)
+	deadline := time.Now().Add(wait)
 	for {
 		got, detail := try()
 		if got == want || time.Now().After(deadline) || ctx.Err() != nil {
@@ -88,7 +88,7 @@ func (d *demo) verdict(ctx context.Context, what, want string, try func() (versi
 }
 
 func (d *demo) expectHTTP(ctx context.Context, account, want string) {
-	proxy := &url.URL{Scheme: "http", Host: d.address("15001")}
+	proxy := &url.URL{Scheme: "http", Host: d.Address("15001")}
 	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy), DisableKeepAlives: true}, Timeout: 2 * time.Second}
 	d.verdict(ctx, "account "+account, want, func() (string, string) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://vpc-api.internal/", nil)

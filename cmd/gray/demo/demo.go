@@ -1,0 +1,219 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	"google.golang.org/grpc"
+
+	"github.com/gray-release/gray/cmd/gray/daemon"
+	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/sources/git"
+)
+
+// wait bounds how long a commit may take to show on both planes.
+const wait = 20 * time.Second
+
+// ErrFailed says that something was not as expected, which has been printed already.
+var ErrFailed = errors.New("expectations failed")
+
+// Command is gray demo, which runs other verbs too.
+func Command(gray Gray) *cobra.Command {
+	var rollout, broken bool
+	cmd := &cobra.Command{
+		Use: "demo", Short: "Show everything on one machine: one commit moves an account on both planes", Args: cobra.NoArgs,
+		Long: "Show everything on one machine: one commit moves an account on both planes. With --rollout, a shard of two VPCs goes gray batch by batch, which needs no Envoy.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d := &demo{Lab: Lab{Gray: gray}, out: cmd.OutOrStdout()}
+			switch {
+			case rollout:
+				return (&rolloutDemo{demo: d, broken: broken}).run(cmd.Context())
+			case broken:
+				return errors.New("--broken is of --rollout; give both")
+			}
+			return d.run(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&rollout, "rollout", false, "show a shard of VPCs go gray batch by batch")
+	cmd.Flags().BoolVar(&broken, "broken", false, "with --rollout, have the new server lose the packets of a VPC")
+	return cmd
+}
+
+// demo is a laboratory: two HTTP backends, a real Envoy, a software gateway, a
+// Git repository and the daemon.
+type demo struct {
+	Lab
+	out    io.Writer
+	lab    *packetLab
+	failed int
+}
+
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
+
+func (d *demo) run(ctx context.Context) (err error) {
+	envoy, err := FindEnvoy(ctx)
+	if err != nil {
+		return err
+	}
+	start := func(ctx context.Context) (func() error, error) { return d.start(ctx, envoy) }
+	return d.perform(ctx, start, d.story, d.hints)
+}
+
+// perform starts a laboratory, tells a story in it and says whether all was as
+// expected. On a terminal the laboratory then stays up for whoever wants to try on,
+// with some hints.
+func (d *demo) perform(ctx context.Context, start func(context.Context) (func() error, error), story func(context.Context) error, hints func()) (err error) {
+	if d.Dir, err = os.MkdirTemp("", "gray-demo-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(d.Dir)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop, err := start(ctx)
+	defer func() { err = errors.Join(err, stop()) }()
+	defer cancel()
+	if err != nil {
+		return err
+	}
+	if err := story(ctx); err != nil {
+		return err
+	}
+	if d.failed > 0 {
+		d.say("\n%d expectations failed; the daemon said:", d.failed)
+		log, _ := os.ReadFile(filepath.Join(d.Dir, "daemon.log"))
+		d.say("%s", log)
+		return ErrFailed
+	}
+	d.say("\nAll expectations held.")
+	if term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd())) {
+		d.say("\nEverything is still running; end it with Ctrl-C. To try:")
+		hints()
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// hints says what to try.
+func (d *demo) hints() {
+	d.say("  curl -x 127.0.0.1:%d -H 'x-ucloud-routeby: account_id=50002002' http://vpc-api.internal/", d.Ports["15001"])
+	d.say("  gray status --admin-listen 127.0.0.1:%d", d.Ports["18001"])
+	d.say("  cd %s, edit policies/, then", d.Repo)
+	d.say("  gray diff --admin-listen 127.0.0.1:%d", d.Ports["18001"])
+	d.say("  git add -A && git commit -m 'another account'")
+}
+
+// ending is what ends the parts of a laboratory.
+type ending []func() error
+
+// stop ends them, the last one first.
+func (e *ending) stop() error {
+	var errs []error
+	for _, f := range slices.Backward(*e) {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+func (e *ending) add(f func() error) { *e = append(*e, f) }
+
+// start brings everything up. The function that it returns waits for all of it
+// to end once ctx has.
+func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
+	parts := new(ending)
+	stop := parts.stop
+	if err := d.ChoosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"); err != nil {
+		return stop, err
+	}
+	for _, v := range []string{"1", "2"} {
+		backend, err := d.StartBackend(v)
+		if err != nil {
+			return stop, err
+		}
+		parts.add(func() error { backend.Close(); return nil })
+	}
+	stopSwitch, err := d.startSwitch(ctx)
+	if err != nil {
+		return stop, err
+	}
+	parts.add(stopSwitch)
+	if err := d.MakeRepository(ctx); err != nil {
+		return stop, err
+	}
+	stopDaemon, err := d.startDaemon(ctx)
+	if err != nil {
+		return stop, err
+	}
+	parts.add(stopDaemon)
+	stopEnvoy, err := d.StartEnvoy(ctx, envoy)
+	if err != nil {
+		return stop, err
+	}
+	parts.add(stopEnvoy)
+	return stop, nil
+}
+
+func (d *demo) startSwitch(ctx context.Context) (func() error, error) {
+	sw := softswitch.New(1)
+	lab, err := newPacketLab(sw)
+	if err != nil {
+		return nil, err
+	}
+	d.lab = lab
+	return d.serveSwitch(ctx, sw)
+}
+
+// serveSwitch serves a software gateway's P4Runtime.
+func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) (func() error, error) {
+	l, err := net.Listen("tcp", d.Address("9559"))
+	if err != nil {
+		return nil, err
+	}
+	server := grpc.NewServer(softswitch.ServerOptions()...)
+	sw.Register(server)
+	done := make(chan error, 1)
+	go func() { done <- daemon.Serve(ctx, server, l) }()
+	return func() error { return errors.Join(<-done, sw.Close()) }, nil
+}
+
+// startDaemon runs the daemon with what is changed of its configuration.
+func (d *demo) startDaemon(ctx context.Context, change ...func(*daemon.Config)) (func() error, error) {
+	log, err := os.Create(filepath.Join(d.Dir, "daemon.log"))
+	if err != nil {
+		return nil, err
+	}
+	ready := make(chan struct{})
+	c := daemon.Config{
+		Source: daemon.Source{Kind: "git", Git: git.Config{URL: d.Repo, Branch: "main", Interval: time.Minute}},
+		State:  daemon.State{At: "file:" + filepath.Join(d.Dir, "state.db")},
+		XDS:    daemon.XDS{Listen: d.Address("18000")}, Admin: d.Address("18001"), Secrets: d.Dir,
+		Limits: daemon.Limits{Drift: 30 * time.Second, MaxDelete: 30},
+		Log:    slog.New(slog.NewTextHandler(log, nil)), Ready: func() { close(ready) },
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	select {
+	case <-ready:
+	case err := <-done:
+		return nil, errors.Join(err, log.Close())
+	}
+	return func() error { return errors.Join(<-done, log.Close()) }, nil
+}
+
+// showDiff prints what gray diff says before a commit.
+func (d *demo) showDiff(ctx context.Context) error {
+	d.say("\n$ gray diff")
+	return d.Gray(ctx, d.out, "diff", d.Repo, "--admin-listen", d.Address("18001"))
+}
