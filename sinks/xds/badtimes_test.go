@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestNeverAcknowledges has one client that answers nothing and one that does not
@@ -36,7 +37,7 @@ func TestNeverAcknowledges(t *testing.T) {
 		req := request(typ)
 		req.Node = &corev3.Node{Id: "host-1"}
 		if typ == typeRoutes {
-			req.ResourceNamesSubscribe = []string{routesName}
+			req.ResourceNamesSubscribe = []string{lower.RoutesName}
 		}
 		if err := deaf.Send(req); err != nil {
 			t.Fatal(err)

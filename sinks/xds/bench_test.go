@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // BenchmarkAddAccount adds one account to 100,000, on the server's side, with
@@ -23,8 +23,7 @@ func BenchmarkAddAccount(b *testing.B) {
 				h.account("api", fmt.Sprint(50_000_000+i), "v2")
 			}
 			h.mustApply()
-			body := newAccount("api/77", toVersion("v2"), nil)
-			r := resource(kindAccount, body.name, body, schema.Position{Path: "policy.yaml", Line: 7})
+			r := oneMore(h)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				c := reconciler.Change{New: r}
@@ -37,6 +36,12 @@ func BenchmarkAddAccount(b *testing.B) {
 			}
 		})
 	}
+}
+
+// oneMore is an account that is not served yet.
+func oneMore(h *host) *reconciler.Resource {
+	h.account("api", "77", "v2")
+	return h.desired()[lower.Key(lower.KindAccount, "api/77")]
 }
 
 // BenchmarkAddAccountClients adds one account to 100,000 and waits until each of
@@ -60,8 +65,7 @@ func BenchmarkAddAccountClients(b *testing.B) {
 		m.mu.Unlock()
 		h.synced(node)
 	}
-	body := newAccount("api/77", toVersion("v2"), nil)
-	r := resource(kindAccount, body.name, body, schema.Position{})
+	r := oneMore(h)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		c := reconciler.Change{New: r}

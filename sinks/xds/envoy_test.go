@@ -13,6 +13,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestEnvoyRouting sends requests through a real Envoy in every form in which an
@@ -267,7 +268,7 @@ func TestEnvoyRefuses(t *testing.T) {
 	moved.Port = uint16(taken.Addr().(*net.TCPAddr).Port)
 	h.put(policies.Name{Kind: "Node", Name: "host-1"}, &moved)
 	failed := h.apply()
-	k := key(kindListener, "host-1")
+	k := lower.Key(lower.KindListener, "host-1")
 	if failed == nil || failed.Keys[k] == nil || !strings.Contains(failed.Keys[k].Error(), "host-1") {
 		t.Fatalf("a listener on a taken port: %v", failed)
 	}

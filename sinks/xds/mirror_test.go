@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 type deltaClient = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
@@ -159,7 +161,7 @@ func (m *mirror) take(res *discoveryv3.DeltaDiscoveryResponse) {
 			follow = append(follow, req)
 		case t == typeListener && had:
 			req := request(typeRoutes)
-			req.ResourceNamesUnsubscribe = []string{routesName}
+			req.ResourceNamesUnsubscribe = []string{lower.RoutesName}
 			clear(m.has[typeRoutes])
 			clear(m.has[typeVirtualHost])
 			clear(m.routes)
@@ -199,7 +201,7 @@ func (m *mirror) follow(t wireType, r *discoveryv3.Resource, had bool) []*discov
 	case typeEndpoints:
 		req.ResourceNamesSubscribe = []string{r.GetName()}
 	case typeRoutes:
-		req.ResourceNamesSubscribe = []string{routesName}
+		req.ResourceNamesSubscribe = []string{lower.RoutesName}
 	}
 	return []*discoveryv3.DeltaDiscoveryRequest{req}
 }

@@ -1,4 +1,4 @@
-package xds
+package lower
 
 import (
 	"slices"
@@ -12,37 +12,37 @@ import (
 	"github.com/gray-release/gray/policies"
 )
 
-// nativeRules is rules as routes, of which Envoy takes the first that matches.
-func nativeRules(service string, b *virtualHostBody, rules []*policies.RequestRule) []*routev3.Route {
+// routes is rules as routes; Envoy takes the first that matches.
+func (b *VirtualHost) routes(service string, rules []*policies.RequestRule) []*routev3.Route {
 	var routes []*routev3.Route
 	for _, r := range rules {
 		for _, m := range r.Match {
-			for _, headers := range nativeMatch(m) {
-				routes = append(routes, route(headers, service, r.Version, b))
+			for _, headers := range matchers(m) {
+				routes = append(routes, b.route(headers, service, r.Version))
 			}
 		}
 		if r.Whole() {
 			return routes
 		}
 	}
-	return append(routes, route(nil, service, b.Default, b))
+	return append(routes, b.route(nil, service, b.Default))
 }
 
-func route(headers []*routev3.HeaderMatcher, service, version string, b *virtualHostBody) *routev3.Route {
+func (b *VirtualHost) route(headers []*routev3.HeaderMatcher, service, version string) *routev3.Route {
 	return &routev3.Route{
 		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Headers: headers},
-		Action: routeTo(service, version, b),
+		Action: b.action(service, version),
 	}
 }
 
-// nativeMatch is a set of requests as header matchers: any of the lists, all of
-// whose matchers match.
-func nativeMatch(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
+// matchers is a set of requests as lists of header matchers: a request is in the set
+// when all matchers of one list match.
+func matchers(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
 	lists := [][]*routev3.HeaderMatcher{nil}
 	for i := range m.Tests {
 		var longer [][]*routev3.HeaderMatcher
 		for _, list := range lists {
-			for _, matcher := range nativeTest(&m.Tests[i]) {
+			for _, matcher := range testMatchers(&m.Tests[i]) {
 				longer = append(longer, append(slices.Clip(list), matcher))
 			}
 		}
@@ -60,10 +60,10 @@ func nativeMatch(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
 	return lists
 }
 
-// nativeTest is a test as header matchers, any of which does. Envoy lets a header
-// that is missing fail an inverted matcher too, unless it is told to take it for an
-// empty one; where an empty one passes the test, its absence is a matcher of its own.
-func nativeTest(t *policies.HeaderTest) []*routev3.HeaderMatcher {
+// testMatchers is a test as header matchers: it holds when any of them matches. To
+// Envoy, a missing header matches no matcher, not even an inverted one, unless it is
+// treated as empty. Where that does not help, its absence is a matcher of its own.
+func testMatchers(t *policies.HeaderTest) []*routev3.HeaderMatcher {
 	value := new(matcherv3.StringMatcher)
 	switch t.Kind {
 	case "exact":
@@ -94,9 +94,9 @@ func presence(name string, present bool) *routev3.HeaderMatcher {
 	return &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: present}}
 }
 
-// routeTo sends requests to a version. Only those that the upstream cannot have
-// begun to work on are tried again.
-func routeTo(service, version string, b *virtualHostBody) *routev3.Route_Route {
+// action sends requests to a version. Only requests that the upstream cannot have
+// begun to process are retried.
+func (b *VirtualHost) action(service, version string) *routev3.Route_Route {
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version},
 		Timeout:          durationpb.New(b.Timeout),

@@ -1,0 +1,41 @@
+package lower
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+
+	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/schema"
+)
+
+// TestMemory lowers accounts of services and versions that are gone afterwards: no
+// cache goes on growing.
+func TestMemory(t *testing.T) {
+	ids := policies.NewIDs()
+	lower := func(from, to int) int64 {
+		for i := from; i < to; i++ {
+			ir, n := policies.NewIR(ids), policies.Name{Kind: schema.KindService, Name: fmt.Sprint("s", i), Part: "account/1"}
+			general := []policies.RequestMatch{{Hi: policies.Slots}}
+			some := []policies.RequestMatch{{Lo: i % policies.Slots, Hi: policies.Slots}}
+			if i%2 == 0 {
+				some = general
+			}
+			ir.Put(n, &policies.AccountRoute{Service: n.Name, Account: "1", Rules: []policies.RequestRule{
+				{Priority: i, Version: fmt.Sprint("v", i), Match: some},
+			}})
+			if all := Unit(ir, n); len(all) != 1 || len(all[0].Refs) != 3 {
+				t.Fatalf("%+v", all)
+			}
+		}
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // takes what only unique still has
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := lower(0, 10_000)
+	if grown := lower(10_000, 110_000) - before; grown > 4<<20 {
+		t.Errorf("100,000 accounts of as many versions that are gone take %d MiB", grown>>20)
+	}
+}
