@@ -4,17 +4,14 @@
 //
 // In the order in which a resource passes:
 //
-//	lower.go        a unit of the IR to resources: kinds, keys, ranks, references
+//	lower.go        a unit of the IR to resources: kinds, keys, names, ranks, references
 //	cluster.go      the bodies: a version of a service,
 //	endpoints.go    its endpoints,
 //	virtualhost.go  a service with its hosts and its default version,
-//	rule.go         a rule for all requests of a service,
-//	account.go      the rules of one account,
+//	rule.go         a rule for all requests of a service, and the rules of one account,
 //	listener.go     the listener of a node
 //	codec.go        a resource to its stored form, and back
-//	names.go        the names that Envoy can bear
-//	route.go        rules to routes
-//	grpc.go         listeners and routes for gRPC's own client
+//	route.go        rules to routes, for Envoys and for gRPC's own client
 //	message.go      the parts that messages share
 //
 // Clusters, endpoints and listeners are one message each. Virtual hosts, rules and

@@ -76,11 +76,8 @@ func (b *Endpoints) Delta(old reconciler.Body) string {
 			words = append(words, "-"+endpointText(e))
 		}
 	}
-	if b.Etcd != o.Etcd {
-		words = append(words, fmt.Sprintf("%s -> %s", source(o.Etcd), source(b.Etcd)))
-	}
-	if b.CheckPort != o.CheckPort {
-		words = append(words, fmt.Sprintf("checked at %s -> %s", portText(o.CheckPort), portText(b.CheckPort)))
+	if rest := deltaOf("", source(o.Etcd), source(b.Etcd), "checked at ", portText(o.CheckPort), portText(b.CheckPort)); rest != "" {
+		words = append(words, rest)
 	}
 	return strings.Join(words, ", ")
 }

@@ -1,6 +1,7 @@
 package lower
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -124,3 +125,33 @@ func accountRefs(b *Account) []reconciler.Key {
 }
 
 func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
+
+// deltaOf says what differs of triples of a word, an old and a new value.
+func deltaOf(triples ...string) string {
+	var words []string
+	for t := range slices.Chunk(triples, 3) {
+		if t[1] != t[2] {
+			words = append(words, t[0]+t[1]+" -> "+t[2])
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// CheckName refuses names with characters that Envoy, or the way in which names are
+// joined, does not allow.
+func CheckName(name string) error {
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '/' {
+			return fmt.Errorf("the name %q holds %q; want lower-case letters, digits, dots and dashes", name, c)
+		}
+	}
+	return nil
+}
+
+// CheckLabel is CheckName for one part of a joined name.
+func CheckLabel(s string) error {
+	if s == "" || strings.Contains(s, "/") {
+		return fmt.Errorf("%q is no name; want lower-case letters, digits, dots and dashes", s)
+	}
+	return CheckName(s)
+}

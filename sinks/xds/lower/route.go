@@ -3,7 +3,10 @@ package lower
 import (
 	"slices"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -12,42 +15,38 @@ import (
 	"github.com/gray-release/gray/policies"
 )
 
-// routes is rules as routes; Envoy takes the first that matches.
-func (b *VirtualHost) routes(service string, rules []*policies.RequestRule) []*routev3.Route {
-	var routes []*routev3.Route
+// routes is rules as routes; the first that matches is taken. lists has the header
+// matchers of a set of requests: all matchers of one list match a request of the set.
+func (b *VirtualHost) routes(rules []*policies.RequestRule, lists func(policies.RequestMatch) [][]*routev3.HeaderMatcher, action func(version string) *routev3.RouteAction) []*routev3.Route {
+	var all []*routev3.Route
 	for _, r := range rules {
 		for _, m := range r.Match {
-			for _, headers := range matchers(m) {
-				routes = append(routes, b.route(headers, service, r.Version))
+			for _, headers := range lists(m) {
+				all = append(all, route(headers, action(r.Version)))
 			}
 		}
 		if r.Whole() {
-			return routes
+			return all
 		}
 	}
-	return append(routes, b.route(nil, service, b.Default))
+	return append(all, route(nil, action(b.Default)))
 }
 
-func (b *VirtualHost) route(headers []*routev3.HeaderMatcher, service, version string) *routev3.Route {
+func route(headers []*routev3.HeaderMatcher, action *routev3.RouteAction) *routev3.Route {
 	return &routev3.Route{
 		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Headers: headers},
-		Action: b.action(service, version),
+		Action: &routev3.Route_Route{Route: action},
 	}
 }
 
-// matchers is a set of requests as lists of header matchers: a request is in the set
-// when all matchers of one list match.
+// envoyRoutes is routes for Envoy.
+func (b *VirtualHost) envoyRoutes(service string, rules []*policies.RequestRule) []*routev3.Route {
+	return b.routes(rules, matchers, func(version string) *routev3.RouteAction { return b.action(service, version) })
+}
+
+// matchers is the lists of a set of requests for Envoy.
 func matchers(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
-	lists := [][]*routev3.HeaderMatcher{nil}
-	for i := range m.Tests {
-		var longer [][]*routev3.HeaderMatcher
-		for _, list := range lists {
-			for _, matcher := range testMatchers(&m.Tests[i]) {
-				longer = append(longer, append(slices.Clip(list), matcher))
-			}
-		}
-		lists = longer
-	}
+	lists := combine(m.Tests, testMatchers)
 	if m.Lo == 0 && m.Hi == policies.Slots {
 		return lists
 	}
@@ -56,6 +55,21 @@ func matchers(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
 	}}
 	for i := range lists {
 		lists[i] = append(lists[i], slots)
+	}
+	return lists
+}
+
+// combine makes lists with one matcher of each test, all that there are.
+func combine(tests []policies.HeaderTest, matchers func(*policies.HeaderTest) []*routev3.HeaderMatcher) [][]*routev3.HeaderMatcher {
+	lists := [][]*routev3.HeaderMatcher{nil}
+	for i := range tests {
+		var longer [][]*routev3.HeaderMatcher
+		for _, list := range lists {
+			for _, m := range matchers(&tests[i]) {
+				longer = append(longer, append(slices.Clip(list), m))
+			}
+		}
+		lists = longer
 	}
 	return lists
 }
@@ -96,7 +110,7 @@ func presence(name string, present bool) *routev3.HeaderMatcher {
 
 // action sends requests to a version. Only requests that the upstream cannot have
 // begun to process are retried.
-func (b *VirtualHost) action(service, version string) *routev3.Route_Route {
+func (b *VirtualHost) action(service, version string) *routev3.RouteAction {
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version},
 		Timeout:          durationpb.New(b.Timeout),
@@ -107,5 +121,51 @@ func (b *VirtualHost) action(service, version string) *routev3.Route_Route {
 			RetryHostPredicate: anotherHost(), HostSelectionRetryMaxAttempts: 5,
 		}
 	}
-	return &routev3.Route_Route{Route: action}
+	return action
+}
+
+// gRPC's own client asks for a listener by the host of its target, xds:///HOST, and
+// then for its routes, clusters and endpoints. It knows neither VHDS nor
+// vhost_header. So each service has resources for such clients: an API listener for
+// each host, and one RouteConfiguration with the service's name.
+
+// APIListener is the listener of a host; it has no address.
+func APIListener(host, service string) *listenerv3.Listener {
+	manager := &hcmv3.HttpConnectionManager{
+		StatPrefix:     "gray",
+		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ADSSource(), RouteConfigName: service}},
+		HttpFilters:    []*hcmv3.HttpFilter{httpFilter("envoy.filters.http.router", &routerv3.Router{})},
+	}
+	return &listenerv3.Listener{Name: host, ApiListener: &listenerv3.ApiListener{ApiListener: Any(manager)}}
+}
+
+// APIRoutes is the rules of a service for requests without an account. The client
+// got here by a host of the service, so its domain is every authority.
+func (b *VirtualHost) APIRoutes(service string, rules []*policies.RequestRule) *routev3.RouteConfiguration {
+	action := func(version string) *routev3.RouteAction {
+		a := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service + "/" + version}}
+		if b.Timeout > 0 { // gRPC ignores RouteAction.timeout
+			a.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(b.Timeout)}
+		}
+		return a
+	}
+	return &routev3.RouteConfiguration{Name: service, VirtualHosts: []*routev3.VirtualHost{{
+		Name: service, Domains: []string{"*"}, Routes: b.routes(policies.OrderRules(rules, nil, nil), apiMatchers, action),
+	}}}
+}
+
+// apiMatchers is the lists of a set of requests for gRPC, none where the set has no
+// requests without an account: those are in the last slot.
+func apiMatchers(m policies.RequestMatch) [][]*routev3.HeaderMatcher {
+	if m.Hi != policies.Slots {
+		return nil
+	}
+	return combine(m.Tests, func(t *policies.HeaderTest) []*routev3.HeaderMatcher {
+		all := testMatchers(t)
+		if all[0].TreatMissingHeaderAsEmpty { // gRPC does not know this: the absence is a matcher of its own
+			all[0].TreatMissingHeaderAsEmpty = false
+			all = append(all, presence(t.Name, false))
+		}
+		return all
+	})
 }

@@ -3,6 +3,7 @@ package lower
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -68,23 +69,13 @@ func (b *VirtualHost) Delta(old reconciler.Body) string {
 	if !ok {
 		return fromTo(old, b)
 	}
-	var words []string
-	if !slices.Equal(o.Hosts, b.Hosts) {
-		words = append(words, fmt.Sprintf("hosts %s -> %s", strings.Join(o.Hosts, " "), strings.Join(b.Hosts, " ")))
-	}
-	if o.Default != b.Default {
-		words = append(words, fmt.Sprintf("default %s -> %s", o.Default, b.Default))
-	}
-	if o.Timeout != b.Timeout {
-		words = append(words, fmt.Sprintf("timeout %s -> %s", o.Timeout, b.Timeout))
-	}
-	if o.Retries != b.Retries {
-		words = append(words, fmt.Sprintf("retries %d -> %d", o.Retries, b.Retries))
-	}
-	if o.RouteBy != b.RouteBy {
-		words = append(words, fmt.Sprintf("by %s -> %s", o.RouteBy, b.RouteBy))
-	}
-	return strings.Join(words, ", ")
+	return deltaOf(
+		"hosts ", strings.Join(o.Hosts, " "), strings.Join(b.Hosts, " "),
+		"default ", o.Default, b.Default,
+		"timeout ", o.Timeout.String(), b.Timeout.String(),
+		"retries ", strconv.Itoa(o.Retries), strconv.Itoa(b.Retries),
+		"by ", o.RouteBy.String(), b.RouteBy.String(),
+	)
 }
 
 // Routes is the one RouteConfiguration, named RoutesName: its virtual hosts come by
@@ -115,7 +106,7 @@ func HostName(service string) string { return RoutesName + "/" + service }
 func (b *VirtualHost) Host(service string, rules []*policies.RequestRule) *routev3.VirtualHost {
 	h := &routev3.VirtualHost{
 		Name: HostName(service), Domains: append(slices.Clone(b.Hosts), service+"/*"),
-		Routes: b.routes(service, policies.OrderRules(rules, nil, nil)),
+		Routes: b.envoyRoutes(service, policies.OrderRules(rules, nil, nil)),
 	}
 	meta := routeMetadata(service, b.RouteBy)
 	for _, r := range h.Routes {
@@ -136,7 +127,7 @@ func routeMetadata(service string, by policies.RouteBy) *corev3.Metadata {
 // AccountsHost is the virtual host of accounts of a service that have the same
 // routes; accounts are sorted.
 func (b *VirtualHost) AccountsHost(name, service string, accounts []string, rules []*policies.RequestRule) *routev3.VirtualHost {
-	h := &routev3.VirtualHost{Name: name, Routes: b.routes(service, rules), Domains: make([]string, len(accounts))}
+	h := &routev3.VirtualHost{Name: name, Routes: b.envoyRoutes(service, rules), Domains: make([]string, len(accounts))}
 	for i, a := range accounts {
 		h.Domains[i] = AccountDomain(service, a)
 	}
