@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -110,16 +109,7 @@ func TestReconnectStorm(t *testing.T) {
 
 // connect opens a stream, has one answer, and leaves.
 func connect(t *testing.T, conn *grpc.ClientConn, node string) error {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-	if err != nil {
-		return err
-	}
-	req := request(typeCluster)
-	req.Node = &corev3.Node{Id: node}
-	_ = stream.Send(req)
-	_, err = stream.Recv()
+	_, err := firstAnswer(t, conn, node)
 	return err
 }
 

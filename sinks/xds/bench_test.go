@@ -23,25 +23,25 @@ func BenchmarkAddAccount(b *testing.B) {
 				h.account("api", fmt.Sprint(50_000_000+i), "v2")
 			}
 			h.mustApply()
-			r := oneMore(h)
-			b.ReportAllocs()
-			for i := 0; b.Loop(); i++ {
-				c := reconciler.Change{New: r}
-				if i%2 == 1 {
-					c = reconciler.Change{Old: r}
-				}
-				if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
-					b.Fatal(err)
-				}
-			}
+			addRemove(b, h)
 		})
 	}
 }
 
-// oneMore is an account that is not served yet.
-func oneMore(h *host) *reconciler.Resource {
+// addRemove adds an account and removes it again.
+func addRemove(b *testing.B, h *host) {
 	h.account("api", "77", "v2")
-	return h.desired()[lower.Key(lower.KindAccount, "api/77")]
+	r := h.desired()[lower.Key(lower.KindAccount, "api/77")]
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		c := reconciler.Change{New: r}
+		if i%2 == 1 {
+			c = reconciler.Change{Old: r}
+		}
+		if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // BenchmarkAddAccountClients adds one account to 100,000 and waits until each of
@@ -65,15 +65,5 @@ func BenchmarkAddAccountClients(b *testing.B) {
 		m.mu.Unlock()
 		h.synced(node)
 	}
-	r := oneMore(h)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		c := reconciler.Change{New: r}
-		if i%2 == 1 {
-			c = reconciler.Change{Old: r}
-		}
-		if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
-			b.Fatal(err)
-		}
-	}
+	addRemove(b, h)
 }

@@ -343,21 +343,27 @@ func TestBootstrap(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	n := h.node("host-1", 15001)
 	for _, addr := range []string{"gray.internal:18000", "127.0.0.1:18000", "[::1]:18000"} {
-		yaml, err := Bootstrap(n, Server{Address: addr})
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(t.TempDir(), "b.yaml")
-		if err := os.WriteFile(path, yaml, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(envoyBinary(t), "--mode", "validate", "-c", path).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s\n%s", addr, err, yaml, out)
-		}
+		validBootstrap(t, n, Server{Address: addr})
 	}
 	for _, addr := range []string{"", "x", "x:", ":1", "x:0", "x:99999"} {
 		if _, err := Bootstrap(n, Server{Address: addr}); err == nil {
 			t.Errorf("%q makes a bootstrap", addr)
 		}
+	}
+}
+
+// validBootstrap has Envoy check a bootstrap.
+func validBootstrap(t *testing.T, n *policies.Node, server Server) {
+	t.Helper()
+	yaml, err := Bootstrap(n, server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "b.yaml")
+	if err := os.WriteFile(path, yaml, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(envoyBinary(t), "--mode", "validate", "-c", path).CombinedOutput(); err != nil {
+		t.Errorf("%+v: %v\n%s\n%s", server, err, yaml, out)
 	}
 }

@@ -380,22 +380,26 @@ func (c *client) nothing() {
 	}
 }
 
-// turnedAway opens a stream, asks for clusters and returns why it ended.
-func turnedAway(t testing.TB, conn *grpc.ClientConn, node string) error {
-	t.Helper()
+// firstAnswer opens a stream, asks for clusters, and leaves with the first answer.
+func firstAnswer(t testing.TB, conn *grpc.ClientConn, node string) (*discoveryv3.DeltaDiscoveryResponse, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req := request(typeCluster)
 	req.Node = &corev3.Node{Id: node}
 	_ = stream.Send(req)
-	if res, err := stream.Recv(); err != nil {
-		return err
-	} else {
+	return stream.Recv()
+}
+
+// turnedAway is firstAnswer where the stream is refused: it returns why.
+func turnedAway(t testing.TB, conn *grpc.ClientConn, node string) error {
+	t.Helper()
+	res, err := firstAnswer(t, conn, node)
+	if err == nil {
 		t.Errorf("got %s", text(res))
 	}
-	return nil
+	return err
 }

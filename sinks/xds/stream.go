@@ -33,7 +33,6 @@ type stream struct {
 	warming map[string]uint64 // clusters that were sent and still need endpoints -> the nonce of that response
 	blocked time.Time         // since when listeners and routes wait for warming clusters; zero: they do not
 	settled uint64            // the revision of the wire up to which all is acknowledged or refused
-	ended   bool
 	// noVirtualHosts: the client has none, whatever its first request for them says
 	noVirtualHosts bool
 
@@ -91,30 +90,22 @@ func newStream(s *Sink, from caller, sotw bool) *stream {
 func (st *stream) progressed() (settled uint64, progress <-chan struct{}) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.ended {
-		return 0, st.progress
-	}
 	return st.settled, st.progress
 }
 
 func (st *stream) settle(revision uint64) {
 	if revision != st.settled {
 		st.settled = revision
-		st.signal()
+		close(st.progress)
+		st.progress = make(chan struct{})
 	}
-}
-
-func (st *stream) signal() {
-	close(st.progress)
-	st.progress = make(chan struct{})
 }
 
 // end marks the stream as ended; it tells whether the client had refused something.
 func (st *stream) end() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.ended = true
-	st.signal()
+	st.settle(0)
 	if st.node != "" {
 		st.sink.admission.leave(st.node)
 	}
