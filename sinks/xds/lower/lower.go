@@ -96,7 +96,7 @@ func refsOf(name string, body reconciler.Body) []reconciler.Key {
 
 // sharedRefs has the references to versions by "service/version". The accounts of a
 // version share them: they would be half of an account's memory.
-var sharedRefs memo[string, []reconciler.Key]
+var sharedRefs = memo[string, []reconciler.Key]{most: 16384}
 
 // versionRefs is what a rule of a service refers to.
 func versionRefs(service, version string) []reconciler.Key {

@@ -2,15 +2,12 @@ package lower
 
 import "sync"
 
-// memoSize is how many keys a memo has at the most.
-const memoSize = 1024
-
 // memo remembers what was made for the keys that were asked for last. When it is
-// full it forgets them all, and soon has those again that are still in use. The
-// zero memo is ready.
+// full it forgets them all, and soon has those again that are still in use.
 type memo[K comparable, V any] struct {
-	mu sync.Mutex
-	of map[K]V
+	most int // keys
+	mu   sync.Mutex
+	of   map[K]V
 }
 
 // get returns the value of a key, and makes it where it is not known.
@@ -19,7 +16,7 @@ func (m *memo[K, V]) get(k K, create func(K) V) V {
 	defer m.mu.Unlock()
 	v, known := m.of[k]
 	if !known {
-		if m.of == nil || len(m.of) >= memoSize {
+		if m.of == nil || len(m.of) >= m.most {
 			m.of = map[K]V{}
 		}
 		v = create(k)

@@ -34,8 +34,8 @@ func TestMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	before := lower(0, 10_000)
-	if grown := lower(10_000, 110_000) - before; grown > 4<<20 {
+	before := lower(0, 20_000)
+	if grown := lower(20_000, 120_000) - before; grown > 8<<20 {
 		t.Errorf("100,000 accounts of as many versions that are gone take %d MiB", grown>>20)
 	}
 }

@@ -99,8 +99,8 @@ func (s simple) decision() Decision {
 }
 
 var (
-	simples   memo[simple, Decision]
-	decisions memo[Decision, *rules] // accounts in a row mostly have equal decisions
+	simples   = memo[simple, Decision]{most: 1024}
+	decisions = memo[Decision, *rules]{most: 1024} // accounts in a row mostly have equal decisions
 )
 
 func (d rules) decision() Decision {
