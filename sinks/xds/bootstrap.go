@@ -101,13 +101,13 @@ func (s Server) transport(host string) (*corev3.TransportSocket, error) {
 	files := []string{s.CA, s.Cert, s.Key}
 	if !slices.ContainsFunc(files, func(f string) bool { return f != "" }) {
 		if s.Name != "" {
-			return nil, errors.New("the daemon's name is for TLS; give the files of the authority, the certificate and the key as well")
+			return nil, errors.New("the daemon's name is for TLS; give the files of the CA, the certificate and the key too")
 		}
 		return nil, nil
 	}
 	for _, f := range files {
 		if !path.IsAbs(f) {
-			return nil, fmt.Errorf("the file %q is no absolute path on the nodes; TLS needs those of the authority, the certificate and the key", f)
+			return nil, fmt.Errorf("the file %q is not an absolute path; TLS needs the paths of the CA, the certificate and the key on the nodes", f)
 		}
 	}
 	name := cmp.Or(s.Name, host)

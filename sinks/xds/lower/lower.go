@@ -151,7 +151,7 @@ func CheckName(name string) error {
 // CheckLabel is CheckName for one part of a joined name.
 func CheckLabel(s string) error {
 	if s == "" || strings.Contains(s, "/") {
-		return fmt.Errorf("%q is no name; want lower-case letters, digits, dots and dashes", s)
+		return fmt.Errorf("%q is not a name; want lower-case letters, digits, dots and dashes", s)
 	}
 	return CheckName(s)
 }
