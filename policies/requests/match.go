@@ -66,15 +66,27 @@ func (t *HeaderTest) passes(value string) bool {
 	return true
 }
 
-// expressions holds the compiled expressions by their text.
-var expressions sync.Map
+// maxExpressions is how many compiled expressions are remembered.
+const maxExpressions = 1024
+
+// expressions has compiled expressions by their text. When it is full it is emptied,
+// and soon has those again that are still in use.
+var expressions = struct {
+	sync.Mutex
+	of map[string]*regexp.Regexp
+}{of: map[string]*regexp.Regexp{}}
 
 func wholeValue(expr string) *regexp.Regexp {
-	if re, ok := expressions.Load(expr); ok {
-		return re.(*regexp.Regexp)
+	expressions.Lock()
+	defer expressions.Unlock()
+	re := expressions.of[expr]
+	if re == nil {
+		re = regexp.MustCompile(`\A(?:` + expr + `)\z`) // schema has compiled it before
+		if len(expressions.of) >= maxExpressions {
+			clear(expressions.of)
+		}
+		expressions.of[expr] = re
 	}
-	re := regexp.MustCompile(`\A(?:` + expr + `)\z`) // schema has compiled it before
-	expressions.Store(expr, re)
 	return re
 }
 

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"golang.org/x/time/rate"
@@ -8,20 +10,20 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// The bounds of one node's streams. There are several where an Envoy is replaced
-// by the next one, where a connection was lost without a word, and where programs
-// on the node have gRPC's own client.
+// The bounds of one node's streams. A node has several while one Envoy replaces
+// another, after a lost connection, and when programs on it use gRPC's own client.
 const (
 	maxNodeStreams = 100
 	nodeRate       = 5 // new ones a second, once maxNodeStreams were opened at once
 )
 
-// admission bounds what one node can have and open, so that one that connects
-// again and again takes nothing from the others.
+// admission is the open streams. It bounds them, in all and for each node, so that
+// a node that reconnects all the time takes nothing from the others.
 type admission struct {
-	mu    sync.Mutex
-	nodes map[string]*nodeStreams
-	prune int // the size at which idle nodes are forgotten
+	mu      sync.Mutex
+	streams map[*stream]bool
+	nodes   map[string]*nodeStreams
+	prune   int // the size of nodes at which idle ones are forgotten
 }
 
 type nodeStreams struct {
@@ -30,10 +32,34 @@ type nodeStreams struct {
 }
 
 func newAdmission() *admission {
-	return &admission{nodes: map[string]*nodeStreams{}, prune: maxStreams}
+	return &admission{streams: map[*stream]bool{}, nodes: map[string]*nodeStreams{}, prune: maxStreams}
 }
 
-// enter counts a stream of a node, or refuses it.
+// open adds a stream, or refuses it. Its node is not known yet.
+func (a *admission) open(st *stream) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.streams) >= maxStreams {
+		return status.Errorf(codes.ResourceExhausted, "%d envoys are connected, which is the most", maxStreams)
+	}
+	a.streams[st] = true
+	return nil
+}
+
+func (a *admission) close(st *stream) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.streams, st)
+}
+
+// all lists the streams.
+func (a *admission) all() []*stream {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.streams))
+}
+
+// enter counts a stream for its node, or refuses it.
 func (a *admission) enter(node string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -59,7 +85,7 @@ func (a *admission) leave(node string) {
 	a.nodes[node].open--
 }
 
-// forget drops nodes that have not been here for a while, when there are many.
+// forget drops idle nodes when there are many nodes.
 func (a *admission) forget() {
 	if len(a.nodes) < a.prune {
 		return

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestNeverAcknowledges has one client that answers nothing and one that does not
@@ -36,7 +36,7 @@ func TestNeverAcknowledges(t *testing.T) {
 		req := request(typ)
 		req.Node = &corev3.Node{Id: "host-1"}
 		if typ == typeRoutes {
-			req.ResourceNamesSubscribe = []string{routesName}
+			req.ResourceNamesSubscribe = []string{lower.RoutesName}
 		}
 		if err := deaf.Send(req); err != nil {
 			t.Fatal(err)
@@ -109,16 +109,7 @@ func TestReconnectStorm(t *testing.T) {
 
 // connect opens a stream, has one answer, and leaves.
 func connect(t *testing.T, conn *grpc.ClientConn, node string) error {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-	if err != nil {
-		return err
-	}
-	req := request(typeCluster)
-	req.Node = &corev3.Node{Id: node}
-	_ = stream.Send(req)
-	_, err = stream.Recv()
+	_, err := firstAnswer(t, conn, node)
 	return err
 }
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/reconciler"
-	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // BenchmarkAddAccount adds one account to 100,000, on the server's side, with
@@ -23,19 +23,24 @@ func BenchmarkAddAccount(b *testing.B) {
 				h.account("api", fmt.Sprint(50_000_000+i), "v2")
 			}
 			h.mustApply()
-			body := newAccount("api/77", toVersion("v2"), nil)
-			r := resource(kindAccount, body.name, body, schema.Position{Path: "policy.yaml", Line: 7})
-			b.ReportAllocs()
-			for i := 0; b.Loop(); i++ {
-				c := reconciler.Change{New: r}
-				if i%2 == 1 {
-					c = reconciler.Change{Old: r}
-				}
-				if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
-					b.Fatal(err)
-				}
-			}
+			addRemove(b, h)
 		})
+	}
+}
+
+// addRemove adds an account and removes it again.
+func addRemove(b *testing.B, h *host) {
+	h.account("api", "77", "v2")
+	r := h.desired()[lower.Key(lower.KindAccount, "api/77")]
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		c := reconciler.Change{New: r}
+		if i%2 == 1 {
+			c = reconciler.Change{Old: r}
+		}
+		if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -60,16 +65,5 @@ func BenchmarkAddAccountClients(b *testing.B) {
 		m.mu.Unlock()
 		h.synced(node)
 	}
-	body := newAccount("api/77", toVersion("v2"), nil)
-	r := resource(kindAccount, body.name, body, schema.Position{})
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		c := reconciler.Change{New: r}
-		if i%2 == 1 {
-			c = reconciler.Change{Old: r}
-		}
-		if err := h.sink.Apply(b.Context(), nil, []reconciler.Change{c}); err != nil {
-			b.Fatal(err)
-		}
-	}
+	addRemove(b, h)
 }

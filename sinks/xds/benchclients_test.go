@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestMain makes the test binary the clients of a benchmark, so that the server's
@@ -167,7 +169,7 @@ func (cl *crowdClient) take(res *discoveryv3.DeltaDiscoveryResponse) []*discover
 				req.ResourceNamesSubscribe = append(req.ResourceNamesSubscribe, r.GetName())
 			}
 		case typeRoutes:
-			req.ResourceNamesSubscribe = []string{routesName}
+			req.ResourceNamesSubscribe = []string{lower.RoutesName}
 		}
 		all = append(all, req)
 	}

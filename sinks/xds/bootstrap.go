@@ -22,18 +22,19 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
-// serverCluster is the cluster by which an Envoy reaches the daemon. Its name
-// holds no slash, so that no service version has it.
+// serverCluster is the cluster of the daemon. Its name has no slash, so that it is not
+// that of a version of a service.
 const serverCluster = "gray-xds"
 
 // Server is the daemon as an Envoy reaches it.
 type Server struct {
 	Address string // host:port
 
-	// The files on the Envoy's host by which it knows the daemon and shows who it is,
-	// by absolute paths; all empty: plaintext.
+	// The absolute paths of the CA of the daemon's certificate and of the Envoy's own
+	// certificate and key, on the Envoy's host; all empty: plaintext.
 	CA, Cert, Key string
 	// Name is the daemon's name in its certificate; empty: the host of Address.
 	Name string
@@ -55,13 +56,13 @@ func Bootstrap(n *policies.Node, server Server) ([]byte, error) {
 		kind = clusterv3.Cluster_STATIC
 	}
 	endpoint := &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-		Endpoint: &endpointv3.Endpoint{Address: socketAddress(host, uint16(port))},
+		Endpoint: &endpointv3.Endpoint{Address: lower.SocketAddress(host, uint16(port))},
 	}}
 	b := &bootstrapv3.Bootstrap{
 		Node:  &corev3.Node{Id: n.Name, Cluster: "gray"},
-		Admin: &bootstrapv3.Admin{Address: socketAddress("127.0.0.1", n.AdminPort)},
+		Admin: &bootstrapv3.Admin{Address: lower.SocketAddress("127.0.0.1", n.AdminPort)},
 		DynamicResources: &bootstrapv3.Bootstrap_DynamicResources{
-			// VHDS needs a delta stream.
+			// VHDS needs a delta stream
 			AdsConfig: &corev3.ApiConfigSource{
 				ApiType: corev3.ApiConfigSource_DELTA_GRPC, TransportApiVersion: corev3.ApiVersion_V3,
 				SetNodeOnFirstMessageOnly: true,
@@ -69,7 +70,7 @@ func Bootstrap(n *policies.Node, server Server) ([]byte, error) {
 					EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: serverCluster},
 				}}},
 			},
-			CdsConfig: adsSource(), LdsConfig: adsSource(),
+			CdsConfig: lower.ADSSource(), LdsConfig: lower.ADSSource(),
 		},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{{
 			Name: serverCluster, ConnectTimeout: durationpb.New(2 * time.Second), TransportSocket: secured,
@@ -78,7 +79,7 @@ func Bootstrap(n *policies.Node, server Server) ([]byte, error) {
 				ClusterName: serverCluster,
 				Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{endpoint}}},
 			},
-			TypedExtensionProtocolOptions: http2Upstream(&corev3.Http2ProtocolOptions{
+			TypedExtensionProtocolOptions: lower.HTTP2Upstream(&corev3.Http2ProtocolOptions{
 				ConnectionKeepalive: &corev3.KeepaliveSettings{
 					Interval: durationpb.New(30 * time.Second), Timeout: durationpb.New(5 * time.Second),
 				},
@@ -95,18 +96,18 @@ func Bootstrap(n *policies.Node, server Server) ([]byte, error) {
 	return yaml.JSONToYAML(json)
 }
 
-// transport is the TLS of the connection to the daemon, nil for plaintext.
+// transport is the TLS of the connection to the daemon; nil: plaintext.
 func (s Server) transport(host string) (*corev3.TransportSocket, error) {
 	files := []string{s.CA, s.Cert, s.Key}
 	if !slices.ContainsFunc(files, func(f string) bool { return f != "" }) {
 		if s.Name != "" {
-			return nil, errors.New("the daemon's name is for TLS; give the files of the authority, the certificate and the key as well")
+			return nil, errors.New("the daemon's name is for TLS; give the files of the CA, the certificate and the key too")
 		}
 		return nil, nil
 	}
 	for _, f := range files {
 		if !path.IsAbs(f) {
-			return nil, fmt.Errorf("the file %q is no absolute path on the nodes; TLS needs those of the authority, the certificate and the key", f)
+			return nil, fmt.Errorf("the file %q is not an absolute path; TLS needs the paths of the CA, the certificate and the key on the nodes", f)
 		}
 	}
 	name := cmp.Or(s.Name, host)
@@ -129,6 +130,6 @@ func (s Server) transport(host string) (*corev3.TransportSocket, error) {
 		}},
 	}}
 	return &corev3.TransportSocket{
-		Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(context)},
+		Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: lower.Any(context)},
 	}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/sinktest"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestConformance runs the suite of all sinks, with a client that behaves as an
@@ -60,7 +61,7 @@ func startConformance(t *testing.T) *sinktest.Rig {
 	r.Refused = func(ir *policies.IR) (policies.Name, reconciler.Key) {
 		n := policies.Name{Kind: schema.KindService, Name: "nobody", Part: "account/1"}
 		ir.Put(n, &requests.AccountRoute{Service: "nobody", Account: "1", Rules: toVersion("v2"), Origin: schema.Position{Path: "x.yaml", Line: 1}})
-		return n, key(kindAccount, "nobody/1")
+		return n, lower.Key(lower.KindAccount, "nobody/1")
 	}
 	return r
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // one makes a host with one service, and one node.
@@ -75,11 +76,11 @@ func TestWildcard(t *testing.T) {
 		stranger.expect("Listener") // an empty answer, so that it can start
 	}
 	c := newClient(h, "host-1")
-	c.subscribe(typeVirtualHost, routesName)
+	c.subscribe(typeVirtualHost, lower.RoutesName)
 	c.expect("VirtualHost +gray/@none +gray/api")
-	c.subscribe(typeVirtualHost, routesName)
+	c.subscribe(typeVirtualHost, lower.RoutesName)
 	c.expect("VirtualHost +gray/@none +gray/api")
-	c.unsubscribe(typeVirtualHost, routesName)
+	c.unsubscribe(typeVirtualHost, lower.RoutesName)
 	c.nothing()
 	h.service("b", "10.0.0.3:80", "")
 	h.mustApply()
@@ -117,7 +118,7 @@ func TestOrder(t *testing.T) {
 	c := newClient(h, "host-1")
 	c.subscribe(typeCluster)
 	c.subscribe(typeListener)
-	c.subscribe(typeRoutes, routesName)
+	c.subscribe(typeRoutes, lower.RoutesName)
 	c.subscribe(typeVirtualHost)
 	_, clusters := c.recv()
 	c.nothing()
@@ -164,7 +165,7 @@ func TestRefusal(t *testing.T) {
 	if !errors.As(err, &partial) || len(partial.Keys) != 1 {
 		t.Fatalf("observed %v", err)
 	}
-	if e := partial.Keys[key(kindCluster, "api/v1")]; e == nil || e.Error() != "the envoy of host-1 refuses it: Error adding/updating cluster(s) api/v1: bad thing" {
+	if e := partial.Keys[lower.Key(lower.KindCluster, "api/v1")]; e == nil || e.Error() != "the envoy of host-1 refuses it: Error adding/updating cluster(s) api/v1: bad thing" {
 		t.Errorf("error %v", e)
 	}
 	if got := hints.Take(); len(got) != 1 {
@@ -210,7 +211,7 @@ func TestRefusedRemoval(t *testing.T) {
 	c.subscribe(typeCluster)
 	c.subscribe(typeListener)
 	c.subscribe(typeEndpoints, "api/v1", "api/v2")
-	c.subscribe(typeRoutes, routesName)
+	c.subscribe(typeRoutes, lower.RoutesName)
 	c.subscribe(typeVirtualHost)
 	c.expect("Cluster +api/v1 +api/v2")
 	c.expect("ClusterLoadAssignment +api/v1 +api/v2")
@@ -244,10 +245,10 @@ func TestApplyTellsRefusals(t *testing.T) {
 	m.mu.Unlock()
 	h.account("api", "1", "v2")
 	failed := h.apply()
-	if failed == nil || failed.Keys[key(kindAccount, "api/1")] == nil || len(failed.Keys) != 1 {
+	if failed == nil || failed.Keys[lower.Key(lower.KindAccount, "api/1")] == nil || len(failed.Keys) != 1 {
 		t.Errorf("failed %v", failed)
 	}
-	if got := h.desired()[key(kindAccount, "api/1")].Origin.String(); got != "policy.yaml:7" {
+	if got := h.desired()[lower.Key(lower.KindAccount, "api/1")].Origin.String(); got != "policy.yaml:7" {
 		t.Errorf("origin %s", got)
 	}
 }
@@ -281,7 +282,7 @@ func TestRefusalWithoutName(t *testing.T) {
 	eventually(t, func() string { return fmt.Sprintf("observed %v", err) }, func() bool {
 		_, err = h.sink.Observe(t.Context(), Target, nil)
 		partial, ok := errors.AsType[*reconciler.PartialError](err)
-		return ok && len(partial.Keys) == 1 && partial.Keys[key(kindAccount, "api/42")] != nil
+		return ok && len(partial.Keys) == 1 && partial.Keys[lower.Key(lower.KindAccount, "api/42")] != nil
 	})
 	_, log := m.state()
 	refused := 0
@@ -317,7 +318,7 @@ func TestInitialVersions(t *testing.T) {
 	c.send(req)
 	c.expect("Cluster +api/v1")
 	c.subscribe(typeListener)
-	c.subscribe(typeRoutes, routesName)
+	c.subscribe(typeRoutes, lower.RoutesName)
 	c.subscribe(typeVirtualHost)
 	c.subscribe(typeEndpoints, "api/v1")
 	seen := map[string]bool{}

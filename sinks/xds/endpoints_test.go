@@ -10,6 +10,7 @@ import (
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestUnknownEndpointsStay holds that a version whose endpoints nobody knows keeps
@@ -42,7 +43,7 @@ func TestUnknownEndpointsStay(t *testing.T) {
 	says(h.sink, "")
 	served := func(s *Sink) string {
 		live, _ := s.Observe(t.Context(), Target, nil)
-		return live[key(kindEndpoints, "api/v1")].Body.String()
+		return live[lower.Key(lower.KindEndpoints, "api/v1")].Body.String()
 	}
 	if got, want := served(h.sink), "192.0.2.1:80 of etcd /api/v1"; got != want {
 		t.Errorf("served are %q, want %q", got, want)
@@ -77,10 +78,10 @@ func TestUnknownEndpointsStay(t *testing.T) {
 	h.put(policies.Name{Kind: schema.KindService, Name: "api"}, &svc)
 	says(h.sink, "+ xds Cluster api/v3: speaks http  # api.yaml:12\n+ xds Endpoints api/v3: those of etcd /api/v3  # api.yaml:12\n")
 	failed := h.apply()
-	if err := failed.Keys[key(kindEndpoints, "api/v3")]; err == nil || len(failed.Keys) != 1 || !strings.Contains(err.Error(), "nobody knows yet what is registered under etcd /api/v3") {
+	if err := failed.Keys[lower.Key(lower.KindEndpoints, "api/v3")]; err == nil || len(failed.Keys) != 1 || !strings.Contains(err.Error(), "nobody knows yet what is registered under etcd /api/v3") {
 		t.Errorf("failed are %v", failed)
 	}
-	text, err := YAML([]*reconciler.Resource{h.desired()[key(kindEndpoints, "api/v3")]})
+	text, err := YAML([]*reconciler.Resource{h.desired()[lower.Key(lower.KindEndpoints, "api/v3")]})
 	if want := "# The endpoints of api/v3 are those that etcd has under /api/v3/; only the daemon knows them.\n"; err != nil || !strings.Contains(text, want) {
 		t.Errorf("rendered is %v\n%s, want %s in it", err, text, want)
 	}
@@ -127,7 +128,7 @@ func TestEnvoyKeepsWhatNobodyKnows(t *testing.T) {
 	again.put(policies.Name{Kind: schema.KindService, Name: "api"}, &known)
 	again.mustApply()
 	again.sink.mu.Lock()
-	again.sink.unsure = time.Now().Add(-sureAfter)
+	again.sink.unknown = time.Now().Add(-knownAfter)
 	again.sink.mu.Unlock()
 	eventually(t, func() string { return "what nobody names is not removed" }, func() bool { code, _ := e.get(true, "old.internal"); return code == 404 })
 	e.answers("one HTTP/1.1", "api.internal")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestEnvoyRouting sends requests through a real Envoy in every form in which an
@@ -267,7 +268,7 @@ func TestEnvoyRefuses(t *testing.T) {
 	moved.Port = uint16(taken.Addr().(*net.TCPAddr).Port)
 	h.put(policies.Name{Kind: "Node", Name: "host-1"}, &moved)
 	failed := h.apply()
-	k := key(kindListener, "host-1")
+	k := lower.Key(lower.KindListener, "host-1")
 	if failed == nil || failed.Keys[k] == nil || !strings.Contains(failed.Keys[k].Error(), "host-1") {
 		t.Fatalf("a listener on a taken port: %v", failed)
 	}
@@ -342,21 +343,27 @@ func TestBootstrap(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	n := h.node("host-1", 15001)
 	for _, addr := range []string{"gray.internal:18000", "127.0.0.1:18000", "[::1]:18000"} {
-		yaml, err := Bootstrap(n, Server{Address: addr})
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(t.TempDir(), "b.yaml")
-		if err := os.WriteFile(path, yaml, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(envoyBinary(t), "--mode", "validate", "-c", path).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s\n%s", addr, err, yaml, out)
-		}
+		validBootstrap(t, n, Server{Address: addr})
 	}
 	for _, addr := range []string{"", "x", "x:", ":1", "x:0", "x:99999"} {
 		if _, err := Bootstrap(n, Server{Address: addr}); err == nil {
 			t.Errorf("%q makes a bootstrap", addr)
 		}
+	}
+}
+
+// validBootstrap has Envoy check a bootstrap.
+func validBootstrap(t *testing.T, n *policies.Node, server Server) {
+	t.Helper()
+	yaml, err := Bootstrap(n, server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "b.yaml")
+	if err := os.WriteFile(path, yaml, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(envoyBinary(t), "--mode", "validate", "-c", path).CombinedOutput(); err != nil {
+		t.Errorf("%+v: %v\n%s\n%s", server, err, yaml, out)
 	}
 }

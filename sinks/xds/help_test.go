@@ -259,7 +259,7 @@ func (h *host) whole() {
 
 // asked tells whether a node's Envoy has asked for every type.
 func (h *host) asked(node string) bool {
-	return slices.ContainsFunc(h.sink.all(), func(st *stream) bool {
+	return slices.ContainsFunc(h.sink.admission.all(), func(st *stream) bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		return st.node == node && !slices.ContainsFunc(st.types[:], func(ts typeState) bool { return !ts.wanted })

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 type deltaClient = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
@@ -159,7 +161,7 @@ func (m *mirror) take(res *discoveryv3.DeltaDiscoveryResponse) {
 			follow = append(follow, req)
 		case t == typeListener && had:
 			req := request(typeRoutes)
-			req.ResourceNamesUnsubscribe = []string{routesName}
+			req.ResourceNamesUnsubscribe = []string{lower.RoutesName}
 			clear(m.has[typeRoutes])
 			clear(m.has[typeVirtualHost])
 			clear(m.routes)
@@ -199,7 +201,7 @@ func (m *mirror) follow(t wireType, r *discoveryv3.Resource, had bool) []*discov
 	case typeEndpoints:
 		req.ResourceNamesSubscribe = []string{r.GetName()}
 	case typeRoutes:
-		req.ResourceNamesSubscribe = []string{routesName}
+		req.ResourceNamesSubscribe = []string{lower.RoutesName}
 	}
 	return []*discoveryv3.DeltaDiscoveryRequest{req}
 }
@@ -378,22 +380,26 @@ func (c *client) nothing() {
 	}
 }
 
-// turnedAway opens a stream, asks for clusters and returns why it ended.
-func turnedAway(t testing.TB, conn *grpc.ClientConn, node string) error {
-	t.Helper()
+// firstAnswer opens a stream, asks for clusters, and leaves with the first answer.
+func firstAnswer(t testing.TB, conn *grpc.ClientConn, node string) (*discoveryv3.DeltaDiscoveryResponse, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req := request(typeCluster)
 	req.Node = &corev3.Node{Id: node}
 	_ = stream.Send(req)
-	if res, err := stream.Recv(); err != nil {
-		return err
-	} else {
+	return stream.Recv()
+}
+
+// turnedAway is firstAnswer where the stream is refused: it returns why.
+func turnedAway(t testing.TB, conn *grpc.ClientConn, node string) error {
+	t.Helper()
+	res, err := firstAnswer(t, conn, node)
+	if err == nil {
 		t.Errorf("got %s", text(res))
 	}
-	return nil
+	return err
 }

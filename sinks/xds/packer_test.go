@@ -17,6 +17,7 @@ import (
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // TestLower shows what a service, an account and a node are in a plan.
@@ -84,11 +85,11 @@ func TestCodec(t *testing.T) {
 	h := one(t, Config{})
 	h.account("api", "a/b", "v2")
 	for k, r := range h.desired() {
-		b, err := Encode(r)
+		b, err := lower.Encode(r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := Decode(k, b)
+		got, err := lower.Decode(k, b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,13 +97,13 @@ func TestCodec(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", k, got, r)
 		}
 	}
-	for _, k := range []reconciler.Key{{Target: "p4rt/a", Kind: kindCluster, Name: "a/b"}, key("Other", "x"), key(kindAccount, "x"), key(kindCluster, "x")} {
-		if _, err := Decode(k, []byte(`{"body":{}}`)); err == nil {
+	for _, k := range []reconciler.Key{{Target: "p4rt/a", Kind: lower.KindCluster, Name: "a/b"}, lower.Key("Other", "x"), lower.Key(lower.KindAccount, "x"), lower.Key(lower.KindCluster, "x")} {
+		if _, err := lower.Decode(k, []byte(`{"body":{}}`)); err == nil {
 			t.Errorf("%s was decoded", k)
 		}
 	}
 	for _, text := range []string{"", "{}", `{"body":1}`, `{"body":{"rules":[{"version":1}]}}`, `{"body":{"version":"v2"}}`} {
-		if _, err := Decode(key(kindAccount, "a/b"), []byte(text)); err == nil {
+		if _, err := lower.Decode(lower.Key(lower.KindAccount, "a/b"), []byte(text)); err == nil {
 			t.Errorf("%q was decoded", text)
 		}
 	}
@@ -122,8 +123,8 @@ func TestRefusedByGray(t *testing.T) {
 	zero.Versions[0].Endpoints = []requests.Endpoint{{Address: netip.MustParseAddr("10.0.0.1"), Port: 80}} // weight 0
 	failed := h.apply()
 	want := []reconciler.Key{
-		key(kindEndpoints, "zero/v1"), key(kindVirtualHost, "b"), key(kindAccount, "api/"+strings.Repeat("x", 257)),
-		key(kindAccount, "nobody/1"), key(kindListener, "Host_2"),
+		lower.Key(lower.KindEndpoints, "zero/v1"), lower.Key(lower.KindVirtualHost, "b"), lower.Key(lower.KindAccount, "api/"+strings.Repeat("x", 257)),
+		lower.Key(lower.KindAccount, "nobody/1"), lower.Key(lower.KindListener, "Host_2"),
 	}
 	for _, k := range want {
 		if failed == nil || failed.Keys[k] == nil {
@@ -134,7 +135,7 @@ func TestRefusedByGray(t *testing.T) {
 		t.Errorf("failed: %v", slices.Collect(maps.Keys(failed.Keys)))
 	}
 	state, _ := h.sink.Observe(t.Context(), Target, nil)
-	if state[key(kindAccount, "api/1")] == nil || state[want[0]] != nil {
+	if state[lower.Key(lower.KindAccount, "api/1")] == nil || state[want[0]] != nil {
 		t.Error("the state is not what is served")
 	}
 }
@@ -168,7 +169,7 @@ func TestHostsMove(t *testing.T) {
 		t.Errorf("failed %v", failed)
 	}
 	hosts("api", "b.internal", "b.internal")
-	if failed := h.apply(); failed == nil || failed.Keys[key(kindVirtualHost, "api")] == nil {
+	if failed := h.apply(); failed == nil || failed.Keys[lower.Key(lower.KindVirtualHost, "api")] == nil {
 		t.Errorf("failed %v", failed)
 	}
 	hosts("api", "api.internal")
@@ -181,7 +182,7 @@ func TestHostsMove(t *testing.T) {
 func TestAccountsByCase(t *testing.T) {
 	seen := map[string]string{}
 	for _, a := range []string{"abc", "ABC", "Abc", "_41bc", "a_bc", "a-bc", "a.bc", "a/bc", "a bc", "ä", "Ä", "-", "_", "*", "a*"} {
-		d := accountDomain("api", a)
+		d := lower.AccountDomain("api", a)
 		if other, twice := seen[d]; twice || strings.ToLower(d) != d || strings.ContainsAny(d, "* ") {
 			t.Errorf("account %q has domain %q, as has %q", a, d, other)
 		}

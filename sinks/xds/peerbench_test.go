@@ -25,6 +25,7 @@ import (
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // BenchmarkPeers changes one endpoint, or one route, among many services, and
@@ -87,7 +88,7 @@ func benchPeer(b *testing.B, server, change string, services, clients int) {
 	if change == "route" {
 		kind, name = resourcev3.VirtualHostType, "gray/s7"
 		if server == "SnapshotCache-inline" {
-			kind, name = resourcev3.RouteType, routesName
+			kind, name = resourcev3.RouteType, lower.RoutesName
 		}
 	}
 	var last, cpu time.Duration
@@ -280,7 +281,7 @@ func (p *snapshotPeer) set() {
 		resources[kind] = list
 	}
 	if p.inline {
-		routes := &routev3.RouteConfiguration{Name: routesName, VhostHeader: keyHeader}
+		routes := &routev3.RouteConfiguration{Name: lower.RoutesName, VhostHeader: lower.KeyHeader}
 		for _, vh := range p.resources[resourcev3.VirtualHostType] {
 			routes.VirtualHosts = append(routes.VirtualHosts, vh.(*routev3.VirtualHost))
 		}

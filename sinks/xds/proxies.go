@@ -8,39 +8,40 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
-// Proxy is how a connected Envoy, or another client of xDS, stands.
+// Proxy is the status of a connected Envoy, or another xDS client.
 type Proxy struct {
 	Node     string    `json:"node"`
-	Agent    string    `json:"agent"`    // what it is: envoy, gRPC Go
-	Version  string    `json:"version"`  // of that
+	Agent    string    `json:"agent"`    // its program: envoy, gRPC Go
+	Version  string    `json:"version"`  // of the program
 	Protocol string    `json:"protocol"` // delta or sotw
-	Since    time.Time `json:"since"`    // it is connected
+	Since    time.Time `json:"since"`    // when it connected
 	Synced   bool      `json:"synced"`   // it has acknowledged all that is served
 	Waits    string    `json:"waits,omitempty"`
 	LastNACK *NACK     `json:"lastNACK,omitempty"`
-	Cannot   []string  `json:"cannot,omitempty"` // what it is not given, as its protocol has no words for it
+	Cannot   []string  `json:"cannot,omitempty"` // what its protocol cannot express, and it does not get
 }
 
-// NACK is a refusal by a client.
+// NACK is a client's refusal of resources.
 type NACK struct {
 	Time     time.Time `json:"time"`
 	Type     string    `json:"type"`             // of the resource
 	Resource string    `json:"resource"`         // its name; the first few of many
-	Places   []string  `json:"places,omitempty"` // of the documents that make it, file:line; the first few of many
+	Places   []string  `json:"places,omitempty"` // file:line of the documents that it was made of; the first few of many
 	Message  string    `json:"message"`
 }
 
-// Proxies lists the connected Envoys by node. Waits says what keeps one from
-// being synced.
+// Proxies lists the connected clients by node. Waits says why one is not synced.
 func (s *Sink) Proxies() []Proxy {
 	s.mu.RLock()
 	revision := s.wire.revision
 	s.mu.RUnlock()
 	all := []Proxy{}
-	for _, st := range s.all() {
+	for _, st := range s.admission.all() {
 		if p := st.proxy(revision); p.Node != "" {
 			all = append(all, p)
 		}
@@ -81,6 +82,50 @@ func (st *stream) proxy(revision uint64) Proxy {
 	return p
 }
 
+// cannot lists what a SotW client does not get of the services that it has asked for.
+// The caller holds the stream's lock.
+func (st *stream) cannot() []string {
+	if !st.sotw {
+		return nil
+	}
+	st.sink.mu.RLock()
+	defer st.sink.mu.RUnlock()
+	services := map[string]bool{}
+	for host := range st.types[typeListener].names {
+		if service := st.sink.packer.owners[host]; service != "" {
+			services[service] = true
+		}
+	}
+	const most = 20
+	var all []string
+	for _, service := range slices.Sorted(maps.Keys(services)) {
+		svc := st.sink.packer.services[service]
+		shares := 0
+		for _, b := range svc.rules {
+			if slices.ContainsFunc(b.Match, func(m requests.Match) bool { return m.Lo != 0 || m.Hi != requests.Slots }) {
+				shares++
+			}
+		}
+		if n := svc.accounts; n > 0 {
+			all = append(all, fmt.Sprintf("%s: %d accounts of policies count as requests without an account", service, n))
+		}
+		if shares > 0 {
+			all = append(all, fmt.Sprintf("%s: the shares of accounts of %d policies: all count as requests without an account", service, shares))
+		}
+		r := st.sink.state[lower.Key(lower.KindCluster, service+"/"+svc.body.Default)]
+		if r != nil && r.Body.(*lower.Cluster).HealthChecked() {
+			all = append(all, fmt.Sprintf("%s: health checks", service))
+		}
+		if svc.body.Retries > 0 {
+			all = append(all, fmt.Sprintf("%s: retries", service))
+		}
+	}
+	if len(all) > most {
+		all = append(all[:most], fmt.Sprintf("and %d more", len(all)-most))
+	}
+	return all
+}
+
 // itemNames lists the first few names.
 func itemNames(items []item) string {
 	const most = 3
@@ -94,10 +139,10 @@ func itemNames(items []item) string {
 	return strings.Join(names, " ")
 }
 
-// refused gathers by key what connected Envoys refuse of what is served.
+// refused collects by key what connected clients refuse of what is served.
 func (s *Sink) refused() *reconciler.PartialError {
 	by := map[reconciler.Key]map[string]string{} // key -> client -> message
-	for _, st := range s.all() {
+	for _, st := range s.admission.all() {
 		st.refusals(func(k reconciler.Key, message string) {
 			if by[k] == nil {
 				by[k] = map[string]string{}
@@ -124,8 +169,7 @@ func (st *stream) who() string {
 	return "the envoy of " + st.node
 }
 
-// refusals calls f for every key of which a resource is refused as it is served
-// now.
+// refusals calls f for every key whose resource, as it is served now, is refused.
 func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -134,7 +178,7 @@ func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 	for t := range wireTypes {
 		for name, r := range st.types[t].refused {
 			if p := st.served(t, name); p == nil || p.version != r.version {
-				continue // there is a newer one, which it may take
+				continue // there is a newer version, which it may accept
 			}
 			for _, k := range st.sink.keysOf(st.table(t), name, st.node, r.message) {
 				f(k, r.message)
@@ -143,7 +187,8 @@ func (st *stream) refusals(f func(k reconciler.Key, message string)) {
 	}
 }
 
-// places lists where the documents stand that make resources, the first few.
+// places lists the documents, as file:line, that resources were made of; the first
+// few of many.
 func (st *stream) places(t wireType, names []string, message string) []string {
 	st.sink.mu.RLock()
 	defer st.sink.mu.RUnlock()
@@ -160,26 +205,25 @@ func (st *stream) places(t wireType, names []string, message string) []string {
 	return all[:min(len(all), 5)]
 }
 
-// keysOf is the keys that a resource is made of. Of the accounts that share a
-// virtual host those that the message names, or else all. The caller holds the
-// lock.
+// keysOf is the keys that a resource is made of: for a shard, those of the accounts
+// that the message names, or of all if it names none. The caller holds the lock.
 func (s *Sink) keysOf(t wireType, name, node, message string) []reconciler.Key {
 	switch t {
 	case typeCluster:
-		return []reconciler.Key{key(kindCluster, name)}
+		return []reconciler.Key{lower.Key(lower.KindCluster, name)}
 	case typeEndpoints:
-		return []reconciler.Key{key(kindEndpoints, name)}
+		return []reconciler.Key{lower.Key(lower.KindEndpoints, name)}
 	case typeListener, typeRoutes:
-		return []reconciler.Key{key(kindListener, node)}
+		return []reconciler.Key{lower.Key(lower.KindListener, node)}
 	case apiListener:
-		return []reconciler.Key{key(kindVirtualHost, s.packer.owners[name])}
+		return []reconciler.Key{lower.Key(lower.KindVirtualHost, s.packer.owners[name])}
 	case apiRoutes:
-		return []reconciler.Key{key(kindVirtualHost, name)}
+		return []reconciler.Key{lower.Key(lower.KindVirtualHost, name)}
 	}
-	parts := strings.Split(strings.TrimPrefix(name, routesName+"/"), "@")
+	parts := strings.Split(strings.TrimPrefix(name, lower.RoutesName+"/"), "@")
 	service := parts[0]
 	if len(parts) != 3 {
-		return []reconciler.Key{key(kindVirtualHost, service)}
+		return []reconciler.Key{lower.Key(lower.KindVirtualHost, service)}
 	}
 	var number uint32
 	if _, err := fmt.Sscanf(parts[1], "%d", &number); err != nil {
@@ -190,11 +234,11 @@ func (s *Sink) keysOf(t wireType, name, node, message string) []reconciler.Key {
 		return nil
 	}
 	var named, all []reconciler.Key
-	for _, text := range g.shards[name] {
-		for _, account := range g.accounts[text] {
-			k := key(kindAccount, service+"/"+account)
+	for _, d := range g.shards[name] {
+		for _, account := range g.accounts[d] {
+			k := lower.Key(lower.KindAccount, service+"/"+account)
 			all = append(all, k)
-			if mentions(message, accountDomain(service, account)) {
+			if mentions(message, lower.AccountDomain(service, account)) {
 				named = append(named, k)
 			}
 		}

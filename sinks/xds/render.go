@@ -12,9 +12,10 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
-// YAML is what Native gives, one YAML document a message, each with its type.
+// YAML is the messages of Native, each as a YAML document with its type.
 func YAML(resources []*reconciler.Resource) (string, error) {
 	messages, err := Native(resources)
 	if err != nil {
@@ -38,16 +39,16 @@ func YAML(resources []*reconciler.Resource) (string, error) {
 		b.Write(text)
 	}
 	for _, r := range resources {
-		if e, ok := r.Body.(*endpointsBody); ok && e.unknown {
+		if e, ok := r.Body.(*lower.Endpoints); ok && e.Unknown {
 			fmt.Fprintf(&b, "# The endpoints of %s are those that etcd has under %s/; only the daemon knows them.\n", r.Name, e.Etcd)
 		}
 	}
 	return b.String(), nil
 }
 
-// Native gives what Envoys are sent for resources of this sink: the messages by
-// type, in the order in which they are sent, and by name. A *PartialError names
-// the resources that cannot be served.
+// Native is the messages that Envoys get for resources: by type, in the order in
+// which they are sent, and by name. A *PartialError has the resources that cannot be
+// served.
 func Native(resources []*reconciler.Resource) ([]proto.Message, error) {
 	s, err := New(Config{})
 	if err != nil {

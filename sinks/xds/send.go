@@ -11,26 +11,26 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// warmWait bounds how long listeners and routes wait for a client that does not
-// ask for the endpoints of its clusters.
+// warmWait is how long listeners and routes wait at the most for a client that does
+// not subscribe to the endpoints of its clusters.
 const warmWait = 5 * time.Second
 
-// helloWait bounds how long a stream may be open without a request.
+// helloWait is how long a stream may be open without a request.
 const helloWait = 15 * time.Second
 
-// work is what there is to send of one type.
+// work is what is to be sent of one type.
 type work struct {
 	changed []item // since the stream's revision
 	pending []item // for another reason
-	held    []item // removals that have to wait
+	later   []item // removals that have to wait
 }
 
 func (w *work) empty() bool { return len(w.changed)+len(w.pending) == 0 }
 
-// next makes the next response that may be sent, or nil: then it is asked again
-// after the wait, if that is not zero, or when the stream is woken. Clusters come
-// first, then their endpoints; listeners and routes when these are acknowledged;
-// clusters and endpoints are removed when no route can lead to them any more.
+// next makes the next response. With a nil one there is nothing to send until the
+// stream is woken, or until the wait is over if that is not zero. Clusters are sent
+// first, then their endpoints; listeners and routes when those are acknowledged.
+// Clusters and endpoints are removed last, when no route leads to them any more.
 func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, wait time.Duration, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -62,7 +62,7 @@ func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, 
 			return st.respond(t, &todo[t]), 0, nil
 		}
 	}
-	blocked, wait := st.frontBlocked(now)
+	blocked, wait := st.routingBlocked(now)
 	if !blocked {
 		for t := typeListener; t < wireTypes; t++ {
 			if st.sendable(t, &todo[t]) {
@@ -71,19 +71,19 @@ func (st *stream) next(now time.Time) (res *discoveryv3.DeltaDiscoveryResponse, 
 		}
 	}
 	for _, t := range []wireType{typeCluster, typeEndpoints} {
-		if held := todo[t].held; len(held) > 0 && !blocked {
-			if wait = st.frontWait(now); wait == 0 && st.frontIdle() {
-				return st.respond(t, &work{pending: held}), 0, nil
+		if later := todo[t].later; len(later) > 0 && !blocked {
+			if wait = st.routingWait(now); wait == 0 && st.routingDone() {
+				return st.respond(t, &work{pending: later}), 0, nil
 			}
 		}
 	}
-	st.rest(&todo, blocked)
+	st.caughtUp(&todo, blocked)
 	return nil, wait, nil
 }
 
-// frontWait is for how long a client that has just connected may not have asked
-// for its listeners and routes yet. Until then nobody knows where they lead.
-func (st *stream) frontWait(now time.Time) time.Duration {
+// routingWait is how long a new client has left to ask for its listeners and routes.
+// Until then it is not known where its old ones lead.
+func (st *stream) routingWait(now time.Time) time.Duration {
 	for t := typeListener; t < wireTypes; t++ {
 		if !st.types[t].wanted && (t != typeVirtualHost || !st.sotw) {
 			return max(0, warmWait-now.Sub(st.since))
@@ -92,15 +92,15 @@ func (st *stream) frontWait(now time.Time) time.Duration {
 	return 0
 }
 
-// sendable tells whether a type has a response to send.
+// sendable tells whether there is a response to send of a type.
 func (st *stream) sendable(t wireType, w *work) bool {
 	ts := &st.types[t]
 	return ts.wanted && ts.out == nil && (ts.owed || !w.empty())
 }
 
-// frontBlocked tells whether listeners and routes have to wait for clusters, and
-// for how long at the most.
-func (st *stream) frontBlocked(now time.Time) (blocked bool, wait time.Duration) {
+// routingBlocked tells whether listeners and routes wait for clusters, and how long
+// at the most.
+func (st *stream) routingBlocked(now time.Time) (blocked bool, wait time.Duration) {
 	if st.types[typeCluster].out != nil || st.types[typeEndpoints].out != nil {
 		return true, 0
 	}
@@ -117,10 +117,10 @@ func (st *stream) frontBlocked(now time.Time) (blocked bool, wait time.Duration)
 	return false, 0
 }
 
-// frontIdle tells whether the client's listeners and routes are as served: then
-// none of them can lead to what is not served any more. It is asked where there
-// is nothing to send.
-func (st *stream) frontIdle() bool {
+// routingDone tells whether the client's listeners and routes are those that are
+// served, so that none leads to what is not served any more. There must be nothing to
+// send of them.
+func (st *stream) routingDone() bool {
 	for t := typeListener; t < wireTypes; t++ {
 		ts := &st.types[t]
 		if ts.out != nil || len(ts.refused) > 0 || len(ts.claimed) > 0 {
@@ -130,8 +130,8 @@ func (st *stream) frontIdle() bool {
 	return true
 }
 
-// rest notes where the client stands when there is nothing to send.
-func (st *stream) rest(todo *[wireTypes]work, blocked bool) {
+// caughtUp notes the revision of each type that has nothing left to send.
+func (st *stream) caughtUp(todo *[wireTypes]work, blocked bool) {
 	revision, settled := st.sink.wire.revision, !blocked
 	for t := range wireTypes {
 		ts := &st.types[t]
@@ -143,7 +143,7 @@ func (st *stream) rest(todo *[wireTypes]work, blocked bool) {
 		}
 		ts.revision = revision
 		ts.due = ts.due[:0]
-		for _, it := range todo[t].held {
+		for _, it := range todo[t].later {
 			ts.due = append(ts.due, it.name)
 		}
 	}
@@ -152,7 +152,7 @@ func (st *stream) rest(todo *[wireTypes]work, blocked bool) {
 	}
 }
 
-// collect finds what a client lacks of a type, and what it has too much.
+// collect finds what is to be sent of a type.
 func (st *stream) collect(t wireType) work {
 	ts, table := &st.types[t], &st.sink.wire.tables[st.table(t)]
 	if !ts.compared {
@@ -182,7 +182,7 @@ func (st *stream) collect(t wireType) work {
 	if len(ts.queue) == 0 {
 		st.addAll(t, &w, ts.due, seen)
 	}
-	for _, items := range [][]item{w.changed, w.pending, w.held} {
+	for _, items := range [][]item{w.changed, w.pending, w.later} {
 		slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.name, b.name) })
 	}
 	return w
@@ -198,7 +198,7 @@ func (st *stream) addAll(t wireType, w *work, names []string, seen map[string]bo
 	}
 }
 
-// add adds a name to the work, unless there is nothing to say about it.
+// add adds a name to the work, unless the client is up to date with it.
 func (st *stream) add(t wireType, w *work, to *[]item, name string) {
 	ts := &st.types[t]
 	it := item{name: name}
@@ -209,15 +209,15 @@ func (st *stream) add(t wireType, w *work, to *[]item, name string) {
 	switch {
 	case claimed && it.packed != nil && it.packed.version == version:
 	case it.packed != nil && ts.refused[name].version == it.packed.version:
-	case it.packed == nil && !t.front() && !ts.answers[name]:
-		w.held = append(w.held, it)
+	case it.packed == nil && !t.routing() && !ts.answers[name]:
+		w.later = append(w.later, it)
 	default:
 		*to = append(*to, it)
 	}
 }
 
-// compare sets what the client said it has against what is served, once. What
-// was never served stays claimed while the state may be the beginning of one.
+// compare compares what the client said it has with what is served, once. What was
+// never served stays claimed while the state is partial.
 func (st *stream) compare(t wireType) {
 	ts, entries := &st.types[t], st.sink.wire.tables[st.table(t)].entries
 	ts.compared, ts.revision = true, st.sink.wire.revision
@@ -249,8 +249,8 @@ func (st *stream) compare(t wireType) {
 	}
 }
 
-// releaseClaimed has removed what the client said it has and nobody knows. What
-// it refused meanwhile, perhaps because of that, is tried once more.
+// releaseClaimed removes what the client said it has and gray does not know. What it
+// has refused, perhaps because of that, is sent once more.
 func (st *stream) releaseClaimed(t wireType) {
 	ts := &st.types[t]
 	for name, version := range ts.claimed {
@@ -265,10 +265,9 @@ func (st *stream) releaseClaimed(t wireType) {
 	clear(ts.refused)
 }
 
-// respond makes a response and notes that it waits for its acknowledgement. A
-// client that loads is sent parts: whatever part of one state it has is sound.
-// The virtual hosts of one that had others before go out in one, as a domain may
-// move between any two of them.
+// respond makes a response, for which the client owes an ACK or NACK. What is pending
+// may be sent in parts of about chunk bytes. But the virtual hosts of a client that
+// had others before are sent at once, as a domain may move between any two of them.
 func (st *stream) respond(t wireType, w *work) *discoveryv3.DeltaDiscoveryResponse {
 	ts := &st.types[t]
 	st.nonce++
@@ -277,9 +276,9 @@ func (st *stream) respond(t wireType, w *work) *discoveryv3.DeltaDiscoveryRespon
 		SystemVersionInfo: strconv.FormatUint(st.sink.wire.revision, 10),
 	}
 	items, size := slices.Concat(w.changed, w.pending), 0
-	may := ts.loading || t != typeVirtualHost
+	inParts := ts.loading || t != typeVirtualHost
 	n := 0
-	for ; n < len(items) && (n <= len(w.changed) || !may || size < st.sink.chunk); n++ {
+	for ; n < len(items) && (n <= len(w.changed) || !inParts || size < st.sink.chunk); n++ {
 		it := items[n]
 		delete(ts.answers, it.name)
 		delete(ts.claimed, it.name)
@@ -291,7 +290,7 @@ func (st *stream) respond(t wireType, w *work) *discoveryv3.DeltaDiscoveryRespon
 		res.Resources = append(res.Resources, &discoveryv3.Resource{Name: it.name, Version: it.packed.version, Resource: it.packed.body})
 	}
 	ts.answers = emptied(ts.answers)
-	ts.keep(items[n:], w.held)
+	ts.keep(items[n:], w.later)
 	ts.out, ts.owed, ts.revision = &sent{st.nonce, items[:n]}, false, st.sink.wire.revision
 	if t == typeCluster {
 		st.warmUp(items[:n])
@@ -299,8 +298,8 @@ func (st *stream) respond(t wireType, w *work) *discoveryv3.DeltaDiscoveryRespon
 	return res
 }
 
-// emptied replaces a map that is empty: it would keep the room of all that it ever
-// held, for each client.
+// emptied replaces an empty map by a new one: a map never gives back the memory of
+// what it had.
 func emptied[V any](m map[string]V) map[string]V {
 	if len(m) == 0 {
 		return map[string]V{}
@@ -308,23 +307,23 @@ func emptied[V any](m map[string]V) map[string]V {
 	return m
 }
 
-// keep notes what of the work is left for later. What was taken from the queue
-// leaves it; while there is one, due is not touched.
-func (ts *typeState) keep(left, held []item) {
+// keep notes what is left of the work. It was taken from the queue if there is one,
+// else from due.
+func (ts *typeState) keep(left, later []item) {
 	if len(ts.queue) > 0 {
 		ts.queue = ts.queue[1:]
 	} else {
 		ts.due = nil
 		ts.loading = ts.loading && len(left) > 0
 	}
-	for _, it := range slices.Concat(left, held) {
+	for _, it := range slices.Concat(left, later) {
 		ts.due = append(ts.due, it.name)
 	}
 }
 
-// warmUp notes which clusters need endpoints before requests are sent to them.
-// Envoy waits for those of a changed cluster too, without asking again. Where
-// they are not served yet, the client keeps what it had until they are.
+// warmUp notes which clusters need endpoints before requests are routed to them. To
+// Envoy a changed cluster needs them again, although it does not subscribe again.
+// While they are not served, the client uses those that it had.
 func (st *stream) warmUp(items []item) {
 	endpoints := &st.types[typeEndpoints]
 	for _, it := range items {
@@ -334,12 +333,12 @@ func (st *stream) warmUp(items []item) {
 		}
 		served := st.served(typeEndpoints, it.name) != nil
 		if st.sotw && !served {
-			continue // it may have asked before, and cannot be told that there are none
+			continue // it may have subscribed before, and SotW cannot say that there are none
 		}
 		st.warming[it.name] = st.nonce
 		delete(endpoints.claimed, it.name)
 		if served && st.subscribed(typeEndpoints, it.name) {
-			endpoints.owe(it.name)
+			endpoints.mustSend(it.name)
 		}
 	}
 }

@@ -13,21 +13,21 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// The bounds of what clients can make the server hold.
+// The bounds of what a client can make the server store.
 const (
 	maxStreams = 10_000
-	maxRequest = 32 << 20 // the versions of everything that an Envoy has
-	maxNames   = 200_000  // that one stream asks for, or says it has, of one type
+	maxRequest = 32 << 20 // bytes; a request has the versions of all that an Envoy has
+	maxNames   = 200_000  // of one type that a stream subscribes to, or says it has
 	maxName    = 1024     // bytes of such a name
 	maxNodeID  = 253
 )
 
-// ServerOptions are what a gRPC server for Envoys needs: it bounds what one may
-// send, and finds out about dead ones.
+// ServerOptions are the options of a gRPC server for Envoys: bounds, and keepalive
+// that finds dead connections.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxRequest),
-		grpc.MaxConcurrentStreams(maxNodeStreams), // of one connection
+		grpc.MaxConcurrentStreams(maxNodeStreams), // on one connection
 		grpc.ConnectionTimeout(helloWait),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -44,24 +44,22 @@ type deltaServer = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourc
 
 // DeltaAggregatedResources serves one Envoy.
 func (s *Sink) DeltaAggregatedResources(server deltaServer) error {
-	st, err := s.open(callerOf(server.Context()), false)
-	if err != nil {
-		return err
-	}
-	return s.run(st, server)
+	return s.run(newStream(s, callerOf(server.Context()), false), server)
 }
 
-// deltaStream is what a stream is served by.
+// deltaStream is a delta ADS stream, or a SotW stream that sotw translates.
 type deltaStream interface {
 	Send(*discoveryv3.DeltaDiscoveryResponse) error
 	Recv() (*discoveryv3.DeltaDiscoveryRequest, error)
 	Context() context.Context
 }
 
-// run serves a stream until it ends. Each has goroutines of its own, so that a
-// slow Envoy holds up nobody else; what it has missed is worked out when it is
-// ready for more.
+// run serves a stream until it ends. Each has its own goroutines, so that a slow
+// Envoy delays nobody else. What to send is worked out when the client can take it.
 func (s *Sink) run(st *stream, server deltaStream) error {
+	if err := s.admission.open(st); err != nil {
+		return err
+	}
 	defer s.close(st)
 	ctx, cancel := context.WithCancelCause(server.Context())
 	defer cancel(nil)
@@ -83,43 +81,30 @@ func (s *Sink) run(st *stream, server deltaStream) error {
 	}
 }
 
-func (s *Sink) open(from caller, sotw bool) (*stream, error) {
-	s.streamsMu.Lock()
-	defer s.streamsMu.Unlock()
-	if len(s.streams) >= maxStreams {
-		return nil, status.Errorf(codes.ResourceExhausted, "%d envoys are connected, which is the most", maxStreams)
-	}
-	st := newStream(s, from, sotw)
-	s.streams[st] = true
-	return st, nil
-}
-
 // close forgets a stream, and with it what its Envoy has refused.
 func (s *Sink) close(st *stream) {
-	s.streamsMu.Lock()
-	delete(s.streams, st)
-	s.streamsMu.Unlock()
+	s.admission.close(st)
 	if st.end() {
 		s.cfg.Hints.Add(Target)
 	}
 }
 
-// receive takes requests until the stream ends, and returns why it does.
+// receive handles requests until the stream ends, and returns why it ended.
 func (st *stream) receive(server deltaStream) error {
 	for {
 		req, err := server.Recv()
 		if err != nil {
 			return err
 		}
-		if err := st.take(req); err != nil {
+		if err := st.handle(req); err != nil {
 			return err
 		}
 		st.poke()
 	}
 }
 
-// sleep returns when there may be something to send, at the latest after a
-// while if that is not zero. The error is the stream's end; a nil one is not.
+// sleep waits until there may be something to send, at most as long as that is not
+// zero. An error ends the stream.
 func (st *stream) sleep(ctx context.Context, most time.Duration) error {
 	var timeout <-chan time.Time
 	if most > 0 {

@@ -6,46 +6,46 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unique"
 
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
-// shardCount is into how many groups the accounts of a service are cut: with
-// 100,000 accounts, one more resends about a hundred.
+// shardCount is how many groups the accounts of a service are in: with 100,000
+// accounts, one more resends about a hundred.
 const shardCount = 1024
 
-// groupKey names the accounts of a service that share a hash. An account stays
-// in its group whatever becomes of it.
+// groupKey names the accounts of a service with the same hash. An account never
+// leaves its group.
 type groupKey struct {
 	service string
 	number  uint32
 }
 
-// group is the accounts of a group: those with equal routes are one virtual host,
-// a shard.
+// group is the accounts of a group. Those with equal routes are one virtual host, a
+// shard.
 type group struct {
-	accounts map[unique.Handle[string]][]string // by decision, sorted
-	shards   map[string][]unique.Handle[string] // by the virtual host's name: the decisions in it
+	accounts map[lower.Decision][]string // by decision, sorted
+	shards   map[string][]lower.Decision // the decisions in a shard, by its name
 }
 
-// edit is what happens to a group.
+// edit is the changes of a group.
 type edit struct {
 	keys []reconciler.Key
-	drop map[string]unique.Handle[string] // account -> decision that it leaves
-	add  map[string]unique.Handle[string] // account -> decision that it comes to
-	to   *group                           // what comes of it
+	drop map[string]lower.Decision // account -> its old decision
+	add  map[string]lower.Decision // account -> its new decision
+	to   *group                    // the result
 }
 
-// shardName is the name of the virtual host of a group's accounts that are routed
-// alike. The shards of a group stand next to each other.
+// shardName is the name of a shard of a group. Sorted by name, the shards of a group
+// are next to each other.
 func (k groupKey) shardName(routes string) string {
-	return fmt.Sprintf("%s@%04d@%s", defaultHostName(k.service), k.number, routes)
+	return fmt.Sprintf("%s@%04d@%s", lower.HostName(k.service), k.number, routes)
 }
 
-// groupName is the part of a virtual host's name that is that of its group: what
-// has to be sent in one response, as an account may move within it.
+// groupName is the part of a shard's name that names its group. A group has to be
+// sent in one response, as an account may move from one of its shards to another.
 func groupName(t wireType, name string) string {
 	if at := strings.LastIndexByte(name, '@'); t == typeVirtualHost && at > strings.IndexByte(name, '@') {
 		return name[:at]
@@ -59,29 +59,24 @@ func groupOf(service, account string) groupKey {
 	return groupKey{service, h.Sum32() % shardCount}
 }
 
-// stageAccount notes that an account comes, goes or moves.
+// stageAccount stages an account.
 func (p *packer) stageAccount(st *staged, c reconciler.Change) error {
 	service, account, _ := strings.Cut(c.Key().Name, "/")
 	if c.New != nil {
 		if p.bodyOf(st, service) == nil {
 			return fmt.Errorf("service %s is not served, so its account %s cannot be", service, account)
 		}
-		if len(account) == 0 || len(account) > requests.MaxAccount {
-			return fmt.Errorf("the account has %d bytes; want 1 to %d", len(account), requests.MaxAccount)
-		}
-		for _, r := range c.New.Body.(*accountBody).decision().Rules {
-			if err := checkLabel(r.Version); err != nil {
-				return err
-			}
+		if err := c.New.Body.(*lower.Account).Validate(); err != nil {
+			return err
 		}
 	}
 	e := st.edit(groupOf(service, account))
 	e.keys = append(e.keys, c.Key())
 	if c.Old != nil {
-		e.drop[account] = c.Old.Body.(*accountBody).text
+		e.drop[account] = c.Old.Body.(*lower.Account).Decision
 	}
 	if c.New != nil {
-		e.add[account] = c.New.Body.(*accountBody).text
+		e.add[account] = c.New.Body.(*lower.Account).Decision
 	}
 	return nil
 }
@@ -89,14 +84,14 @@ func (p *packer) stageAccount(st *staged, c reconciler.Change) error {
 func (st *staged) edit(g groupKey) *edit {
 	e := st.edits[g]
 	if e == nil {
-		e = &edit{drop: map[string]unique.Handle[string]{}, add: map[string]unique.Handle[string]{}}
+		e = &edit{drop: map[string]lower.Decision{}, add: map[string]lower.Decision{}}
 		st.edits[g] = e
 	}
 	return e
 }
 
-// stageGroup packs the shards of a group that changes. Where that fails, so do the
-// accounts that change, and the others stay.
+// stageGroup packs the shards of a group that changes. Where that fails, its changes
+// fail, and what is served of it stays.
 func (p *packer) stageGroup(st *staged, g groupKey, e *edit) {
 	puts, err := p.packGroup(st, g, e)
 	if err == nil {
@@ -105,7 +100,7 @@ func (p *packer) stageGroup(st *staged, g groupKey, e *edit) {
 	}
 	delete(st.edits, g)
 	if len(e.keys) == 0 {
-		e.keys = []reconciler.Key{key(kindVirtualHost, g.service)}
+		e.keys = []reconciler.Key{lower.Key(lower.KindVirtualHost, g.service)}
 	}
 	for _, k := range e.keys {
 		st.failed = st.failed.Add(k, err)
@@ -117,19 +112,18 @@ func (p *packer) packGroup(st *staged, g groupKey, e *edit) ([]put, error) {
 	if old == nil {
 		old = &group{}
 	}
-	e.to = &group{accounts: old.after(e), shards: map[string][]unique.Handle[string]{}}
+	e.to = &group{accounts: old.after(e), shards: map[string][]lower.Decision{}}
 	body := p.bodyOf(st, g.service)
 	if body == nil {
 		e.to.accounts = nil
 	}
 	general := p.rulesOf(st, g.service)
 	routes := map[string][]*requests.Rule{} // by shard
-	for text := range e.to.accounts {
-		d := decisionOf(text)
-		rules := requests.OrderRules(general, d.rules(), d.Instead)
+	for d := range e.to.accounts {
+		rules := d.Order(general)
 		name := g.shardName(routesID(rules, body.Default))
 		routes[name] = rules
-		e.to.shards[name] = append(e.to.shards[name], text)
+		e.to.shards[name] = append(e.to.shards[name], d)
 	}
 	var puts []put
 	for name := range old.shards {
@@ -137,13 +131,13 @@ func (p *packer) packGroup(st *staged, g groupKey, e *edit) ([]put, error) {
 			puts = append(puts, put{typeVirtualHost, name, nil})
 		}
 	}
-	for name, texts := range e.to.shards {
+	for name, decisions := range e.to.shards {
 		var accounts []string
-		for _, text := range texts {
-			accounts = append(accounts, e.to.accounts[text]...)
+		for _, d := range decisions {
+			accounts = append(accounts, e.to.accounts[d]...)
 		}
 		slices.Sort(accounts)
-		packed, err := pack(accountsHost(name, g.service, accounts, body, routes[name]))
+		packed, err := pack(body.AccountsHost(name, g.service, accounts, routes[name]))
 		if err != nil {
 			return nil, err
 		}
@@ -152,32 +146,42 @@ func (p *packer) packGroup(st *staged, g groupKey, e *edit) ([]put, error) {
 	return puts, nil
 }
 
+// size is how many accounts a group has; a nil one has none.
+func (g *group) size() (n int) {
+	if g != nil {
+		for _, accounts := range g.accounts {
+			n += len(accounts)
+		}
+	}
+	return n
+}
+
 // after is the accounts of a group after an edit.
-func (g *group) after(e *edit) map[unique.Handle[string]][]string {
+func (g *group) after(e *edit) map[lower.Decision][]string {
 	all := maps.Clone(g.accounts)
 	if all == nil {
-		all = map[unique.Handle[string]][]string{}
+		all = map[lower.Decision][]string{}
 	}
-	touched := map[unique.Handle[string]]bool{}
-	for _, text := range e.drop {
-		touched[text] = true
+	touched := map[lower.Decision]bool{}
+	for _, d := range e.drop {
+		touched[d] = true
 	}
-	for _, text := range e.add {
-		touched[text] = true
+	for _, d := range e.add {
+		touched[d] = true
 	}
-	for text := range touched {
-		all[text] = slices.DeleteFunc(slices.Clone(all[text]), func(account string) bool {
+	for d := range touched {
+		all[d] = slices.DeleteFunc(slices.Clone(all[d]), func(account string) bool {
 			_, drops := e.drop[account]
 			_, adds := e.add[account]
 			return drops || adds
 		})
 	}
-	for account, text := range e.add {
-		all[text] = append(all[text], account)
+	for account, d := range e.add {
+		all[d] = append(all[d], account)
 	}
-	for text := range touched {
-		if slices.Sort(all[text]); len(all[text]) == 0 {
-			delete(all, text)
+	for d := range touched {
+		if slices.Sort(all[d]); len(all[d]) == 0 {
+			delete(all, d)
 		}
 	}
 	return all
@@ -185,6 +189,9 @@ func (g *group) after(e *edit) map[unique.Handle[string]][]string {
 
 func (p *packer) adoptGroup(g groupKey, e *edit) {
 	svc := p.services[g.service]
+	if svc != nil {
+		svc.accounts += e.to.size() - p.groups[g].size()
+	}
 	if len(e.to.accounts) == 0 {
 		delete(p.groups, g)
 		if svc != nil {
@@ -196,8 +203,8 @@ func (p *packer) adoptGroup(g groupKey, e *edit) {
 	svc.groups[g] = true
 }
 
-// routesID tells apart what requests of accounts are routed by: the version where
-// that is all there is to it, else a hash.
+// routesID identifies the routes of accounts: by the version where they have one
+// route, else by a hash.
 func routesID(rules []*requests.Rule, byDefault string) string {
 	switch {
 	case len(rules) == 0:

@@ -13,28 +13,33 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"golang.org/x/time/rate"
 
+	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
-// bucket is the store's bucket for what is served: a record a resource, named
-// "kind name", and one that says that they are a whole state. The number is that of
-// the records' form: a state of another one is not read.
+// Target is the sink's only target.
+const Target = lower.Target
+
+// bucket is the store's bucket for what is served: one record for each resource,
+// named "KIND NAME", and one that says that they are the whole state. The number is
+// the version of the records' form; records of another version are not read.
 const (
 	bucket = "xds/2"
 	whole  = "whole"
 )
 
-// Config is what a Sink works with.
+// Config is the settings of a Sink.
 type Config struct {
-	Store *reconciler.Store // nil: what is served does not outlive the process
-	Hints *reconciler.Hints // told when an Envoy refuses something, or takes it after all
+	Store *reconciler.Store // nil: what is served is not kept
+	Hints *reconciler.Hints // is told of NACKs, and of ACKs of what was refused before
 	Log   *slog.Logger      // of clients that are turned away; nil: none
 
-	// AckWait bounds how long an Apply waits for the Envoys; 0: 3 s. One that is
-	// slower is not waited for again until it has caught up.
+	// AckWait is how long an Apply waits for ACKs at the most; 0: 3 s. An Envoy that
+	// takes longer is not waited for again until it has caught up.
 	AckWait time.Duration
-	// Grace is for a sink that starts without a whole state: so long after the last
-	// Apply, what Envoys have and gray does not know is removed from them; 0: 10 s.
+	// Grace is for a sink that starts without a whole state: this long after the last
+	// Apply it begins to remove what Envoys have and gray does not know; 0: 10 s.
 	Grace time.Duration
 }
 
@@ -42,7 +47,7 @@ type Config struct {
 type Sink struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	cfg   Config
-	chunk int // about how many bytes of resources one response has while a client loads
+	chunk int // bytes of resources in a response, about, while a client loads
 
 	applying sync.Mutex // one Apply at a time
 
@@ -50,22 +55,17 @@ type Sink struct {
 	state   reconciler.State
 	packer  *packer
 	wire    *wire
-	ready   bool // there is, or was, a state to serve
-	partial bool // it may be the beginning of one: what it does not name stays
-	// accounts counts what policies send to another version, by service.
-	accounts map[string]int
-	grace    *time.Timer
-	unsure   time.Time // when an Apply had endpoints that nobody knows last
+	ready   bool // there is a state to serve, even if it is empty
+	partial bool // more may come: what Envoys have and the state has not stays
+	grace   *time.Timer
+	unknown time.Time // the last Apply with endpoints that are not known yet
 
-	often     *rate.Sometimes // bounds the log
+	logLimit  *rate.Sometimes
 	admission *admission
-
-	streamsMu sync.Mutex
-	streams   map[*stream]bool
 }
 
-// New returns a sink that serves what the store holds. Where it holds nothing,
-// no Envoy is answered before the first Apply: it keeps what it has.
+// New returns a sink that serves what the store has. If it has nothing, no Envoy is
+// answered before the first Apply, and each keeps what it has.
 func New(cfg Config) (*Sink, error) {
 	if cfg.Hints == nil {
 		cfg.Hints = reconciler.NewHints()
@@ -81,27 +81,27 @@ func New(cfg Config) (*Sink, error) {
 	}
 	s := &Sink{
 		cfg: cfg, chunk: 4 << 20, state: reconciler.State{}, packer: newPacker(), wire: newWire(),
-		partial: true, accounts: map[string]int{}, streams: map[*stream]bool{}, often: logSometimes(), admission: newAdmission(),
+		partial: true, logLimit: newLogLimit(), admission: newAdmission(),
 	}
-	routes, err := pack(nativeRoutes())
+	routes, err := pack(lower.Routes())
 	if err != nil {
 		return nil, err
 	}
-	anchor, err := pack(anchorHost())
+	anchor, err := pack(lower.AnchorHost())
 	if err != nil {
 		return nil, err
 	}
-	s.wire.commit([]put{{typeRoutes, routesName, routes}, {typeVirtualHost, anchorName, anchor}})
+	s.wire.commit([]put{{typeRoutes, lower.RoutesName, routes}, {typeVirtualHost, lower.AnchorName, anchor}})
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("the --state file holds what cannot be served: %w; start with another --state file, the Envoys keep what they have until the first commit is applied", err)
 	}
-	if s.ready && s.partial { // it was stopped before it knew its state to be whole
+	if s.ready && s.partial { // the last process ended before its state was whole
 		s.restartGrace()
 	}
 	return s, nil
 }
 
-// load takes the state from the store.
+// load reads the state from the store.
 func (s *Sink) load() error {
 	if s.cfg.Store == nil {
 		return nil
@@ -113,7 +113,7 @@ func (s *Sink) load() error {
 			return nil
 		}
 		kind, rest, _ := strings.Cut(name, " ")
-		r, err := Decode(key(kind, rest), value)
+		r, err := lower.Decode(lower.Key(kind, rest), value)
 		changes = append(changes, reconciler.Change{New: r})
 		return err
 	})
@@ -129,6 +129,11 @@ func (s *Sink) load() error {
 	return nil
 }
 
+// Lower implements reconciler.Sink.
+func (s *Sink) Lower(ir *policies.IR, n policies.Name) ([]*reconciler.Resource, error) {
+	return lower.Unit(ir, n), nil
+}
+
 // Observe implements reconciler.Sink: what is served, and as a *PartialError what
 // connected Envoys refuse of it.
 func (s *Sink) Observe(context.Context, string, *reconciler.Resource) (reconciler.State, error) {
@@ -139,7 +144,7 @@ func (s *Sink) Observe(context.Context, string, *reconciler.Resource) (reconcile
 }
 
 // Apply implements reconciler.Sink: it serves the changes and waits, for a while,
-// until every Envoy that has followed so far has acknowledged or refused them.
+// for the ACK or NACK of every Envoy that was up to date before.
 func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reconciler.Change) error {
 	s.applying.Lock()
 	defer s.applying.Unlock()
@@ -159,17 +164,17 @@ func (s *Sink) Apply(ctx context.Context, _ *reconciler.Resource, changes []reco
 	return failed.Or()
 }
 
-// serve takes changes in and wakes the streams. It returns the wire's revisions
+// serve adopts changes and wakes the streams. It returns the revisions of the wire
 // before and after.
 func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialError, before, now uint64, err error) {
-	// What changes starts from what is served, and not from what the caller has
-	// last seen. Only an Apply writes the state, so that it can be read here.
+	// Changes start from what is served, not from what the caller saw last. Only Apply
+	// writes the state, so it can be read without the lock.
 	own := make([]reconciler.Change, len(changes))
 	for i, c := range changes {
 		own[i] = reconciler.Change{Old: s.state[c.Key()], New: c.New}
 	}
 	own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return c.Old == nil && c.New == nil })
-	own, unknown := settle(own)
+	own, unknown := keepUnknown(own)
 	st := s.stage(own)
 	if st.failed != nil {
 		own = slices.DeleteFunc(own, func(c reconciler.Change) bool { return st.failed.Keys[c.Key()] != nil })
@@ -183,7 +188,7 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 	s.adopt(st, own)
 	s.ready = true
 	if unknown != nil {
-		s.unsure = time.Now()
+		s.unknown = time.Now()
 	}
 	if s.partial {
 		s.restartGrace()
@@ -197,6 +202,29 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 	return st.failed, before, s.wire.revision, nil
 }
 
+// keepUnknown replaces endpoints that are not known yet by those that are live; it
+// fails where none are.
+func keepUnknown(changes []reconciler.Change) (ready []reconciler.Change, failed *reconciler.PartialError) {
+	for _, c := range changes {
+		var body *lower.Endpoints
+		if c.New != nil {
+			body, _ = c.New.Body.(*lower.Endpoints)
+		}
+		switch {
+		case body == nil || !body.Unknown:
+		case c.Old == nil:
+			failed = failed.Add(c.Key(), fmt.Errorf("nobody knows yet what is registered under etcd %s; see what gray status says about it", body.Etcd))
+			continue
+		default:
+			known := *c.New
+			known.Body = &lower.Endpoints{Endpoints: c.Old.Body.(*lower.Endpoints).Endpoints, Etcd: body.Etcd, CheckPort: body.CheckPort}
+			c.New = &known
+		}
+		ready = append(ready, c)
+	}
+	return ready, failed
+}
+
 // stage works out what changes do.
 func (s *Sink) stage(changes []reconciler.Change) *staged {
 	st := s.packer.stage(changes)
@@ -204,35 +232,23 @@ func (s *Sink) stage(changes []reconciler.Change) *staged {
 	return st
 }
 
-// adopt takes over what was staged, and the changes that did not fail. The caller
-// holds the lock.
+// adopt serves what was staged; changes are those that did not fail. The caller holds
+// the lock.
 func (s *Sink) adopt(st *staged, changes []reconciler.Change) {
 	s.packer.adopt(st)
 	s.wire.commit(st.puts)
 	for _, c := range changes {
 		k := c.Key()
-		_, had := s.state[k]
 		if c.New == nil {
 			delete(s.state, k)
 		} else {
 			s.state[k] = c.New
 		}
-		if k.Kind == kindAccount && had != (c.New != nil) {
-			service, _, _ := strings.Cut(k.Name, "/")
-			if had {
-				s.accounts[service]--
-			} else {
-				s.accounts[service]++
-			}
-			if s.accounts[service] == 0 {
-				delete(s.accounts, service)
-			}
-		}
 	}
 }
 
-// save writes changes to the store before they are served: after a crash no
-// Envoy has more than the store knows.
+// save writes changes to the store before they are served, so that after a crash no
+// Envoy has what the store has not.
 func (s *Sink) save(changes []reconciler.Change) error {
 	if s.cfg.Store == nil || len(changes) == 0 {
 		return nil
@@ -244,7 +260,7 @@ func (s *Sink) save(changes []reconciler.Change) error {
 			remove = append(remove, name)
 			continue
 		}
-		b, err := Encode(c.New)
+		b, err := lower.Encode(c.New)
 		if err != nil {
 			return err
 		}
@@ -256,20 +272,19 @@ func (s *Sink) save(changes []reconciler.Change) error {
 	return nil
 }
 
-// sureAfter is for how long a state counts as partial after an Apply had endpoints
-// that nobody knows; while that is so, the loop tries them again at least once a
-// minute.
-const sureAfter = 2 * time.Minute
+// knownAfter is how long a state stays partial after an Apply with endpoints that are
+// not known yet. The loop tries those again at least once a minute.
+const knownAfter = 2 * time.Minute
 
-// restartGrace puts off the end of the time in which nothing is removed. The
-// caller holds the lock.
+// restartGrace restarts the time in which the state counts as partial. The caller
+// holds the lock.
 func (s *Sink) restartGrace() {
 	if s.grace != nil {
 		s.grace.Stop()
 	}
 	s.grace = time.AfterFunc(s.cfg.Grace, func() {
 		s.mu.Lock()
-		if time.Since(s.unsure) < sureAfter {
+		if time.Since(s.unknown) < knownAfter {
 			s.restartGrace()
 			s.mu.Unlock()
 			return
@@ -278,20 +293,20 @@ func (s *Sink) restartGrace() {
 		s.mu.Unlock()
 		s.wakeAll()
 		if s.cfg.Store != nil {
-			// Where this fails, a restarted sink is as careful as this one was.
+			// If this fails, the next process waits as this one did.
 			_ = s.cfg.Store.Write(bucket, map[string][]byte{whole: nil}, nil)
 		}
 	})
 }
 
-// await returns when all streams that had the revision before have the one of
-// now too, or when it takes too long.
+// await waits until all streams that had settled the revision before have settled
+// the one of now, AckWait at the most.
 func (s *Sink) await(ctx context.Context, before, now uint64) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckWait)
 	defer cancel()
-	for _, st := range s.all() {
+	for _, st := range s.admission.all() {
 		for {
-			settled, progress := st.standing()
+			settled, progress := st.progressed()
 			if settled < before || settled >= now {
 				break
 			}
@@ -305,16 +320,9 @@ func (s *Sink) await(ctx context.Context, before, now uint64) {
 	}
 }
 
-// all lists the streams.
-func (s *Sink) all() []*stream {
-	s.streamsMu.Lock()
-	defer s.streamsMu.Unlock()
-	return slices.Collect(maps.Keys(s.streams))
-}
-
 // wakeAll has every stream look for what it has to send.
 func (s *Sink) wakeAll() {
-	for _, st := range s.all() {
+	for _, st := range s.admission.all() {
 		st.poke()
 	}
 }

@@ -16,25 +16,21 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// sotwServer is the server's side of one state-of-the-world stream.
+// sotwServer is the server's side of one state-of-the-world (SotW) stream.
 type sotwServer = discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer
 
-// StreamAggregatedResources serves a client that speaks the older, state-of-the-
-// world form of the protocol, such as gRPC's own. It is served as a delta client
-// is: sotw translates.
+// StreamAggregatedResources serves a client that speaks SotW ADS, such as gRPC's own.
+// It is served as a delta client is: sotw translates.
 func (s *Sink) StreamAggregatedResources(server sotwServer) error {
-	st, err := s.open(callerOf(server.Context()), true)
-	if err != nil {
-		return err
-	}
+	st := newStream(s, callerOf(server.Context()), true)
 	return s.run(st, &sotw{server: server, st: st})
 }
 
-// errSotwEnvoy is why an Envoy is not served so.
+// errSotwEnvoy is why an Envoy is not served by SotW.
 var errSotwEnvoy = status.Error(codes.FailedPrecondition,
 	"an Envoy needs a delta stream, as virtual hosts come by nothing else; set api_type: DELTA_GRPC, as gray render bootstrap does")
 
-// sotw makes a delta stream of a state-of-the-world stream.
+// sotw translates a SotW stream to a delta stream.
 type sotw struct {
 	server sotwServer
 	st     *stream
@@ -43,19 +39,19 @@ type sotw struct {
 	types [wireTypes]sotwType
 }
 
-// sotwType is where a client stands with one type.
+// sotwType is the state of one type of a stream.
 type sotwType struct {
 	begun bool
-	all   bool            // it has asked for everything
-	names map[string]bool // else for these
+	all   bool            // subscribed to everything
+	names map[string]bool // else to these
 	nonce string          // of the last response; "" before the first
 
-	// has is what the client has been given of clusters or listeners: each response
-	// holds all of them, and what is missing is taken away.
+	// has is the clusters or listeners that the client was sent. A response has all of
+	// them, and the client removes those that are missing.
 	has map[string]*discoveryv3.Resource
 }
 
-// inFull tells whether a response holds all resources of a type.
+// inFull tells whether a response has all resources of a type.
 func inFull(t wireType) bool { return t == typeCluster || t == typeListener }
 
 // Context implements deltaStream.
@@ -74,8 +70,8 @@ func (c *sotw) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 	}
 }
 
-// request translates a request; nil for one that a response has crossed, which
-// the client will answer.
+// request translates a request. It returns nil for a stale one, which has the nonce
+// of a response before the last: the client will answer the last one too.
 func (c *sotw) request(req *discoveryv3.DiscoveryRequest) *discoveryv3.DeltaDiscoveryRequest {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,7 +79,7 @@ func (c *sotw) request(req *discoveryv3.DiscoveryRequest) *discoveryv3.DeltaDisc
 		Node: req.GetNode(), TypeUrl: req.GetTypeUrl(), ResponseNonce: req.GetResponseNonce(), ErrorDetail: req.GetErrorDetail(),
 	}
 	t := typeOf(req.GetTypeUrl())
-	if t == typeVirtualHost { // is for delta streams only
+	if t == typeVirtualHost { // VHDS is for delta streams only
 		d.TypeUrl, t = "", wireTypes
 	}
 	if t == wireTypes {
@@ -92,7 +88,7 @@ func (c *sotw) request(req *discoveryv3.DiscoveryRequest) *discoveryv3.DeltaDisc
 	ct := &c.types[t]
 	switch ct.nonce {
 	case req.GetResponseNonce():
-	case "": // it is about a stream before this one
+	case "": // the nonce is of the stream before this one
 		d.ResponseNonce, d.ErrorDetail = "", nil
 	default:
 		return nil
@@ -123,14 +119,14 @@ func (c *sotw) request(req *discoveryv3.DiscoveryRequest) *discoveryv3.DeltaDisc
 
 func (ct *sotwType) wants(name string) bool { return ct.all || ct.names[name] || ct.names["*"] }
 
-// Send implements deltaStream. What cannot be said in this form, that endpoints
-// or routes are not there, counts as acknowledged.
+// Send implements deltaStream. SotW cannot say that endpoints or routes do not exist:
+// such a response is not sent, and counts as acknowledged.
 func (c *sotw) Send(d *discoveryv3.DeltaDiscoveryResponse) error {
 	if res := c.response(d); res != nil {
 		return c.server.Send(res)
 	}
 	defer c.st.poke()
-	return c.st.take(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: d.GetTypeUrl(), ResponseNonce: d.GetNonce()})
+	return c.st.handle(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: d.GetTypeUrl(), ResponseNonce: d.GetNonce()})
 }
 
 func (c *sotw) response(d *discoveryv3.DeltaDiscoveryResponse) *discoveryv3.DiscoveryResponse {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
 // sotwClient is a raw client with a state-of-the-world stream.
@@ -216,10 +217,10 @@ func TestSotwRefusal(t *testing.T) {
 	if !ok || len(partial.Keys) != 2 {
 		t.Fatalf("observed %v", err)
 	}
-	if e := partial.Keys[key(kindCluster, "api/v1")]; e == nil || e.Error() != `the client of app-1 refuses it: resource "api/v1": too bad` {
+	if e := partial.Keys[lower.Key(lower.KindCluster, "api/v1")]; e == nil || e.Error() != `the client of app-1 refuses it: resource "api/v1": too bad` {
 		t.Errorf("the cluster: %v", e)
 	}
-	if e := partial.Keys[key(kindVirtualHost, "api")]; e == nil || !strings.Contains(e.Error(), "no reason") {
+	if e := partial.Keys[lower.Key(lower.KindVirtualHost, "api")]; e == nil || !strings.Contains(e.Error(), "no reason") {
 		t.Errorf("the routes: %v", e)
 	}
 	p := h.sink.Proxies()[0]

@@ -9,6 +9,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/xds/lower"
 	"github.com/gray-release/gray/stores/bolt"
 )
 
@@ -22,7 +23,7 @@ func TestStoreBroken(t *testing.T) {
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
-	k := key(kindListener, "host-1")
+	k := lower.Key(lower.KindListener, "host-1")
 	err = h.sink.Apply(t.Context(), nil, []reconciler.Change{{New: h.desired()[k]}})
 	if err == nil || !strings.Contains(err.Error(), "--state") {
 		t.Errorf("error %v", err)

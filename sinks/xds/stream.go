@@ -12,65 +12,71 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
-// stream is one Envoy's delta ADS stream, or what is made one. It does not list what its Envoy has:
-// that is everything as of a revision, apart from the few names in due, claimed
-// and refused.
+// stream is one client's delta ADS stream, or a SotW stream that is translated to
+// one. It does not list what the client has: that is everything as of a revision,
+// but for the few names in due, claimed and refused.
 type stream struct {
 	sink  *Sink
 	from  caller
-	sotw  bool // a state-of-the-world stream, translated
+	sotw  bool
 	since time.Time
 	wake  chan struct{}
 
-	mu      sync.Mutex
-	node    string
-	agent   string // what it is: envoy
-	version string // of that
-	nonce   uint64
+	mu sync.Mutex
+	clientInfo
+	nonce   uint64 // of the last response
 	types   [wireTypes]typeState
-	warming map[string]uint64 // clusters whose endpoints have to follow, by the nonce that brought them
-	blocked time.Time         // since when listeners and routes wait for warming clusters
-	settled uint64            // the wire's revision up to which there is nothing left to do
-	ended   bool
-	// noVirtualHosts: whatever the client will say, it has none
+	warming map[string]uint64 // clusters that were sent and still need endpoints -> the nonce of that response
+	blocked time.Time         // since when listeners and routes wait for warming clusters; zero: they do not
+	settled uint64            // the revision of the wire up to which all is acknowledged or refused
+	// noVirtualHosts: the client has none, whatever its first request for them says
 	noVirtualHosts bool
 
 	progress chan struct{} // closed and replaced when settled grows
 	lastNACK *NACK
 }
 
-// typeState is where a stream stands with one type.
-type typeState struct {
-	wanted   bool
-	all      bool              // subscribed to everything
-	names    map[string]bool   // else to these
-	revision uint64            // the client has been sent what changed up to this one, but for:
-	due      []string          // names that are to be sent whatever the revision
-	queue    [][]string        // the same, each in a response of its own: parts of one that was refused
-	answers  map[string]bool   // names that were asked for: absence is an answer too
-	claimed  map[string]string // what the client said it has, as long as it was not compared
-	compared bool              // with what is served, so that due is complete
-	loading  bool              // the client had nothing, and due is what it still lacks
-	owed     bool              // an answer is, even an empty one: the client waits for it
-	out      *sent             // waits for its acknowledgement
-	refused  map[string]refusal
+// clientInfo is what a client says of itself in its first request.
+type clientInfo struct {
+	node    string // empty: no request came yet
+	agent   string // its program: envoy
+	version string // of the program
 }
 
-// sent is a response that waits for its acknowledgement.
+// typeState is the state of one type of a stream.
+type typeState struct {
+	wanted   bool               // the client has asked for the type
+	all      bool               // subscribed to everything
+	names    map[string]bool    // else to these
+	revision uint64             // all that changed up to this one was sent, but for due and queue
+	due      []string           // names to send whatever the revision
+	queue    [][]string         // the same, each list in its own response: parts of a refused one
+	answers  map[string]bool    // names that were subscribed to since they were last sent: that one does not exist is an answer too
+	claimed  map[string]string  // the initial versions, by name, that are not known to be up to date or stale yet
+	compared bool               // claimed was compared with what is served, so due is complete
+	loading  bool               // the client had nothing at first, and due is what it still lacks
+	owed     bool               // the client waits for a response, even an empty one
+	out      *sent              // the response without an ACK or NACK yet
+	refused  map[string]refusal // by name
+}
+
+// sent is a response that was sent.
 type sent struct {
 	nonce uint64
 	items []item
 }
 
-// item is a resource in a response; a removal has no content.
+// item is a resource in a response.
 type item struct {
 	name   string
-	packed *packed
+	packed *packed // nil: removed
 }
 
-// refusal is a version of a resource that the client refused.
+// refusal is a version of a resource for which a NACK came.
 type refusal struct{ version, message string }
 
 func newStream(s *Sink, from caller, sotw bool) *stream {
@@ -79,35 +85,27 @@ func newStream(s *Sink, from caller, sotw bool) *stream {
 	}
 }
 
-// standing is the revision up to which the stream is settled, and what is closed
-// when that changes. A stream that has ended is not waited for.
-func (st *stream) standing() (settled uint64, progress <-chan struct{}) {
+// progressed returns the revision that the stream has settled, and a channel that is
+// closed when it changes. For a stream that has ended the revision is 0.
+func (st *stream) progressed() (settled uint64, progress <-chan struct{}) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.ended {
-		return 0, st.progress
-	}
 	return st.settled, st.progress
 }
 
 func (st *stream) settle(revision uint64) {
 	if revision != st.settled {
 		st.settled = revision
-		st.signal()
+		close(st.progress)
+		st.progress = make(chan struct{})
 	}
 }
 
-func (st *stream) signal() {
-	close(st.progress)
-	st.progress = make(chan struct{})
-}
-
-// end closes the books; it tells whether something had been refused.
+// end marks the stream as ended; it tells whether the client had refused something.
 func (st *stream) end() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.ended = true
-	st.signal()
+	st.settle(0)
 	if st.node != "" {
 		st.sink.admission.leave(st.node)
 	}
@@ -119,13 +117,13 @@ func (st *stream) end() bool {
 	return false
 }
 
-// take handles a request: subscriptions, an ACK or a NACK. Types that gray does
-// not serve are passed over: an Envoy may have other sources in its bootstrap.
-func (st *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
+// handle handles a request: subscriptions, an ACK or a NACK. It ignores types that
+// gray does not serve.
+func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.node == "" {
-		if err := st.greet(req.GetNode()); err != nil {
+		if err := st.identify(req.GetNode()); err != nil {
 			return err
 		}
 	}
@@ -134,11 +132,11 @@ func (st *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
 		return nil
 	}
 	ts := &st.types[t]
-	if err := ts.bounded(req); err != nil {
+	if err := ts.checkBounds(req); err != nil {
 		return err
 	}
 	if !ts.wanted {
-		ts.begin(t, req)
+		ts.start(t, req)
 		if t == typeVirtualHost && st.noVirtualHosts {
 			ts.claimed, ts.loading, ts.owed = nil, true, ts.all
 		}
@@ -148,21 +146,21 @@ func (st *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
 		out := ts.out
 		ts.out = nil
 		if e := req.GetErrorDetail(); e != nil {
-			st.refuse(t, out, oneLine(e.GetMessage()))
+			st.nack(t, out, oneLine(e.GetMessage()))
 		} else {
-			st.accept(t, out)
+			st.ack(t, out)
 		}
 	}
 	return nil
 }
 
-// greet learns who the client is.
-func (st *stream) greet(n *corev3.Node) error {
+// identify reads who the client is, and admits it or not.
+func (st *stream) identify(n *corev3.Node) error {
 	id := n.GetId()
-	if id == "" || len(id) > maxNodeID || checkLabel(id) != nil {
+	if id == "" || len(id) > maxNodeID || lower.CheckLabel(id) != nil {
 		return status.Errorf(codes.InvalidArgument, "the first request has node id %q; want the name of a Node", id[:min(len(id), maxNodeID)])
 	}
-	err := st.from.mayBe(id)
+	err := st.from.checkNode(id)
 	if err == nil && st.sotw && n.GetUserAgentName() == "envoy" {
 		err = errSotwEnvoy
 	}
@@ -170,47 +168,46 @@ func (st *stream) greet(n *corev3.Node) error {
 		err = st.sink.admission.enter(id)
 	}
 	if err != nil {
-		st.sink.often.Do(func() {
+		st.sink.logLimit.Do(func() {
 			st.sink.cfg.Log.Warn("a client of xDS is refused", "address", st.from.address, "node", id, "error", status.Convert(err).Message())
 		})
 		return err
 	}
-	st.node = id
-	st.agent, st.version = told(n.GetUserAgentName()), told(n.GetUserAgentVersion())
+	st.clientInfo = clientInfo{id, short(n.GetUserAgentName()), short(n.GetUserAgentVersion())}
 	if v := n.GetUserAgentBuildVersion().GetVersion(); v != nil {
 		st.version = fmt.Sprintf("%d.%d.%d", v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
 	}
 	return nil
 }
 
-// told is what a client says of itself, short and on one line.
-func told(s string) string {
+// short cuts what a client says of itself, and makes it one line.
+func short(s string) string {
 	const most = 64
 	return oneLine(strings.ToValidUTF8(s[:min(len(s), most)], ""))
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// begin takes the first request of a type.
-func (ts *typeState) begin(t wireType, req *discoveryv3.DeltaDiscoveryRequest) {
+// start handles the first request of a type.
+func (ts *typeState) start(t wireType, req *discoveryv3.DeltaDiscoveryRequest) {
 	*ts = typeState{
 		wanted: true, names: map[string]bool{}, answers: map[string]bool{}, refused: map[string]refusal{},
 		claimed: req.GetInitialResourceVersions(),
 	}
-	// Envoy names nothing where it wants all, and so it does for virtual hosts.
+	// Without names Envoy subscribes to everything, also for virtual hosts.
 	names := req.GetResourceNamesSubscribe()
-	ts.all = len(names) == 0 && t != typeEndpoints && t != typeRoutes || slices.ContainsFunc(names, func(n string) bool { return everything(t, n) })
+	ts.all = len(names) == 0 && t != typeEndpoints && t != typeRoutes || slices.ContainsFunc(names, func(n string) bool { return isWildcard(t, n) })
 	ts.loading = len(ts.claimed) == 0
 	ts.owed = ts.all && ts.loading
 }
 
-// everything tells whether a name asks for all resources of a type.
-func everything(t wireType, name string) bool {
-	return name == "*" || t == typeVirtualHost && name == routesName
+// isWildcard tells whether a name asks for all resources of a type.
+func isWildcard(t wireType, name string) bool {
+	return name == "*" || t == typeVirtualHost && name == lower.RoutesName
 }
 
-// bounded refuses requests that would make the server hold too much.
-func (ts *typeState) bounded(req *discoveryv3.DeltaDiscoveryRequest) error {
+// checkBounds refuses a request that would make the server store too much.
+func (ts *typeState) checkBounds(req *discoveryv3.DeltaDiscoveryRequest) error {
 	if len(ts.names)+len(req.GetResourceNamesSubscribe()) > maxNames || len(req.GetInitialResourceVersions()) > maxNames {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names of one type", maxNames)
 	}
@@ -222,12 +219,12 @@ func (ts *typeState) bounded(req *discoveryv3.DeltaDiscoveryRequest) error {
 	return nil
 }
 
-// subscribe adds and removes names. A name that is asked for again is sent
-// again: the client has dropped it.
+// subscribe adds and removes names. A name that is subscribed to again is sent again:
+// the client has dropped the resource.
 func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) {
 	ts := &st.types[t]
 	for _, name := range req.GetResourceNamesSubscribe() {
-		if everything(t, name) {
+		if isWildcard(t, name) {
 			if ts.compared || !ts.all {
 				ts.reload()
 			}
@@ -237,14 +234,14 @@ func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) 
 		ts.names[name] = true
 		delete(ts.refused, name)
 		if _, has := ts.claimed[name]; !has || ts.compared {
-			ts.owe(name)
+			ts.mustSend(name)
 		}
 		if _, has := ts.claimed[name]; t == typeRoutes && (!has || ts.compared) {
 			st.dropVirtualHosts()
 		}
 	}
 	for _, name := range req.GetResourceNamesUnsubscribe() {
-		if everything(t, name) {
+		if isWildcard(t, name) {
 			ts.all = false
 		}
 		if _, was := ts.refused[name]; was {
@@ -259,9 +256,9 @@ func (st *stream) subscribe(t wireType, req *discoveryv3.DeltaDiscoveryRequest) 
 	}
 }
 
-// dropVirtualHosts notes that the client has no virtual hosts: it asks for routes
-// that it does not have. Envoy drops virtual hosts with their routes, but then
-// neither asks for them again nor stops saying that it has them.
+// dropVirtualHosts notes that the client has no virtual hosts, as it subscribes to
+// routes that it has not. Envoy drops virtual hosts together with their routes, but
+// does not subscribe to them again, and says on a new stream that it has them.
 func (st *stream) dropVirtualHosts() {
 	vhosts := &st.types[typeVirtualHost]
 	if st.noVirtualHosts = !vhosts.wanted; vhosts.wanted {
@@ -269,28 +266,28 @@ func (st *stream) dropVirtualHosts() {
 	}
 }
 
-// owe has a name sent, even if that is to say that there is no such resource.
-func (ts *typeState) owe(name string) {
+// mustSend has a name sent, be it to say that there is no such resource.
+func (ts *typeState) mustSend(name string) {
 	if ts.answers[name] {
 		return
 	}
 	ts.answers[name] = true
-	if ts.due = append(ts.due, name); len(ts.due) > 2*maxNames { // of a client that asks on and on
+	if ts.due = append(ts.due, name); len(ts.due) > 2*maxNames { // the client subscribes without end
 		slices.Sort(ts.due)
 		ts.due = slices.DeleteFunc(slices.Compact(ts.due), func(n string) bool { return !ts.all && !ts.names[n] })
 	}
 }
 
-// reload has everything sent, all in one response: the client has dropped what
-// it had, or may have.
+// reload has everything sent in one response: the client has dropped what it had, or
+// may have.
 func (ts *typeState) reload() {
 	ts.claimed, ts.compared, ts.loading, ts.owed = nil, true, false, true
 	ts.revision, ts.due, ts.queue = 0, nil, nil
 	clear(ts.refused)
 }
 
-// accept takes an ACK.
-func (st *stream) accept(t wireType, out *sent) {
+// ack handles an ACK.
+func (st *stream) ack(t wireType, out *sent) {
 	ts := &st.types[t]
 	cleared := false
 	for _, it := range out.items {
@@ -306,24 +303,24 @@ func (st *stream) accept(t wireType, out *sent) {
 	}
 }
 
-// warm notes that a cluster need not be waited for: its endpoints have followed.
+// warm notes that the endpoints of a cluster have arrived.
 func (st *stream) warm(t wireType, name string, nonce uint64) {
 	if t == typeEndpoints && st.warming[name] < nonce {
 		delete(st.warming, name)
 	}
 }
 
-// refuse takes a NACK. A resource that the message names, or that came alone, is
-// not sent again until its content changes. The others, which Envoy may have
-// dropped with it, are: those that came with a named one at once, else in
-// halves, until the one at fault is found. What is no delta stream is given all at
-// once, and its client takes what it can.
-func (st *stream) refuse(t wireType, out *sent, message string) {
+// nack handles a NACK. A resource that the message names, or that was sent alone, is
+// not sent again until its content changes. The others are, as Envoy may have dropped
+// them too: in one response if the message names a resource, else in two halves,
+// until the bad one is found. A SotW client was sent everything and has taken what it
+// could.
+func (st *stream) nack(t wireType, out *sent, message string) {
 	ts := &st.types[t]
-	var guilty, rest []item
+	var bad, rest []item
 	for _, it := range out.items {
 		if it.packed != nil && mentions(message, it.name) {
-			guilty = append(guilty, it)
+			bad = append(bad, it)
 		} else {
 			rest = append(rest, it)
 		}
@@ -331,21 +328,21 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 	half := halfOf(t, rest)
 	switch {
 	case !slices.ContainsFunc(out.items, func(it item) bool { return it.packed != nil }):
-		guilty = out.items // removals alone: there is nothing to try again
-	case st.sotw && (len(guilty) > 0 || ts.mentionsRefused(message)):
-		st.accept(t, &sent{out.nonce, rest})
+		bad = out.items // only removals: there is nothing to send again
+	case st.sotw && (len(bad) > 0 || ts.mentionsRefused(message)):
+		st.ack(t, &sent{out.nonce, rest})
 	case st.sotw:
-		guilty = rest
-	case len(guilty) > 0:
+		bad = rest
+	case len(bad) > 0:
 		ts.requeue(rest)
 	case half > 0:
 		ts.requeue(rest[:half])
 		ts.requeue(rest[half:])
 	default:
-		guilty = rest
+		bad = rest
 	}
 	var names []string
-	for _, it := range guilty {
+	for _, it := range bad {
 		names = append(names, it.name)
 		if it.packed != nil {
 			ts.refused[it.name] = refusal{it.packed.version, message}
@@ -356,7 +353,7 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 		}
 	}
 	if len(names) == 0 && len(out.items) > 0 {
-		return // the culprit is still being looked for, or known
+		return // the bad one is not found yet, or is known
 	}
 	st.lastNACK = &NACK{
 		Time: time.Now(), Type: shortType(t), Resource: strings.Join(names[:min(len(names), 5)], " "),
@@ -365,7 +362,7 @@ func (st *stream) refuse(t wireType, out *sent, message string) {
 	st.sink.cfg.Hints.Add(Target)
 }
 
-// mentionsRefused tells whether a message is about what was refused before.
+// mentionsRefused tells whether a message names what was refused before.
 func (ts *typeState) mentionsRefused(message string) bool {
 	for name := range ts.refused {
 		if mentions(message, name) {
@@ -388,7 +385,7 @@ func (ts *typeState) requeue(items []item) {
 	ts.queue = append(ts.queue, names)
 }
 
-// halfOf is where a response can be cut in two, 0 where it cannot.
+// halfOf is where a response can be cut in two; 0: nowhere.
 func halfOf(t wireType, items []item) int {
 	cut := func(i int) bool { return groupName(t, items[i-1].name) != groupName(t, items[i].name) }
 	mid := len(items) / 2
@@ -405,7 +402,7 @@ func halfOf(t wireType, items []item) int {
 	return 0
 }
 
-// mentions tells whether a message holds a name as a whole word.
+// mentions tells whether a message has a name as a whole word.
 func mentions(message, name string) bool {
 	partOfName := func(c byte) bool {
 		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '@' || c == '/' || c == '_'
@@ -424,14 +421,14 @@ func mentions(message, name string) bool {
 	}
 }
 
-// subscribed tells whether the client wants a name and may see it: of the
-// listeners an Envoy gets its own.
+// subscribed tells whether the client wants a name and may have it: of the listeners
+// an Envoy gets only its own.
 func (st *stream) subscribed(t wireType, name string) bool {
 	ts := &st.types[t]
 	return (ts.all || ts.names[name]) && (t != typeListener || name == st.node || st.sotw)
 }
 
-// table is where the resources of a type are for the stream.
+// table is the table with the resources of a type for the stream.
 func (st *stream) table(t wireType) wireType {
 	switch {
 	case st.sotw && t == typeListener:
@@ -442,5 +439,5 @@ func (st *stream) table(t wireType) wireType {
 	return t
 }
 
-// served is a resource as it is served to the stream, nil where it is not.
+// served is a resource as it is served to the stream; nil: it is not.
 func (st *stream) served(t wireType, name string) *packed { return st.sink.wire.get(st.table(t), name) }

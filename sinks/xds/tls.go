@@ -19,18 +19,17 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// TLS names the files by which the server shows who it is and tells who its
-// clients are, in PEM, below a folder.
+// TLS names the server's certificate files, in PEM.
 type TLS struct {
-	SecretsDir string
+	SecretsDir string // that the files are in
 	Cert, Key  string // of the server
-	CA         string // the authorities of its clients
+	CA         string // that signs the certificates of its clients
 }
 
-// Credentials makes a server ask every client for a certificate of the
-// authorities. The files are read again for each connection, so that new ones
-// need no restart; where they cannot be used, the last good ones are, and the log
-// says so. An error is that of the files now.
+// Credentials makes a server ask every client for a certificate of the CA. The files
+// are read again for each connection, so that new ones need no restart. When they
+// cannot be used, the last good ones are, and the log says so. An error is about the
+// files as they are now.
 func Credentials(files TLS, log *slog.Logger) (credentials.TransportCredentials, error) {
 	id := &identity{files: files, log: log}
 	if err := id.load(); err != nil {
@@ -41,14 +40,14 @@ func Credentials(files TLS, log *slog.Logger) (credentials.TransportCredentials,
 			MinVersion:         tls.VersionTLS12,
 			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return id.config(), nil },
 		}),
-		log: log, often: logSometimes(),
+		log: log, logLimit: newLogLimit(),
 	}, nil
 }
 
-// logSometimes bounds the lines that clients can make the log grow by.
-func logSometimes() *rate.Sometimes { return &rate.Sometimes{First: 10, Interval: time.Second} }
+// newLogLimit bounds the lines that clients can cause in the log.
+func newLogLimit() *rate.Sometimes { return &rate.Sometimes{First: 10, Interval: time.Second} }
 
-// identity is what the files held when they could last be used.
+// identity is the last good content of the files.
 type identity struct {
 	files TLS
 	log   *slog.Logger
@@ -58,7 +57,7 @@ type identity struct {
 	failed  string // why the files are not used as they are now
 }
 
-// config is that of the files, or of the last ones that could be used.
+// config is that of the files, or of the last good ones.
 func (id *identity) config() *tls.Config {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -77,7 +76,7 @@ func (id *identity) config() *tls.Config {
 	return id.current
 }
 
-// load reads the files, and takes them where they have changed.
+// load reads the files, and uses them if they have changed.
 func (id *identity) load() error {
 	pair, err := reconciler.ReadKeyPair(id.files.SecretsDir, id.files.Cert, id.files.Key)
 	if err != nil {
@@ -93,34 +92,34 @@ func (id *identity) load() error {
 	id.current = &tls.Config{
 		Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"},
-		SessionTicketsDisabled: true, // an authority that was taken away admits nobody any more
+		SessionTicketsDisabled: true, // a CA that was replaced admits nobody any more
 	}
 	return nil
 }
 
-// strict are credentials that tell the log about clients that are turned away.
+// strict are credentials that log the clients that are refused.
 type strict struct {
 	credentials.TransportCredentials
-	log   *slog.Logger
-	often *rate.Sometimes
+	log      *slog.Logger
+	logLimit *rate.Sometimes
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (c *strict) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	secured, info, err := c.TransportCredentials.ServerHandshake(conn)
 	if err != nil {
-		c.often.Do(func() {
+		c.logLimit.Do(func() {
 			c.log.Warn("a client of xDS is refused", "address", conn.RemoteAddr().String(), "error", oneLine(err.Error()))
 		})
 	}
 	return secured, info, err
 }
 
-// caller is who opened a stream.
+// caller is the connection that a stream was opened on.
 type caller struct {
 	address string
-	secured bool     // it has shown a certificate
-	names   []string // the DNS names in that
+	secured bool     // by TLS, with a client certificate
+	names   []string // the DNS names in the certificate
 }
 
 func callerOf(ctx context.Context) caller {
@@ -138,8 +137,8 @@ func callerOf(ctx context.Context) caller {
 	return c
 }
 
-// mayBe tells whether the caller is the node that it says it is.
-func (c caller) mayBe(node string) error {
+// checkNode refuses a node that is not in the certificate.
+func (c caller) checkNode(node string) error {
 	if !c.secured || slices.Contains(c.names, node) {
 		return nil
 	}

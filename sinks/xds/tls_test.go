@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -330,17 +329,7 @@ func TestBootstrapTLS(t *testing.T) {
 		{Address: "gray.internal:18000"}, {Address: "192.0.2.1:18000"}, {Address: "[2001:db8::1]:18000"}, {Address: "192.0.2.1:18000", Name: "gray.internal"},
 	} {
 		server.CA, server.Cert, server.Key = at("ca.pem"), at("node.pem"), at("node.key")
-		yaml, err := Bootstrap(n, server)
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(t.TempDir(), "b.yaml")
-		if err := os.WriteFile(path, yaml, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(envoyBinary(t), "--mode", "validate", "-c", path).CombinedOutput(); err != nil {
-			t.Errorf("%+v: %v\n%s\n%s", server, err, yaml, out)
-		}
+		validBootstrap(t, n, server)
 	}
 	for _, server := range []Server{
 		{Address: "a:1", Name: "x"}, {Address: "a:1", CA: "/ca", Cert: "/cert"}, {Address: "a:1", CA: "/ca", Cert: "/cert", Key: "key"},

@@ -8,10 +8,11 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
-// wireType is a kind of resource that Envoys ask for, in the order in which they
-// are sent.
+// wireType is a type of xDS resources, in the order in which they are sent.
 type wireType int
 
 const (
@@ -23,8 +24,8 @@ const (
 	wireTypes
 )
 
-// Clients with a state-of-the-world stream get other listeners and routes, which
-// are kept in tables of their own.
+// Clients with a SotW stream get other listeners and routes, which have their own
+// tables.
 const (
 	apiListener = wireTypes + iota
 	apiRoutes
@@ -41,7 +42,7 @@ var typeNames = [wireTypes]string{
 	"envoy.config.route.v3.VirtualHost",
 }
 
-// typeOf is the reverse of typeNames, wireTypes for what is not served.
+// typeOf finds the type of a type URL, wireTypes if it is not served.
 func typeOf(url string) wireType {
 	t := wireType(0)
 	for t < wireTypes && typePrefix+typeNames[t] != url {
@@ -50,45 +51,45 @@ func typeOf(url string) wireType {
 	return t
 }
 
-// front tells whether it is a type of which requests are routed; the others are
-// what it routes to.
-func (t wireType) front() bool { return t >= typeListener }
+// routing tells whether resources of the type route requests; the others are what is
+// routed to.
+func (t wireType) routing() bool { return t >= typeListener }
 
-// maxRemoved is how many removed names a table remembers at most. An Envoy that
-// is further behind starts its stream again and is compared with everything.
+// maxRemoved is how many removed names a table remembers at the most. An Envoy that
+// is further behind has to open a new stream, and is compared with everything.
 const maxRemoved = 4096
 
-// packed is a resource as it is sent. It is immutable.
+// packed is a resource as it is sent; it is never changed.
 type packed struct {
 	version string // a hash of the content
 	body    *anypb.Any
 }
 
-// entry is a name in a table; without content it has been removed.
+// entry is a name in a table.
 type entry struct {
 	name       string
-	packed     *packed
-	revision   uint64 // that changed it last
-	prev, next *entry // by revision
+	packed     *packed // nil: removed
+	revision   uint64  // of its last change
+	prev, next *entry  // by revision
 }
 
-// table is the resources of one type, in the order of their last change: what
-// changed after some revision is found from the end, at the cost of what it is.
+// table is the resources of one type, linked in the order of their last change: what
+// changed after a revision is found from the end, at the cost of its number.
 type table struct {
 	entries   map[string]*entry
 	head      *entry
 	tail      *entry
-	removed   int    // entries without content
-	forgotten uint64 // removals up to this revision are not remembered
+	removed   int    // entries that are removed
+	forgotten uint64 // removals up to this revision may be forgotten
 }
 
 // wire is what is served.
 type wire struct {
-	revision uint64 // counts the commits that changed something
+	revision uint64 // grows with every commit that changes something
 	tables   [allTables]table
 }
 
-// put is a resource to be served, or no longer with a nil one.
+// put serves a resource, or removes it where packed is nil.
 type put struct {
 	t      wireType
 	name   string
@@ -103,7 +104,7 @@ func newWire() *wire {
 	return w
 }
 
-// get returns a resource, nil where it is not served.
+// get returns a resource; nil: not served.
 func (w *wire) get(t wireType, name string) *packed {
 	if e := w.tables[t].entries[name]; e != nil {
 		return e.packed
@@ -111,8 +112,8 @@ func (w *wire) get(t wireType, name string) *packed {
 	return nil
 }
 
-// commit makes changes under one new revision, so that a stream sends all of
-// them or none. What changes nothing takes no revision.
+// commit makes changes under one new revision, so that a stream sees all of them or
+// none. Without a change the revision stays.
 func (w *wire) commit(puts []put) {
 	next := w.revision + 1
 	for _, p := range puts {
@@ -167,7 +168,7 @@ func (t *table) unlink(e *entry) {
 	}
 }
 
-// forget drops the older half of the removals.
+// forget drops the older half of the removed entries.
 func (t *table) forget() {
 	for e := t.head; e != nil && t.removed > maxRemoved/2; e = e.next {
 		if e.packed == nil {
@@ -179,24 +180,24 @@ func (t *table) forget() {
 	}
 }
 
-// since calls f for every name that changed after a revision, the newest first.
+// since calls f for every entry that changed after a revision, the newest first.
 func (t *table) since(revision uint64, f func(*entry)) {
 	for e := t.tail; e != nil && e.revision > revision; e = e.prev {
 		f(e)
 	}
 }
 
-// pack makes a resource ready to be sent, and refuses one that Envoy would.
+// pack makes a resource ready to be sent, and refuses one that Envoy would refuse.
 func pack(m proto.Message) (*packed, error) {
 	if err := validate(m.ProtoReflect()); err != nil {
 		return nil, fmt.Errorf("it is not valid for Envoy: %w", err)
 	}
-	body := mustAny(m)
+	body := lower.Any(m)
 	sum := sha256.Sum256(body.GetValue())
 	return &packed{version: hex.EncodeToString(sum[:8]), body: body}, nil
 }
 
-// validate checks a message and whatever is packed within it.
+// validate checks a message and what is packed in it.
 func validate(m protoreflect.Message) error {
 	if v, ok := m.Interface().(interface{ ValidateAll() error }); ok {
 		if err := v.ValidateAll(); err != nil {
@@ -206,8 +207,8 @@ func validate(m protoreflect.Message) error {
 	return validatePacked(m)
 }
 
-// validatePacked checks the messages packed within a message; the generated
-// code does not look into them.
+// validatePacked checks the messages that are packed in a message; the generated
+// ValidateAll does not look into them.
 func validatePacked(m protoreflect.Message) error {
 	if a, ok := m.Interface().(*anypb.Any); ok {
 		inner, err := a.UnmarshalNew()

@@ -1,4 +1,4 @@
-package xds
+package lower
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -20,26 +21,26 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// clusterBody is a version of a service as a cluster; its endpoints come by EDS.
-type clusterBody struct {
+// Cluster is a version of a service; its endpoints come by EDS.
+type Cluster struct {
 	Protocol string `json:"protocol"`
 	Check    check  `json:"check,omitzero"`
 }
 
-// check is how an Envoy checks endpoints; zero: it does not. The port is the
-// endpoints' business.
+// check is how an Envoy checks the endpoints; zero: not at all. The port is in
+// Endpoints.
 type check struct {
 	Kind     string        `json:"kind"` // "http", "http2", "grpc" or "tcp"
 	Path     string        `json:"path,omitempty"`
-	Host     string        `json:"host,omitempty"` // as which the endpoint is asked; not for tcp
+	Host     string        `json:"host,omitempty"` // the authority of the request; not for tcp
 	Interval time.Duration `json:"interval"`
 	Timeout  time.Duration `json:"timeout"`
 	Rise     int           `json:"rise"`
 	Fall     int           `json:"fall"`
 }
 
-// checkOf is the check of a service. At its own port an endpoint is asked in the
-// service's protocol, at another one by HTTP/1.1.
+// checkOf is the check of a service. An endpoint is checked by the service's
+// protocol at its own port, and by HTTP/1.1 at another one.
 func checkOf(svc *requests.Service) check {
 	h := svc.Health
 	if h == nil {
@@ -55,13 +56,13 @@ func checkOf(svc *requests.Service) check {
 		c.Kind = "grpc"
 	}
 	if c.Kind != "tcp" && len(svc.Hosts) > 0 {
-		// Envoy would say the cluster's name, which holds a slash and is no host.
+		// Envoy's default is the cluster's name, which has a slash and is not a host.
 		c.Host = strings.TrimPrefix(svc.Hosts[len(svc.Hosts)-1], "*.")
 	}
 	return c
 }
 
-// checkPort is the port that is checked, 0 where it is the endpoint's.
+// checkPort is the port that is checked; 0: the endpoint's own.
 func checkPort(h *packets.HealthCheck) uint16 {
 	if h == nil {
 		return 0
@@ -70,15 +71,15 @@ func checkPort(h *packets.HealthCheck) uint16 {
 }
 
 // Equal implements reconciler.Body.
-func (b *clusterBody) Equal(o reconciler.Body) bool {
-	x, ok := o.(*clusterBody)
+func (b *Cluster) Equal(o reconciler.Body) bool {
+	x, ok := o.(*Cluster)
 	return ok && *b == *x
 }
 
 // String implements reconciler.Body.
-func (b *clusterBody) String() string {
+func (b *Cluster) String() string {
 	s := "speaks " + b.Protocol
-	if b.Check != (check{}) {
+	if b.HealthChecked() {
 		s += ", " + b.Check.String()
 	}
 	return s
@@ -93,42 +94,45 @@ func (c check) String() string {
 	return fmt.Sprintf("checked by %s every %s, timeout %s, rise %d, fall %d", what, c.Interval, c.Timeout, c.Rise, c.Fall)
 }
 
+// HealthChecked tells whether Envoys check the endpoints.
+func (b *Cluster) HealthChecked() bool { return b.Check != (check{}) }
+
 // Delta implements reconciler.Body: what changes.
-func (b *clusterBody) Delta(old reconciler.Body) string {
-	o, ok := old.(*clusterBody)
+func (b *Cluster) Delta(old reconciler.Body) string {
+	o, ok := old.(*Cluster)
 	if !ok || o.Protocol != b.Protocol {
 		return fromTo(old, b)
 	}
 	return fmt.Sprintf("%s -> %s", o.Check, b.Check)
 }
 
-func nativeCluster(name string, b *clusterBody) *clusterv3.Cluster {
+// Message implements Native.
+func (b *Cluster) Message(name string) proto.Message {
 	c := &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
-		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()},
+		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ADSSource()},
 		ConnectTimeout:       durationpb.New(2 * time.Second),
 		OutlierDetection:     outlierDetection(),
 		HealthChecks:         healthChecks(b.Check),
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-			MaxRetries: wrapperspb.UInt32(1024), // at one time, as many as there may be requests; Envoy's own 3 fail those of an endpoint that dies
+			MaxRetries: wrapperspb.UInt32(1024), // in flight, as many as requests; by Envoy's default of 3, requests fail when an endpoint dies
 		}}},
-		// What leaves a version is not to be sent its requests any more, however well
-		// it is: it may be of another version now.
+		// An endpoint that leaves a version gets no more of its requests even if it is
+		// healthy: it may run another version now.
 		IgnoreHealthOnHostRemoval: true,
 	}
 	if b.Protocol != "http" {
-		c.TypedExtensionProtocolOptions = http2Upstream(&corev3.Http2ProtocolOptions{})
+		c.TypedExtensionProtocolOptions = HTTP2Upstream(&corev3.Http2ProtocolOptions{})
 	}
 	return c
 }
 
-// outlierDetection takes out an endpoint that fails request after request as a
-// gateway would say it: it refuses or breaks connections, or answers with 502, 503
-// or 504. Other errors of an application are none of its business, as whoever sends
-// bad requests could take out one endpoint after the other by them. At least half
-// of the endpoints stay, and so does a single one. Where more than half fail their
-// checks or are out, Envoy asks all of them (its panic threshold, 50 %).
+// outlierDetection ejects an endpoint after five gateway errors in a row: it refuses
+// or breaks connections, or answers 502, 503 or 504. Other errors do not count, or
+// a client with bad requests could eject one endpoint after the other. At least
+// half of the endpoints stay, and so does a single one. When more than half are
+// unhealthy or ejected, Envoy uses all of them (its panic threshold, 50 %).
 func outlierDetection() *clusterv3.OutlierDetection {
 	off := wrapperspb.UInt32(0)
 	return &clusterv3.OutlierDetection{
@@ -136,22 +140,22 @@ func outlierDetection() *clusterv3.OutlierDetection {
 		EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
 		EnforcingConsecutive_5Xx:           off,
 		EnforcingSuccessRate:               off,
-		Interval:                           durationpb.New(5 * time.Second), // at which those that are out are looked at
+		Interval:                           durationpb.New(5 * time.Second), // how often ejected endpoints are looked at
 		BaseEjectionTime:                   durationpb.New(30 * time.Second),
 		MaxEjectionTime:                    durationpb.New(5 * time.Minute),
 		MaxEjectionPercent:                 wrapperspb.UInt32(50),
 	}
 }
 
-// anotherHost has a request not be tried again where it failed.
+// anotherHost makes a retry go to another endpoint.
 func anotherHost() []*routev3.RetryPolicy_RetryHostPredicate {
 	return []*routev3.RetryPolicy_RetryHostPredicate{{
 		Name:       "envoy.retry_host_predicates.previous_hosts",
-		ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: mustAny(&previoushostsv3.PreviousHostsPredicate{})},
+		ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: Any(&previoushostsv3.PreviousHostsPredicate{})},
 	}}
 }
 
-// healthChecks are made by every Envoy of every endpoint, also of versions without
+// healthChecks has every Envoy check every endpoint, also of versions without
 // traffic: they may get some at any time.
 func healthChecks(c check) []*corev3.HealthCheck {
 	if c == (check{}) {
@@ -160,7 +164,7 @@ func healthChecks(c check) []*corev3.HealthCheck {
 	h := &corev3.HealthCheck{
 		Interval: durationpb.New(c.Interval), NoTrafficInterval: durationpb.New(c.Interval), Timeout: durationpb.New(c.Timeout),
 		HealthyThreshold: wrapperspb.UInt32(uint32(c.Rise)), UnhealthyThreshold: wrapperspb.UInt32(uint32(c.Fall)),
-		IntervalJitterPercent: 10, // of many Envoys
+		IntervalJitterPercent: 10, // many Envoys check at once
 	}
 	switch c.Kind {
 	case "tcp":
@@ -171,7 +175,7 @@ func healthChecks(c check) []*corev3.HealthCheck {
 		http := &corev3.HealthCheck_HttpHealthCheck{
 			Path:             c.Path,
 			Host:             c.Host,
-			ExpectedStatuses: []*typev3.Int64Range{{Start: 200, End: 400}}, // as of the servers of gateways
+			ExpectedStatuses: []*typev3.Int64Range{{Start: 200, End: 400}}, // what gateways count as healthy
 		}
 		if c.Kind == "http2" {
 			http.CodecClientType = typev3.CodecClientType_HTTP2
@@ -181,7 +185,7 @@ func healthChecks(c check) []*corev3.HealthCheck {
 	return []*corev3.HealthCheck{h}
 }
 
-// portText is a port for people.
+// portText says which port is checked.
 func portText(port uint16) string {
 	if port == 0 {
 		return "their own port"

@@ -1,4 +1,4 @@
-package xds
+package lower
 
 import (
 	"encoding/json"
@@ -17,7 +17,7 @@ type record struct {
 	Origin schema.Position `json:"origin"`
 }
 
-// Encode gives the stored form of a resource of this sink, without its key.
+// Encode makes the stored form of a resource, without its key.
 func Encode(r *reconciler.Resource) ([]byte, error) {
 	body, err := json.Marshal(r.Body)
 	if err != nil {
@@ -44,25 +44,25 @@ func Decode(k reconciler.Key, b []byte) (*reconciler.Resource, error) {
 	return resource(k.Kind, k.Name, body, rec.Origin), nil
 }
 
-// newBody is an empty body for a key, nil where the key is none of this sink's.
+// newBody is an empty body for a key, nil where the key is not of this target.
 func newBody(k reconciler.Key) reconciler.Body {
 	if k.Target != Target {
 		return nil
 	}
 	halves := strings.Contains(k.Name, "/")
 	switch {
-	case k.Kind == kindCluster && halves:
-		return new(clusterBody)
-	case k.Kind == kindEndpoints && halves:
-		return new(endpointsBody)
-	case k.Kind == kindVirtualHost:
-		return new(virtualHostBody)
-	case k.Kind == kindRule && halves:
-		return new(ruleBody)
-	case k.Kind == kindAccount && halves:
-		return &accountBody{name: k.Name}
-	case k.Kind == kindListener:
-		return new(listenerBody)
+	case k.Kind == KindCluster && halves:
+		return new(Cluster)
+	case k.Kind == KindEndpoints && halves:
+		return new(Endpoints)
+	case k.Kind == KindVirtualHost:
+		return new(VirtualHost)
+	case k.Kind == KindRule && halves:
+		return new(Rule)
+	case k.Kind == KindAccount && halves:
+		return &Account{name: k.Name}
+	case k.Kind == KindListener:
+		return new(Listener)
 	}
 	return nil
 }
