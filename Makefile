@@ -82,11 +82,11 @@ fuzz:
 BENCH ?= .
 bench: $(ENVOY)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
-	$(GO) test -C testdata/maglevbench -mod=mod -run '^$$' -bench '$(BENCH)' -benchmem .
+	$(GO) test -C tools/maglevbench -mod=mod -run '^$$' -bench '$(BENCH)' -benchmem .
 
 lint:
 	$(GO) vet ./...
-	$(GO) run ./testdata/imports
+	$(GO) run ./tools/imports
 	$(LINT) run ./...
 
 fmt:
@@ -104,7 +104,7 @@ p4:
 		|| { echo "the P4Infos of the two faces differ" >&2; exit 1; }; \
 	bfas -q --target tofino --log-hashes -o $$out/asm $$out/pipe/gray_tna.bfa; \
 	grep 'm[.]hash_' $$out/asm/logs/mau.hashes.log >gray_tna.hash.txt; \
-	ls -l $$out/asm/tofino.bin; $(GO) run $(CURDIR)/testdata/placement $$out/asm/context.json
+	ls -l $$out/asm/tofino.bin; $(GO) run $(CURDIR)/tools/placement $$out/asm/context.json
 
 demo: build $(ENVOY)
 	./bin/gray demo

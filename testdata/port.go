@@ -1,3 +1,4 @@
+// Package testdata finds ports for tests and the demo.
 package testdata
 
 import (

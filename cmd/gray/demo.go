@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 	"google.golang.org/grpc"
 
+	"github.com/gray-release/gray"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 	"github.com/gray-release/gray/sources/git"
 	"github.com/gray-release/gray/testdata"
@@ -269,11 +270,11 @@ func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) (func() e
 // policies.
 func (d *demo) makeRepository(ctx context.Context) error {
 	d.repo = filepath.Join(d.dir, "repo")
-	err := fs.WalkDir(testdata.Quickstart, "quickstart", func(p string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || strings.Contains(p, "/policies/") {
+	err := fs.WalkDir(gray.Quickstart(), ".", func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || strings.HasPrefix(p, "policies/") {
 			return err
 		}
-		return d.copyFile(strings.TrimPrefix(p, "quickstart/"))
+		return d.copyFile(p)
 	})
 	if err != nil {
 		return err
@@ -285,7 +286,7 @@ func (d *demo) makeRepository(ctx context.Context) error {
 }
 
 func (d *demo) copyFile(name string) error {
-	b, err := testdata.Quickstart.ReadFile("quickstart/" + name)
+	b, err := fs.ReadFile(gray.Quickstart(), name)
 	if err != nil {
 		return err
 	}
