@@ -1,91 +1,132 @@
-// Command imports checks that packages import one way only:
-//
-//	schema < policies < reconciler < {sources, sinks} < admin < cmd
-//
-// and that each vendor's library stays in the one folder that may see it.
+// Command imports checks what the packages below a folder import, by the tables of
+// rules.go: the order of the folders, and who may see which library. It reads the
+// files of all modules and all systems, tests as well, and prints all findings.
 package main
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 )
 
-const module = "github.com/gray-release/gray/"
-
-// ranks orders the top-level folders; a package may import lower ranks only, or
-// its own folder. The files of testdata stand below everything, and so does client,
-// which is for the programs of others.
-var ranks = map[string]int{"testdata": 0, "client": 0, "schema": 1, "policies": 2, "reconciler": 3, "sources": 4, "sinks": 4, "admin": 5, "cmd": 6}
-
-// owners names the only folder that may import a library, tests apart.
-var owners = map[string]string{
-	"github.com/envoyproxy/go-control-plane": "sinks/xds",
-	"github.com/p4lang/p4runtime":            "sinks/p4rt",
-	"github.com/go-git/go-git":               "sources/git",
-	"github.com/fsnotify/fsnotify":           "sources/dir",
-	"github.com/compose-spec/compose-go":     "sinks/compose",
-	"github.com/osrg/gobgp":                  "sinks/bgp",
-}
-
 func main() {
-	if err := run(); err != nil {
+	if err := run("."); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
-	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()
-	if err != nil {
-		return fmt.Errorf("go list: %w", err)
-	}
+func run(root string) error {
 	var wrong []error
-	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
-		var p struct {
-			ImportPath string
-			Imports    []string
-		}
-		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
-			return errors.Join(wrong...)
-		} else if err != nil {
+	folders, required := map[string]bool{}, map[string]bool{}
+	err := fs.WalkDir(os.DirFS(root), ".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && p != "." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case d.Name() == "go.mod":
+			libraries, err := direct(path.Join(root, p))
+			wrong = append(wrong, checkModule(p, libraries)...)
+			for _, l := range libraries {
+				required[libraryOf(l)] = true
+			}
+			return err
+		case path.Ext(p) == ".go":
+			all, err := read(root, p)
+			folders[folderOf(p)] = true
+			for _, i := range all {
+				if err := i.check(); err != nil {
+					wrong = append(wrong, fmt.Errorf("%s: %w", i.at, err))
+				}
+			}
 			return err
 		}
-		for _, i := range p.Imports {
-			if err := check(strings.TrimPrefix(p.ImportPath, module), i); err != nil {
-				wrong = append(wrong, err)
+		return nil
+	})
+	for _, folder := range slices.Sorted(maps.Keys(folders)) {
+		wrong = append(wrong, checkFolder(folder))
+	}
+	for _, library := range slices.Sorted(maps.Keys(owners)) {
+		if !required[library] {
+			wrong = append(wrong, fmt.Errorf("no go.mod requires %s; take it out of tools/imports/rules.go", library))
+		}
+	}
+	return errors.Join(append(wrong, err)...)
+}
+
+// folderOf is the folder of a file, empty for the root.
+func folderOf(file string) string { return strings.TrimPrefix(path.Dir(file), ".") }
+
+// direct is the modules that a go.mod requires directly.
+func direct(file string) ([]string, error) {
+	out, err := exec.Command("go", "mod", "edit", "-json", file).Output()
+	if err != nil {
+		return nil, fmt.Errorf("go mod edit -json %s: %w", file, err)
+	}
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(out, &mod); err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, r := range mod.Require {
+		if !r.Indirect {
+			all = append(all, r.Path)
+		}
+	}
+	return all, nil
+}
+
+// read is the imports of a file.
+func read(root, file string) ([]imported, error) {
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, path.Join(root, file), nil, 0)
+	if err != nil {
+		return nil, err
+	}
+	from := folderOf(file)
+	test := strings.HasSuffix(file, "_test.go") || slices.Contains(helpers, from)
+	var all []imported
+	for _, spec := range f.Imports {
+		to, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			return nil, err
+		}
+		i := imported{at: fmt.Sprintf("%s:%d", file, fset.Position(spec.Pos()).Line), from: from, to: to, test: test}
+		if to == module+"/schema" {
+			i.names = namesOf(f, "schema")
+		}
+		all = append(all, i)
+	}
+	return all, nil
+}
+
+// namesOf is the names that a file uses of a package.
+func namesOf(f *ast.File, of string) []string {
+	var all []string
+	ast.Inspect(f, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := s.X.(*ast.Ident); ok && x.Name == of {
+				all = append(all, s.Sel.Name)
 			}
 		}
-	}
-}
-
-func check(from, to string) error {
-	for library, owner := range owners {
-		if strings.HasPrefix(to, library) && !strings.HasPrefix(from, owner) {
-			return fmt.Errorf("%s imports %s, which only %s may", from, to, owner)
-		}
-	}
-	inner, ours := strings.CutPrefix(to, module)
-	if !ours {
-		return nil
-	}
-	a, _, _ := strings.Cut(from, "/")
-	b, _, _ := strings.Cut(inner, "/")
-	if a == b && a != "sinks" || a == "sinks" && b == "sinks" && sinkOf(from) == sinkOf(inner) {
-		return nil
-	}
-	if ranks[b] >= ranks[a] {
-		return fmt.Errorf("%s imports %s, against the order of the folders", from, inner)
-	}
-	return nil
-}
-
-// sinkOf is a sink's folder: sinks never import each other.
-func sinkOf(p string) string {
-	parts := strings.SplitN(p, "/", 3)
-	return parts[min(1, len(parts)-1)]
+		return true
+	})
+	return all
 }
