@@ -89,6 +89,7 @@ bench: $(ENVOY)
 
 lint:
 	$(GO) run ./tools/imports
+	$(GO) run ./tools/house
 	set -e; for m in $(MODULES); do echo "$$m:"; $(GO) -C $$m vet ./...; (cd $$m && $(LINT) run ./...); done
 
 fmt:
