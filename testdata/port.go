@@ -1,4 +1,3 @@
-// Package testdata finds ports for tests and the demo.
 package testdata
 
 import (
