@@ -1,8 +1,9 @@
 // Package client reaches services behind gray from Go programs, by HTTP and by
 // gRPC, on behalf of an account.
 //
-// It stands outside the straight line from documents to live state: a service
-// imports it, and it imports nothing else of gray. A request goes one of three
+// It stands outside the straight line from documents to live state, as a module of
+// its own that needs grpc alone: a service imports it, and it imports nothing else
+// of gray. Its tests are in the module of client/example. A request goes one of three
 // ways, the first that applies:
 //
 //  1. Config.Proxy is set: through the mesh. The node's Envoy is an explicit

@@ -10,7 +10,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray"
 )
 
 // compileSchema compiles a JSON Schema as an editor does, formats included.
@@ -71,11 +71,12 @@ func TestJSONSchemaAccepts(t *testing.T) {
 	for _, kind := range Kinds() {
 		docs[kind] = []byte(formatDoc(t, kind))
 	}
-	err := fs.WalkDir(testdata.Quickstart, ".", func(p string, d fs.DirEntry, err error) error {
+	quickstart := gray.Quickstart()
+	err := fs.WalkDir(quickstart, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !isDocuments(p) {
 			return err
 		}
-		data, err := testdata.Quickstart.ReadFile(p)
+		data, err := fs.ReadFile(quickstart, p)
 		for i, c := range splitDocuments(data) {
 			docs[p+"#"+string(rune('0'+i))] = c.text
 		}

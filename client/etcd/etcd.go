@@ -10,8 +10,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/naming/endpoints"
-
-	"github.com/gray-release/gray/client"
 )
 
 const (
@@ -20,8 +18,8 @@ const (
 	longPause   = 5 * time.Second
 )
 
-// naming implements client.Naming.
-type naming struct {
+// Naming is a client.Naming.
+type Naming struct {
 	etcd   *clientv3.Client
 	prefix string
 }
@@ -30,10 +28,11 @@ type naming struct {
 // go.etcd.io/etcd/client/v3/naming/endpoints under prefix + name: with the prefix
 // "/services/", the endpoints of vpc-api.internal have keys that begin with
 // "/services/vpc-api.internal/". The client stays the caller's to close.
-func New(etcd *clientv3.Client, prefix string) client.Naming { return &naming{etcd, prefix} }
+func New(etcd *clientv3.Client, prefix string) *Naming { return &Naming{etcd, prefix} }
 
-// Watch implements client.Naming.
-func (n *naming) Watch(ctx context.Context, name string, update func([]string, error)) {
+// Watch calls update with the addresses of a name, at the start and whenever they
+// change, and with an error while etcd cannot be asked. It returns when ctx ends.
+func (n *Naming) Watch(ctx context.Context, name string, update func([]string, error)) {
 	pause := firstPause
 	for {
 		err := n.follow(ctx, n.prefix+name, func(addresses []string) {
@@ -55,7 +54,7 @@ func (n *naming) Watch(ctx context.Context, name string, update func([]string, e
 
 // follow tells a target's addresses until etcd ends the watch, as it does where
 // it compacted what the client missed.
-func (n *naming) follow(ctx context.Context, target string, tell func([]string)) error {
+func (n *Naming) follow(ctx context.Context, target string, tell func([]string)) error {
 	// A member that lost its leader says so instead of going quiet.
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	quickstart "github.com/gray-release/gray"
 	"github.com/gray-release/gray/testdata"
 )
 
@@ -69,7 +70,7 @@ func TestChangeControlPage(t *testing.T) {
 // of its own in place of those that the page has.
 func newPage(t *testing.T) *page {
 	p := &page{t: t, dir: filepath.Join(t.TempDir(), "repo"), update: os.Getenv("GRAY_UPDATE_PAGE") != ""}
-	p.ok(os.CopyFS(p.dir, must(testdata.Quickstart)))
+	p.ok(os.CopyFS(p.dir, quickstart.Quickstart()))
 	p.ok(os.RemoveAll(filepath.Join(p.dir, "policies")))
 	p.env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GRAY_WHO=ann@desk", "GORACE=atexit_sleep_ms=0") // as in TestScripts
 	for _, who := range []string{"AUTHOR", "COMMITTER"} {

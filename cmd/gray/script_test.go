@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	quickstart "github.com/gray-release/gray"
 	"github.com/gray-release/gray/testdata"
 	"github.com/gray-release/gray/tools/etcdtest"
 )
@@ -51,19 +51,10 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("PIPELINES", pipelines)
-			return os.CopyFS(filepath.Join(env.WorkDir, "repo"), must(testdata.Quickstart))
+			return os.CopyFS(filepath.Join(env.WorkDir, "repo"), quickstart.Quickstart())
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"blob": blob, "free": free, "until": until},
 	})
-}
-
-// must takes the folder quickstart out of the embedded files.
-func must(embedded fs.FS) fs.FS {
-	sub, err := fs.Sub(embedded, "quickstart")
-	if err != nil {
-		panic(err)
-	}
-	return sub
 }
 
 // blob writes a file that a txtar cannot hold: blob FILE KIND.

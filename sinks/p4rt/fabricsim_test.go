@@ -55,20 +55,20 @@ func TestConformanceFabricSim(t *testing.T) {
 	}})
 }
 
-// buildFabricSim builds testdata/fabricsim, whose modules the Go proxy has.
+// buildFabricSim builds tools/fabricsim, whose modules the Go proxy has.
 func buildFabricSim(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "fabricsim")
-	cmd := exec.Command("go", "build", "-C", filepath.FromSlash("../../testdata/fabricsim"), "-o", binary, ".")
+	cmd := exec.Command("go", "build", "-C", filepath.FromSlash("../../tools/fabricsim"), "-o", binary, ".")
 	cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return binary
 	}
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("cannot build testdata/fabricsim: %v\n%s", err, out)
+		t.Fatalf("cannot build tools/fabricsim: %v\n%s", err, out)
 	}
-	t.Skipf("cannot build testdata/fabricsim, so this test is left out: %v\n%s", err, out)
+	t.Skipf("cannot build tools/fabricsim, so this test is left out: %v\n%s", err, out)
 	return ""
 }
 

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray"
 )
 
 // edit replaces a text that stands in a document once.
@@ -16,11 +16,8 @@ type edit struct{ path, old, new string }
 func Documents(t testing.TB, address string) (base, changed map[string]string) {
 	t.Helper()
 	base = map[string]string{}
-	root, err := fs.Sub(testdata.Quickstart, "quickstart")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
+	root := gray.Quickstart()
+	err := fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gray-release/gray"
 	"github.com/gray-release/gray/testdata"
 )
 
@@ -73,11 +74,11 @@ func (l *Lab) StartBackend(v string) (*httptest.Server, error) {
 // policies.
 func (l *Lab) MakeRepository(ctx context.Context) error {
 	l.Repo = filepath.Join(l.Dir, "repo")
-	err := fs.WalkDir(testdata.Quickstart, "quickstart", func(p string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || strings.Contains(p, "/policies/") {
+	err := fs.WalkDir(gray.Quickstart(), ".", func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || strings.HasPrefix(p, "policies/") {
 			return err
 		}
-		return l.CopyFile(strings.TrimPrefix(p, "quickstart/"))
+		return l.CopyFile(p)
 	})
 	if err != nil {
 		return err
@@ -91,7 +92,7 @@ func (l *Lab) MakeRepository(ctx context.Context) error {
 // CopyFile copies a file of the quickstart into the repository, with the ports of the
 // laboratory.
 func (l *Lab) CopyFile(name string) error {
-	b, err := testdata.Quickstart.ReadFile("quickstart/" + name)
+	b, err := fs.ReadFile(gray.Quickstart(), name)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,8 @@
 // in sinks/p4rt and the software gateway in softswitch both stand on it.
 //
 // The program has two faces, gray_v1model.p4 for BMv2 and gray_tna.p4 for Tofino.
-// They share headers.p4, parser.p4, tables.p4 and ids.p4, and so their P4Info.
+// They share headers.p4, parser.p4, tables.p4 and ids.p4, and so their P4Info, which
+// is committed once.
 // `make p4` compiles them where p4c is installed; what comes of it is committed
 // beside them, but for Tofino's binary, which depends on the switch's SDE.
 package pipeline

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	_ "embed"
 	"hash/fnv"
 	"sync"
@@ -14,8 +15,6 @@ var (
 	v1modelInfo []byte
 	//go:embed gray_v1model.json
 	v1modelConfig []byte
-	//go:embed gray_tna.p4info.txtpb
-	tnaInfo []byte
 )
 
 // Program is a pipeline that a switch can run. It is read-only.
@@ -45,8 +44,12 @@ func newProgram(name string, info, config []byte) *Program {
 var V1Model = sync.OnceValue(func() *Program { return newProgram("gray/v1model", v1modelInfo, v1modelConfig) })
 
 // TNA is gray's pipeline for Tofino. What its compiler makes for the switch
-// depends on the switch's SDE, so gray has no device config of it.
-var TNA = sync.OnceValue(func() *Program { return newProgram("gray/tna", tnaInfo, nil) })
+// depends on the switch's SDE, so gray has no device config of it. Its P4Info is
+// the other's but for the architecture, which make p4 checks.
+var TNA = sync.OnceValue(func() *Program {
+	info := bytes.Replace(v1modelInfo, []byte(`arch: "v1model"`), []byte(`arch: "tna"`), 1)
+	return newProgram("gray/tna", info, nil)
+})
 
 // Index is the index over the P4Info of gray's pipeline, which is the same on every face
 // but for the architecture's name.

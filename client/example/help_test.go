@@ -1,4 +1,4 @@
-package client_test
+package main_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/gray-release/gray/client"
+	"github.com/gray-release/gray/tools/etcdtest"
 	"github.com/gray-release/gray/testdata"
 )
 
@@ -26,10 +27,7 @@ const patience = 30 * time.Second
 // TestMain gives the environment a proxy that answers nobody, and makes the test
 // binary an etcd where it is asked to.
 func TestMain(m *testing.M) {
-	if address := os.Getenv("GRAY_TEST_ETCD"); address != "" {
-		fmt.Fprintln(os.Stderr, etcdMain(os.Getenv("GRAY_TEST_ETCD_DIR"), address))
-		os.Exit(1)
-	}
+	etcdtest.Main()
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
 		_ = os.Setenv(name, "http://127.0.0.1:1")
 	}

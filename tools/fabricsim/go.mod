@@ -1,4 +1,4 @@
-module github.com/gray-release/gray/testdata/fabricsim
+module github.com/gray-release/gray/tools/fabricsim
 
 go 1.26.0
 

@@ -1,15 +1,10 @@
-package client_test
+package main_test
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -17,15 +12,12 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/naming/endpoints"
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/client"
 	"github.com/gray-release/gray/client/etcd"
+	"github.com/gray-release/gray/tools/etcdtest"
 )
 
 const (
@@ -33,82 +25,10 @@ const (
 	name   = "vpc-api.internal"
 )
 
-// etcdServer is an etcd that can be killed and started again with its data. It is
-// a process of its own: this test's binary, see etcdMain.
-type etcdServer struct {
-	t       *testing.T
-	dir     string
-	address string
-	running *exec.Cmd
-}
-
-func newEtcd(t *testing.T) *etcdServer {
+func ok(t *testing.T, err error) {
 	t.Helper()
-	s := &etcdServer{t: t, dir: t.TempDir(), address: freeAddress(t)}
-	t.Cleanup(s.kill)
-	return s
-}
-
-// etcdMain runs the embedded etcd with its data in dir until it is killed, and
-// says when it is ready.
-func etcdMain(dir, address string) error {
-	cfg := embed.NewConfig()
-	cfg.Dir, cfg.LogLevel = dir, "error"
-	clients := []url.URL{{Scheme: "http", Host: address}}
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = clients, clients
-	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
-	server, err := embed.StartEtcd(cfg)
 	if err != nil {
-		return err
-	}
-	select {
-	case <-server.Server.ReadyNotify():
-		fmt.Println("ready")
-	case <-time.After(patience):
-		return errors.New("etcd is not ready")
-	}
-	return <-server.Err()
-}
-
-func (s *etcdServer) start(address string) {
-	s.t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "GRAY_TEST_ETCD="+address, "GRAY_TEST_ETCD_DIR="+s.dir)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	s.ok(err)
-	s.ok(cmd.Start())
-	s.running = cmd
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		s.t.Fatalf("etcd says %q, %v", line, err)
-	}
-}
-
-func (s *etcdServer) kill() {
-	if s.running != nil {
-		_ = s.running.Process.Kill()
-		_ = s.running.Wait()
-		s.running = nil
-	}
-}
-
-func (s *etcdServer) client(address string) *clientv3.Client {
-	s.t.Helper()
-	quick := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, MaxDelay: 20 * time.Millisecond}}
-	c, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{address}, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithConnectParams(quick)},
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { _ = c.Close() })
-	return c
-}
-
-func (s *etcdServer) ok(err error) {
-	s.t.Helper()
-	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
@@ -153,12 +73,12 @@ func answeredBy(t *testing.T, a *asker, want ...string) {
 // TestEtcd finds endpoints that are registered by etcd's own naming package, and
 // follows them.
 func TestEtcd(t *testing.T) {
-	server := newEtcd(t)
-	server.start(server.address)
-	etcdClient := server.client(server.address)
+	server := etcdtest.New(t)
+	server.Start()
+	etcdClient := server.Client()
 	m := manager(t, etcdClient)
 	b1, b2 := startBackend(t, "b1"), startBackend(t, "b2")
-	server.ok(m.AddEndpoint(t.Context(), prefix+name+"/1", endpoints.Endpoint{Addr: b1.address}))
+	ok(t, m.AddEndpoint(t.Context(), prefix+name+"/1", endpoints.Endpoint{Addr: b1.address}))
 	a := newAsker(t, client.Config{Naming: etcd.New(etcdClient, prefix)}, name, name)
 	answeredBy(t, a, "b1")
 	got, err := a.get(t.Context())
@@ -166,22 +86,22 @@ func TestEtcd(t *testing.T) {
 		t.Errorf("the host is %q, %v, want %q", got.Host, err, name)
 	}
 	// Under the prefix of another name, and no address.
-	server.ok(m.AddEndpoint(t.Context(), prefix+name+"/junk", endpoints.Endpoint{Addr: "nonsense"}))
+	ok(t, m.AddEndpoint(t.Context(), prefix+name+"/junk", endpoints.Endpoint{Addr: "nonsense"}))
 	_, err = etcdClient.Put(t.Context(), prefix+name+".cn/1", `{"Op":0,"Addr":"127.0.0.1:1"}`)
-	server.ok(err)
+	ok(t, err)
 	_, err = etcdClient.Put(t.Context(), prefix+name+"/broken", "{")
-	server.ok(err)
-	server.ok(m.AddEndpoint(t.Context(), prefix+name+"/2", endpoints.Endpoint{Addr: b2.address}))
+	ok(t, err)
+	ok(t, m.AddEndpoint(t.Context(), prefix+name+"/2", endpoints.Endpoint{Addr: b2.address}))
 	answeredBy(t, a, "b1", "b2")
-	server.ok(m.DeleteEndpoint(t.Context(), prefix+name+"/1"))
+	ok(t, m.DeleteEndpoint(t.Context(), prefix+name+"/1"))
 	answeredBy(t, a, "b2")
 
 	// An endpoint that nobody serves costs no HTTP request, with a body or without.
-	server.ok(m.AddEndpoint(t.Context(), prefix+name+"/3", endpoints.Endpoint{Addr: freeAddress(t)}))
+	ok(t, m.AddEndpoint(t.Context(), prefix+name+"/3", endpoints.Endpoint{Addr: freeAddress(t)}))
 	dead := &counter{inner: etcd.New(etcdClient, prefix), want: 2, reached: make(chan struct{})}
 	d := newAsker(t, client.Config{Naming: dead}, name, name)
 	_, err = d.get(t.Context())
-	server.ok(err)
+	ok(t, err)
 	<-dead.reached
 	for i := range 6 {
 		if got, err := d.send(t.Context(), http.MethodPost, strings.NewReader("x")); err != nil || got.By != "b2" {
@@ -200,7 +120,7 @@ func TestEtcd(t *testing.T) {
 	}
 
 	for _, k := range []string{"/2", "/3", "/junk"} {
-		server.ok(m.DeleteEndpoint(t.Context(), prefix+name+k))
+		ok(t, m.DeleteEndpoint(t.Context(), prefix+name+k))
 	}
 	for form, ask := range a.forms() {
 		eventually(t, func() error {
@@ -258,8 +178,8 @@ func again(t *testing.T, call func() error) error {
 // stays, and what changes meanwhile is seen when it is back, even where etcd has
 // forgotten how it came about.
 func TestEtcdAway(t *testing.T) {
-	server := newEtcd(t)
-	c := server.client(server.address)
+	server := etcdtest.New(t)
+	c := server.Client()
 	a := newAsker(t, client.Config{Naming: etcd.New(c, prefix)}, name, name)
 	b1, b2 := startBackend(t, "b1"), startBackend(t, "b2")
 	for form, ask := range a.forms() {
@@ -271,30 +191,30 @@ func TestEtcdAway(t *testing.T) {
 			t.Errorf("%s while etcd is away: got code %s", form, status.Code(err))
 		}
 	}
-	server.start(server.address)
-	server.ok(again(t, func() error {
+	server.Start()
+	ok(t, again(t, func() error {
 		return manager(t, c).AddEndpoint(t.Context(), prefix+name+"/1", endpoints.Endpoint{Addr: b1.address})
 	}))
 	answeredBy(t, a, "b1")
 
-	server.kill()
+	server.Kill()
 	answeredBy(t, a, "b1")
 
 	// Somebody else sees another etcd with the same data.
-	elsewhere := freeAddress(t)
-	server.start(elsewhere)
-	other := server.client(elsewhere)
+	elsewhere := server.Moved()
+	elsewhere.Start()
+	other := elsewhere.Client()
 	m := manager(t, other)
-	server.ok(again(t, func() error { return m.DeleteEndpoint(t.Context(), prefix+name+"/1") }))
-	server.ok(again(t, func() error {
+	ok(t, again(t, func() error { return m.DeleteEndpoint(t.Context(), prefix+name+"/1") }))
+	ok(t, again(t, func() error {
 		return m.AddEndpoint(t.Context(), prefix+name+"/2", endpoints.Endpoint{Addr: b2.address})
 	}))
 	res, err := other.Put(t.Context(), "/elsewhere", "")
-	server.ok(err)
+	ok(t, err)
 	_, err = other.Compact(t.Context(), res.Header.Revision, clientv3.WithCompactPhysical())
-	server.ok(err)
-	server.kill()
-	server.start(server.address)
+	ok(t, err)
+	elsewhere.Kill()
+	server.Start()
 	answeredBy(t, a, "b2")
 }
 

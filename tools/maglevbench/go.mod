@@ -1,5 +1,5 @@
 // A module of its own, so that gray does not depend on Cilium.
-module github.com/gray-release/gray/testdata/maglevbench
+module github.com/gray-release/gray/tools/maglevbench
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-package client_test
+package main_test
 
 import (
 	"context"
@@ -131,7 +131,7 @@ func envoyBinary(t *testing.T) string {
 	if path := os.Getenv("GRAY_ENVOY"); path != "" {
 		return path
 	}
-	path, err := filepath.Abs("../.tools/envoy")
+	path, err := filepath.Abs("../../.tools/envoy")
 	if err == nil {
 		_, err = os.Stat(path)
 	}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestRun holds both bounds, and that tests are not counted.
+func TestRun(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		file := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const at = "package p\n\ntype small struct {\n\ta, b, c, d, e, f, g, h, i, j, k, l, m, n int\n\tinner\n}\n\ntype inner struct{ a, b int }\n"
+	const over = "package p\n\ntype large struct {\n\ta, b, c, d, e, f, g, h, i, j, k, l, m, n int\n\tinner\n\tlast int\n}\n"
+	for i := range 20 {
+		write(fmt.Sprintf("full/f%02d.go", i), "package p\n")
+	}
+	write("full/a_test.go", over)
+	write("full/f00.go", at)
+	write(".tools/a.go", "not Go")
+	if err := run(root); err != nil {
+		t.Fatal(err)
+	}
+	write("full/f20.go", "package p\n")
+	write("other/a.go", over)
+	err := run(root)
+	want := []string{
+		"other/a.go:3: a struct of 16 fields, the most is 15; group those that belong together",
+		"full: 21 .go files beside tests, the most is 20; split the package",
+	}
+	if err == nil || err.Error() != strings.Join(want, "\n") {
+		t.Errorf("got %v, want %q", err, want)
+	}
+}

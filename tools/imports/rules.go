@@ -1,0 +1,82 @@
+package main
+
+const (
+	module     = "github.com/gray-release/gray"
+	everywhere = "*" // as an owner: all folders
+)
+
+// ranks orders the folders at the root: a package imports lower ranks, or its own
+// folder. Those of equal rank do not see each other, nor does a source see another
+// source, a sink a sink, a store a store.
+var ranks = map[string]int{
+	"": 0, "etcdclient": 0, "schema": 1, "policies": 2, "reconciler": 3, "sources": parts, "sinks": parts, "stores": parts, "admin": 5, "cmd": 6,
+	"client": apart, "tools": apart,
+}
+
+const (
+	parts = 4  // their folders are packages that know nothing of each other
+	apart = -1 // they import their own folder only
+)
+
+// inner says what may import what within policies: the algebras are pure, and know
+// neither the compiler nor each other.
+var inner = map[string][]string{
+	"policies":          {"policies/packets", "policies/requests", "policies/rollout"},
+	"policies/packets":  nil,
+	"policies/requests": {"policies/packets"},
+	"policies/rollout":  nil,
+}
+
+// algebras know no kinds of documents: all they may have of schema is this.
+var (
+	algebras = []string{"policies/packets", "policies/requests"}
+	ofSchema = []string{"Position"}
+)
+
+// helpers are packages for tests alone. They count as tests themselves.
+var helpers = []string{"tools/testnet", "tools/etcdtest", "sinks/sinktest"}
+
+// owner is the folders that may import a library, and those whose tests may, too.
+type owner struct{ product, tests []string }
+
+func in(folders ...string) owner { return owner{product: folders} }
+
+func (o owner) andTests(folders ...string) owner {
+	o.tests = folders
+	return o
+}
+
+// owners has an owner for each library, by the beginning of its import path.
+var owners = map[string]owner{
+	"github.com/envoyproxy/go-control-plane":   in("sinks/xds"),
+	"google.golang.org/genproto":               in("sinks/p4rt").andTests("sinks/xds"),
+	"google.golang.org/grpc":                   in("sinks/xds", "sinks/p4rt", "sources/etcd", "stores", "etcdclient", "cmd", "client", "tools/fabricsim").andTests("tools/etcdtest"),
+	"google.golang.org/protobuf":               in("sinks/xds", "sinks/p4rt"),
+	"github.com/p4lang/p4runtime":              in("sinks/p4rt", "tools/fabricsim").andTests("cmd"),
+	"github.com/osrg/gobgp":                    in("sinks/bgp"),
+	"github.com/compose-spec/compose-go":       in("sinks/compose"),
+	"github.com/go-git/go-git":                 in("sources/git"),
+	"github.com/go-git/go-billy":               in("sources/git"),
+	"golang.org/x/crypto":                      in("sources/git"),
+	"github.com/fsnotify/fsnotify":             in("sources/dir"),
+	"github.com/prometheus-community/pro-bing": in("sources/health"),
+	"go.etcd.io/etcd/client":                   in("sources/etcd", "stores", "etcdclient", "client/etcd", "client/example").andTests("cmd", "tools/etcdtest"),
+	"go.etcd.io/etcd/server":                   in().andTests("tools/etcdtest", "cmd"),
+	"go.uber.org/zap":                          in("sources/etcd", "stores", "etcdclient").andTests("cmd", "tools/etcdtest"),
+	"go.etcd.io/bbolt":                         in("stores"),
+	"github.com/google/btree":                  in("reconciler"),
+	"go.yaml.in/yaml":                          in("schema", "sinks/compose", "cmd"),
+	"sigs.k8s.io/yaml":                         in("sinks/xds").andTests("cmd"),
+	"github.com/santhosh-tekuri/jsonschema":    in("schema"),
+	"golang.org/x/text":                        in("schema", "cmd"),
+	"github.com/spf13/cobra":                   in("cmd"),
+	"github.com/spf13/pflag":                   in("cmd"),
+	"golang.org/x/term":                        in("cmd"),
+	"golang.org/x/sys":                         in("sinks/p4rt/softswitch", "sources/probe").andTests("sources/dir", "cmd", "tools/testnet"),
+	"golang.org/x/time":                        in("sinks/xds", "sources/probe"),
+	"github.com/google/go-cmp":                 in().andTests(everywhere),
+	"github.com/rogpeppe/go-internal":          in().andTests("schema", "cmd"),
+	"github.com/onosproject":                   in("tools/fabricsim"),
+	"github.com/cilium/cilium":                 in("tools/maglevbench"),
+	"github.com/cilium/hive":                   in("tools/maglevbench"),
+}
