@@ -211,13 +211,13 @@ func sortedOf(names map[schema.Name]bool, kinds []string) []schema.Name {
 // IDs returns a copy of the table of numbers, to be kept for the next compiler.
 func (c *Compiler) IDs() *IDs { return c.num.ids.Clone() }
 
-// UnsavedIDs is what the store lacks of the table of numbers, as IDs.Unsaved says it.
+// UnsavedIDs is what the store lacks of the table of numbers, as IDs.unsaved says it.
 func (c *Compiler) UnsavedIDs() (put map[string][]byte, remove []string, err error) {
-	return c.num.ids.Unsaved()
+	return c.num.ids.unsaved()
 }
 
 // IDsSaved says that the store has what UnsavedIDs returned.
-func (c *Compiler) IDsSaved() { c.num.ids.Saved() }
+func (c *Compiler) IDsSaved() { c.num.ids.saved() }
 
 // Warnings is what is odd and still allowed, sorted by place.
 func (c *Compiler) Warnings() schema.Errors {
@@ -369,7 +369,7 @@ func (c *Compiler) touch(u Name) {
 
 // touchVNI marks the cells of a VNI to be made anew.
 func (c *Compiler) touchVNI(vni uint32) {
-	for cell := range c.cells[fmt.Sprintf("%s%d", vniPart, vni)] {
+	for cell := range c.cells[packets.VNIPart(vni)] {
 		c.dirty[cell] = true
 	}
 }

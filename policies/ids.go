@@ -44,7 +44,7 @@ type idKey struct {
 type IDs struct {
 	byName  map[idKey]uint32
 	slots   map[slot]string
-	unsaved map[string]slot // by key of a record that the store has otherwise
+	changed map[string]slot // by key of a record that the store has otherwise
 }
 
 type slot struct {
@@ -59,21 +59,21 @@ func (s slot) record() string { return fmt.Sprintf("%s/%d/%d", s.Switch, s.Space
 
 // NewIDs returns an empty table.
 func NewIDs() *IDs {
-	return &IDs{byName: map[idKey]uint32{}, slots: map[slot]string{}, unsaved: map[string]slot{}}
+	return &IDs{byName: map[idKey]uint32{}, slots: map[slot]string{}, changed: map[string]slot{}}
 }
 
 // Clone returns an independent copy.
 func (ids *IDs) Clone() *IDs {
-	return &IDs{byName: maps.Clone(ids.byName), slots: maps.Clone(ids.slots), unsaved: maps.Clone(ids.unsaved)}
+	return &IDs{byName: maps.Clone(ids.byName), slots: maps.Clone(ids.slots), changed: maps.Clone(ids.changed)}
 }
 
 func (ids *IDs) get(switchName string, space Space, key string) uint32 {
 	return ids.byName[idKey{switchName, space, key}]
 }
 
-// Assign gives the name a number, the one it has or the first free one from
+// assign gives the name a number, the one it has or the first free one from
 // where its hash points; false where the space is full.
-func (ids *IDs) Assign(switchName string, space Space, key string) bool {
+func (ids *IDs) assign(switchName string, space Space, key string) bool {
 	k := idKey{switchName, space, key}
 	if ids.byName[k] != 0 {
 		return true
@@ -86,7 +86,7 @@ func (ids *IDs) Assign(switchName string, space Space, key string) bool {
 		if _, used := ids.slots[s]; !used {
 			ids.slots[s] = key
 			ids.byName[k] = s.ID
-			ids.unsaved[s.record()] = s
+			ids.changed[s.record()] = s
 			return true
 		}
 	}
@@ -97,7 +97,7 @@ func (ids *IDs) release(switchName string, space Space, key string) {
 	k := idKey{switchName, space, key}
 	if id := ids.byName[k]; id != 0 {
 		s := slot{switchName, space, id}
-		ids.unsaved[s.record()] = s
+		ids.changed[s.record()] = s
 		delete(ids.byName, k)
 		delete(ids.slots, s)
 	}
@@ -115,11 +115,11 @@ type idRecord struct {
 // all numbers.
 const idTable = "table"
 
-// Unsaved is what the store lacks: the records that changed since Saved was called
+// unsaved is what the store lacks: the records that changed since saved was called
 // last, to be put and removed together.
-func (ids *IDs) Unsaved() (put map[string][]byte, remove []string, err error) {
+func (ids *IDs) unsaved() (put map[string][]byte, remove []string, err error) {
 	put = map[string][]byte{}
-	for key, s := range ids.unsaved {
+	for key, s := range ids.changed {
 		name, used := ids.slots[s]
 		if !used {
 			remove = append(remove, key)
@@ -132,16 +132,16 @@ func (ids *IDs) Unsaved() (put map[string][]byte, remove []string, err error) {
 	return put, remove, nil
 }
 
-// Saved says that the store has what Unsaved returned.
-func (ids *IDs) Saved() { clear(ids.unsaved) }
+// saved says that the store has what unsaved returned.
+func (ids *IDs) saved() { clear(ids.changed) }
 
 // Read takes in a stored record. One that is damaged, or would give a number to two
-// names or a name two numbers, is refused. The table of an earlier gray is Unsaved
+// names or a name two numbers, is refused. The table of an earlier gray is unsaved
 // afterwards, as the records that take its place.
 func (ids *IDs) Read(key string, value []byte) error {
 	records := make([]idRecord, 1)
 	if key == idTable {
-		ids.unsaved[key] = slot{} // has no name, so that it is removed
+		ids.changed[key] = slot{} // has no name, so that it is removed
 		if err := json.Unmarshal(value, &records); err != nil {
 			return fmt.Errorf("the record %q: %w", key, err)
 		}
@@ -159,7 +159,7 @@ func (ids *IDs) Read(key string, value []byte) error {
 		case ids.byName[k] != 0:
 			return fmt.Errorf("the record %q gives %q the numbers %d and %d of switch %s", key, r.Key, ids.byName[k], r.ID, r.Switch)
 		case key == idTable:
-			ids.unsaved[s.record()] = s
+			ids.changed[s.record()] = s
 		}
 		ids.slots[s], ids.byName[k] = r.Key, r.ID
 	}
@@ -227,7 +227,7 @@ func (c *Compiler) number() {
 func (c *Compiler) assign(k idKey) bool {
 	delete(c.num.freed, k)
 	if c.num.ids.byName[k] == 0 {
-		if !c.num.ids.Assign(k.Switch, k.Space, k.Key) {
+		if !c.num.ids.assign(k.Switch, k.Space, k.Key) {
 			return false
 		}
 		c.num.fresh[k] = true

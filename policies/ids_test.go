@@ -88,7 +88,7 @@ func TestNumbersOutliveTheProcess(t *testing.T) {
 		}
 	}
 	// What the earlier process named and the first commit does not is given back.
-	ids.Assign("sw", SpacePool, "gw/gone")
+	ids.assign("sw", SpacePool, "gw/gone")
 	again := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
 	again.c = NewCompiler(ids, nil)
 	again.must()
@@ -106,7 +106,7 @@ func TestNumbersAreStoredAsTheyChange(t *testing.T) {
 	ids := NewIDs()
 	unsaved := func(want ...string) {
 		t.Helper()
-		put, remove, err := ids.Unsaved()
+		put, remove, err := ids.unsaved()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,14 +124,14 @@ func TestNumbersAreStoredAsTheyChange(t *testing.T) {
 		}
 	}
 	for i := range 255 {
-		ids.Assign("s", SpaceVIP, fmt.Sprint(i))
+		ids.assign("s", SpaceVIP, fmt.Sprint(i))
 	}
-	ids.Saved()
+	ids.saved()
 	unsaved()
 	last := slot{"s", SpaceVIP, ids.get("s", SpaceVIP, "7")}.record()
 	ids.release("s", SpaceVIP, "7")
 	unsaved(last)
-	ids.Assign("s", SpaceVIP, "new")
+	ids.assign("s", SpaceVIP, "new")
 	unsaved(last + "=new")
 }
 

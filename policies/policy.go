@@ -14,8 +14,7 @@ import (
 const (
 	accountPart = "account/"
 	policyPart  = "policy/"
-	vniPart     = "vni/"
-	anyVNI      = vniPart + "*"
+	anyVNI      = packets.WildPart
 )
 
 // policy reads a GrayPolicy: its claims on units of its targets.
@@ -117,7 +116,7 @@ func (c *Compiler) claimPackets(e entryOf, gateway string) {
 	for _, b := range boxes {
 		part := anyVNI
 		if !b.AnyVNI {
-			part = fmt.Sprintf("%s%d", vniPart, b.VNI)
+			part = packets.VNIPart(b.VNI)
 		}
 		c.claim(e, Name{schema.KindGateway, gateway, part}, b)
 	}

@@ -57,7 +57,7 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 		doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: n}]
 		net := doc.doc.Spec.(*schema.NetworkSpec)
 		for _, t := range targets {
-			u := Name{schema.KindGateway, t.Name, fmt.Sprintf("%s%d", vniPart, doc.vni)}
+			u := Name{schema.KindGateway, t.Name, packets.VNIPart(doc.vni)}
 			if t.Kind == schema.KindService {
 				u.Part = accountPart + net.Account
 				u.Kind = schema.KindService
@@ -201,7 +201,7 @@ func (c *Compiler) Rollout(policy string) *rollout.Spec {
 		return r.made
 	}
 	spec := &rollout.Spec{
-		Policy: policy, Version: r.spec.Version, Identity: r.identity, Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
+		Policy: policy, Version: r.spec.Version, Digests: c.digests(r), Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
 	}
 	if r.made == nil {
 		for _, n := range r.names {
@@ -219,7 +219,6 @@ func (c *Compiler) Rollout(policy string) *rollout.Spec {
 	}
 	spec.Index()
 	clear(r.stale)
-	spec.Content, spec.Fingerprint = c.digests(r)
 	spec.VIPs, spec.Servers = c.addresses(r.targets)
 	r.made = spec
 	return spec
@@ -319,8 +318,8 @@ func (c *Compiler) Rollouts() []string {
 	return names
 }
 
-// digests are RolloutSpec.Content and Fingerprint.
-func (c *Compiler) digests(r *rolling) (content, fingerprint string) {
+// digests works out the digests of a rollout.
+func (c *Compiler) digests(r *rolling) rollout.Digests {
 	r.of = map[schema.Name]*schema.Document{}
 	versions, whole := []any{r.identity}, []any{r.identity}
 	for _, t := range r.targets {
@@ -337,9 +336,11 @@ func (c *Compiler) digests(r *rolling) (content, fingerprint string) {
 		}
 	}
 	moves := schema.Rollout{Networks: r.spec.Rollout.Networks, NetworkSelector: r.spec.Rollout.NetworkSelector}
-	content = digest(append(versions, moves, r.spec.Exclude))
+	content := digest(append(versions, moves, r.spec.Exclude))
 	moves.Verify = r.spec.Rollout.Verify
-	return content, digest(append(whole, content, r.spec.Priority, r.spec.Match, moves))
+	return rollout.Digests{
+		Identity: r.identity, Content: content, Fingerprint: digest(append(whole, content, r.spec.Priority, r.spec.Match, moves)),
+	}
 }
 
 // digest is a short name for values: equal ones have the same.

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// MaxErrors is how many errors one run reports; what is beyond is counted.
-const MaxErrors = 1000
+// maxErrors is how many errors one run reports; what is beyond is counted.
+const maxErrors = 1000
 
 // maxFileErrors is how many errors of one file are kept, so that a repository
 // of nonsense fills neither the memory nor the screen.
@@ -75,7 +75,7 @@ func (es Errors) Unwrap() []error {
 }
 
 // Sort returns the errors by place and text without what is said twice. Beyond
-// MaxErrors a last entry says how many more there are; lists that were cut
+// maxErrors a last entry says how many more there are; lists that were cut
 // before may be joined and sorted again.
 func (es Errors) Sort() Errors {
 	var sorted Errors
@@ -91,9 +91,9 @@ func (es Errors) Sort() Errors {
 	sorted = slices.CompactFunc(sorted, func(a, b *Error) bool {
 		return a.Position == b.Position && a.Field == b.Field && a.Err.Error() == b.Err.Error()
 	})
-	if over := len(sorted) - MaxErrors; over > 0 {
+	if over := len(sorted) - maxErrors; over > 0 {
 		more += over
-		sorted = slices.Clone(sorted[:MaxErrors])
+		sorted = slices.Clone(sorted[:maxErrors])
 	}
 	return sorted.and(more)
 }

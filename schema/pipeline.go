@@ -9,10 +9,10 @@ import (
 // P4Runtime in the text format of protobuf.
 const P4InfoFile = "p4info.txtpb"
 
-// DeviceConfigFiles are the names that the device config in the folder of a
+// deviceConfigFiles are the names that the device config in the folder of a
 // pipeline may have: what the switch's compiler makes of the P4 program, as the
 // switch wants it in p4_device_config.
-var DeviceConfigFiles = [...]string{"device_config.bin", "device_config.json"}
+var deviceConfigFiles = [...]string{"device_config.bin", "device_config.json"}
 
 // The largest files of a pipeline that are read, in bytes. A P4Info takes many
 // times its size when it is parsed.
@@ -30,7 +30,7 @@ const (
 // IsPipelineFile tells whether a file may belong to a pipeline by its name.
 func IsPipelineFile(p string) bool {
 	name := path.Base(p)
-	return name == P4InfoFile || slices.Contains(DeviceConfigFiles[:], name)
+	return name == P4InfoFile || slices.Contains(deviceConfigFiles[:], name)
 }
 
 // Pipeline is the files of a folder that holds a pipeline.
@@ -43,7 +43,7 @@ type Pipeline struct {
 // where Err tells so.
 func (s *Set) Pipeline(folder string) Pipeline {
 	pipe := Pipeline{P4Info: s.files.Get(path.Join(folder, P4InfoFile))}
-	for _, name := range DeviceConfigFiles {
+	for _, name := range deviceConfigFiles {
 		if f := s.files.Get(path.Join(folder, name)); f != nil {
 			pipe.DeviceConfig = f
 		}
@@ -106,7 +106,7 @@ func (s *Set) updatePipeline(p string, touched map[Name]bool) {
 func (s *Set) checkPipeline(folder string, d *Document) *Error {
 	pipe := s.Pipeline(folder)
 	var have []string
-	for _, name := range append([]string{P4InfoFile}, DeviceConfigFiles[:]...) {
+	for _, name := range append([]string{P4InfoFile}, deviceConfigFiles[:]...) {
 		file := s.files.Get(path.Join(folder, name))
 		if file != nil && file.Err != nil {
 			return d.Errorf("spec.pipeline", "%s: %w", clip(file.Path), file.Err)
@@ -123,7 +123,7 @@ func (s *Set) checkPipeline(folder string, d *Document) *Error {
 		return d.Errorf("spec.pipeline", "folder %q holds %s and %s; keep the one that the switch wants", clip(folder), have[0], have[1])
 	case len(have) == 0 && d.Spec.(*SwitchSpec).PushPipeline != "never":
 		return d.Errorf("spec.pipeline", "folder %q holds no %s to load; put the device config there, or load the pipeline by other means and set pushPipeline: never",
-			clip(folder), orList(DeviceConfigFiles[:]))
+			clip(folder), orList(deviceConfigFiles[:]))
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -263,7 +262,7 @@ func (r *routeFile) missing(p string) Errors {
 func doubles(same []*Document) Errors {
 	var errs Errors
 	rest := same[1:]
-	for _, d := range rest[:min(len(rest), MaxErrors)] {
+	for _, d := range rest[:min(len(rest), maxErrors)] {
 		errs = append(errs, newError(Position{d.Path, d.named}, "metadata.name",
 			"there is a %s %q already, at %s; give each its own name", d.Kind, d.Name.Name, same[0].Position))
 	}
@@ -301,6 +300,3 @@ func (s *Set) Len() int { return len(s.byName) }
 
 // Names returns the names of all documents, sorted.
 func (s *Set) Names() []Name { return slices.SortedFunc(maps.Keys(s.byName), Name.Compare) }
-
-// String says how many documents the set holds.
-func (s *Set) String() string { return fmt.Sprintf("%d documents", s.Len()) }

@@ -23,7 +23,7 @@ func (s Share) holds(o Share) bool { return s.Version == o.Version && s.Percent 
 // of the buckets, v3 of those that are left 50 %, v1 the rest. It ends with the
 // first share of 100 %. A share that an earlier one of its version holds says
 // nothing and is left out.
-func PoolName(shares []Share) string {
+func poolName(shares []Share) string {
 	var kept []Share
 	for _, s := range shares {
 		last := len(kept) - 1
@@ -50,7 +50,7 @@ func PoolName(shares []Share) string {
 }
 
 // sharesOf reads the name of a pool.
-func SharesOf(pool string) []Share {
+func sharesOf(pool string) []Share {
 	var shares []Share
 	for word := range strings.SplitSeq(pool, ",") {
 		version, percent, isShare := strings.Cut(strings.TrimSuffix(word, "%"), "=")
@@ -77,7 +77,7 @@ type bucketOrder struct {
 	keys  [4]uint64
 }
 
-func NewBucketOrder(version string, buckets int) bucketOrder {
+func newBucketOrder(version string, buckets int) bucketOrder {
 	o := bucketOrder{mask: uint32(buckets - 1)}
 	for 1<<(2*o.shift) < buckets {
 		o.shift++
@@ -91,7 +91,7 @@ func NewBucketOrder(version string, buckets int) bucketOrder {
 
 // place is where a bucket stands in the order. Every step can be undone, which
 // makes the whole a permutation.
-func (o *bucketOrder) Place(bucket int) int {
+func (o *bucketOrder) place(bucket int) int {
 	x := uint32(bucket)
 	for _, k := range o.keys {
 		x = (x ^ uint32(k)) & o.mask
@@ -116,18 +116,18 @@ type Slot struct{ Pool, Backend uint16 }
 
 // newBlend fills the buckets of a blend: each as in the pool of its version.
 func NewBlend(gw *Gateway, name string, origin schema.Position) *Blend {
-	b := &Blend{Gateway: gw.Name, Name: name, Origin: origin, Shares: SharesOf(name), Buckets: make([]Slot, gw.Hash.Buckets)}
+	b := &Blend{Gateway: gw.Name, Name: name, Origin: origin, Shares: sharesOf(name), Buckets: make([]Slot, gw.Hash.Buckets)}
 	pools, taken := make([]uint16, len(b.Shares)), make([]int, len(b.Shares))
 	orders := make([]bucketOrder, len(b.Shares))
 	for i, s := range b.Shares {
 		pools[i] = uint16(slices.IndexFunc(gw.Pools, func(p Pool) bool { return p.Version == s.Version }))
 		taken[i] = (s.Percent*gw.Hash.Buckets + 50) / 100
-		orders[i] = NewBucketOrder(s.Version, gw.Hash.Buckets)
+		orders[i] = newBucketOrder(s.Version, gw.Hash.Buckets)
 	}
 	last := len(b.Shares) - 1
 	for bucket := range b.Buckets {
 		i := 0
-		for i < last && orders[i].Place(bucket) >= taken[i] {
+		for i < last && orders[i].place(bucket) >= taken[i] {
 			i++
 		}
 		b.Buckets[bucket] = Slot{pools[i], gw.Pools[pools[i]].Buckets[bucket]}

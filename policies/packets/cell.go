@@ -117,7 +117,7 @@ func narrowWild(items []item, vni uint32) []item {
 		disagrees := false
 		for j := len(done) - 1; it.box.AnyVNI && !disagrees && j >= 0 && done[j].priority == it.priority; j-- {
 			o := &done[j]
-			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.Overlaps(&it.box)
+			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.overlaps(&it.box)
 		}
 		done = append(done, it)
 		if disagrees {
@@ -168,7 +168,7 @@ func losesToFlow(it *item, flows []*item, meets *index) bool {
 		side, a := it.box.vm()
 		return meets.other(side, a, it.pool) != none
 	}
-	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.Overlaps(&it.box) })
+	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.overlaps(&it.box) })
 }
 
 // rank gives every flow rule its place within its band, above all rules that it
@@ -186,7 +186,7 @@ func rank(items []item, wild bool) bool {
 		}
 		it.sub = 1
 		for _, b := range band {
-			if b.sub >= it.sub && b.box.Overlaps(&it.box) {
+			if b.sub >= it.sub && b.box.overlaps(&it.box) {
 				it.sub = b.sub + 1
 			}
 		}

@@ -170,7 +170,7 @@ func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
 		shares = append(shares, l.Share)
 	}
 	it := item{
-		box: box, pool: PoolName(append(shares, own.Share, Share{x.base, 100})), priority: band.Priority,
+		box: box, pool: poolName(append(shares, own.Share, Share{x.base, 100})), priority: band.Priority,
 		policy: own.policy, origin: own.origin, table: box.Table(),
 	}
 	if len(above) > 0 { // who comes first answers for the blend

@@ -41,7 +41,7 @@ func (g *Gateway) HasIPv6() bool {
 // buckets only because half of them always stay does not count. Without one the
 // gateway's VIPs are not to attract traffic.
 func (g *Gateway) Alive() bool {
-	for _, s := range SharesOf(g.DefaultPool) {
+	for _, s := range sharesOf(g.DefaultPool) {
 		for _, b := range g.Pool(s.Version).Backends {
 			if !b.Down {
 				return true

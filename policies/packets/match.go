@@ -45,7 +45,7 @@ func (m Match) Covers(o Match) bool {
 }
 
 // overlaps tells whether some packet is in both.
-func (m *Match) Overlaps(o *Match) bool {
+func (m *Match) overlaps(o *Match) bool {
 	return m.SrcPort.Lo <= o.SrcPort.Hi && o.SrcPort.Lo <= m.SrcPort.Hi &&
 		m.DstPort.Lo <= o.DstPort.Hi && o.DstPort.Lo <= m.DstPort.Hi &&
 		(m.AnyVNI || o.AnyVNI || m.VNI == o.VNI) && (m.Protocol < 0 || o.Protocol < 0 || m.Protocol == o.Protocol) &&
@@ -61,7 +61,7 @@ func prefixesOfOneFamily(a, b netip.Prefix) bool {
 // subtract returns boxes that together hold what m holds and o does not; false
 // where that cannot be said with boxes of this kind.
 func (m Match) subtract(o Match) ([]Match, bool) {
-	if !m.Overlaps(&o) {
+	if !m.overlaps(&o) {
 		return []Match{m}, true
 	}
 	if !o.AnyVNI && m.AnyVNI || o.Protocol >= 0 && m.Protocol < 0 ||

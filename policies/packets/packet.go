@@ -22,8 +22,8 @@ type Packet struct {
 	SrcPort, DstPort uint16
 }
 
-// IsIPv6 tells which family's rule tables the packet is looked up in.
-func (p Packet) IsIPv6() bool { return p.Src.Is6() }
+// isIPv6 tells which family's rule tables the packet is looked up in.
+func (p Packet) isIPv6() bool { return p.Src.Is6() }
 
 // String is the packet in words.
 func (p Packet) String() string {
@@ -50,19 +50,19 @@ func protocolName(p int16) string {
 // them take part.
 type HashFields struct {
 	VNI              uint32 // 24 bits
-	Src, Dst         uint32 // IPv6 addresses folded, see Fold
+	Src, Dst         uint32 // IPv6 addresses folded, see fold
 	Protocol         uint8
 	SrcPort, DstPort uint16
 }
 
 // HashFields returns the fields of a packet.
 func (p Packet) HashFields() HashFields {
-	return HashFields{p.VNI, Fold(p.Src), Fold(p.Dst), p.Protocol, p.SrcPort, p.DstPort}
+	return HashFields{p.VNI, fold(p.Src), fold(p.Dst), p.Protocol, p.SrcPort, p.DstPort}
 }
 
-// Fold makes 32 bits of an address: an IPv6 address is the exclusive or of its
+// fold makes 32 bits of an address: an IPv6 address is the exclusive or of its
 // four words, the zero Addr is 0.
-func Fold(a netip.Addr) uint32 {
+func fold(a netip.Addr) uint32 {
 	b := a.AsSlice()
 	var h uint32
 	for ; len(b) >= 4; b = b[4:] {

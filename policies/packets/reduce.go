@@ -95,7 +95,7 @@ func dropUnseen(items []item) []item {
 		}
 		left := []Match{it.box}
 		for j := 0; j < len(above) && len(left) > 0; j++ {
-			if above[j].box.Overlaps(&it.box) {
+			if above[j].box.overlaps(&it.box) {
 				left = takeAway(left, above[j].box)
 			}
 		}
@@ -175,7 +175,7 @@ func (b *below) doesThe(it *item) bool {
 	}
 	left := []Match{it.box}
 	for j, o := range slices.Backward(b.broad) {
-		if !o.box.Overlaps(&it.box) || !slices.ContainsFunc(left, func(m Match) bool { return m.Overlaps(&o.box) }) {
+		if !o.box.overlaps(&it.box) || !slices.ContainsFunc(left, func(m Match) bool { return m.overlaps(&o.box) }) {
 			continue
 		}
 		if o.pool != it.pool || b.numbers[j] > vm {
@@ -235,7 +235,7 @@ func mergeFlows(items []item, wild bool) []item {
 	free := func(from, to, moves int) bool {
 		steps += to - from
 		for k := from + 1; k < to; k++ {
-			if m.class[k] != noClass && !m.dead[k] && items[k].pool != items[moves].pool && m.boxes[k].Overlaps(&m.boxes[moves]) {
+			if m.class[k] != noClass && !m.dead[k] && items[k].pool != items[moves].pool && m.boxes[k].overlaps(&m.boxes[moves]) {
 				return false
 			}
 		}

@@ -110,7 +110,7 @@ func (t *Trace) vip(tables Tables, p Packet) *Gateway {
 // decides about its pool; the others are looked up all the same.
 func (t *Trace) table(tables Tables, gw *Gateway, table Table, p Packet) {
 	decided := slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Wins })
-	name := (&Rule{Table: table, IPv6: p.IsIPv6()}).TableName()
+	name := (&Rule{Table: table, IPv6: p.isIPv6()}).TableName()
 	r := lookup(tables, gw, table, p)
 	if r == nil {
 		t.Steps = append(t.Steps, Step{Table: name})
@@ -141,9 +141,9 @@ func lookup(tables Tables, gw *Gateway, table Table, p Packet) *Rule {
 	want := Rule{Table: table, Match: VNIMatch(p.VNI)}
 	switch table {
 	case TableVMSrc:
-		want.IPv6, want.Match.Src = p.IsIPv6(), fullPrefix(p.Src)
+		want.IPv6, want.Match.Src = p.isIPv6(), fullPrefix(p.Src)
 	case TableVMDst:
-		want.IPv6, want.Match.Dst = p.IsIPv6(), fullPrefix(p.Dst)
+		want.IPv6, want.Match.Dst = p.isIPv6(), fullPrefix(p.Dst)
 	}
 	return cell.exact(want)
 }
@@ -179,7 +179,7 @@ func (c *Cell) flow(p Packet) *Rule {
 		if r.Table != TableFlow {
 			break
 		}
-		if r.IPv6 == p.IsIPv6() && (best == nil || r.Priority > best.Priority) &&
+		if r.IPv6 == p.isIPv6() && (best == nil || r.Priority > best.Priority) &&
 			r.Match.Contains(p.VNI, src, dst, p.Protocol, [2]uint16{p.SrcPort, p.DstPort}) {
 			best = r
 		}
@@ -190,7 +190,7 @@ func (c *Cell) flow(p Packet) *Rule {
 // backend goes from the pool by the hash to a server.
 func (t *Trace) backend(tables Tables, gw *Gateway) {
 	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
-	version, index, origin := ServerOf(tables, gw, t.Pool, t.Bucket)
+	version, index, origin := serverOf(tables, gw, t.Pool, t.Bucket)
 	b := &gw.Pool(version).Backends[index]
 	t.Version, t.Backend, t.Port, t.MAC = version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
 	says := fmt.Sprintf("port %d, next hop %s", t.Port, t.MAC)
@@ -205,7 +205,7 @@ func (t *Trace) backend(tables Tables, gw *Gateway) {
 
 // server is the server of a bucket of a pool: its version and its index among the
 // backends of that, and the document that made the pool.
-func ServerOf(tables Tables, gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
+func serverOf(tables Tables, gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
 	if b := tables.Blend(gw.Name, pool); b != nil {
 		slot := b.Buckets[bucket]
 		return gw.Pools[slot.Pool].Version, slot.Backend, b.Origin

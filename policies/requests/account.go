@@ -5,18 +5,18 @@ import "strings"
 // The longest routing header, and the longest account in it, in bytes: what is
 // longer counts as no account.
 const (
-	MaxRouteHeader = 16384
+	maxRouteHeader = 16384
 	MaxAccount     = 256
 )
 
-// AccountOf is the account that a routing header carries: the first value of key
+// accountOf is the account that a routing header carries: the first value of key
 // in its pairs, which look like those of a cookie ("account_id=50002001;
 // region=cn-bj2"). The keys may come in any order, spaces may stand around names
 // and values, and a value may stand in double quotes. Commas part pairs too, as
 // the lines of a header that comes more than once are joined by them. Empty where
 // there is none.
-func AccountOf(header, key string) string {
-	if len(header) > MaxRouteHeader {
+func accountOf(header, key string) string {
+	if len(header) > maxRouteHeader {
 		return ""
 	}
 	for rest := header; rest != ""; {
@@ -63,10 +63,10 @@ func pairValue(s string) (value, rest string) {
 	return strings.TrimRight(s[:end], spaces), s[end:]
 }
 
-// SlotOf is the share of one per cent, 0 to 99, that an account belongs to: it is
+// slotOf is the share of one per cent, 0 to 99, that an account belongs to: it is
 // among the first n per cent where it is below n. Requests without an account are
 // the last to move.
-func SlotOf(account string) int {
+func slotOf(account string) int {
 	if account == "" {
 		return Slots - 1
 	}

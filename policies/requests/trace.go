@@ -56,8 +56,8 @@ func Follow(routes Routes, r Request) *Trace {
 	}
 	t.Service = svc.Name
 	t.step("host", by, "Service "+svc.Name, svc.Origin)
-	t.Account = AccountOf(strings.Join(r.Headers[svc.RouteBy.Header], ","), svc.RouteBy.Key)
-	t.Slot = SlotOf(t.Account)
+	t.Account = accountOf(strings.Join(r.Headers[svc.RouteBy.Header], ","), svc.RouteBy.Key)
+	t.Slot = slotOf(t.Account)
 	who := "none"
 	if t.Account != "" {
 		who = t.Account
