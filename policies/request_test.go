@@ -202,7 +202,7 @@ func TestTooManySets(t *testing.T) {
 	policy := "kind: GrayPolicy\nmetadata: {name: p}\nspec:\n  targets: [{kind: Service, name: api}]\n  version: v2\n  match:\n" + entries.String() + "  exclude:\n" + exclude.String()
 	r := newRepo(t, requestService, policy)
 	_, _, err := r.commit()
-	if want := "1.yaml:16: spec.exclude: makes more than 64 sets of requests of what the policy matches of Service api; name less in it"; errText(err) != want {
+	if want := "1.yaml:16: spec.exclude: match and exclude need more than 64 routes for Service api; match or exclude less"; errText(err) != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 	var docs []string
@@ -215,7 +215,7 @@ func TestTooManySets(t *testing.T) {
 	}
 	r = newRepo(t, append([]string{requestService}, docs...)...)
 	_, _, err = r.commit()
-	if want := "5.yaml:6: spec.match: makes more than 256 sets of requests of Service api, with those of the policies above it; name less"; errText(err) != want {
+	if want := "5.yaml:6: spec.match: needs more than 256 routes for Service api, with the policies that precede it; match less"; errText(err) != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 }
