@@ -63,7 +63,7 @@ func (c *Compiler) cell(n Name, gw *packets.Gateway, claims []claim) *packets.Ce
 		c.conflict(n, sideOf(&policies[f.A]), sideOf(&policies[f.B]), f.Both.String())
 	}
 	if much, is := errors.AsType[*packets.TooMany](err); is {
-		at := &schema.Error{Position: policies[much.Most].Origin, Err: fmt.Errorf("what the policies say about %s of Gateway %s %w; match whole networks or fewer flows", n.Part, n.Name, err)}
+		at := &schema.Error{Position: policies[much.Most].Origin, Err: fmt.Errorf("the policies for %s of Gateway %s %w; match whole networks or fewer flows", n.Part, n.Name, err)}
 		c.errs[n] = append(c.errs[n], unitError{n.String(), at})
 	}
 	return cell
