@@ -1,17 +1,13 @@
 package reconciler
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/gray-release/gray/policies/requests"
-	"github.com/gray-release/gray/schema"
 )
 
 // bucketEtcd is the bucket of what was found in etcd, by target.
@@ -238,76 +234,4 @@ func (d *Discovery) pending() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.away == (Trouble{}) && slices.ContainsFunc(d.wanted, func(w Wanted) bool { return !d.looked[w.Target] })
-}
-
-// hear takes in what was found in etcd.
-func (r *Reconciler) hear() {
-	r.facts.Endpoints = r.cfg.Discovery.Endpoints()
-	if r.revision == "" {
-		return // the first commit acts on it
-	}
-	if err := r.follow(r.meaning.good); err != nil {
-		r.cfg.Log.Error("cannot act on endpoints from etcd, will try again", "error", err)
-	}
-	r.judge(time.Now())
-}
-
-// lookUp takes over which targets the services in force name.
-func (r *Reconciler) lookUp(d *delta, now time.Time) {
-	services := false
-	for _, n := range d.units {
-		if n.Kind == schema.KindService && n.Part == "" {
-			services = true
-		}
-	}
-	if !services || r.cfg.Discovery == nil {
-		return
-	}
-	last := r.lookups
-	r.lookups = d.ir.Lookups()
-	var targets []string
-	still := map[string]bool{}
-	for _, l := range r.lookups {
-		targets = append(targets, l.Target)
-		still[l.Service] = true
-	}
-	for _, l := range last {
-		if !still[l.Service] {
-			r.ail(l.Service, Trouble{}, now)
-		}
-	}
-	slices.Sort(targets)
-	if err := r.cfg.Discovery.Want(slices.Compact(targets)); err != nil {
-		r.cfg.Log.Error("cannot write the --state file", "error", err)
-	}
-	r.judge(now)
-}
-
-// judge says at the services what is wrong with their endpoints.
-func (r *Reconciler) judge(now time.Time) {
-	for i := 0; i < len(r.lookups); {
-		service := r.lookups[i].Service
-		var sum Trouble
-		var words []string
-		for ; i < len(r.lookups) && r.lookups[i].Service == service; i++ {
-			l := r.lookups[i]
-			if t := r.cfg.Discovery.Trouble(l.Target); t != (Trouble{}) {
-				sum.Reason = cmp.Or(sum.Reason, t.Reason)
-				words = append(words, fmt.Sprintf("%s: version %s, etcd %s: %s", l.Origin, l.Version, l.Target, t.Message))
-			}
-		}
-		sum.Message = strings.Join(words, "; ")
-		r.ail(service, sum, now)
-	}
-}
-
-// ail says what is wrong with a service.
-func (r *Reconciler) ail(service string, t Trouble, now time.Time) {
-	doc, ok := r.docs.Get(document{name: schema.Name{Kind: schema.KindService, Name: service}})
-	if !ok || doc.ailing == t.Message && doc.reason == t.Reason {
-		return
-	}
-	doc.ailing, doc.reason = t.Message, t.Reason
-	doc.degraded.set(t.Message != "", now)
-	r.docs.ReplaceOrInsert(doc)
 }

@@ -6,7 +6,23 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/schema"
 )
+
+// Moved is what the store knows of policies beside their documents.
+type Moved struct {
+	Rollouts map[string]*rollout.State
+	Held     map[string]*schema.Document // what suspended policies go on to mean
+	Commit   commitRecord                // of the leader
+}
+
+// commitRecord is what the store knows of commits: so that a restart is no way past
+// the guard, and that a daemon that follows does as the one that leads.
+type commitRecord struct {
+	Revision string         `json:"revision"`          // in force
+	Refused  string         `json:"refused,omitempty"` // refused since
+	Live     map[string]int `json:"live,omitempty"`    // how many resources Revision asks for, by target
+}
 
 // Follow is the board on which a daemon that does not lead finds what the one that
 // does has moved.
@@ -80,7 +96,7 @@ func (f *Follow) decided(revision string, now time.Time) (refused bool, wait tim
 	if f.asked != revision {
 		f.asked, f.askedAt = revision, now
 	}
-	switch rec := f.known.commit; {
+	switch rec := f.known.Commit; {
 	case f.known.Rollouts == nil, rec.Revision == revision, rec.Revision == "":
 		return false, 0
 	case rec.Refused == revision:

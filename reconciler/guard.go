@@ -14,14 +14,6 @@ import (
 // keyCommit is the record of the commit in force, in BucketRollouts.
 const keyCommit = PrefixState + "commit/last"
 
-// commitRecord is what the store knows of commits: so that a restart is no way past
-// the guard, and that a daemon that follows does as the one that leads.
-type commitRecord struct {
-	Revision string         `json:"revision"`          // in force
-	Refused  string         `json:"refused,omitempty"` // refused since
-	Live     map[string]int `json:"live,omitempty"`    // how many resources Revision asks for, by target
-}
-
 // liveWith is how many resources are asked for at each target once a delta is in
 // force, without those that describe the targets.
 func (r *Reconciler) liveWith(d *delta) map[string]int {

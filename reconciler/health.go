@@ -1,16 +1,11 @@
 package reconciler
 
 import (
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/gray-release/gray/policies"
-	"github.com/gray-release/gray/policies/packets"
-	"github.com/gray-release/gray/schema"
 )
 
 // Health is the board between the loop and whoever checks servers: the loop
@@ -73,13 +68,6 @@ func (h *Health) Woken() <-chan struct{} {
 	return h.wake
 }
 
-// Why is why a server is down, nil where it is up.
-func (h *Health) Why(gateway, server string) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.down[gateway][server]
-}
-
 // Want replaces what is to be checked. Servers that are no longer checked are not
 // down.
 func (h *Health) Want(checks []policies.Check) {
@@ -123,59 +111,4 @@ func poke(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-// heed takes in which servers fail their checks.
-func (r *Reconciler) heed() {
-	r.facts.Down = r.cfg.Health.Down()
-	if r.revision == "" {
-		return // the first commit acts on it
-	}
-	if err := r.follow(r.meaning.good); err != nil {
-		r.cfg.Log.Error("cannot act on failing servers, will try again", "error", err)
-	}
-}
-
-// notice takes over what a delta says about servers: which are to be checked, and
-// how many of those in force fail.
-func (r *Reconciler) notice(d *delta, now time.Time) {
-	gateways := false
-	for _, n := range d.units {
-		if n.Kind != schema.KindGateway || n.Part != "" {
-			continue
-		}
-		gateways = true
-		doc, ok := r.docs.Get(document{name: schema.Name{Kind: n.Kind, Name: n.Name}})
-		if gw := d.ir.Gateway(n.Name); ok && gw != nil {
-			doc.ailing, doc.reason = ailing(gw), "ServersDown"
-			doc.degraded.set(doc.ailing != "", now)
-			r.docs.ReplaceOrInsert(doc)
-		}
-	}
-	if gateways && r.cfg.Health != nil {
-		r.cfg.Health.Want(d.ir.Checks())
-	}
-}
-
-// ailing says which servers of a gateway fail, empty where none does.
-func ailing(gw *packets.Gateway) string {
-	var words []string
-	for i := range gw.Pools {
-		p := &gw.Pools[i]
-		var down []string
-		for _, b := range p.Backends {
-			if b.Down {
-				down = append(down, b.Name)
-			}
-		}
-		if len(down) == 0 {
-			continue
-		}
-		s := fmt.Sprintf("%d of %d servers of %s fail their checks (%s)", len(down), len(p.Backends), p.Version, strings.Join(down[:min(5, len(down))], ", "))
-		if p.Kept > 0 {
-			s += fmt.Sprintf(", %d of them keep their buckets, as half always stay", p.Kept)
-		}
-		words = append(words, s)
-	}
-	return strings.Join(words, "; ")
 }

@@ -16,20 +16,13 @@ import (
 // prefixHeld is before the name of such a policy; behind it lies a schema.Excerpt.
 const prefixHeld = PrefixState + "held/"
 
-// Moved is what the store knows of policies beside their documents.
-type Moved struct {
-	Rollouts map[string]*rollout.State
-	Held     map[string]*schema.Document // what suspended policies go on to mean
-	commit   commitRecord                // of the leader
-}
-
 // ReadMoved reads the records of BucketRollouts whose key begins with PrefixState.
 func ReadMoved(records map[string][]byte) (Moved, error) {
 	m := Moved{Rollouts: map[string]*rollout.State{}, Held: map[string]*schema.Document{}}
 	for key, stored := range records {
 		var err error
 		if key == keyCommit {
-			err = json.Unmarshal(stored, &m.commit)
+			err = json.Unmarshal(stored, &m.Commit)
 		} else if policy, held := strings.CutPrefix(key, prefixHeld); held {
 			var e schema.Excerpt
 			if err = json.Unmarshal(stored, &e); err == nil {

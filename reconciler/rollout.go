@@ -44,7 +44,7 @@ func (r *Reconciler) loadRollouts() error {
 	if err != nil {
 		return fmt.Errorf("the rollouts in the --state file cannot be read: %w", err)
 	}
-	r.audited, r.last = audited, moved.commit
+	r.audited, r.last = audited, moved.Commit
 	for policy, state := range moved.Rollouts {
 		r.rollouts[policy] = &tracked{state: state, stored: records[PrefixState+policy]}
 		r.facts = r.facts.WithProgress(policy, state.Progress())
