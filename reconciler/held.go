@@ -7,6 +7,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -17,8 +18,8 @@ import (
 const prefixHeld = PrefixState + "held/"
 
 // ReadMoved reads the records of BucketRollouts whose key begins with PrefixState.
-func ReadMoved(records map[string][]byte) (Moved, error) {
-	m := Moved{Rollouts: map[string]*rollout.State{}, Held: map[string]*schema.Document{}}
+func ReadMoved(records map[string][]byte) (board.Moved, error) {
+	m := board.Moved{Rollouts: map[string]*rollout.State{}, Held: map[string]*schema.Document{}}
 	for key, stored := range records {
 		var err error
 		if key == keyCommit {

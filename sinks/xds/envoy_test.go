@@ -13,6 +13,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
@@ -248,7 +249,7 @@ func TestEnvoyLostState(t *testing.T) {
 
 // TestEnvoyRefuses makes Envoy refuse a listener, and take it after all.
 func TestEnvoyRefuses(t *testing.T) {
-	hints := reconciler.NewHints()
+	hints := board.NewHints()
 	h := newHost(t, Config{Hints: hints}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
 	n := h.node("host-1", freePort(t))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/stores/bolt"
 	"github.com/gray-release/gray/tools/etcdtest"
@@ -31,14 +32,18 @@ func TestMain(m *testing.M) {
 // finder is a source that follows targets of an etcd, without a daemon.
 type finder struct {
 	t      *testing.T
-	board  *reconciler.Discovery
+	board  *board.Discovery
 	server *etcdtest.Server
 	stop   func()
 }
 
-func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *reconciler.Discovery {
+func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *board.Discovery {
 	t.Helper()
-	board, err := reconciler.NewDiscovery(store)
+	var records board.Records
+	if store != nil {
+		records = store
+	}
+	board, err := board.NewDiscovery(records)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +54,7 @@ func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *reconci
 }
 
 // find runs a source.
-func find(t *testing.T, server *etcdtest.Server, board *reconciler.Discovery, change ...func(*etcdclient.Config)) *finder {
+func find(t *testing.T, server *etcdtest.Server, board *board.Discovery, change ...func(*etcdclient.Config)) *finder {
 	t.Helper()
 	cfg := etcdclient.Config{Members: []string{server.URL}, Pulse: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 	for _, f := range change {
@@ -78,7 +83,7 @@ func (f *finder) until(target, want, trouble string) {
 		if !ok {
 			got = "unknown"
 		}
-		if got == want && (trouble == "" && wrong == reconciler.Trouble{} || trouble != "" && strings.Contains(wrong.Reason+": "+wrong.Message, trouble)) {
+		if got == want && (trouble == "" && wrong == board.Trouble{} || trouble != "" && strings.Contains(wrong.Reason+": "+wrong.Message, trouble)) {
 			return
 		}
 		select {

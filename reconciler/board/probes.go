@@ -1,4 +1,4 @@
-package reconciler
+package board
 
 import (
 	"slices"
@@ -144,9 +144,9 @@ func (j *Job) id() [2]any {
 	return [2]any{j.Policy, name{j.Network, j.Fingerprint, j.Generation, j.Attempt, j.Baseline}}
 }
 
-// verdicts is how the Jobs of a policy have ended that are still wanted. They stay
+// Verdicts is how the Jobs of a policy have ended that are still wanted. They stay
 // until they are not.
-func (p *Probes) verdicts(policy string) []Ended {
+func (p *Probes) Verdicts(policy string) []Ended {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var own []Ended
@@ -158,8 +158,8 @@ func (p *Probes) verdicts(policy string) []Ended {
 	return own
 }
 
-// trouble says why the Jobs of a policy cannot be done, empty where they can.
-func (p *Probes) trouble(policy string) string {
+// Trouble says why the Jobs of a policy cannot be done, empty where they can.
+func (p *Probes) Trouble(policy string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, j := range p.wanted {
@@ -170,8 +170,8 @@ func (p *Probes) trouble(policy string) string {
 	return ""
 }
 
-// reported lists the policies with something new, sorted.
-func (p *Probes) reported() []string {
+// Reported lists the policies with something new, sorted.
+func (p *Probes) Reported() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var names []string

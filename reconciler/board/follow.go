@@ -1,4 +1,4 @@
-package reconciler
+package board
 
 import (
 	"errors"
@@ -13,12 +13,12 @@ import (
 type Moved struct {
 	Rollouts map[string]*rollout.State
 	Held     map[string]*schema.Document // what suspended policies go on to mean
-	Commit   commitRecord                // of the leader
+	Commit   Commit                      // of the leader
 }
 
-// commitRecord is what the store knows of commits: so that a restart is no way past
+// Commit is what the store knows of commits: so that a restart is no way past
 // the guard, and that a daemon that follows does as the one that leads.
-type commitRecord struct {
+type Commit struct {
 	Revision string         `json:"revision"`          // in force
 	Refused  string         `json:"refused,omitempty"` // refused since
 	Live     map[string]int `json:"live,omitempty"`    // how many resources Revision asks for, by target
@@ -35,19 +35,19 @@ type Follow struct {
 	wake    chan struct{}
 }
 
-// followWait is how long a daemon that follows waits for what has moved before it
+// FollowWait is how long a daemon that follows waits for what has moved before it
 // follows the documents alone, where these have rollouts. Envoys keep what they have
 // in the meantime.
-const followWait = 30 * time.Second
+const FollowWait = 30 * time.Second
 
-// errUnknown is why a first commit waits.
-var errUnknown = errors.New("it waits until it is known what the leader has moved; see that etcd answers")
+// ErrUnknown is why a first commit waits.
+var ErrUnknown = errors.New("it waits until it is known what the leader has moved; see that etcd answers")
 
-// errUndecided is why a commit waits that the leader has not decided about.
-var errUndecided = errors.New("it waits until the daemon that leads has decided about it")
+// ErrUndecided is why a commit waits that the leader has not decided about.
+var ErrUndecided = errors.New("it waits until the daemon that leads has decided about it")
 
-// errLeaderRefuses is why a commit is refused that the leader refuses.
-var errLeaderRefuses = errors.New("the daemon that leads refuses it; see its gray status")
+// ErrLeaderRefuses is why a commit is refused that the leader refuses.
+var ErrLeaderRefuses = errors.New("the daemon that leads refuses it; see its gray status")
 
 // NewFollow returns an empty board: nothing has moved.
 func NewFollow() *Follow { return &Follow{since: time.Now(), wake: make(chan struct{}, 1)} }
@@ -70,9 +70,9 @@ func (f *Follow) Woken() <-chan struct{} {
 	return f.wake
 }
 
-// waits is how long a first commit with rollouts is to wait for what has moved; 0: no
+// Waits is how long a first commit with rollouts is to wait for what has moved; 0: no
 // longer, never of a nil board.
-func (f *Follow) waits(now time.Time) time.Duration {
+func (f *Follow) Waits(now time.Time) time.Duration {
 	if f == nil {
 		return 0
 	}
@@ -81,13 +81,13 @@ func (f *Follow) waits(now time.Time) time.Duration {
 	if f.known.Rollouts != nil {
 		return 0
 	}
-	return max(followWait-now.Sub(f.since), 0)
+	return max(FollowWait-now.Sub(f.since), 0)
 }
 
-// decided tells what the leader has made of a commit: whether it refuses it, or else
+// Decided tells what the leader has made of a commit: whether it refuses it, or else
 // how long to wait for its word; 0: no longer. What it refuses no daemon has in force,
 // as the planes would part.
-func (f *Follow) decided(revision string, now time.Time) (refused bool, wait time.Duration) {
+func (f *Follow) Decided(revision string, now time.Time) (refused bool, wait time.Duration) {
 	if f == nil {
 		return false, 0
 	}
@@ -102,11 +102,11 @@ func (f *Follow) decided(revision string, now time.Time) (refused bool, wait tim
 	case rec.Refused == revision:
 		return true, 0
 	}
-	return false, max(followWait-now.Sub(f.askedAt), 0)
+	return false, max(FollowWait-now.Sub(f.askedAt), 0)
 }
 
-// all is what has moved.
-func (f *Follow) all() Moved {
+// Moved is what has moved.
+func (f *Follow) Moved() Moved {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.known

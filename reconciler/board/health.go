@@ -1,4 +1,4 @@
-package reconciler
+package board
 
 import (
 	"maps"
@@ -66,6 +66,16 @@ func (h *Health) Woken() <-chan struct{} {
 		return nil
 	}
 	return h.wake
+}
+
+// Why is why a server is down, nil where it is up; never of a nil board.
+func (h *Health) Why(gateway, server string) error {
+	if h == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down[gateway][server]
 }
 
 // Want replaces what is to be checked. Servers that are no longer checked are not

@@ -1,4 +1,4 @@
-package reconciler
+package board
 
 import (
 	"encoding/json"
@@ -18,7 +18,7 @@ const bucketEtcd = "etcd"
 // Neither waits for the other. What was found stays while etcd is away, also over a
 // restart, and until no document names the target any more.
 type Discovery struct {
-	store *Store
+	store Records
 
 	mu      sync.Mutex
 	wanted  []Wanted
@@ -29,6 +29,12 @@ type Discovery struct {
 	looked  map[string]bool    // targets that this process has heard of, good or bad
 	renewed chan struct{}
 	wake    chan struct{}
+}
+
+// Records is where a Discovery keeps what was found, as reconciler.Backend does.
+type Records interface {
+	Load(bucket string, f func(key string, value []byte) error) error
+	Write(bucket string, put map[string][]byte, remove []string) error
 }
 
 // Found is what is registered under a target.
@@ -48,7 +54,7 @@ type Trouble struct {
 
 // NewDiscovery returns a board with what the store holds; a nil store holds
 // nothing, and keeps nothing.
-func NewDiscovery(store *Store) (*Discovery, error) {
+func NewDiscovery(store Records) (*Discovery, error) {
 	d := &Discovery{
 		store: store, found: map[string]Found{}, wrong: map[string]Trouble{}, looked: map[string]bool{},
 		renewed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
@@ -226,8 +232,8 @@ func (d *Discovery) Trouble(target string) Trouble {
 	return d.wrong[target]
 }
 
-// pending tells whether a target was not looked at yet; never of a nil board.
-func (d *Discovery) pending() bool {
+// Pending tells whether a target was not looked at yet; never of a nil board.
+func (d *Discovery) Pending() bool {
 	if d == nil {
 		return false
 	}
