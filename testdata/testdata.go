@@ -1,5 +1,5 @@
 // Package testdata holds the quickstart repository, which the demo starts from
-// and tests use, and finds ports for both.
+// and tests use.
 package testdata
 
 import "embed"

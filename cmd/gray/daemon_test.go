@@ -17,6 +17,7 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // lab is a demo's laboratory with the daemon as a process of its own, so that it
@@ -32,7 +33,7 @@ type lab struct {
 func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 	t.Helper()
 	l := &lab{demo: &demo{dir: t.TempDir()}, t: t, sw: softswitch.New(1)}
-	l.ok(l.choosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"))
+	l.freePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001")
 	listener, err := listenPlain(l.address("9559"), false)
 	l.ok(err)
 	server := grpc.NewServer(append(softswitch.ServerOptions(), options...)...)
@@ -41,6 +42,14 @@ func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 	t.Cleanup(server.Stop)
 	l.ok(l.makeRepository(t.Context()))
 	return l
+}
+
+// freePorts is choosePorts for tests, which restart what listens.
+func (l *lab) freePorts(names ...string) {
+	l.ports = map[string]int{}
+	for _, n := range names {
+		l.ports[n] = int(testnet.FreePort())
+	}
 }
 
 func (l *lab) ok(err error) {

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/gray-release/gray/admin"
-	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // testEnvoy is the real Envoy that make tools installs. Without one the test is
@@ -94,12 +94,8 @@ func (l *lab) moveProxy() error {
 	if err != nil {
 		return err
 	}
-	port, err := testdata.FreePort()
-	if err != nil {
-		return err
-	}
 	_, old, _ := net.SplitHostPort(l.address("15001"))
-	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, strconv.Itoa(port))), 0o644)
+	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, strconv.Itoa(int(testnet.FreePort())))), 0o644)
 }
 
 // TestEnvoyIsLeftAlone holds that neither a commit that changes nothing nor a

@@ -126,7 +126,7 @@ func newPair(t *testing.T, envoy string) *pair {
 func (l *lab) beside(own ...string) *lab {
 	l.t.Helper()
 	other := &lab{demo: &demo{dir: l.t.TempDir(), repo: l.repo}, t: l.t, sw: l.sw}
-	l.ok(other.choosePorts(own...))
+	other.freePorts(own...)
 	for name, port := range l.ports {
 		if _, has := other.ports[name]; !has {
 			other.ports[name] = port

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gray-release/gray/sources/etcd/etcdtest"
 	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestMain makes the test binary the real gray: for scripts, and for tests that
@@ -30,6 +31,9 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if filepath.Base(os.Args[0]) != "gray" { // of a script, which has an environment of its own
+		testnet.Enter()
 	}
 	testscript.Main(m, map[string]func(){"gray": main})
 }
@@ -81,9 +85,7 @@ func blob(ts *testscript.TestScript, _ bool, args []string) {
 // free sets variables to addresses that nobody listens on: free NAME...
 func free(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
-		address, err := testdata.FreeAddress()
-		ts.Check(err)
-		ts.Setenv(name, address)
+		ts.Setenv(name, testnet.FreeAddress())
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // speakerProcess in the environment makes the test binary a speaker, so that it
@@ -35,6 +36,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	testnet.Enter()
 	code := m.Run()
 	if left := goroutines(); left != "" {
 		fmt.Printf("after all tests there are goroutines of GoBGP:\n%s\n", left)

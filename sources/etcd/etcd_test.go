@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,13 +16,14 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/sources/etcd/etcdtest"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	etcdtest.Main()
-	os.Exit(m.Run())
+	testnet.Main(m)
 }
 
 // finder is a source that follows targets of an etcd, without a daemon.

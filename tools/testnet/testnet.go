@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// Inside is the environment variable that says that a process is in the namespaces
+// inside is the environment variable that says that a process is in the namespaces
 // of a test binary. What is started with an environment of its own needs it if it is
 // the test binary again.
-const Inside = "GRAY_TESTNET"
+const inside = "GRAY_TESTNET"
 
 // Main runs the tests of a package after Enter.
 func Main(m *testing.M) {
@@ -36,7 +36,7 @@ func Main(m *testing.M) {
 // Signals are for the process that has the test binary's name; that above it, of
 // unshare, passes on the exit code.
 func Enter() {
-	if runtime.GOOS != "linux" || os.Getenv(Inside) != "" {
+	if runtime.GOOS != "linux" || os.Getenv(inside) != "" {
 		return
 	}
 	err := enter()
@@ -67,7 +67,7 @@ func enter() error {
 	if out, err := try.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	return syscall.Exec(unshare, append(append(args, self), os.Args[1:]...), append(os.Environ(), Inside+"=1"))
+	return syscall.Exec(unshare, append(append(args, self), os.Args[1:]...), append(os.Environ(), inside+"=1"))
 }
 
 // Ports that a system gives by itself begin above these.

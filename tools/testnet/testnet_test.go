@@ -36,7 +36,7 @@ func act() {
 // needNamespaces skips where a test binary has none.
 func needNamespaces(t *testing.T) {
 	t.Helper()
-	if os.Getenv(Inside) == "" {
+	if os.Getenv(inside) == "" {
 		t.Skip("there are no namespaces here: this test needs root, or user namespaces, and iproute2")
 	}
 }
@@ -52,7 +52,7 @@ func binary(t *testing.T) (cmd *exec.Cmd, ended func()) {
 	}
 	t.Cleanup(func() { _ = held.Close(); _ = given.Close() })
 	cmd = exec.Command(os.Args[0], "-a", "b c")
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, Inside+"=") }), "GRAY_TEST_ACT=1")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, inside+"=") }), "GRAY_TEST_ACT=1")
 	cmd.ExtraFiles = []*os.File{given}
 	return cmd, func() {
 		_, _ = given.Close(), held.SetReadDeadline(time.Now().Add(20*time.Second))
