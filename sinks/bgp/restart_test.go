@@ -129,6 +129,7 @@ func (s *speakerIn) end(by os.Signal) {
 // A daemon that restarts, whether it was ended or killed, is not noticed by what
 // goes through the routers.
 func TestRoutersKeepRoutesOverARestart(t *testing.T) {
+	t.Parallel()
 	for name, by := range map[string]os.Signal{"ended": syscall.SIGTERM, "killed": syscall.SIGKILL} {
 		t.Run(name, func(t *testing.T) {
 			routers := startRouters(t)
@@ -172,6 +173,7 @@ func (b *bothRouters) stay() {
 // A session that loses its connection loses no route either: the first one after
 // a start and each one after that say that forwarding goes on.
 func TestRoutersKeepRoutesOverALostConnection(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t)
 	wires := map[router]*wire{routers.frr: middlebox(t, routers.speaker, routers.at[routers.frr]), routers.bird: middlebox(t, routers.speaker, routers.at[routers.bird])}
 	rig := newRig(t, "")

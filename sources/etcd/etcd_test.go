@@ -110,6 +110,7 @@ func remove(t *testing.T, c *clientv3.Client, target, key string) {
 }
 
 func TestBothFormatsAndWhatIsNone(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]func(testing.TB) *etcdtest.Server{"embedded": etcdtest.New, "debian": etcdtest.NewDebian} {
 		t.Run(name, func(t *testing.T) { testFormats(t, make(t)) })
 	}
@@ -166,6 +167,7 @@ func testFormats(t *testing.T, server *etcdtest.Server) {
 // over a restart, and what changes meanwhile is seen when it is back, even where
 // etcd has forgotten how it came about.
 func TestEtcdIsAway(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	store, err := reconciler.OpenStore("file:" + filepath.Join(t.TempDir(), "state.db"))
 	ok(t, err)
@@ -208,6 +210,7 @@ func TestEtcdIsAway(t *testing.T) {
 // TestCompactionEndsAWatch has a watch that was cut off for so long that etcd has
 // compacted what it missed.
 func TestCompactionEndsAWatch(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()
@@ -234,6 +237,7 @@ func TestCompactionEndsAWatch(t *testing.T) {
 // TestEtcdLosesItsData has an etcd set up anew below a source, and below one that
 // starts.
 func TestEtcdLosesItsData(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()
