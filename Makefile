@@ -50,7 +50,7 @@ modules:
 
 # Tests that are parallel wait more than they compute.
 test: tools
-	$(GO) test -race -parallel 6 -timeout 25m ./...
+	$(GO) test -race -parallel 4 -timeout 25m ./...
 
 race: test
 

@@ -30,6 +30,7 @@ type page struct {
 // TestChangeControlPage runs docs/change-control.md. GRAY_UPDATE_PAGE=1 writes what
 // it prints into the page.
 func TestChangeControlPage(t *testing.T) {
+	t.Parallel()
 	p := newPage(t)
 	path := filepath.Join("..", "..", "docs", "change-control.md")
 	b, err := os.ReadFile(path)

@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	}
 	if filepath.Base(os.Args[0]) != "gray" { // of a script, which has an environment of its own
 		testnet.Enter()
+		if tools, err := filepath.Abs("../../.tools"); err == nil {
+			_ = os.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
+		}
 	}
 	testscript.Main(m, map[string]func(){"gray": main})
 }
