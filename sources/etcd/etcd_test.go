@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,13 +19,14 @@ import (
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/stores/bolt"
 	"github.com/gray-release/gray/tools/etcdtest"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	etcdtest.Main()
-	os.Exit(m.Run())
+	testnet.Main(m)
 }
 
 // finder is a source that follows targets of an etcd, without a daemon.
@@ -117,6 +117,7 @@ func remove(t *testing.T, c *clientv3.Client, target, key string) {
 }
 
 func TestBothFormatsAndWhatIsNone(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]func(testing.TB) *etcdtest.Server{"embedded": etcdtest.New, "debian": etcdtest.NewDebian} {
 		t.Run(name, func(t *testing.T) { testFormats(t, make(t)) })
 	}
@@ -173,6 +174,7 @@ func testFormats(t *testing.T, server *etcdtest.Server) {
 // over a restart, and what changes meanwhile is seen when it is back, even where
 // etcd has forgotten how it came about.
 func TestEtcdIsAway(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	ok(t, err)
@@ -215,6 +217,7 @@ func TestEtcdIsAway(t *testing.T) {
 // TestCompactionEndsAWatch has a watch that was cut off for so long that etcd has
 // compacted what it missed.
 func TestCompactionEndsAWatch(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()
@@ -241,6 +244,7 @@ func TestCompactionEndsAWatch(t *testing.T) {
 // TestEtcdLosesItsData has an etcd set up anew below a source, and below one that
 // starts.
 func TestEtcdLosesItsData(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()

@@ -27,7 +27,7 @@ import (
 	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sources/etcd"
-	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // secretsDir writes an authority, a certificate of it for this host and its key, and a
@@ -109,10 +109,7 @@ func securedEtcd(t *testing.T, dir string) string {
 	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.LogLevel, cfg.BcryptCost = t.TempDir(), "fatal", 4
-	address, err := testdata.FreeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
+	address := testnet.FreeAddress()
 	at := []url.URL{{Scheme: "https", Host: address}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = at, at
 	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
