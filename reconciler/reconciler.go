@@ -130,6 +130,12 @@ func New(cfg Config) (*Reconciler, error) {
 		engine:   engine{rollouts: map[string]*tracked{}},
 		intake:   intake{fetched: make(chan fetched)}, finished: make(chan result), do: make(chan func()),
 	}
+	if cfg.Health == nil {
+		r.cfg.Health = board.NewHealth()
+	}
+	if cfg.Probes == nil {
+		r.cfg.Probes = board.NewProbes()
+	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {
 		err := cfg.Store.Load(bucketIDs, ids.Read)

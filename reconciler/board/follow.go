@@ -2,7 +2,6 @@ package board
 
 import (
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
@@ -27,12 +26,11 @@ type Commit struct {
 // Follow is the board on which a daemon that does not lead finds what the one that
 // does has moved.
 type Follow struct {
-	mu      sync.Mutex
-	since   time.Time
-	known   Moved  // without maps: nothing was Set yet
-	asked   string // the commit that the leader's word is waited for
-	askedAt time.Time
-	wake    chan struct{}
+	*Board[string] // nothing is wanted
+	since          time.Time
+	known          Moved  // without maps: nothing was Set yet
+	asked          string // the commit that the leader's word is waited for
+	askedAt        time.Time
 }
 
 // FollowWait is how long a daemon that follows waits for what has moved before it
@@ -50,7 +48,7 @@ var ErrUndecided = errors.New("it waits until the daemon that leads has decided 
 var ErrLeaderRefuses = errors.New("the daemon that leads refuses it; see its gray status")
 
 // NewFollow returns an empty board: nothing has moved.
-func NewFollow() *Follow { return &Follow{since: time.Now(), wake: make(chan struct{}, 1)} }
+func NewFollow() *Follow { return &Follow{Board: newBoard[string](), since: time.Now()} }
 
 // Set replaces what has moved. It is not changed any more.
 func (f *Follow) Set(m Moved) {
@@ -59,7 +57,7 @@ func (f *Follow) Set(m Moved) {
 	if f.known = m; m.Rollouts == nil {
 		f.known.Rollouts = map[string]*rollout.State{}
 	}
-	poke(f.wake)
+	f.news()
 }
 
 // Woken gets a value when something was Set; never of a nil board.
@@ -67,7 +65,7 @@ func (f *Follow) Woken() <-chan struct{} {
 	if f == nil {
 		return nil
 	}
-	return f.wake
+	return f.Board.Woken()
 }
 
 // Waits is how long a first commit with rollouts is to wait for what has moved; 0: no
