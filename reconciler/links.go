@@ -131,7 +131,7 @@ func (r *Reconciler) supported(res *Resource) bool {
 // waitsFor tells which key of another target a change has to wait for.
 func (r *Reconciler) waitsFor(c Change) (Key, bool) {
 	k := c.Key()
-	if k.Kind == KindTarget && c.Op() == Update {
+	if k.Kind == KindTarget && takesAll(c) {
 		for user := range r.usersOf(k.Target) {
 			if t := r.targets[user.Target]; t.observed[user] != nil || t.flying[user] != nil {
 				return user, true

@@ -132,7 +132,16 @@ func (t *target) differs(k Key) bool {
 // what is on it: another pipeline is to be loaded.
 func (t *target) resets() bool {
 	self := Key{Target: t.name, Kind: KindTarget}
-	return t.desired[self] != nil && t.observed[self] != nil && t.differs(self)
+	return t.differs(self) && takesAll(Change{t.observed[self], t.desired[self]})
+}
+
+// takesAll tells whether a change of a target itself takes what is on it.
+func takesAll(c Change) bool {
+	if c.Old == nil || c.New == nil {
+		return false
+	}
+	body, may := c.New.Body.(interface{ Resets(old Body) bool })
+	return !may || body.Resets(c.Old.Body)
 }
 
 // waits notes which changes wait for other keys.
