@@ -55,6 +55,7 @@ type target struct {
 	record string        // the key of the switch in the store that it is made of; empty: there is none
 	was    string        // the target's name before its Switch was given another address; empty: it was not
 	moved  bool          // it is another device than before, which nothing relies on yet
+	after  *target       // it goes on at the same device once the job that is under way has ended
 
 	desired  State
 	observed State                    // nil until the first good read; changes between jobs only
@@ -275,6 +276,13 @@ func merge(last, now State) []Key {
 // finish takes a job's result into the state.
 func (r *Reconciler) finish(res result) {
 	t, now := res.target, time.Now()
+	if t.after != nil {
+		for t.after != nil {
+			t = t.after
+		}
+		t.running, t.poked = false, true
+		return
+	}
 	t.running, t.reading, t.poked = false, false, true
 	if res.job.changes == nil {
 		r.finishRead(t, res, now)
