@@ -20,14 +20,14 @@ func (r *Reconciler) liveWith(d *delta) map[string]int {
 	live := maps.Clone(r.live)
 	for _, n := range d.units {
 		for _, res := range r.meaning.made[n] {
-			if res.Kind != KindTarget {
+			if res.Kind != KindTarget && !isWish(res) {
 				live[res.Target]--
 			}
 		}
 	}
 	for _, l := range d.fresh {
 		for _, res := range l.resources {
-			if res.Kind != KindTarget {
+			if res.Kind != KindTarget && !isWish(res) {
 				live[res.Target]++
 			}
 		}
