@@ -252,7 +252,7 @@ func (r *Reconciler) answer() {
 
 // idle tells whether nothing is under way or will be tried again by itself.
 func (r *Reconciler) idle() bool {
-	if r.fetching || !r.refetch.until.IsZero() || r.cfg.Discovery.pending() {
+	if r.fetching || !r.refetch.until.IsZero() || r.cfg.Discovery.Pending() {
 		return false
 	}
 	for _, t := range r.targets {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // TestFollowerServesWhatTheLeaderMoved has a daemon follow: it acts on nothing before
@@ -16,16 +17,16 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		leader := startRoll(t, newWorld(t), store)
 		docs := shard("batches: [1, 100%], bake: 10m, " + verified)
 		leader.commit("c1", docs...)
-		board := NewFollow()
+		told := board.NewFollow()
 		share := func() {
 			r, err := rollout.Read(store.record("p"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			board.Set(Moved{Rollouts: map[string]*rollout.State{"p": r}})
+			told.Set(board.Moved{Rollouts: map[string]*rollout.State{"p": r}})
 		}
 		own := newKeeper()
-		g := startRoll(t, newWorld(t), own, func(c *Config) { c.Follow, c.Probes = board, nil })
+		g := startRoll(t, newWorld(t), own, func(c *Config) { c.Follow, c.Probes = told, nil })
 		g.commit("c1", docs...)
 		if s := g.status(); s.Revision != "" {
 			t.Errorf("it follows %q before it knows what has moved", s.Revision)
@@ -45,7 +46,7 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		if own.count() > 0 {
 			t.Error("a follower wrote")
 		}
-		board.Set(Moved{})
+		told.Set(board.Moved{})
 		g.quiet()
 		g.rules()
 	})
@@ -55,7 +56,7 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 // at once where nobody can tell what has moved, and others after a while.
 func TestFollowerWaitsOnlyForRollouts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		follow := func(c *Config) { c.Follow, c.Probes = NewFollow(), nil }
+		follow := func(c *Config) { c.Follow, c.Probes = board.NewFollow(), nil }
 		docs := shard("batches: [1, 100%], bake: 10m")
 		g := startRoll(t, newWorld(t), newKeeper(), follow)
 		g.commit("c1", docs[:len(docs)-1]...)
@@ -68,8 +69,8 @@ func TestFollowerWaitsOnlyForRollouts(t *testing.T) {
 		}
 		g = startRoll(t, newWorld(t), newKeeper(), follow)
 		g.commit("c1", docs...)
-		g.after(followWait - time.Second)
-		if s := g.status(); s.Revision != "" || len(s.Errors) != 1 || s.Errors[0] != errUnknown.Error() {
+		g.after(board.FollowWait - time.Second)
+		if s := g.status(); s.Revision != "" || len(s.Errors) != 1 || s.Errors[0] != board.ErrUnknown.Error() {
 			t.Errorf("with a rollout it follows %q: %q", s.Revision, s.Errors)
 		}
 		g.after(2 * time.Second)
