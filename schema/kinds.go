@@ -44,7 +44,7 @@ type PolicySpec struct {
 	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every Gateway and Service of targets must have it"`
 	Priority int         `json:"priority" gray:"min=1,max=1000,default=100" doc:"1 to 1000, higher wins"`
 	Suspend  bool        `json:"suspend" doc:"keep what is live, change nothing"`
-	Match    []Match     `json:"match" doc:"any entry; within an entry all fields must hold; no match and no rollout: nothing is matched"`
+	Match    []Match     `json:"match" doc:"any one entry is enough; within an entry all fields must apply; without match and rollout nothing is matched"`
 	Exclude  []Match     `json:"exclude" doc:"of the same shape as match; wins over it"`
 	Rollout  *Rollout    `json:"rollout" doc:"move what it names step by step; absent: everything matched moves at once"`
 }
@@ -59,7 +59,7 @@ type TargetRef struct {
 type Match struct {
 	Line            int               `json:"-"`
 	Accounts        []string          `json:"accounts" gray:"nonempty" doc:"Service: by the routing header; Gateway: every Network of that account"`
-	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must hold"`
+	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must pass"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"Gateway only: whole VPCs by document name"`
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
