@@ -20,7 +20,7 @@ func rolloutAt(networks, done int, phase rollout.Phase, reason, message string, 
 	r := &reconciler.RolloutStatus{
 		Policy: "s1", Version: "v2", Targets: []string{"Gateway/gw", "Service/api"}, Run: 1, Phase: phase, Since: seenAt,
 		RolloutProgress: reconciler.RolloutProgress{Batches: []string{"1", "50%", "100%"}, Total: 10 * networks},
-		Conditions: []reconciler.Condition{{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedRevision: "main@sha1:0123456789abcdef"}},
+		Conditions:      []reconciler.Condition{{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedRevision: "main@sha1:0123456789abcdef"}},
 	}
 	for i := range networks {
 		n := reconciler.NetworkProgress{Name: fmt.Sprintf("vpc-%d", i+1), VNI: uint32(1000 + i), Total: 10}

@@ -38,6 +38,10 @@ type Follow struct {
 // in the meantime.
 const FollowWait = 30 * time.Second
 
+// decideWait is how long a daemon that follows waits for the leader to decide about a
+// commit. Where nobody leads, or etcd is away, Envoys get the commit after that.
+const decideWait = 5 * time.Second
+
 // ErrUnknown is why a first commit waits.
 var ErrUnknown = errors.New("it waits until it is known what the leader has moved; see that etcd answers")
 
@@ -100,7 +104,7 @@ func (f *Follow) Decided(revision string, now time.Time) (refused bool, wait tim
 	case rec.Refused == revision:
 		return true, 0
 	}
-	return false, max(FollowWait-now.Sub(f.askedAt), 0)
+	return false, max(decideWait-now.Sub(f.askedAt), 0)
 }
 
 // Moved is what has moved.
