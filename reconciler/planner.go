@@ -119,7 +119,7 @@ type losses struct {
 func (v View) losses(desired, observed State) losses {
 	l := losses{live: map[string]int{}}
 	for k, res := range v.Former {
-		if k.Kind == KindTarget || observed[k] == nil {
+		if k.Kind == KindTarget || observed[k] == nil || isWish(res) {
 			continue
 		}
 		self := Key{Target: k.Target, Kind: KindTarget}

@@ -70,6 +70,7 @@ type identity struct {
 	record string        // the key of the switch in the store that it is made of; empty: there is none
 	was    string        // the target's name before its Switch was given another address; empty: it was not
 	moved  bool          // it is another device than before, which nothing relies on yet
+	after  *target       // it goes on at the same device once the job that is under way has ended
 }
 
 // keys is the keys of a target at which something is to be done or known.
@@ -148,7 +149,16 @@ func (t *target) differs(k Key) bool {
 // what is on it: another pipeline is to be loaded.
 func (t *target) resets() bool {
 	self := Key{Target: t.name, Kind: KindTarget}
-	return t.desired[self] != nil && t.observed[self] != nil && t.differs(self)
+	return t.differs(self) && takesAll(Change{t.observed[self], t.desired[self]})
+}
+
+// takesAll tells whether a change of a target itself takes what is on it.
+func takesAll(c Change) bool {
+	if c.Old == nil || c.New == nil {
+		return false
+	}
+	body, may := c.New.Body.(interface{ Resets(old Body) bool })
+	return !may || body.Resets(c.Old.Body)
 }
 
 // waits notes which changes wait for other keys.
@@ -282,6 +292,13 @@ func merge(last, now State) []Key {
 // finish takes a job's result into the state.
 func (r *Reconciler) finish(res result) {
 	t, now := res.target, time.Now()
+	if t.after != nil {
+		for t.after != nil {
+			t = t.after
+		}
+		t.running, t.poked = false, true
+		return
+	}
 	t.running, t.reading, t.poked = false, false, true
 	if res.job.changes == nil {
 		r.finishRead(t, res, now)
