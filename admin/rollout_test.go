@@ -18,6 +18,7 @@ import (
 
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/stores/bolt"
 )
@@ -67,7 +68,7 @@ func startAPI(t *testing.T, documents string) Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := reconciler.New(reconciler.Config{Source: source, Store: store, Hints: reconciler.NewHints(), Log: slog.New(slog.DiscardHandler)})
+	r, err := reconciler.New(reconciler.Config{Source: source, Store: store, Hints: board.NewHints(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

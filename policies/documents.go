@@ -51,7 +51,7 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 	} else {
 		c.ir.Put(Name{Kind: name.Kind, Name: name.Name}, nil)
 	}
-	if name.Kind != schema.KindPolicy && name.Kind != schema.KindNetwork {
+	if name.Kind != schema.KindPolicy {
 		c.pending[Name{Kind: name.Kind, Name: name.Name}] = true
 	}
 	if name.Kind == schema.KindGateway {

@@ -1,6 +1,8 @@
 package policies
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,7 +22,7 @@ func (c *Compiler) examine(s *docState) {
 	case *schema.SwitchSpec:
 		c.ir.Put(unit, c.swtch(s, spec))
 	case *schema.NetworkSpec:
-		c.network(s, spec)
+		c.ir.Put(unit, c.network(s, spec))
 	case *schema.ServiceSpec:
 		c.ir.Put(unit, c.service(s, spec))
 	case *schema.GatewaySpec:
@@ -89,14 +91,15 @@ func bgpOf(b *schema.BGPSpec) *BGP {
 	return out
 }
 
-func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
+func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) *Network {
 	c.own(s, "vni", fmt.Sprint(*spec.VNI))
 	if c.nets[spec.Account] == nil {
 		c.nets[spec.Account] = map[schema.Name]bool{}
 	}
 	c.nets[spec.Account][s.doc.Name] = true
 	s.vni = uint32(*spec.VNI)
-	for _, r := range c.set.Routes(s.doc.Name.Name) {
+	routes := c.set.Routes(s.doc.Name.Name)
+	for _, r := range routes {
 		if r.Prefix.IsSingleIP() {
 			s.vms = append(s.vms, r.Prefix.Addr())
 		}
@@ -105,6 +108,21 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 	s.vms = slices.Compact(s.vms)
 	c.vms[s.vni] = s.vms
 	s.facade = fmt.Sprint(*spec.VNI, spec.Account, s.doc.Metadata.Labels, s.ipv6(), spec.Monitor != nil)
+	return &Network{
+		Name: s.doc.Name.Name, Origin: s.doc.Position, VNI: s.vni, Monitor: spec.Monitor,
+		Routes: len(routes), Digest: digestOf(routes),
+	}
+}
+
+// digestOf tells route tables apart.
+func digestOf(routes []schema.Route) string {
+	h := sha256.New()
+	var line []byte
+	for _, r := range routes {
+		line = fmt.Appendln(line[:0], r.VM, r.Prefix, r.MAC, r.VTEP)
+		_, _ = h.Write(line)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:6])
 }
 
 func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Service {

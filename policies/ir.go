@@ -26,6 +26,7 @@ import (
 //	{Gateway vpc-gw "pool/v2=5%,v1"}     -> *packets.Blend, a pool that versions share
 //	{Switch gw-a ""}                     -> *Switch
 //	{Node host-1 ""}                     -> *Node
+//	{Network vpc-1001 ""}                -> *Network
 type Name struct{ Kind, Name, Part string }
 
 // String gives "Kind/name" or "Kind/name/part".
@@ -126,6 +127,16 @@ type Node struct {
 type NodeService struct {
 	Name, Version string
 	Origin        schema.Position
+}
+
+// Network is a VPC: where overlay pings come from, and whom they may ask.
+type Network struct {
+	Name    string
+	Origin  schema.Position
+	VNI     uint32
+	Monitor *schema.Monitor // nil: pings come from nowhere
+	Routes  int             // in its route table
+	Digest  string          // of the route table, in its order
 }
 
 // Switch is a P4Runtime target.

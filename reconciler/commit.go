@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -47,29 +49,31 @@ func (r *Reconciler) adopt(f fetched) {
 }
 
 // waits tells whether a commit is neither in force nor refused.
-func waits(err error) bool { return errors.Is(err, errUnknown) || errors.Is(err, errUndecided) }
+func waits(err error) bool {
+	return errors.Is(err, board.ErrUnknown) || errors.Is(err, board.ErrUndecided)
+}
 
 // follow puts a snapshot in force, or leaves the one that is. Where that is for
 // want of disk, it has it tried again.
 func (r *Reconciler) follow(s *schema.Snapshot) error {
 	now := time.Now()
 	d, err := r.meaning.read(s, r.facts)
-	if wait := r.cfg.Follow.waits(now); err == nil && r.revision == "" && wait > 0 && r.meaning.compiler.NeedsProgress() {
+	if wait := r.cfg.Follow.Waits(now); err == nil && r.revision == "" && wait > 0 && r.meaning.compiler.NeedsProgress() {
 		r.settled = false
 		r.refetch.until = now.Add(wait)
-		return errUnknown
+		return board.ErrUnknown
 	}
-	if refused, wait := r.cfg.Follow.decided(s.Revision, now); err == nil && s.Revision != r.revision && (refused || wait > 0) {
+	if refused, wait := r.cfg.Follow.Decided(s.Revision, now); err == nil && s.Revision != r.revision && (refused || wait > 0) {
 		if refused {
-			return errLeaderRefuses
+			return board.ErrLeaderRefuses
 		}
 		r.settled = false
 		r.refetch.until = now.Add(wait)
-		return errUndecided
+		return board.ErrUndecided
 	}
 	if err == nil {
 		if err = r.guard(d); err != nil {
-			r.saveCommit(commitRecord{r.last.Revision, s.Revision, r.last.Live})
+			r.saveCommit(board.Commit{r.last.Revision, s.Revision, r.last.Live})
 			return err
 		}
 		if err = r.save(d); err != nil {
@@ -99,9 +103,12 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 	gone := map[Key]bool{}
 	r.facts = d.facts
 	for _, res := range r.meaning.accept(d) {
-		gone[res.Key] = true
+		if !isWish(res) {
+			gone[res.Key] = true
+		}
 	}
-	for _, l := range d.fresh {
+	atSinks := slices.DeleteFunc(slices.Clone(d.fresh), func(l lowered) bool { return l.sink == nil })
+	for _, l := range atSinks {
 		for _, res := range l.resources {
 			delete(gone, res.Key)
 			t := r.target(res.Target, l.sink)
@@ -118,7 +125,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 		r.targets[k.Target].want(k, nil)
 		r.touch(r.targets[k.Target], k)
 	}
-	for _, l := range d.fresh {
+	for _, l := range atSinks {
 		for _, res := range l.resources {
 			r.touch(r.targets[res.Target], res.Key)
 		}

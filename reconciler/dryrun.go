@@ -93,7 +93,7 @@ type failing struct {
 // look takes what a dry run needs out of the loop.
 func (r *Reconciler) lookAt() *live {
 	l := &live{
-		ids: r.meaning.compiler.IDs(), facts: r.facts, ongoing: r.ongoing(), observed: State{}, former: State{}, had: r.last.Live,
+		ids: r.meaning.compiler.IDs(), facts: r.facts, ongoing: r.ongoing(), observed: State{}, former: State{}, had: r.had(),
 		down: map[string]error{}, failing: map[Key]failing{},
 	}
 	if r.revision == "" {
@@ -252,7 +252,7 @@ func (r *Reconciler) answer() {
 
 // idle tells whether nothing is under way or will be tried again by itself.
 func (r *Reconciler) idle() bool {
-	if r.fetching || !r.refetch.until.IsZero() || r.cfg.Discovery.pending() {
+	if r.fetching || !r.refetch.until.IsZero() || r.cfg.Discovery.Pending() {
 		return false
 	}
 	for _, t := range r.targets {

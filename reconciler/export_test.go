@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"context"
 	"log/slog"
 	"slices"
 	"time"
@@ -82,6 +83,22 @@ func (b *Bench) Plan() []Change {
 		t.poked = false
 	}
 	return all
+}
+
+// Pending is how many keys are open at all targets, each of which is said to have a
+// job under way.
+func (b *Bench) Pending() (n int) {
+	for _, t := range b.r.targets {
+		t.running = true
+		n += len(t.charged)
+	}
+	return n
+}
+
+// Turn is one turn of the loop without news.
+func (b *Bench) Turn(ctx context.Context) {
+	b.r.step(ctx)
+	b.r.untilNext()
 }
 
 // Done takes changes as made.

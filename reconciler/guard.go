@@ -5,6 +5,8 @@ import (
 	"errors"
 	"maps"
 	"slices"
+
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // The guard: a commit that deletes more than a set share of what the commit before
@@ -14,28 +16,20 @@ import (
 // keyCommit is the record of the commit in force, in BucketRollouts.
 const keyCommit = PrefixState + "commit/last"
 
-// commitRecord is what the store knows of commits: so that a restart is no way past
-// the guard, and that a daemon that follows does as the one that leads.
-type commitRecord struct {
-	Revision string         `json:"revision"`          // in force
-	Refused  string         `json:"refused,omitempty"` // refused since
-	Live     map[string]int `json:"live,omitempty"`    // how many resources Revision asks for, by target
-}
-
 // liveWith is how many resources are asked for at each target once a delta is in
 // force, without those that describe the targets.
 func (r *Reconciler) liveWith(d *delta) map[string]int {
 	live := maps.Clone(r.live)
 	for _, n := range d.units {
 		for _, res := range r.meaning.made[n] {
-			if res.Kind != KindTarget {
+			if res.Kind != KindTarget && !isWish(res) {
 				live[res.Target]--
 			}
 		}
 	}
 	for _, l := range d.fresh {
 		for _, res := range l.resources {
-			if res.Kind != KindTarget {
+			if res.Kind != KindTarget && !isWish(res) {
 				live[res.Target]++
 			}
 		}
@@ -46,7 +40,7 @@ func (r *Reconciler) liveWith(d *delta) map[string]int {
 
 // recordCommit is the record to store, with what a delta makes of it; false where
 // the store has it already.
-func (r *Reconciler) recordCommit(rec commitRecord) (stored []byte, news bool, err error) {
+func (r *Reconciler) recordCommit(rec board.Commit) (stored []byte, news bool, err error) {
 	if rec.Revision == r.last.Revision && rec.Refused == r.last.Refused && maps.Equal(rec.Live, r.last.Live) {
 		return nil, false, nil
 	}
@@ -123,8 +117,8 @@ func (r *Reconciler) admit() {
 		return
 	}
 	if r.cfg.Confirm != r.revision && r.last.Revision != r.revision {
-		desired, observed := State{}, State{}
-		for name := range r.last.Live {
+		desired, observed, had := State{}, State{}, r.had()
+		for name := range had {
 			t := r.targets[name]
 			if t == nil {
 				continue // it is given up, or no sink knows it any more
@@ -135,7 +129,7 @@ func (r *Reconciler) admit() {
 			maps.Copy(desired, t.desired)
 			maps.Copy(observed, t.observed)
 		}
-		if refusals := refuseFirst(desired, observed, r.last.Live, r.cfg.MaxDelete); len(refusals) > 0 {
+		if refusals := refuseFirst(desired, observed, had, r.cfg.MaxDelete); len(refusals) > 0 {
 			r.holdFirst(&RefusedError{r.revision, refusals})
 			return
 		}
@@ -149,6 +143,19 @@ func (r *Reconciler) admit() {
 	}
 }
 
+// had is how much the last process had live by target, also at the devices that the
+// first commit leaves.
+func (r *Reconciler) had() map[string]int {
+	had := map[string]int{}
+	maps.Copy(had, r.last.Live)
+	for name, t := range r.targets {
+		if n := r.last.Live[t.was]; n > 0 {
+			had[name] = n
+		}
+	}
+	return had
+}
+
 // holdFirst says, once, why the first commit is not admitted.
 func (r *Reconciler) holdFirst(refused *RefusedError) {
 	if r.badErr != nil && r.badErr.Error() == refused.Error() {
@@ -156,7 +163,7 @@ func (r *Reconciler) holdFirst(refused *RefusedError) {
 	}
 	r.badErr = refused
 	r.cfg.Log.Error("commit refused, everything stays as it is", "refused", r.revision, "error", refused)
-	r.saveCommit(commitRecord{r.last.Revision, r.revision, r.last.Live})
+	r.saveCommit(board.Commit{r.last.Revision, r.revision, r.last.Live})
 }
 
 // refuseFirst tells at which targets a first commit deletes more than the set share
@@ -187,12 +194,12 @@ func refuseFirst(desired, observed State, had map[string]int, limit int) []Refus
 func (r *Reconciler) record() {
 	if r.admitted && r.unrecorded {
 		r.unrecorded = false
-		r.saveCommit(commitRecord{Revision: r.revision, Live: r.live})
+		r.saveCommit(board.Commit{Revision: r.revision, Live: r.live})
 	}
 }
 
 // saveCommit stores the record of commits.
-func (r *Reconciler) saveCommit(rec commitRecord) {
+func (r *Reconciler) saveCommit(rec board.Commit) {
 	if r.cfg.Store == nil || r.cfg.Follow != nil {
 		return
 	}

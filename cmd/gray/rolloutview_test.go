@@ -19,8 +19,8 @@ var seenAt = time.Date(2026, 11, 25, 7, 0, 0, 0, time.UTC)
 func rolloutAt(networks, done int, phase rollout.Phase, reason, message string, moving ...reconciler.NetworkProgress) *reconciler.RolloutStatus {
 	r := &reconciler.RolloutStatus{
 		Policy: "s1", Version: "v2", Targets: []string{"Gateway/gw", "Service/api"}, Run: 1, Phase: phase, Since: seenAt,
-		Batches: []string{"1", "50%", "100%"}, Total: 10 * networks,
-		Conditions: []reconciler.Condition{{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedRevision: "main@sha1:0123456789abcdef"}},
+		RolloutProgress: reconciler.RolloutProgress{Batches: []string{"1", "50%", "100%"}, Total: 10 * networks},
+		Conditions:      []reconciler.Condition{{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedRevision: "main@sha1:0123456789abcdef"}},
 	}
 	for i := range networks {
 		n := reconciler.NetworkProgress{Name: fmt.Sprintf("vpc-%d", i+1), VNI: uint32(1000 + i), Total: 10}

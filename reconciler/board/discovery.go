@@ -1,17 +1,12 @@
-package reconciler
+package board
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/gray-release/gray/policies/requests"
-	"github.com/gray-release/gray/schema"
 )
 
 // bucketEtcd is the bucket of what was found in etcd, by target.
@@ -22,17 +17,20 @@ const bucketEtcd = "etcd"
 // Neither waits for the other. What was found stays while etcd is away, also over a
 // restart, and until no document names the target any more.
 type Discovery struct {
-	store *Store
+	store Records
 
-	mu      sync.Mutex
-	wanted  []Wanted
-	number  int
-	found   map[string]Found
-	wrong   map[string]Trouble // with single targets
-	away    Trouble            // with all of them
-	looked  map[string]bool    // targets that this process has heard of, good or bad
-	renewed chan struct{}
-	wake    chan struct{}
+	*Board[Wanted]
+	number int
+	found  map[string]Found
+	wrong  map[string]Trouble // with single targets
+	away   Trouble            // with all of them
+	looked map[string]bool    // targets that this process has heard of, good or bad
+}
+
+// Records is where a Discovery keeps what was found, as reconciler.Backend does.
+type Records interface {
+	Load(bucket string, f func(key string, value []byte) error) error
+	Write(bucket string, put map[string][]byte, remove []string) error
 }
 
 // Found is what is registered under a target.
@@ -52,10 +50,9 @@ type Trouble struct {
 
 // NewDiscovery returns a board with what the store holds; a nil store holds
 // nothing, and keeps nothing.
-func NewDiscovery(store *Store) (*Discovery, error) {
+func NewDiscovery(store Records) (*Discovery, error) {
 	d := &Discovery{
-		store: store, found: map[string]Found{}, wrong: map[string]Trouble{}, looked: map[string]bool{},
-		renewed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		Board: newBoard[Wanted](), store: store, found: map[string]Found{}, wrong: map[string]Trouble{}, looked: map[string]bool{},
 	}
 	if store == nil {
 		return d, nil
@@ -78,16 +75,6 @@ type Wanted struct {
 	Target string
 	number int
 }
-
-// Wanted is the targets to look at, sorted.
-func (d *Discovery) Wanted() []Wanted {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.wanted
-}
-
-// Renewed gets a value when Wanted has changed.
-func (d *Discovery) Renewed() <-chan struct{} { return d.renewed }
 
 // Known is what was found under a target last; false where that was never looked
 // at.
@@ -118,7 +105,7 @@ func (d *Discovery) Report(w Wanted, f Found) error {
 func (d *Discovery) take(w Wanted, f Found) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !slices.Contains(d.wanted, w) { // it was on its way when the last document with it went
+	if !d.wants(w) { // it was on its way when the last document with it went
 		return false
 	}
 	was, known := d.found[w.Target]
@@ -132,7 +119,7 @@ func (d *Discovery) take(w Wanted, f Found) bool {
 func (d *Discovery) Fail(w Wanted, t Trouble) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if slices.Contains(d.wanted, w) {
+	if d.wants(w) {
 		d.say(w.Target, t, false)
 	}
 }
@@ -140,7 +127,7 @@ func (d *Discovery) Fail(w Wanted, t Trouble) {
 // say notes how a target stands and wakes the loop where that is news.
 func (d *Discovery) say(target string, t Trouble, news bool) {
 	if news || !d.looked[target] || d.wrong[target] != t {
-		poke(d.wake)
+		d.news()
 	}
 	d.looked[target] = true
 	if d.wrong[target] = t; t == (Trouble{}) {
@@ -157,7 +144,7 @@ func (d *Discovery) Away(t Trouble) bool {
 		return false
 	}
 	d.away = t
-	poke(d.wake)
+	d.news()
 	return true
 }
 
@@ -166,7 +153,7 @@ func (d *Discovery) Woken() <-chan struct{} {
 	if d == nil {
 		return nil
 	}
-	return d.wake
+	return d.Board.Woken()
 }
 
 // Want replaces the targets to look at, which are sorted. What was found under
@@ -179,16 +166,16 @@ func (d *Discovery) Want(targets []string) error {
 		for _, w := range d.wanted {
 			numbers[w.Target] = w.number
 		}
-		d.wanted = nil
+		var wanted []Wanted
 		for _, target := range targets {
 			n, still := numbers[target]
 			if !still {
 				d.number++
 				n = d.number
 			}
-			d.wanted = append(d.wanted, Wanted{target, n})
+			wanted = append(wanted, Wanted{target, n})
 		}
-		poke(d.renewed)
+		d.want(wanted)
 	}
 	unwanted := func(target string) bool {
 		_, ok := slices.BinarySearch(targets, target)
@@ -230,84 +217,12 @@ func (d *Discovery) Trouble(target string) Trouble {
 	return d.wrong[target]
 }
 
-// pending tells whether a target was not looked at yet; never of a nil board.
-func (d *Discovery) pending() bool {
+// Pending tells whether a target was not looked at yet; never of a nil board.
+func (d *Discovery) Pending() bool {
 	if d == nil {
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.away == (Trouble{}) && slices.ContainsFunc(d.wanted, func(w Wanted) bool { return !d.looked[w.Target] })
-}
-
-// hear takes in what was found in etcd.
-func (r *Reconciler) hear() {
-	r.facts.Endpoints = r.cfg.Discovery.Endpoints()
-	if r.revision == "" {
-		return // the first commit acts on it
-	}
-	if err := r.follow(r.meaning.good); err != nil {
-		r.cfg.Log.Error("cannot act on endpoints from etcd, will try again", "error", err)
-	}
-	r.judge(time.Now())
-}
-
-// lookUp takes over which targets the services in force name.
-func (r *Reconciler) lookUp(d *delta, now time.Time) {
-	services := false
-	for _, n := range d.units {
-		if n.Kind == schema.KindService && n.Part == "" {
-			services = true
-		}
-	}
-	if !services || r.cfg.Discovery == nil {
-		return
-	}
-	last := r.lookups
-	r.lookups = d.ir.Lookups()
-	var targets []string
-	still := map[string]bool{}
-	for _, l := range r.lookups {
-		targets = append(targets, l.Target)
-		still[l.Service] = true
-	}
-	for _, l := range last {
-		if !still[l.Service] {
-			r.ail(l.Service, Trouble{}, now)
-		}
-	}
-	slices.Sort(targets)
-	if err := r.cfg.Discovery.Want(slices.Compact(targets)); err != nil {
-		r.cfg.Log.Error("cannot write the --state file", "error", err)
-	}
-	r.judge(now)
-}
-
-// judge says at the services what is wrong with their endpoints.
-func (r *Reconciler) judge(now time.Time) {
-	for i := 0; i < len(r.lookups); {
-		service := r.lookups[i].Service
-		var sum Trouble
-		var words []string
-		for ; i < len(r.lookups) && r.lookups[i].Service == service; i++ {
-			l := r.lookups[i]
-			if t := r.cfg.Discovery.Trouble(l.Target); t != (Trouble{}) {
-				sum.Reason = cmp.Or(sum.Reason, t.Reason)
-				words = append(words, fmt.Sprintf("%s: version %s, etcd %s: %s", l.Origin, l.Version, l.Target, t.Message))
-			}
-		}
-		sum.Message = strings.Join(words, "; ")
-		r.ail(service, sum, now)
-	}
-}
-
-// ail says what is wrong with a service.
-func (r *Reconciler) ail(service string, t Trouble, now time.Time) {
-	doc, ok := r.docs.Get(document{name: schema.Name{Kind: schema.KindService, Name: service}})
-	if !ok || doc.ailing == t.Message && doc.reason == t.Reason {
-		return
-	}
-	doc.ailing, doc.reason = t.Message, t.Reason
-	doc.degraded.set(t.Message != "", now)
-	r.docs.ReplaceOrInsert(doc)
 }

@@ -1,0 +1,146 @@
+package reconciler
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/reconciler/board"
+	"github.com/gray-release/gray/schema"
+)
+
+// What sources find out is taken in as facts.
+
+// heed takes in which servers fail their checks.
+func (r *Reconciler) heed() {
+	r.facts.Down = r.cfg.Health.Down()
+	if r.revision == "" {
+		return // the first commit acts on it
+	}
+	if err := r.follow(r.meaning.good); err != nil {
+		r.cfg.Log.Error("cannot act on failing servers, will try again", "error", err)
+	}
+}
+
+// notice takes over what a delta says about servers: which are to be checked, and
+// how many of those in force fail.
+func (r *Reconciler) notice(d *delta, now time.Time) {
+	gateways := false
+	for _, n := range d.units {
+		if n.Kind != schema.KindGateway || n.Part != "" {
+			continue
+		}
+		gateways = true
+		doc, ok := r.docs.Get(document{name: schema.Name{Kind: n.Kind, Name: n.Name}})
+		if gw := d.ir.Gateway(n.Name); ok && gw != nil {
+			doc.ailing, doc.reason = ailing(gw, r.cfg.Health), "ServersDown"
+			doc.degraded.set(doc.ailing != "", now)
+			r.docs.ReplaceOrInsert(doc)
+		}
+	}
+	if gateways {
+		r.cfg.Health.Want(d.ir.Checks())
+	}
+}
+
+// ailing says which servers of a gateway fail, empty where none does.
+func ailing(gw *packets.Gateway, checks *board.Health) string {
+	var words []string
+	for i := range gw.Pools {
+		p := &gw.Pools[i]
+		var down []string
+		for _, b := range p.Backends {
+			if b.Down {
+				name := b.Name
+				if why := checks.Why(gw.Name, p.Version+"/"+b.Name); why != nil {
+					name += ": " + why.Error()
+				}
+				down = append(down, name)
+			}
+		}
+		if len(down) == 0 {
+			continue
+		}
+		s := fmt.Sprintf("%d of %d servers of %s fail their checks (%s)", len(down), len(p.Backends), p.Version, strings.Join(down[:min(5, len(down))], ", "))
+		if p.Kept > 0 {
+			s += fmt.Sprintf(", %d of them keep their buckets, as half always stay", p.Kept)
+		}
+		words = append(words, s)
+	}
+	return strings.Join(words, "; ")
+}
+
+// hear takes in what was found in etcd.
+func (r *Reconciler) hear() {
+	r.facts.Endpoints = r.cfg.Discovery.Endpoints()
+	if r.revision == "" {
+		return // the first commit acts on it
+	}
+	if err := r.follow(r.meaning.good); err != nil {
+		r.cfg.Log.Error("cannot act on endpoints from etcd, will try again", "error", err)
+	}
+	r.judge(time.Now())
+}
+
+// lookUp takes over which targets the services in force name.
+func (r *Reconciler) lookUp(d *delta, now time.Time) {
+	services := false
+	for _, n := range d.units {
+		if n.Kind == schema.KindService && n.Part == "" {
+			services = true
+		}
+	}
+	if !services || r.cfg.Discovery == nil {
+		return
+	}
+	last := r.lookups
+	r.lookups = d.ir.Lookups()
+	var targets []string
+	still := map[string]bool{}
+	for _, l := range r.lookups {
+		targets = append(targets, l.Target)
+		still[l.Service] = true
+	}
+	for _, l := range last {
+		if !still[l.Service] {
+			r.ail(l.Service, board.Trouble{}, now)
+		}
+	}
+	slices.Sort(targets)
+	if err := r.cfg.Discovery.Want(slices.Compact(targets)); err != nil {
+		r.cfg.Log.Error("cannot write the --state file", "error", err)
+	}
+	r.judge(now)
+}
+
+// judge says at the services what is wrong with their endpoints.
+func (r *Reconciler) judge(now time.Time) {
+	for i := 0; i < len(r.lookups); {
+		service := r.lookups[i].Service
+		var sum board.Trouble
+		var words []string
+		for ; i < len(r.lookups) && r.lookups[i].Service == service; i++ {
+			l := r.lookups[i]
+			if t := r.cfg.Discovery.Trouble(l.Target); t != (board.Trouble{}) {
+				sum.Reason = cmp.Or(sum.Reason, t.Reason)
+				words = append(words, fmt.Sprintf("%s: version %s, etcd %s: %s", l.Origin, l.Version, l.Target, t.Message))
+			}
+		}
+		sum.Message = strings.Join(words, "; ")
+		r.ail(service, sum, now)
+	}
+}
+
+// ail says what is wrong with a service.
+func (r *Reconciler) ail(service string, t board.Trouble, now time.Time) {
+	doc, ok := r.docs.Get(document{name: schema.Name{Kind: schema.KindService, Name: service}})
+	if !ok || doc.ailing == t.Message && doc.reason == t.Reason {
+		return
+	}
+	doc.ailing, doc.reason = t.Message, t.Reason
+	doc.degraded.set(t.Message != "", now)
+	r.docs.ReplaceOrInsert(doc)
+}
