@@ -50,7 +50,7 @@ func (r *Reconciler) index(changed []schema.Name, now time.Time) {
 			was.name = n
 			was.ready.set(r.undone[n] == 0, now)
 		}
-		was.at, was.held = d.Position, policies.IsHeld(d)
+		was.at, was.held = d.Position, policies.IsSuspended(d)
 		r.docs.ReplaceOrInsert(was)
 		list := r.places[d.Path]
 		i, _ := slices.BinarySearchFunc(list, d.Line, func(p placed, line int) int { return cmp.Compare(p.line, line) })

@@ -140,7 +140,7 @@ func New(cfg Config) (*Reconciler, error) {
 	if cfg.Store != nil {
 		err := cfg.Store.Load(bucketIDs, ids.Read)
 		if err != nil {
-			return nil, fmt.Errorf("the numbers in the --state file cannot be read: %w", err)
+			return nil, fmt.Errorf("the IDs in the --state file cannot be read: %w", err)
 		}
 		if r.former, r.switches, err = cfg.Store.switches(); err != nil {
 			return nil, fmt.Errorf("the switches in the --state file cannot be read: %w", err)

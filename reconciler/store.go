@@ -105,7 +105,7 @@ func (m *meaning) suspend(facts policies.Facts) policies.Facts {
 		if was == nil {
 			was = m.spoken[n.Name]
 		}
-		if !policies.IsHeld(m.set.Get(n)) {
+		if !policies.IsSuspended(m.set.Get(n)) {
 			was = nil
 		}
 		if facts.Suspended[n.Name] != was {
@@ -120,7 +120,7 @@ func (m *meaning) speak(policy string) {
 	doc := m.set.Get(schema.Name{Kind: schema.KindPolicy, Name: policy})
 	if doc == nil {
 		delete(m.spoken, policy)
-	} else if !policies.IsHeld(doc) {
+	} else if !policies.IsSuspended(doc) {
 		m.spoken[policy] = doc
 	}
 }
@@ -133,7 +133,7 @@ func (r *Reconciler) saveHeld(d *delta) error {
 			continue
 		}
 		held := d.facts.Suspended[n.Name]
-		switch is := policies.IsHeld(r.meaning.set.Get(n)); {
+		switch is := policies.IsSuspended(r.meaning.set.Get(n)); {
 		case is && held != nil && !r.held[n.Name]:
 			b, err := json.Marshal(held.Excerpt())
 			if err != nil {
