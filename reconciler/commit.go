@@ -58,32 +58,26 @@ func waits(err error) bool {
 func (r *Reconciler) follow(s *schema.Snapshot) error {
 	now := time.Now()
 	d, err := r.meaning.read(s, r.facts)
-	if wait := r.cfg.Follow.Waits(now); err == nil && r.revision == "" && wait > 0 && r.meaning.compiler.NeedsProgress() {
-		r.settled = false
-		r.refetch.until = now.Add(wait)
-		return board.ErrUnknown
-	}
-	if refused, wait := r.cfg.Follow.Decided(s.Revision, now); err == nil && s.Revision != r.revision && (refused || wait > 0) {
-		if refused {
-			return board.ErrLeaderRefuses
-		}
-		r.settled = false
-		r.refetch.until = now.Add(wait)
-		return board.ErrUndecided
-	}
-	if err == nil {
-		if err = r.guard(d); err != nil {
-			r.saveCommit(board.Commit{r.last.Revision, s.Revision, r.last.Live})
-			return err
-		}
-		if err = r.save(d); err != nil {
-			r.settled = false
-			r.refetch.failed(now)
-			err = fmt.Errorf("cannot write the --state file: %w; make room or set its rights, it is tried again", err)
-		}
-	}
 	if err != nil {
 		return err
+	}
+	if s.Revision != r.revision {
+		adopted, again, err := r.cfg.Follow.Says(s.Revision, r.revision == "" && r.meaning.compiler.NeedsProgress(), now)
+		if err != nil {
+			if r.settled = again == 0; !r.settled {
+				r.refetch.until = now.Add(again)
+			}
+			return err
+		}
+		if err := r.guard(d); err != nil && !adopted {
+			r.saveCommit(board.Commit{Revision: r.last.Revision, Refused: s.Revision, Live: r.last.Live})
+			return err
+		}
+	}
+	if err := r.save(d); err != nil {
+		r.settled = false
+		r.refetch.failed(now)
+		return fmt.Errorf("cannot write the --state file: %w; make room or set its rights, it is tried again", err)
 	}
 	r.enforce(d, now)
 	return nil

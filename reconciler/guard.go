@@ -50,7 +50,7 @@ func (r *Reconciler) recordCommit(rec board.Commit) (stored []byte, news bool, e
 
 // guard tells why a commit is refused that would replace the one in force.
 func (r *Reconciler) guard(d *delta) error {
-	if r.revision == "" || d.snapshot.Revision == r.revision || r.cfg.Confirm == d.snapshot.Revision {
+	if r.revision == "" || r.cfg.Confirm == d.snapshot.Revision {
 		return nil
 	}
 	next := State{}

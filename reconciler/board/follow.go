@@ -72,39 +72,35 @@ func (f *Follow) Woken() <-chan struct{} {
 	return f.Board.Woken()
 }
 
-// Waits is how long a first commit with rollouts is to wait for what has moved; 0: no
-// longer, never of a nil board.
-func (f *Follow) Waits(now time.Time) time.Duration {
+// Says is what the leader says about a commit: that it has adopted it, or with an error
+// why it is not to be in force here: ErrLeaderRefuses, as the planes would part, or for
+// want of its word, which is to be asked for again after a while. Without either, this
+// daemon decides; so does the nil board. A first commit whose meaning needs what has
+// moved waits for that.
+func (f *Follow) Says(revision string, needsMoved bool, now time.Time) (adopted bool, again time.Duration, err error) {
 	if f == nil {
-		return 0
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.known.Rollouts != nil {
-		return 0
-	}
-	return max(FollowWait-now.Sub(f.since), 0)
-}
-
-// Decided tells what the leader has made of a commit: whether it refuses it, or else
-// how long to wait for its word; 0: no longer. What it refuses no daemon has in force,
-// as the planes would part.
-func (f *Follow) Decided(revision string, now time.Time) (refused bool, wait time.Duration) {
-	if f == nil {
-		return false, 0
+		return false, 0, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.asked != revision {
 		f.asked, f.askedAt = revision, now
 	}
-	switch rec := f.known.Commit; {
-	case f.known.Rollouts == nil, rec.Revision == revision, rec.Revision == "":
-		return false, 0
+	rec := f.known.Commit
+	switch {
+	case f.known.Rollouts == nil && needsMoved:
+		again, err = FollowWait-now.Sub(f.since), ErrUnknown
+	case rec.Revision == revision:
+		return true, 0, nil
 	case rec.Refused == revision:
-		return true, 0
+		return false, 0, ErrLeaderRefuses
+	case rec.Revision != "":
+		again, err = decideWait-now.Sub(f.askedAt), ErrUndecided
 	}
-	return false, max(decideWait-now.Sub(f.askedAt), 0)
+	if again <= 0 {
+		return false, 0, nil
+	}
+	return false, again, err
 }
 
 // Moved is what has moved.
