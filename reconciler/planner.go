@@ -208,8 +208,12 @@ func (e *RefusedError) Error() string {
 		return cmp.Or(cmp.Compare(a.Deletes*b.Live, b.Deletes*a.Live), strings.Compare(b.Target, a.Target))
 	})
 	text := worst.String()
-	if n := len(e.Refusals) - 1; n > 0 {
-		text += fmt.Sprintf(" (and %d more targets likewise)", n)
+	switch n := len(e.Refusals) - 1; n {
+	case 0:
+	case 1:
+		text += " (and too much at 1 more target)"
+	default:
+		text += fmt.Sprintf(" (and too much at %d more targets)", n)
 	}
 	return fmt.Sprintf("%s; check the commit, then restart with --confirm-delete %s", text, e.Revision)
 }

@@ -1,3 +1,5 @@
+// Package secrets reads files of keys, certificates and passwords, which must lie below
+// one folder.
 package secrets
 
 import (
