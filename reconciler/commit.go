@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -48,29 +49,31 @@ func (r *Reconciler) adopt(f fetched) {
 }
 
 // waits tells whether a commit is neither in force nor refused.
-func waits(err error) bool { return errors.Is(err, errUnknown) || errors.Is(err, errUndecided) }
+func waits(err error) bool {
+	return errors.Is(err, board.ErrUnknown) || errors.Is(err, board.ErrUndecided)
+}
 
 // follow puts a snapshot in force, or leaves the one that is. Where that is for
 // want of disk, it has it tried again.
 func (r *Reconciler) follow(s *schema.Snapshot) error {
 	now := time.Now()
 	d, err := r.meaning.read(s, r.facts)
-	if wait := r.cfg.Follow.waits(now); err == nil && r.revision == "" && wait > 0 && r.meaning.compiler.NeedsProgress() {
+	if wait := r.cfg.Follow.Waits(now); err == nil && r.revision == "" && wait > 0 && r.meaning.compiler.NeedsProgress() {
 		r.settled = false
 		r.refetch.until = now.Add(wait)
-		return errUnknown
+		return board.ErrUnknown
 	}
-	if refused, wait := r.cfg.Follow.decided(s.Revision, now); err == nil && s.Revision != r.revision && (refused || wait > 0) {
+	if refused, wait := r.cfg.Follow.Decided(s.Revision, now); err == nil && s.Revision != r.revision && (refused || wait > 0) {
 		if refused {
-			return errLeaderRefuses
+			return board.ErrLeaderRefuses
 		}
 		r.settled = false
 		r.refetch.until = now.Add(wait)
-		return errUndecided
+		return board.ErrUndecided
 	}
 	if err == nil {
 		if err = r.guard(d); err != nil {
-			r.saveCommit(commitRecord{r.last.Revision, s.Revision, r.last.Live})
+			r.saveCommit(board.Commit{r.last.Revision, s.Revision, r.last.Live})
 			return err
 		}
 		if err = r.save(d); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // lookedUp is a service with one version a target; without a target it has an
@@ -46,17 +47,21 @@ func services(w *world) fake {
 	}}
 }
 
-func found(ports ...uint16) Found {
-	f := Found{Endpoints: []requests.Endpoint{}, Cluster: 1, Revision: 7}
+func found(ports ...uint16) board.Found {
+	f := board.Found{Endpoints: []requests.Endpoint{}, Cluster: 1, Revision: 7}
 	for _, p := range ports {
 		f.Endpoints = append(f.Endpoints, requests.Endpoint{Address: netip.MustParseAddr("192.0.2.1"), Port: p, Weight: 1})
 	}
 	return f
 }
 
-func board(t testing.TB, store *Store) *Discovery {
+func newBoard(t testing.TB, store *Store) *board.Discovery {
 	t.Helper()
-	d, err := NewDiscovery(store)
+	var records board.Records
+	if store != nil {
+		records = store
+	}
+	d, err := board.NewDiscovery(records)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,16 +69,16 @@ func board(t testing.TB, store *Store) *Discovery {
 }
 
 // wanted is a target as the board wants it; what it never wanted has the number 0.
-func wanted(d *Discovery, target string) Wanted {
+func wanted(d *board.Discovery, target string) board.Wanted {
 	for _, w := range d.Wanted() {
 		if w.Target == target {
 			return w
 		}
 	}
-	return Wanted{Target: target}
+	return board.Wanted{Target: target}
 }
 
-func targets(d *Discovery) []string {
+func targets(d *board.Discovery) []string {
 	var all []string
 	for _, w := range d.Wanted() {
 		all = append(all, w.Target)
@@ -81,7 +86,7 @@ func targets(d *Discovery) []string {
 	return all
 }
 
-func report(t testing.TB, d *Discovery, target string, f Found) {
+func report(t testing.TB, d *board.Discovery, target string, f board.Found) {
 	t.Helper()
 	if err := d.Report(wanted(d, target), f); err != nil {
 		t.Fatal(err)
@@ -91,8 +96,8 @@ func report(t testing.TB, d *Discovery, target string, f Found) {
 func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 	store := newStore()
 	bubble(t, func(t *testing.T) {
-		d := board(t, store)
-		run := func(d *Discovery) *rig {
+		d := newBoard(t, store)
+		run := func(d *board.Discovery) *rig {
 			return start(t, newWorld(t), func(c *Config) { c.Sinks = []Sink{services(c.Sinks[0].(fake).world)}; c.Discovery = d })
 		}
 		g := run(d)
@@ -109,7 +114,7 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		}
 		own := "endpoints own/v1: [{192.0.2.9 9 1}]"
 		g.live("mem", own)
-		if !d.pending() || g.idle() {
+		if !d.Pending() || g.idle() {
 			t.Error("all is settled before anybody looked")
 		}
 		report(t, d, "/a", found(1, 2))
@@ -119,9 +124,9 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		// What is wrong with a target shows at every document that names it, and a
 		// refused commit holds nothing up.
 		g.commit("2", "kind: nonsense\n")
-		d.Fail(wanted(d, "/b"), Trouble{"NotRead", "no"})
+		d.Fail(wanted(d, "/b"), board.Trouble{"NotRead", "no"})
 		g.quiet()
-		if d.pending() || !g.idle() {
+		if d.Pending() || !g.idle() {
 			t.Error("somebody looked everywhere, and all is not settled")
 		}
 		first := of(g.status().document("api").Conditions, "Degraded")
@@ -133,7 +138,7 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		}
 		g.after(time.Minute)
 		f := found(3)
-		f.Trouble = Trouble{"RecordsLeftOut", "1 of 2"}
+		f.Trouble = board.Trouble{"RecordsLeftOut", "1 of 2"}
 		report(t, d, "/b", f)
 		g.quiet()
 		g.live("mem", "endpoints api/v1: [{192.0.2.1 3 1}]", "endpoints api/v2: [{192.0.2.1 1 1} {192.0.2.1 2 1}]", own, "endpoints web/v1: [{192.0.2.1 3 1}]")
@@ -141,12 +146,12 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 			t.Errorf("records that are left out show as %+v", c)
 		}
 		report(t, d, "/b", found(3))
-		d.Away(Trouble{"EtcdAway", "gone"})
+		d.Away(board.Trouble{"EtcdAway", "gone"})
 		g.quiet()
 		if c := of(g.status().document("api").Conditions, "Degraded"); c.Reason != "EtcdAway" || !strings.HasSuffix(c.Message, "a.yaml:9: version v2, etcd /a: gone") {
 			t.Errorf("an etcd that is away shows as %+v", c)
 		}
-		d.Away(Trouble{})
+		d.Away(board.Trouble{})
 		g.quiet()
 		if c := of(g.status().document("api").Conditions, "Degraded"); c.Type != "" {
 			t.Errorf("all is well, and it shows %+v", c)
@@ -158,7 +163,7 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		g.stop()
 
 		// Another process knows what was found, and makes no change of it.
-		d = board(t, store)
+		d = newBoard(t, store)
 		again := start(t, g.w, func(c *Config) { c.Sinks = []Sink{services(g.w)}; c.Discovery = d })
 		_, before := g.w.calls("mem")
 		again.commit("3", lookedUp("api", "/b", "/a"), lookedUp("web", "/b"), lookedUp("own", ""))
@@ -180,7 +185,7 @@ func TestEndpointsFromEtcdBecomeLive(t *testing.T) {
 		}
 		report(t, d, "/b", found(6))
 		again.stop()
-		if d = board(t, store); len(d.Endpoints()) != 1 {
+		if d = newBoard(t, store); len(d.Endpoints()) != 1 {
 			t.Errorf("the store holds %v, want /b alone", d.Endpoints())
 		}
 	})
@@ -195,7 +200,7 @@ func (open) Equal(Body) bool { return true }
 // nobody knew them.
 func TestWhatIsKnownAtLastIsTriedAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		d := board(t, nil)
+		d := newBoard(t, nil)
 		w := newWorld(t)
 		known := services(w)
 		k := Key{"mem", "endpoints", "api/v1"}

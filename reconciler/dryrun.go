@@ -51,7 +51,7 @@ func (o Offline) Compile(s *schema.Snapshot, was *Compiled) (*Compiled, error) {
 	m := newMeaning(o.Sinks, policies.NewCompiler(was.IDs.Clone(), o.TableSizes))
 	if was.docs != nil {
 		for _, n := range was.docs.Names() {
-			if doc := was.docs.Get(n); n.Kind == schema.KindPolicy && !policies.IsHeld(doc) {
+			if doc := was.docs.Get(n); n.Kind == schema.KindPolicy && !policies.IsSuspended(doc) {
 				m.spoken[n.Name] = doc
 			}
 		}
@@ -252,7 +252,7 @@ func (r *Reconciler) answer() {
 
 // idle tells whether nothing is under way or will be tried again by itself.
 func (r *Reconciler) idle() bool {
-	if r.fetching || !r.refetch.until.IsZero() || r.cfg.Discovery.pending() {
+	if r.fetching || !r.refetch.until.IsZero() || r.cfg.Discovery.Pending() {
 		return false
 	}
 	for _, t := range r.targets {

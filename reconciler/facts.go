@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/packets"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -35,25 +36,29 @@ func (r *Reconciler) notice(d *delta, now time.Time) {
 		gateways = true
 		doc, ok := r.docs.Get(document{name: schema.Name{Kind: n.Kind, Name: n.Name}})
 		if gw := d.ir.Gateway(n.Name); ok && gw != nil {
-			doc.ailing, doc.reason = ailing(gw), "ServersDown"
+			doc.ailing, doc.reason = ailing(gw, r.cfg.Health), "ServersDown"
 			doc.degraded.set(doc.ailing != "", now)
 			r.docs.ReplaceOrInsert(doc)
 		}
 	}
-	if gateways && r.cfg.Health != nil {
+	if gateways {
 		r.cfg.Health.Want(d.ir.Checks())
 	}
 }
 
 // ailing says which servers of a gateway fail, empty where none does.
-func ailing(gw *packets.Gateway) string {
+func ailing(gw *packets.Gateway, checks *board.Health) string {
 	var words []string
 	for i := range gw.Pools {
 		p := &gw.Pools[i]
 		var down []string
 		for _, b := range p.Backends {
 			if b.Down {
-				down = append(down, b.Name)
+				name := b.Name
+				if why := checks.Why(gw.Name, p.Version+"/"+b.Name); why != nil {
+					name += ": " + why.Error()
+				}
+				down = append(down, name)
 			}
 		}
 		if len(down) == 0 {
@@ -101,7 +106,7 @@ func (r *Reconciler) lookUp(d *delta, now time.Time) {
 	}
 	for _, l := range last {
 		if !still[l.Service] {
-			r.ail(l.Service, Trouble{}, now)
+			r.ail(l.Service, board.Trouble{}, now)
 		}
 	}
 	slices.Sort(targets)
@@ -115,11 +120,11 @@ func (r *Reconciler) lookUp(d *delta, now time.Time) {
 func (r *Reconciler) judge(now time.Time) {
 	for i := 0; i < len(r.lookups); {
 		service := r.lookups[i].Service
-		var sum Trouble
+		var sum board.Trouble
 		var words []string
 		for ; i < len(r.lookups) && r.lookups[i].Service == service; i++ {
 			l := r.lookups[i]
-			if t := r.cfg.Discovery.Trouble(l.Target); t != (Trouble{}) {
+			if t := r.cfg.Discovery.Trouble(l.Target); t != (board.Trouble{}) {
 				sum.Reason = cmp.Or(sum.Reason, t.Reason)
 				words = append(words, fmt.Sprintf("%s: version %s, etcd %s: %s", l.Origin, l.Version, l.Target, t.Message))
 			}
@@ -130,7 +135,7 @@ func (r *Reconciler) judge(now time.Time) {
 }
 
 // ail says what is wrong with a service.
-func (r *Reconciler) ail(service string, t Trouble, now time.Time) {
+func (r *Reconciler) ail(service string, t board.Trouble, now time.Time) {
 	doc, ok := r.docs.Get(document{name: schema.Name{Kind: schema.KindService, Name: service}})
 	if !ok || doc.ailing == t.Message && doc.reason == t.Reason {
 		return

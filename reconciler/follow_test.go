@@ -2,10 +2,12 @@ package reconciler
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // TestFollowerServesWhatTheLeaderMoved has a daemon follow: it acts on nothing before
@@ -16,16 +18,16 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		leader := startRoll(t, newWorld(t), store)
 		docs := shard("batches: [1, 100%], bake: 10m, " + verified)
 		leader.commit("c1", docs...)
-		board := NewFollow()
+		told := board.NewFollow()
 		share := func() {
 			r, err := rollout.Read(store.record("p"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			board.Set(Moved{Rollouts: map[string]*rollout.State{"p": r}})
+			told.Set(board.Moved{Rollouts: map[string]*rollout.State{"p": r}})
 		}
 		own := newKeeper()
-		g := startRoll(t, newWorld(t), own, func(c *Config) { c.Follow, c.Probes = board, nil })
+		g := startRoll(t, newWorld(t), own, func(c *Config) { c.Follow, c.Probes = told, nil })
 		g.commit("c1", docs...)
 		if s := g.status(); s.Revision != "" {
 			t.Errorf("it follows %q before it knows what has moved", s.Revision)
@@ -45,7 +47,7 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 		if own.count() > 0 {
 			t.Error("a follower wrote")
 		}
-		board.Set(Moved{})
+		told.Set(board.Moved{})
 		g.quiet()
 		g.rules()
 	})
@@ -55,7 +57,7 @@ func TestFollowerServesWhatTheLeaderMoved(t *testing.T) {
 // at once where nobody can tell what has moved, and others after a while.
 func TestFollowerWaitsOnlyForRollouts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		follow := func(c *Config) { c.Follow, c.Probes = NewFollow(), nil }
+		follow := func(c *Config) { c.Follow, c.Probes = board.NewFollow(), nil }
 		docs := shard("batches: [1, 100%], bake: 10m")
 		g := startRoll(t, newWorld(t), newKeeper(), follow)
 		g.commit("c1", docs[:len(docs)-1]...)
@@ -68,13 +70,51 @@ func TestFollowerWaitsOnlyForRollouts(t *testing.T) {
 		}
 		g = startRoll(t, newWorld(t), newKeeper(), follow)
 		g.commit("c1", docs...)
-		g.after(followWait - time.Second)
-		if s := g.status(); s.Revision != "" || len(s.Errors) != 1 || s.Errors[0] != errUnknown.Error() {
+		g.after(board.FollowWait - time.Second)
+		if s := g.status(); s.Revision != "" || len(s.Errors) != 1 || s.Errors[0] != board.ErrUnknown.Error() {
 			t.Errorf("with a rollout it follows %q: %q", s.Revision, s.Errors)
 		}
 		g.after(2 * time.Second)
 		if s := g.status(); s.Revision != "c1" || len(s.Errors) != 0 {
 			t.Errorf("after a while it follows %q: %q", s.Revision, s.Errors)
 		}
+	})
+}
+
+// TestFollowerDoesAsTheLeader commits past a daemon that follows: what the leader has
+// not decided about waits, what it refuses is refused, and what it adopts is adopted.
+// Where the leader says nothing, the commit is served after a while.
+func TestFollowerDoesAsTheLeader(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		told := board.NewFollow()
+		says := func(c board.Commit) {
+			told.Set(board.Moved{Rollouts: map[string]*rollout.State{}, Commit: c})
+		}
+		says(board.Commit{Revision: "c1"})
+		g := start(t, newWorld(t), func(c *Config) { c.Follow = told })
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
+		g.commit("c1", docs...)
+		g.live("mem/s", onePlace("1")...)
+		inForce := func(want, problem string) {
+			t.Helper()
+			s := g.status()
+			if s.Revision != want || strings.Join(s.Errors, ", ") != problem {
+				t.Errorf("in force is %s, errors %q; want %s, %q", s.Revision, s.Errors, want, problem)
+			}
+		}
+		g.commit("c2", append(docs, policyDoc("p", "gw", 7))...)
+		inForce("c1", board.ErrUndecided.Error())
+		says(board.Commit{Revision: "c1", Refused: "c2"})
+		g.quiet()
+		inForce("c1", board.ErrLeaderRefuses.Error())
+		g.after(time.Hour)
+		inForce("c1", board.ErrLeaderRefuses.Error())
+		says(board.Commit{Revision: "c2"}) // a person has confirmed it
+		g.quiet()
+		inForce("c2", "")
+		g.commit("c3", docs...)
+		inForce("c2", board.ErrUndecided.Error())
+		g.after(time.Minute)
+		inForce("c3", "")
 	})
 }

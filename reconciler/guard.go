@@ -5,6 +5,8 @@ import (
 	"errors"
 	"maps"
 	"slices"
+
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // The guard: a commit that deletes more than a set share of what the commit before
@@ -38,7 +40,7 @@ func (r *Reconciler) liveWith(d *delta) map[string]int {
 
 // recordCommit is the record to store, with what a delta makes of it; false where
 // the store has it already.
-func (r *Reconciler) recordCommit(rec commitRecord) (stored []byte, news bool, err error) {
+func (r *Reconciler) recordCommit(rec board.Commit) (stored []byte, news bool, err error) {
 	if rec.Revision == r.last.Revision && rec.Refused == r.last.Refused && maps.Equal(rec.Live, r.last.Live) {
 		return nil, false, nil
 	}
@@ -161,7 +163,7 @@ func (r *Reconciler) holdFirst(refused *RefusedError) {
 	}
 	r.badErr = refused
 	r.cfg.Log.Error("commit refused, everything stays as it is", "refused", r.revision, "error", refused)
-	r.saveCommit(commitRecord{r.last.Revision, r.revision, r.last.Live})
+	r.saveCommit(board.Commit{r.last.Revision, r.revision, r.last.Live})
 }
 
 // refuseFirst tells at which targets a first commit deletes more than the set share
@@ -192,12 +194,12 @@ func refuseFirst(desired, observed State, had map[string]int, limit int) []Refus
 func (r *Reconciler) record() {
 	if r.admitted && r.unrecorded {
 		r.unrecorded = false
-		r.saveCommit(commitRecord{Revision: r.revision, Live: r.live})
+		r.saveCommit(board.Commit{Revision: r.revision, Live: r.live})
 	}
 }
 
 // saveCommit stores the record of commits.
-func (r *Reconciler) saveCommit(rec commitRecord) {
+func (r *Reconciler) saveCommit(rec board.Commit) {
 	if r.cfg.Store == nil || r.cfg.Follow != nil {
 		return
 	}

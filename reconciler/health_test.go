@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // checked is a gateway whose servers are checked.
@@ -20,7 +22,7 @@ func (g *rig) pools() []string {
 
 func TestFailingServersLeaveThePools(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		h := NewHealth()
+		h := board.NewHealth()
 		g := start(t, newWorld(t), func(c *Config) { c.Health = h })
 		g.quiet()
 		refused := errors.New("refused")
@@ -44,7 +46,7 @@ func TestFailingServersLeaveThePools(t *testing.T) {
 			t.Errorf("live are %q, want %q", got, want)
 		}
 		first := of(g.status().document("gw").Conditions, "Degraded")
-		if first.Status != "True" || first.Message != "1 of 3 servers of v2 fail their checks (b3)" {
+		if first.Status != "True" || first.Message != "1 of 3 servers of v2 fail their checks (b3: refused)" {
 			t.Errorf("a failing server shows as %+v", first)
 		}
 		if said := g.dryRun(switchDoc("s", 1), checked(2, 3, 4)); said != "" {
@@ -63,7 +65,7 @@ func TestFailingServersLeaveThePools(t *testing.T) {
 			t.Errorf("the refused commit shows as %+v", s)
 		}
 		if c := of(s.document("gw").Conditions, "Degraded"); !c.LastTransitionTime.Equal(first.LastTransitionTime) ||
-			c.Message != "2 of 3 servers of v2 fail their checks (b2, b3), 1 of them keep their buckets, as half always stay" {
+			c.Message != "2 of 3 servers of v2 fail their checks (b2: refused, b3: refused), 1 of them keep their buckets, as half always stay" {
 			t.Errorf("failing servers show as %+v", c)
 		}
 		// What failed before is tried at once where it is another thing now.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -127,7 +128,7 @@ func TestFollowerKnowsSuspended(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		board := NewFollow()
+		board := board.NewFollow()
 		g := startRoll(t, newWorld(t), newKeeper(), func(c *Config) { c.Follow, c.Probes = board, nil })
 		g.commit("c2", docs(matching(true, 2))...)
 		if s := g.status(); s.Revision != "" {

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -119,7 +120,7 @@ func start(t testing.TB, w *world, change ...func(*Config)) *rig {
 	t.Helper()
 	g := &rig{t: t, w: w, source: &memory{changed: make(chan struct{}, 1)}, log: &logBuffer{}}
 	cfg := Config{
-		Source: g.source, Sinks: []Sink{switches(w), routes(w)}, Hints: NewHints(), MaxDelete: 30,
+		Source: g.source, Sinks: []Sink{switches(w), routes(w)}, Hints: board.NewHints(), MaxDelete: 30,
 		Log: slog.New(slog.NewJSONHandler(g.log, nil)),
 	}
 	for _, f := range change {

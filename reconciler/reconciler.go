@@ -12,6 +12,7 @@ import (
 	"github.com/google/btree"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -31,11 +32,11 @@ type Config struct {
 	Always     map[string]Sink         // targets that are there without a document, and what stale there is goes
 	Store      *Store                  // nil: nothing outlives the process
 	TableSizes policies.ReadTableSizes // of pipelines of the repository; nil: there are none
-	Hints      *Hints                  // what the sinks add to
-	Health     *Health                 // nil: no servers are checked
-	Discovery  *Discovery              // nil: nothing is looked up in etcd
-	Probes     *Probes                 // nil: batches that are to be tested wait
-	Follow     *Follow                 // another daemon moves the rollouts; nil: this one does
+	Hints      *board.Hints            // what the sinks add to
+	Health     *board.Health           // nil: no servers are checked
+	Discovery  *board.Discovery        // nil: nothing is looked up in etcd
+	Probes     *board.Probes           // nil: batches that are to be tested wait
+	Follow     *board.Follow           // another daemon moves the rollouts; nil: this one does
 	Events     func(Event)             // told of every transition of a rollout; it does not wait
 	Drift      time.Duration           // how often live state is read again; 0: never
 	MaxDelete  int                     // per cent of a target's live resources that one plan may delete
@@ -94,7 +95,7 @@ type standing struct {
 
 // stored is what the store holds of commits.
 type stored struct {
-	last       commitRecord
+	last       board.Commit
 	unrecorded bool                        // the commit in force is not in last yet
 	former     map[string]*policies.Switch // of the last process, until the first good commit
 	switches   map[string][]byte           // the records of switches
@@ -129,11 +130,17 @@ func New(cfg Config) (*Reconciler, error) {
 		engine:   engine{rollouts: map[string]*tracked{}},
 		intake:   intake{fetched: make(chan fetched)}, finished: make(chan result), do: make(chan func()),
 	}
+	if cfg.Health == nil {
+		r.cfg.Health = board.NewHealth()
+	}
+	if cfg.Probes == nil {
+		r.cfg.Probes = board.NewProbes()
+	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {
 		err := cfg.Store.Load(bucketIDs, ids.Read)
 		if err != nil {
-			return nil, fmt.Errorf("the numbers in the --state file cannot be read: %w", err)
+			return nil, fmt.Errorf("the IDs in the --state file cannot be read: %w", err)
 		}
 		if r.former, r.switches, err = cfg.Store.switches(); err != nil {
 			return nil, fmt.Errorf("the switches in the --state file cannot be read: %w", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // rollout is where the loop stands with the rollout of one policy.
@@ -37,7 +38,7 @@ func (r *Reconciler) loadRollouts() error {
 		return nil
 	}
 	records, audited, err := r.cfg.Store.rollouts()
-	var moved Moved
+	var moved board.Moved
 	if err == nil {
 		moved, err = ReadMoved(records)
 	}
@@ -89,11 +90,9 @@ func (r *Reconciler) roll(now time.Time) {
 		return
 	}
 	now = now.UTC().Round(0) // as it is read back
-	if r.cfg.Probes != nil {
-		for _, policy := range r.cfg.Probes.reported() {
-			if ro := r.rollouts[policy]; ro != nil {
-				ro.due = true
-			}
+	for _, policy := range r.cfg.Probes.Reported() {
+		if ro := r.rollouts[policy]; ro != nil {
+			ro.due = true
 		}
 	}
 	for _, policy := range r.dueRollouts(now) {
@@ -138,10 +137,7 @@ func (r *Reconciler) stepRollout(ro *tracked, now time.Time) {
 		return
 	}
 	obs := rollout.Observation{Confirmed: r.confirmed(ro), Revision: r.revision}
-	var ended []Ended
-	if r.cfg.Probes != nil {
-		ended = r.cfg.Probes.verdicts(ro.state.Policy)
-	}
+	ended := r.cfg.Probes.Verdicts(ro.state.Policy)
 	for _, e := range ended {
 		obs.Verdicts = append(obs.Verdicts, e.Verdict)
 	}
@@ -185,9 +181,7 @@ func (r *Reconciler) endRollout(ro *tracked, now time.Time) {
 		stored := ro.stored
 		ro.state = next
 		r.facts = r.facts.WithProgress(policy, rollout.Progress{})
-		if r.cfg.Probes != nil {
-			r.cfg.Probes.Want(policy, nil)
-		}
+		r.cfg.Probes.Want(policy, nil)
 		rec := AuditRecord{Events: actions.Events}
 		if r.setback(ro, r.storeRollout(ro, nil, rec, nil, nil, now), now) {
 			ro.stored = stored
@@ -212,7 +206,7 @@ func isRefused(err error) bool {
 // move takes over the next state of a rollout. It is compiled before it is stored,
 // so that what is stored can be made after a restart, and stored before it is in
 // force.
-func (r *Reconciler) move(ro *tracked, next *rollout.State, rec AuditRecord, ended []Ended, now time.Time) error {
+func (r *Reconciler) move(ro *tracked, next *rollout.State, rec AuditRecord, ended []board.Ended, now time.Time) error {
 	policy := next.Policy
 	var d *delta
 	if next.Generation != ro.state.Generation {
@@ -236,12 +230,9 @@ func (r *Reconciler) move(ro *tracked, next *rollout.State, rec AuditRecord, end
 
 // wantProbes writes on the board what is to be tested now.
 func (r *Reconciler) wantProbes(ro *tracked, probes []rollout.Probe) {
-	if r.cfg.Probes == nil {
-		return
-	}
-	jobs := make([]*Job, 0, len(probes))
+	jobs := make([]*board.Job, 0, len(probes))
 	for _, p := range probes {
-		jobs = append(jobs, &Job{Policy: ro.state.Policy, Probe: p, Spec: ro.spec, Revision: r.revision})
+		jobs = append(jobs, &board.Job{Policy: ro.state.Policy, Probe: p, Spec: ro.spec, Revision: r.revision})
 	}
 	r.cfg.Probes.Want(ro.state.Policy, jobs)
 }
@@ -265,7 +256,7 @@ func (r *Reconciler) nextRollout(now time.Time) time.Duration {
 
 // heedLeader takes over what the daemon that leads has moved.
 func (r *Reconciler) heedLeader() {
-	moved := r.cfg.Follow.all()
+	moved := r.cfg.Follow.Moved()
 	known := moved.Rollouts
 	for policy, doc := range moved.Held {
 		r.facts = r.facts.WithSuspended(policy, doc)
@@ -285,7 +276,7 @@ func (r *Reconciler) heedLeader() {
 			r.facts = r.facts.WithProgress(policy, rollout.Progress{})
 		}
 	}
-	if waits(r.badErr) || errors.Is(r.badErr, errLeaderRefuses) {
+	if waits(r.badErr) || errors.Is(r.badErr, board.ErrLeaderRefuses) {
 		r.settled, r.refetch.until = false, time.Now()
 	}
 	if r.revision == "" { // the first commit acts on it
@@ -317,8 +308,8 @@ func (r *Reconciler) viewRollouts() []rolloutView {
 			waits = append(waits, firstLine(ro.err))
 		case ro.watches() && r.cfg.Follow == nil && r.confirmed(ro) == 0:
 			waits = append(waits, r.lacks(ro))
-		case r.cfg.Probes != nil:
-			if t := r.cfg.Probes.trouble(policy); t != "" {
+		default:
+			if t := r.cfg.Probes.Trouble(policy); t != "" {
 				waits = append(waits, t)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // moved is the body of what takes a VM, a VNI or an account away from the default.
@@ -169,19 +170,19 @@ func (k *keeper) fails(err error) {
 type rollRig struct {
 	*rig
 	store  *keeper
-	probes *Probes
+	probes *board.Probes
 	events []Event
 
 	mu   sync.Mutex
-	jobs []*Job
-	say  func(*Job) (rollout.Verdict, bool) // false: it hangs
+	jobs []*board.Job
+	say  func(*board.Job) (rollout.Verdict, bool) // false: it hangs
 }
 
 // startRoll runs a reconciler with what an earlier one has left.
 func startRoll(t testing.TB, w *world, store *keeper, change ...func(*Config)) *rollRig {
 	t.Helper()
-	g := &rollRig{store: store, probes: NewProbes()}
-	g.say = func(*Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, true }
+	g := &rollRig{store: store, probes: board.NewProbes()}
+	g.say = func(*board.Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, true }
 	base := func(c *Config) {
 		c.Sinks, c.Always = movers(w), nil
 		c.Store, c.Probes = &Store{store}, g.probes
@@ -221,20 +222,20 @@ func (g *rollRig) probe() {
 		}
 		g.jobs = append(g.jobs, j)
 		if v, ends := g.say(j); ends {
-			g.probes.Report(Ended{Job: j, Verdict: v, Result: "result"})
+			g.probes.Report(board.Ended{Job: j, Verdict: v, Result: "result"})
 		}
 	}
 }
 
 // tested is every job that was wanted so far.
-func (g *rollRig) tested() []*Job {
+func (g *rollRig) tested() []*board.Job {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.jobs)
 }
 
 // verdicts sets how jobs end.
-func (g *rollRig) verdicts(say func(*Job) (rollout.Verdict, bool)) {
+func (g *rollRig) verdicts(say func(*board.Job) (rollout.Verdict, bool)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.say = say

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // shard is a gateway, a service and two VPCs of four VMs.
@@ -48,7 +49,7 @@ func TestRolloutRuns(t *testing.T) {
 func TestRolloutGoesBack(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (rollout.Verdict, bool) {
+		g.verdicts(func(j *board.Job) (rollout.Verdict, bool) {
 			return rollout.Verdict{Passed: j.Network != "n2" || len(j.VMs) < 2, Evidence: []string{"10.0.2.2 lost all"}}, true
 		})
 		docs := shard("batches: [1, 50%, 100%], " + verified)

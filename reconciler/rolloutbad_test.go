@@ -11,6 +11,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // TestRolloutDiskFull fills the disk in the middle: nothing moves on and nothing
@@ -45,7 +46,7 @@ func TestRolloutDiskFullAtVerdict(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store := newKeeper()
 		g := startRoll(t, newWorld(t), store)
-		g.verdicts(func(j *Job) (rollout.Verdict, bool) {
+		g.verdicts(func(j *board.Job) (rollout.Verdict, bool) {
 			if !j.Baseline {
 				store.fails(errDisk)
 			}
@@ -114,7 +115,7 @@ func TestRolloutReadsBack(t *testing.T) {
 func TestRolloutProbeHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
+		g.verdicts(func(j *board.Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 100%], deadline: 5m, "+verified)...)
 		g.after(time.Minute)
 		g.probes.Fail(g.tested()[1], "no answer from the program")
@@ -132,7 +133,7 @@ func TestRolloutProbeHangs(t *testing.T) {
 func TestRolloutMendedMonitor(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (rollout.Verdict, bool) {
+		g.verdicts(func(j *board.Job) (rollout.Verdict, bool) {
 			n, _ := j.Spec.Network(j.Network)
 			return rollout.Verdict{Passed: true}, n.Monitor != nil
 		})
@@ -154,7 +155,7 @@ func TestRolloutMendedMonitor(t *testing.T) {
 func TestRolloutVoidsVerdicts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
+		g.verdicts(func(j *board.Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 100%], "+verified)...)
 		first := g.tested()[1]
 		k := Key{"mem/sw", "rule", "1/10.0.1.1"}
@@ -163,14 +164,14 @@ func TestRolloutVoidsVerdicts(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.quiet()
-		g.probes.Report(Ended{Job: first, Verdict: rollout.Verdict{Passed: true}})
+		g.probes.Report(board.Ended{Job: first, Verdict: rollout.Verdict{Passed: true}})
 		g.quiet()
 		g.stands(rollout.PhaseProgressing, "BatchVerifying", 1, 0)
 		if n := len(g.tested()); n != 3 || g.tested()[2].Generation <= first.Generation {
 			t.Errorf("%d jobs", n)
 		}
-		g.verdicts(func(*Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, true })
-		g.probes.Report(Ended{Job: g.tested()[2], Verdict: rollout.Verdict{Passed: true}})
+		g.verdicts(func(*board.Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, true })
+		g.probes.Report(board.Ended{Job: g.tested()[2], Verdict: rollout.Verdict{Passed: true}})
 		g.quiet()
 		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 	})
@@ -224,7 +225,7 @@ func TestRolloutPolicyDeletedOnFullDisk(t *testing.T) {
 func TestRolloutCommitMidBatch(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := startRoll(t, newWorld(t), newKeeper())
-		g.verdicts(func(j *Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
+		g.verdicts(func(j *board.Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, j.Baseline })
 		g.commit("c1", shard("batches: [1, 50%, 100%], "+verified)...)
 		g.stands(rollout.PhaseProgressing, "BatchVerifying", 1, 0)
 		jobs := len(g.tested())
@@ -232,7 +233,7 @@ func TestRolloutCommitMidBatch(t *testing.T) {
 		if len(g.tested()) != jobs {
 			t.Error("another pace began a test")
 		}
-		g.probes.Report(Ended{Job: g.tested()[1], Verdict: rollout.Verdict{Passed: true}})
+		g.probes.Report(board.Ended{Job: g.tested()[1], Verdict: rollout.Verdict{Passed: true}})
 		g.quiet()
 		g.stands(rollout.PhaseProgressing, "BatchVerifying", 3, 0)
 		docs := shard("batches: [1, 75%, 100%], " + verified)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // killRun is a rollout whose daemon is killed again and again at a Write of the
@@ -27,7 +28,7 @@ type killRun struct {
 }
 
 // test is how a job ends; its evidence says what was tested.
-func (k *killRun) test(j *Job) (rollout.Verdict, bool) {
+func (k *killRun) test(j *board.Job) (rollout.Verdict, bool) {
 	return rollout.Verdict{Passed: !k.fails || j.Network != "n2" || len(j.VMs) < 2, Evidence: []string{testedLine(j.Network, j.Batch, j.Baseline, len(j.VMs))}}, true
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // loopOrdeal drives a rollout in the loop through commits, switches that are away,
@@ -30,7 +31,7 @@ func (o *loopOrdeal) begin(w *world, store *keeper) {
 	o.verdicts(o.verdict)
 }
 
-func (o *loopOrdeal) verdict(j *Job) (rollout.Verdict, bool) {
+func (o *loopOrdeal) verdict(j *board.Job) (rollout.Verdict, bool) {
 	if o.calm {
 		return rollout.Verdict{Passed: true}, true
 	}

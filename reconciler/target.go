@@ -47,6 +47,21 @@ func (f *flag) set(on bool, now time.Time) {
 
 // target is one place that resources live at, and where the loop stands with it.
 type target struct {
+	identity
+	desired  State
+	observed State // nil until the first good read; changes between jobs only
+	keys
+	pending map[schema.Name]*pending // how many of the open keys there are, by unit
+	err     error                    // why the target as a whole is not worked on
+	reason  string                   // the reason of err, in CamelCase
+	retry   backoff                  // after err
+	work
+
+	programmed, reconciling, stalled flag
+}
+
+// identity is which target it is.
+type identity struct {
 	name   string
 	sink   Sink
 	always bool          // it is there without a document
@@ -56,29 +71,28 @@ type target struct {
 	was    string        // the target's name before its Switch was given another address; empty: it was not
 	moved  bool          // it is another device than before, which nothing relies on yet
 	after  *target       // it goes on at the same device once the job that is under way has ended
+}
 
-	desired  State
-	observed State                    // nil until the first good read; changes between jobs only
-	dirty    map[Key]bool             // where the two differ, or may
-	troubles map[Key]*trouble         // what failed, or is said to be in trouble
-	waiting  map[Key]Key              // changes that wait, and for which key
-	unproved map[Key]bool             // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
-	charged  map[Key]charge           // the keys that are open
-	pending  map[schema.Name]*pending // how many of them, by unit
-	flying   map[Key]*Resource        // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
-	later    map[Key]bool             // keys to look at again when the job has ended
-	err      error                    // why the target as a whole is not worked on
-	reason   string                   // the reason of err, in CamelCase
-	retry    backoff                  // after err
-	stale    bool                     // read it before anything else
-	running  bool                     // a job is under way
-	reading  bool                     // it is a read
-	poked    bool                     // something happened; see whether there is work
-	next     time.Time                // when to see again without having been poked
-	reads    int                      // finished ones, also those that failed
-	readAt   time.Time                // when the last good read ended
+// keys is the keys of a target at which something is to be done or known.
+type keys struct {
+	dirty    map[Key]bool      // where desired and observed differ, or may
+	troubles map[Key]*trouble  // what failed, or is said to be in trouble
+	waiting  map[Key]Key       // changes that wait, and for which key
+	unproved map[Key]bool      // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
+	charged  map[Key]charge    // the keys that are open
+	flying   map[Key]*Resource // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
+	later    map[Key]bool      // keys to look at again when the job has ended
+}
 
-	programmed, reconciling, stalled flag
+// work is where the loop stands with reads and Applies.
+type work struct {
+	stale   bool      // read it before anything else
+	running bool      // a job is under way
+	reading bool      // it is a read
+	poked   bool      // something happened; see whether there is work
+	next    time.Time // when to see again without having been poked
+	reads   int       // finished ones, also those that failed
+	readAt  time.Time // when the last good read ended
 }
 
 // trouble is what is wrong with a key.
@@ -91,8 +105,10 @@ type trouble struct {
 
 func newTarget(name string, sink Sink) *target {
 	return &target{
-		name: name, sink: sink, desired: State{}, dirty: map[Key]bool{}, troubles: map[Key]*trouble{},
-		unproved: map[Key]bool{}, charged: map[Key]charge{}, pending: map[schema.Name]*pending{}, later: map[Key]bool{}, poked: true,
+		identity: identity{name: name, sink: sink}, desired: State{}, pending: map[schema.Name]*pending{}, work: work{poked: true},
+		keys: keys{
+			dirty: map[Key]bool{}, troubles: map[Key]*trouble{}, unproved: map[Key]bool{}, charged: map[Key]charge{}, later: map[Key]bool{},
+		},
 	}
 }
 

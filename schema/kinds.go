@@ -20,14 +20,14 @@ func Kinds() []string {
 	return []string{KindGateway, KindPolicy, KindNetwork, KindNode, KindService, KindSwitch}
 }
 
-// The struct tags of the types below are the one source of what is read, what
-// is refused and what editors are told:
+// The struct tags of the types below are the single source for reading, for checking
+// and for the JSON Schema:
 //
 //	json:"name"       the field's name in a document
-//	gray:"required"   must be there and not be empty
-//	gray:"nonempty"   a list or mapping that holds something where it is there
+//	gray:"required"   must be present and not empty
+//	gray:"nonempty"   a list or mapping that must not be empty if it is present
 //	gray:"min=1,max=9" the range of a number
-//	gray:"default=5"   what an absent number or string is
+//	gray:"default=5"   the value of an absent number or string
 //	gray:"enum=a|b"   the allowed strings; the first is the default unless it is required
 //	gray:"label"      an RFC 1123 label
 //	doc:"..."         the description in the JSON Schema
@@ -38,13 +38,13 @@ type Metadata struct {
 	Labels map[string]string `json:"labels" doc:"free labels; networkSelector selects by them"`
 }
 
-// PolicySpec is the spec of a GrayPolicy: who goes gray, and how fast.
+// PolicySpec is the spec of a GrayPolicy: what goes to which version, and how fast.
 type PolicySpec struct {
-	Targets  []TargetRef `json:"targets" gray:"required" doc:"what the policy drives; one policy may drive both planes in one commit"`
-	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every target must have it"`
+	Targets  []TargetRef `json:"targets" gray:"required" doc:"the Gateways and Services that the policy is about; one policy may move both planes in one commit"`
+	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every Gateway and Service of targets must have it"`
 	Priority int         `json:"priority" gray:"min=1,max=1000,default=100" doc:"1 to 1000, higher wins"`
 	Suspend  bool        `json:"suspend" doc:"keep what is live, change nothing"`
-	Match    []Match     `json:"match" doc:"any entry; within an entry all fields must hold; no match and no rollout: nothing is matched"`
+	Match    []Match     `json:"match" doc:"a list of entries, any of which matches; within an entry all fields must match; without match and rollout nothing is matched"`
 	Exclude  []Match     `json:"exclude" doc:"same shape as match; wins over it"`
 	Rollout  *Rollout    `json:"rollout" doc:"move what it names step by step; absent: everything matched moves at once"`
 }
@@ -55,16 +55,16 @@ type TargetRef struct {
 	Name string `json:"name" gray:"required,label" doc:"the document's name"`
 }
 
-// Match is a conjunction of what its fields say.
+// Match is one entry of match or exclude: all its fields have to match.
 type Match struct {
 	Line            int               `json:"-"`
 	Accounts        []string          `json:"accounts" gray:"nonempty" doc:"Service: by the routing header; Gateway: every Network of that account"`
-	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must hold"`
+	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must pass"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"Gateway only: whole VPCs by document name"`
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets; in exclude, the share that stays"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets; in exclude, the share that the policy does not get"`
 }
 
 // HeaderMatch is a test of one request header.
@@ -78,7 +78,7 @@ type HeaderMatch struct {
 	Invert  bool    `json:"invert" doc:"match when the test fails"`
 }
 
-// VMMatch is VMs of one Network by address.
+// VMMatch is some VMs of one Network, by address.
 type VMMatch struct {
 	Network   string `json:"network" gray:"required,label" doc:"the Network document's name"`
 	Addresses []Addr `json:"addresses" gray:"required" doc:"inner addresses"`
@@ -94,28 +94,28 @@ type Flow struct {
 	DstPort  *PortRange `json:"dstPort" doc:"a port or a range, 40000-40999"`
 }
 
-// Rollout is how a policy moves its networks step by step.
+// Rollout is how a policy moves Networks batch by batch.
 type Rollout struct {
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"the networks that move, by label"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"the networks that move, by document name"`
-	Order           []string          `json:"order" gray:"nonempty,label" doc:"the order of the networks; by name where it is absent"`
-	Batches         []Batch           `json:"batches" gray:"nonempty" doc:"VMs of the VPC at hand, cumulative: counts and percentages"`
+	Order           []string          `json:"order" gray:"nonempty,label" doc:"the order of the networks; absent: by name"`
+	Batches         []Batch           `json:"batches" gray:"nonempty" doc:"VMs of the VPC that is moving, cumulative: counts and percentages"`
 	Parallel        int               `json:"parallel" gray:"min=1,max=1000,default=1" doc:"VPCs that move at the same time"`
 	Bake            Duration          `json:"bake" doc:"least time between a batch that passed and the next"`
 	Approval        string            `json:"approval" gray:"enum=none|batch|network" doc:"wait for gray rollout promote or for through"`
 	Through         *Through          `json:"through" doc:"go no further than this"`
-	Verify          *Verify           `json:"verify" doc:"the regression test that runs as soon as a batch is live"`
-	Deadline        Duration          `json:"deadline" doc:"a rollout that does not progress for so long is Stalled"`
-	OnFailure       string            `json:"onFailure" gray:"enum=rollback|pause" doc:"what a failed verification does"`
+	Verify          *Verify           `json:"verify" doc:"the probe that runs as soon as a batch is live"`
+	Deadline        Duration          `json:"deadline" doc:"a rollout that makes no progress for so long is Stalled"`
+	OnFailure       string            `json:"onFailure" gray:"enum=rollback|pause" doc:"what a failed batch does"`
 }
 
-// Through is the last step that a rollout may take.
+// Through is the last batch that a rollout may move.
 type Through struct {
 	Network string `json:"network" gray:"required,label" doc:"the last network"`
 	Batch   int    `json:"batch" gray:"min=1" doc:"the last batch in it"`
 }
 
-// Verify is the probes of a batch.
+// Verify is the regression test of a batch.
 type Verify struct {
 	Ping    *PingProbe `json:"ping" doc:"echo requests to monitored addresses"`
 	TCP     *TCPProbe  `json:"tcp" doc:"a TCP connection"`
@@ -124,11 +124,11 @@ type Verify struct {
 	Retries int        `json:"retries" gray:"min=0,max=100" doc:"how often a failed probe is tried again"`
 }
 
-// PingProbe pings moved VMs and peers.
+// PingProbe pings moved VMs and their peers.
 type PingProbe struct {
-	Count   int      `json:"count" gray:"min=1,max=1000,default=3" doc:"echo requests an address"`
+	Count   int      `json:"count" gray:"min=1,max=1000,default=3" doc:"echo requests to each address"`
 	Timeout Duration `json:"timeout" doc:"how long to wait for a reply"`
-	MaxLoss Percent  `json:"maxLoss" doc:"the loss that still passes"`
+	MaxLoss Percent  `json:"maxLoss" doc:"the highest loss that passes"`
 	Peers   int      `json:"peers" gray:"min=0,max=10000" doc:"peers of the same VPC to ping as well"`
 	Source  string   `json:"source" gray:"enum=overlay|host" doc:"where the requests come from"`
 }
@@ -151,19 +151,19 @@ type ExecProbe struct {
 	Timeout Duration `json:"timeout" doc:"how long it may run"`
 }
 
-// ServiceSpec is the spec of a Service: a cluster behind Envoy.
+// ServiceSpec is the spec of a Service: a service behind Envoys.
 type ServiceSpec struct {
 	Hosts       []string         `json:"hosts" gray:"required" doc:"Host or :authority values; *.example.internal is every host below example.internal"`
 	Protocol    string           `json:"protocol" gray:"enum=http|http2|grpc" doc:"what the endpoints speak"`
 	RouteBy     *RouteBy         `json:"routeBy" doc:"where a request carries its account; absent: key account_id of header x-ucloud-routeby"`
-	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
+	Default     string           `json:"default" gray:"required,label" doc:"the version for traffic that no policy matches"`
 	Versions    []ServiceVersion `json:"versions" gray:"required" doc:"the versions and where they run"`
 	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how Envoys check the endpoints; absent: they do not"`
-	Timeout     *Duration        `json:"timeout" doc:"of a whole request, from its end to the end of the answer, which ends streams of a gRPC server too; absent: none"`
-	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that found no server is tried again"`
+	Timeout     *Duration        `json:"timeout" doc:"from the end of a request to the end of its answer; it also ends streams on which a gRPC server is still sending; absent: none"`
+	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that reached no server is sent again"`
 }
 
-// RouteBy says where a request carries its account.
+// RouteBy is where a request carries its account.
 type RouteBy struct {
 	Header string `json:"header" gray:"required" doc:"the header's name"`
 	Key    string `json:"key" gray:"required" doc:"the key in its cookie-encoded value"`
@@ -179,7 +179,7 @@ type ServiceVersion struct {
 	Etcd      *EtcdTarget    `json:"etcd" doc:"endpoints from etcd's gRPC naming; excludes endpoints"`
 }
 
-// EtcdTarget is a prefix in etcd.
+// EtcdTarget is a target of etcd's gRPC naming.
 type EtcdTarget struct {
 	Target string `json:"target" gray:"required" doc:"what the endpoints are registered under, without a slash at its end: their keys are <target>/<anything>"`
 }
@@ -191,8 +191,8 @@ type Endpoint struct {
 	Weight  int  `json:"weight" gray:"min=1,max=1000,default=1" doc:"its share of the requests"`
 }
 
-// HealthCheck is how servers are checked: by one of the first three. A Service has
-// no icmp, and one that speaks grpc may have none: it then is asked by gRPC.
+// HealthCheck is how servers are checked, by one of the first three fields. A Service
+// cannot use icmp. With protocol grpc it may use none: then it is checked by gRPC.
 type HealthCheck struct {
 	HTTP     *HTTPCheck `json:"http" doc:"an HTTP request"`
 	TCP      *TCPCheck  `json:"tcp" doc:"a TCP connection"`
@@ -206,22 +206,21 @@ type HealthCheck struct {
 // HTTPCheck is an HTTP health check.
 type HTTPCheck struct {
 	Path string `json:"path" gray:"required" doc:"the path to get"`
-	Port int    `json:"port" gray:"min=1,max=65535" doc:"the port, where it is not the endpoint's"`
+	Port int    `json:"port" gray:"min=1,max=65535" doc:"the port, if it is not the endpoint's"`
 }
 
 // TCPCheck is a TCP health check.
 type TCPCheck struct {
-	Port int `json:"port" gray:"min=1,max=65535" doc:"the port, where it is not the endpoint's"`
+	Port int `json:"port" gray:"min=1,max=65535" doc:"the port, if it is not the endpoint's"`
 }
 
-// GatewaySpec is the spec of a Gateway: a VIP on the switches and the servers
-// behind it.
+// GatewaySpec is the spec of a Gateway: VIPs on switches and the servers behind them.
 type GatewaySpec struct {
 	VIPs        []Addr           `json:"vips" gray:"required" doc:"the addresses that the switches attract"`
 	Switches    []string         `json:"switches" gray:"required,label" doc:"Switch documents by name"`
 	Hash        *HashSpec        `json:"hash" doc:"how flows spread over the servers"`
 	Forward     string           `json:"forward" gray:"enum=mac|ip" doc:"mac: rewrite the next hop only, servers own the VIP; ip: rewrite the outer destination"`
-	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
+	Default     string           `json:"default" gray:"required,label" doc:"the version for traffic that no policy matches"`
 	Versions    []GatewayVersion `json:"versions" gray:"required" doc:"the versions and their servers"`
 	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how servers are checked; absent: they are not"`
 }
@@ -233,7 +232,7 @@ type HashSpec struct {
 	Buckets   int      `json:"buckets" gray:"min=256,max=65536,default=16384" doc:"a power of two, 256 to 65536"`
 }
 
-// GatewayVersion is one version of the servers.
+// GatewayVersion is one version of a Gateway.
 type GatewayVersion struct {
 	Line     int       `json:"-"`
 	Name     string    `json:"name" gray:"required,label" doc:"the version's name"`
@@ -247,7 +246,7 @@ type Backend struct {
 	Address Addr           `json:"address" gray:"required" doc:"the server's IP address"`
 	MAC     *MAC           `json:"mac" doc:"the server's MAC address"`
 	Port    *int           `json:"port" gray:"min=0,max=511" doc:"the switch port that leads to it"`
-	Ports   map[string]int `json:"ports" gray:"min=0,max=511" doc:"the port by switch, where switches differ"`
+	Ports   map[string]int `json:"ports" gray:"min=0,max=511" doc:"the port for each switch, if they differ"`
 	Weight  int            `json:"weight" gray:"min=1,max=1000,default=1" doc:"its share of the buckets"`
 }
 
@@ -277,8 +276,8 @@ type BGPSpec struct {
 	RouterID     Addr          `json:"routerID" gray:"required" doc:"the BGP identifier, an IPv4 address"`
 	LocalAddress *Addr         `json:"localAddress" doc:"the address of the daemon's host to speak from; absent: the route decides"`
 	NextHop      Addr          `json:"nextHop" gray:"required" doc:"the next hop of the announced VIPs of its family"`
-	NextHop6     *Addr         `json:"nextHop6" doc:"the next hop of IPv6 VIPs, where nextHop is an IPv4 address"`
-	Neighbors    []BGPNeighbor `json:"neighbors" gray:"required" doc:"whom to announce to"`
+	NextHop6     *Addr         `json:"nextHop6" doc:"the next hop of IPv6 VIPs, if nextHop is an IPv4 address"`
+	Neighbors    []BGPNeighbor `json:"neighbors" gray:"required" doc:"the peers to announce to"`
 	Communities  []Community   `json:"communities" doc:"communities on the announced VIPs, as asn:value"`
 }
 
@@ -353,5 +352,5 @@ func newSpec(kind string) any {
 	return nil
 }
 
-// loopback is where a proxy listens unless a Node says otherwise.
+// loopback is the default of Proxy.Bind.
 var loopback = Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,7 +19,6 @@ import (
 
 	"github.com/gray-release/gray/client"
 	"github.com/gray-release/gray/tools/etcdtest"
-	"github.com/gray-release/gray/testdata"
 )
 
 // patience bounds every wait of these tests.
@@ -195,9 +195,10 @@ func answerOf(md metadata.MD) answer {
 // freeAddress is a loopback address that nobody listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	address, err := testdata.FreeAddress()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return address
+	defer l.Close()
+	return l.Addr().String()
 }

@@ -186,6 +186,7 @@ func (l *bgpLab) expect(what string, prefixes ...string) {
 }
 
 func TestVIPsAreAnnouncedInOrder(t *testing.T) {
+	t.Parallel()
 	const a, b, c = "203.0.113.10/32", "203.0.113.11/32", "2001:db8::10/128"
 	l := newBGPLab(t)
 	secrets := t.TempDir()

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	quickstart "github.com/gray-release/gray"
-	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // page is a page of the documentation whose blocks are run. A block of yaml is the
@@ -30,6 +30,7 @@ type page struct {
 // TestChangeControlPage runs docs/change-control.md. GRAY_UPDATE_PAGE=1 writes what
 // it prints into the page.
 func TestChangeControlPage(t *testing.T) {
+	t.Parallel()
 	p := newPage(t)
 	path := filepath.Join("..", "..", "docs", "change-control.md")
 	b, err := os.ReadFile(path)
@@ -77,8 +78,7 @@ func newPage(t *testing.T) *page {
 		p.env = append(p.env, "GIT_"+who+"_NAME=ann", "GIT_"+who+"_EMAIL=ann@example.com")
 	}
 	for name, known := range map[string]string{"GRAY_LISTEN": "127.0.0.1:9559", "GRAY_XDS_LISTEN": "127.0.0.1:18000", "GRAY_ADMIN_LISTEN": "127.0.0.1:18001"} {
-		address, err := testdata.FreeAddress()
-		p.ok(err)
+		address := testnet.FreeAddress()
 		p.env, p.gone = append(p.env, name+"="+address), append(p.gone, address, known)
 		if name == "GRAY_LISTEN" {
 			p.shell("sed -i s/" + known + "/" + address + "/ gateways/vpc-gw.yaml")

@@ -19,6 +19,7 @@ import (
 	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/cmd/gray/demo"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // lab is a demo's laboratory with the daemon as a process of its own, so that it
@@ -34,7 +35,7 @@ type lab struct {
 func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 	t.Helper()
 	l := &lab{Lab: &demo.Lab{Dir: t.TempDir(), Gray: gray}, t: t, sw: softswitch.New(1)}
-	l.ok(l.ChoosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"))
+	l.freePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001")
 	listener, err := daemon.Listen(l.Address("9559"), false)
 	l.ok(err)
 	server := grpc.NewServer(append(softswitch.ServerOptions(), options...)...)
@@ -43,6 +44,14 @@ func newLab(t testing.TB, options ...grpc.ServerOption) *lab {
 	t.Cleanup(server.Stop)
 	l.ok(l.MakeRepository(t.Context()))
 	return l
+}
+
+// freePorts is ChoosePorts for tests, which restart what listens.
+func (l *lab) freePorts(names ...string) {
+	l.Ports = map[string]int{}
+	for _, n := range names {
+		l.Ports[n] = int(testnet.FreePort())
+	}
 }
 
 func (l *lab) ok(err error) {

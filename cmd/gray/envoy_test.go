@@ -10,18 +10,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gray-release/gray/tools/testnet"
+
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/cmd/gray/demo"
-	"github.com/gray-release/gray/testdata"
 )
 
 // testEnvoy is the real Envoy that make tools installs. Without one the test is
 // skipped, but on CI it fails.
 func testEnvoy(t testing.TB) string {
 	t.Helper()
-	if tools, err := filepath.Abs("../../.tools"); err == nil {
-		t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
-	}
 	path, err := demo.FindEnvoy(t.Context())
 	if err != nil && os.Getenv("CI") == "true" {
 		t.Fatal(err)
@@ -78,12 +76,8 @@ func (l *lab) moveProxy() error {
 	if err != nil {
 		return err
 	}
-	port, err := testdata.FreePort()
-	if err != nil {
-		return err
-	}
 	_, old, _ := net.SplitHostPort(l.Address("15001"))
-	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, strconv.Itoa(port))), 0o644)
+	return os.WriteFile(file, []byte(strings.ReplaceAll(string(b), old, strconv.Itoa(int(testnet.FreePort())))), 0o644)
 }
 
 // TestEnvoyIsLeftAlone holds that neither a commit that changes nothing nor a

@@ -189,8 +189,10 @@ func (l *etcdLab) nothingChanges() {
 // TestEndpointsFromEtcd feeds endpoints that etcd's own package registers into a
 // real Envoy.
 func TestEndpointsFromEtcd(t *testing.T) {
+	t.Parallel()
 	for name, server := range map[string]func(testing.TB) *etcdtest.Server{"embedded": etcdtest.New, "debian": etcdtest.NewDebian} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			envoy := testEnvoy(t)
 			l := newEtcdLab(t, server(t))
 			stop, err := l.StartEnvoy(t.Context(), envoy)
@@ -310,6 +312,7 @@ func (l *etcdLab) documentsChange() {
 
 // TestOnceLooksIntoEtcd holds that --once waits for what etcd has.
 func TestOnceLooksIntoEtcd(t *testing.T) {
+	t.Parallel()
 	l := newEtcdLab(t, etcdtest.New(t))
 	l.ok(l.Commit(t.Context(), "a service whose endpoints are in etcd"))
 	code, said := l.once("--etcd", l.server.URL, "--once-timeout", "2s")

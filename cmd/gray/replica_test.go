@@ -127,7 +127,7 @@ func newPair(t *testing.T, envoy string) *pair {
 func (l *lab) beside(own ...string) *lab {
 	l.t.Helper()
 	other := &lab{Lab: &demo.Lab{Dir: l.t.TempDir(), Repo: l.Repo, Gray: gray}, t: l.t, sw: l.sw}
-	l.ok(other.ChoosePorts(own...))
+	other.freePorts(own...)
 	for name, port := range l.Ports {
 		if _, has := other.Ports[name]; !has {
 			other.Ports[name] = port

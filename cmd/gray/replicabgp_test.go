@@ -16,6 +16,7 @@ import (
 // TestRoutesStayWhenTheLeaderGoes holds that FRR and BIRD have the VIP all the time
 // while one leader ends, or is killed, and the next one announces it.
 func TestRoutesStayWhenTheLeaderGoes(t *testing.T) {
+	t.Parallel()
 	const a = "203.0.113.10/32"
 	l := newBGPLab(t)
 	secrets := t.TempDir()

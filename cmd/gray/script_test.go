@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gray-release/gray/tools/testnet"
+
 	"github.com/rogpeppe/go-internal/testscript"
 
 	quickstart "github.com/gray-release/gray"
-	"github.com/gray-release/gray/testdata"
 	"github.com/gray-release/gray/tools/etcdtest"
 )
 
@@ -30,6 +31,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if filepath.Base(os.Args[0]) != "gray" { // of a script, which has an environment of its own
+		testnet.Enter()
+		if tools, err := filepath.Abs("../../.tools"); err == nil {
+			_ = os.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
+		}
 	}
 	testscript.Main(m, map[string]func(){"gray": main})
 }
@@ -72,9 +79,7 @@ func blob(ts *testscript.TestScript, _ bool, args []string) {
 // free sets variables to addresses that nobody listens on: free NAME...
 func free(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
-		address, err := testdata.FreeAddress()
-		ts.Check(err)
-		ts.Setenv(name, address)
+		ts.Setenv(name, testnet.FreeAddress())
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 )
 
 func TestVIPsReachRoutersAndLeave(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t)
 	rig := newRig(t, "")
 	v4 := route{nextHop: "192.0.2.1", communities: "64512:100 64512:200"}
@@ -48,6 +49,7 @@ func TestVIPsReachRoutersAndLeave(t *testing.T) {
 // What Apply withdraws is on its way when Apply returns, as the switch loses the VIP
 // next.
 func TestApplyWaitsForWhatItSends(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t)
 	rig := newRig(t, "")
 	rig.speak(routers.speaker, routers.addresses()...)
@@ -82,6 +84,7 @@ func TestApplyWaitsForWhatItSends(t *testing.T) {
 }
 
 func TestNothingIsLearned(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t, func(c *routerConfig) { c.announces = []string{"198.51.100.0/24", "203.0.113.10/32"} })
 	rig := newRig(t, "")
 	rig.speak(routers.speaker, routers.addresses()...)
@@ -100,6 +103,7 @@ func TestNothingIsLearned(t *testing.T) {
 }
 
 func TestNeighborsComeAndGo(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t)
 	frr, bird := routers.at[routers.frr], routers.at[routers.bird]
 	rig := newRig(t, "")
@@ -161,6 +165,7 @@ func TestAgainTouchesNoSession(t *testing.T) {
 }
 
 func TestWhatDoesNotComeUpSaysWhy(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t, func(c *routerConfig) { c.asn = 64499 })
 	nobody := loopback()
 	rig := newRig(t, "")
@@ -174,6 +179,7 @@ func TestWhatDoesNotComeUpSaysWhy(t *testing.T) {
 }
 
 func TestRefusalByRouters(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t, func(c *routerConfig) { c.peerASN = 64513 })
 	rig := newRig(t, "")
 	rig.speak(routers.speaker, routers.addresses()...)
@@ -186,6 +192,7 @@ func TestRefusalByRouters(t *testing.T) {
 
 // Full tables are not kept.
 func TestTooManyRoutes(t *testing.T) {
+	t.Parallel()
 	var many []string
 	for i := range 1001 {
 		many = append(many, fmt.Sprintf("20.0.%d.%d/32", i>>8, i&255))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // needRouters skips where the real routers are missing, which CI must not.
@@ -80,16 +81,7 @@ func ask(t *testing.T, name string, args ...string) (string, error) {
 // until waits for a condition.
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
+	testnet.Eventually(t, func() string { return "until " + what }, holds)
 }
 
 // rig is a sink with one target, driven as the reconciler does it.

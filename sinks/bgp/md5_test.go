@@ -14,6 +14,7 @@ import (
 )
 
 func TestMD5(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "bgp")
 	write := func(text string) {

@@ -12,6 +12,7 @@ import (
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/secrets"
 )
 
 const (
@@ -45,7 +46,7 @@ func readPassword(dir, file string) (password, error) {
 	if file == "" {
 		return "", nil
 	}
-	b, err := reconciler.ReadSecret(dir, file)
+	b, err := secrets.Read(dir, file)
 	if err != nil {
 		return "", err
 	}

@@ -21,6 +21,7 @@ import (
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // speakerProcess in the environment makes the test binary a speaker, so that it
@@ -35,6 +36,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	testnet.Enter()
 	code := m.Run()
 	if left := goroutines(); left != "" {
 		fmt.Printf("after all tests there are goroutines of GoBGP:\n%s\n", left)
@@ -127,6 +129,7 @@ func (s *speakerIn) end(by os.Signal) {
 // A daemon that restarts, whether it was ended or killed, is not noticed by what
 // goes through the routers.
 func TestRoutersKeepRoutesOverARestart(t *testing.T) {
+	t.Parallel()
 	for name, by := range map[string]os.Signal{"ended": syscall.SIGTERM, "killed": syscall.SIGKILL} {
 		t.Run(name, func(t *testing.T) {
 			routers := startRouters(t)
@@ -170,6 +173,7 @@ func (b *bothRouters) stay() {
 // A session that loses its connection loses no route either: the first one after
 // a start and each one after that say that forwarding goes on.
 func TestRoutersKeepRoutesOverALostConnection(t *testing.T) {
+	t.Parallel()
 	routers := startRouters(t)
 	wires := map[router]*wire{routers.frr: middlebox(t, routers.speaker, routers.at[routers.frr]), routers.bird: middlebox(t, routers.speaker, routers.at[routers.bird])}
 	rig := newRig(t, "")

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/secrets"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
@@ -125,13 +125,13 @@ func (s *Sink) credentials(spec targetBody) (credentials.TransportCredentials, e
 		}
 		return nil, fmt.Errorf("%s is not on loopback; give tls, or insecure: true", spec.address)
 	}
-	pool, err := reconciler.ReadAuthorities(s.cfg.SecretsDir, spec.tls.CA)
+	pool, err := secrets.ReadAuthorities(s.cfg.SecretsDir, spec.tls.CA)
 	if err != nil {
 		return nil, err
 	}
 	cfg := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	if spec.tls.Cert != "" {
-		pair, err := reconciler.ReadKeyPair(s.cfg.SecretsDir, spec.tls.Cert, spec.tls.Key)
+		pair, err := secrets.ReadKeyPair(s.cfg.SecretsDir, spec.tls.Cert, spec.tls.Key)
 		if err != nil {
 			return nil, err
 		}

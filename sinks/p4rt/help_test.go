@@ -21,21 +21,13 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // patience bounds every wait of these tests.
 const patience = 20 * time.Second
 
-// eventually waits for a condition; say tells how it stands when it never comes.
-func eventually(t testing.TB, say func() string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !f(); {
-		if time.Now().After(end) {
-			t.Fatalf("waited %s in vain: %s", patience, say())
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
+var eventually = testnet.Eventually
 
 // lab is a software gateway behind a gRPC server that can be disturbed.
 type lab struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // Config is what a Sink needs to know.
@@ -17,8 +18,8 @@ type Config struct {
 	// Reelect gives an epoch above another, for a switch that has seen that one; an
 	// error says that a later leader has it. nil: there is no other leader to heed.
 	Reelect  func(above uint64) (uint64, error)
-	Hints    *reconciler.Hints // told when a switch comes, goes or changes its primary
-	ReadOnly bool              // never arbitrate and never write
+	Hints    *board.Hints // told when a switch comes, goes or changes its primary
+	ReadOnly bool         // never arbitrate and never write
 }
 
 // limits bound a single step against a switch. Tests have smaller ones.
@@ -43,7 +44,7 @@ type Sink struct {
 // New returns a sink without connections; they are made at first use.
 func New(cfg Config) *Sink {
 	if cfg.Hints == nil {
-		cfg.Hints = reconciler.NewHints()
+		cfg.Hints = board.NewHints()
 	}
 	s := &Sink{cfg: cfg, devices: map[string]*device{}, limits: limits{
 		lead: 5 * time.Second, read: time.Minute, write: 20 * time.Second, push: time.Minute,

@@ -25,6 +25,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // sick is a backend that answers with its name, or with the status that it is set
@@ -131,10 +132,10 @@ func TestEnvoyChecksEndpoints(t *testing.T) {
 	onPort.HTTP.Port = a.at.Port()
 	service("grpc", "grpc", onGRPC, grpcAt...)
 	service("port", "grpc", onPort, grpcAt[1])
-	dead := netip.AddrPortFrom(a.at.Addr(), freePort(t))
+	dead := netip.AddrPortFrom(a.at.Addr(), testnet.FreePort())
 	service("tcp", "http", onTCP, b.at, dead)
 
-	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	e := startEnvoy(h, h.node("host-1", testnet.FreePort()))
 	h.mustApply()
 	healthy := func(cluster string, want int) {
 		t.Helper()
@@ -199,10 +200,10 @@ func TestEnvoyTakesOutOutliers(t *testing.T) {
 	rude.status.Store(http.StatusInternalServerError)
 	service("two", good.at, bad.at)
 	service("three", good.at, bad.at, worse.at)
-	service("dead", good.at, netip.AddrPortFrom(good.at.Addr(), freePort(t)))
+	service("dead", good.at, netip.AddrPortFrom(good.at.Addr(), testnet.FreePort()))
 	service("alone", bad.at)
 	service("rude", good.at, rude.at)
-	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	e := startEnvoy(h, h.node("host-1", testnet.FreePort()))
 	h.mustApply()
 	h.synced("host-1")
 	for _, c := range []struct {
@@ -256,7 +257,7 @@ func TestEnvoyTakesOutOutliersOfGRPC(t *testing.T) {
 		svc := h.service(name, "", "")
 		svc.Protocol, svc.Versions[0].Endpoints = "grpc", at(ports[0], ports[i+1])
 	}
-	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	e := startEnvoy(h, h.node("host-1", testnet.FreePort()))
 	h.mustApply()
 	h.synced("host-1")
 	for name, want := range map[string]int{"away": 1, "rude": 0} {
@@ -295,7 +296,7 @@ func TestEnvoyTimeouts(t *testing.T) {
 		svc := h.service(name, l.Addr().String(), "")
 		svc.Protocol, svc.Timeout, svc.Retries = "grpc", timeout, 2
 	}
-	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	e := startEnvoy(h, h.node("host-1", testnet.FreePort()))
 	h.mustApply()
 	h.synced("host-1")
 	for _, name := range []string{"some", "none"} {
@@ -351,9 +352,9 @@ func TestEnvoyTriesAnotherEndpoint(t *testing.T) {
 	good := newSick(t, "good")
 	h := newHost(t, Config{}, "")
 	svc := h.service("api", "", "")
-	svc.Versions[0].Endpoints, svc.Retries = at(good.at, netip.AddrPortFrom(good.at.Addr(), freePort(t))), 1
+	svc.Versions[0].Endpoints, svc.Retries = at(good.at, netip.AddrPortFrom(good.at.Addr(), testnet.FreePort())), 1
 	svc.Versions[0].Endpoints[1].Weight = 3 // it is chosen most of the time
-	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	e := startEnvoy(h, h.node("host-1", testnet.FreePort()))
 	h.mustApply()
 	h.synced("host-1")
 	var all sync.WaitGroup

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
@@ -151,7 +152,7 @@ func TestOrder(t *testing.T) {
 // TestRefusal refuses a cluster by name: it is not sent again before it changes,
 // and shows at its key until then.
 func TestRefusal(t *testing.T) {
-	hints := reconciler.NewHints()
+	hints := board.NewHints()
 	h := one(t, Config{Hints: hints, AckWait: time.Millisecond})
 	h.mustApply()
 	c := newClient(h, "host-1")

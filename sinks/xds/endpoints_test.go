@@ -11,6 +11,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/xds/lower"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestUnknownEndpointsStay holds that a version whose endpoints nobody knows keeps
@@ -97,7 +98,7 @@ func TestEnvoyKeepsWhatNobodyKnows(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	svc := h.service("api", backend(t, "one"), "")
 	h.service("old", backend(t, "old"), "")
-	e := startEnvoy(h, h.node("host-1", freePort(t)))
+	e := startEnvoy(h, h.node("host-1", testnet.FreePort()))
 	h.mustApply()
 	e.answers("one HTTP/1.1", "api.internal")
 	e.answers("old HTTP/1.1", "old.internal")

@@ -13,7 +13,9 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/xds/lower"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestEnvoyRouting sends requests through a real Envoy in every form in which an
@@ -21,7 +23,7 @@ import (
 func TestEnvoyRouting(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
-	n := h.node("host-1", freePort(t))
+	n := h.node("host-1", testnet.FreePort())
 	for _, a := range []string{"50002001", "ACME", "a b", "ü;", "x_y"} {
 		h.account("vpc-api", a, "v2")
 	}
@@ -107,7 +109,7 @@ func TestEnvoyProtocols(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	svc := h.service("h2", backend(t, "one"), "")
 	svc.Protocol, svc.Retries = "grpc", 1
-	n := h.node("host-1", freePort(t))
+	n := h.node("host-1", testnet.FreePort())
 	e := startEnvoy(h, n)
 	h.mustApply()
 	e.answers("one HTTP/2.0", "h2.internal")
@@ -131,7 +133,7 @@ func TestEnvoyProtocols(t *testing.T) {
 func TestEnvoyIncrement(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
-	n := h.node("host-1", freePort(t))
+	n := h.node("host-1", testnet.FreePort())
 	const accounts = 20_000
 	for i := range accounts {
 		h.account("vpc-api", fmt.Sprint(50_000_000+i), "v2")
@@ -171,7 +173,7 @@ func TestEnvoyRestart(t *testing.T) {
 	h := newHost(t, Config{Store: store, Grace: time.Millisecond}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
 	h.service("old", backend(t, "old"), "")
-	n := h.node("host-1", freePort(t))
+	n := h.node("host-1", testnet.FreePort())
 	for i := range 100 {
 		h.account("vpc-api", fmt.Sprint(i), "v2")
 	}
@@ -219,7 +221,7 @@ func TestEnvoyLostState(t *testing.T) {
 	h := newHost(t, Config{}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
 	h.service("old", backend(t, "old"), "")
-	n := h.node("host-1", freePort(t))
+	n := h.node("host-1", testnet.FreePort())
 	h.account("vpc-api", "7", "v2")
 	e := startEnvoy(h, n)
 	h.mustApply()
@@ -248,10 +250,10 @@ func TestEnvoyLostState(t *testing.T) {
 
 // TestEnvoyRefuses makes Envoy refuse a listener, and take it after all.
 func TestEnvoyRefuses(t *testing.T) {
-	hints := reconciler.NewHints()
+	hints := board.NewHints()
 	h := newHost(t, Config{Hints: hints}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
-	n := h.node("host-1", freePort(t))
+	n := h.node("host-1", testnet.FreePort())
 	e := startEnvoy(h, n)
 	h.mustApply()
 	e.answers("one HTTP/1.1", "vpc-api.internal")
@@ -291,7 +293,7 @@ func TestEnvoyRefuses(t *testing.T) {
 		t.Errorf("the refused listener was sent %d times", now)
 	}
 
-	moved.Port = freePort(t)
+	moved.Port = testnet.FreePort()
 	back := moved
 	h.put(policies.Name{Kind: "Node", Name: "host-1"}, &back)
 	h.mustApply()
@@ -309,7 +311,7 @@ func TestEnvoyListenerReturns(t *testing.T) {
 	store := newStore(t)
 	h := newHost(t, Config{Store: store, Grace: time.Millisecond}, "")
 	h.service("vpc-api", backend(t, "one"), backend(t, "two"))
-	n := h.node("host-1", freePort(t))
+	n := h.node("host-1", testnet.FreePort())
 	e := startEnvoy(h, n)
 	h.mustApply()
 	h.whole()

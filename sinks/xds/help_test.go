@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gray-release/gray/tools/testnet"
+
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -28,22 +30,12 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/stores/bolt"
-	"github.com/gray-release/gray/testdata"
 )
 
 // patience bounds every wait of these tests.
 const patience = 20 * time.Second
 
-// eventually waits for a condition; say tells how it stands when it never comes.
-func eventually(t testing.TB, say func() string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !f(); {
-		if time.Now().After(end) {
-			t.Fatalf("waited %s in vain: %s", patience, say())
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
+var eventually = testnet.Eventually
 
 // host is a sink behind a gRPC server, with the IR that it is to serve.
 type host struct {
@@ -193,7 +185,7 @@ func (h *host) rule(service, policy string, r *requests.Rule) {
 func (h *host) node(name string, port uint16) *policies.Node {
 	n := &policies.Node{
 		Name: name, Origin: schema.Position{Path: "node.yaml", Line: 3}, Bind: netip.MustParseAddr("127.0.0.1"), Port: port,
-		AdminPort: freePort(h.t),
+		AdminPort: testnet.FreePort(),
 	}
 	h.put(policies.Name{Kind: schema.KindNode, Name: name}, n)
 	return n
@@ -278,15 +270,6 @@ func (h *host) synced(node string) Proxy {
 		return i >= 0 && h.asked(node)
 	})
 	return p
-}
-
-func freePort(t testing.TB) uint16 {
-	t.Helper()
-	port, err := testdata.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return uint16(port)
 }
 
 // backend answers with its name, the protocol and the headers that must not

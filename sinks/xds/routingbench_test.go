@@ -19,6 +19,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // BenchmarkEnvoyAccounts sends requests of listed accounts through real Envoys: one
@@ -170,7 +171,7 @@ func plainBackend(b *testing.B, name string) string {
 func grayWay(b *testing.B, accounts int) *way {
 	h := newHost(b, Config{}, "")
 	h.service("api", plainBackend(b, "one"), plainBackend(b, "two"))
-	n := h.node("host-1", freePort(b))
+	n := h.node("host-1", testnet.FreePort())
 	for i := range accounts {
 		h.account("api", fmt.Sprint(50_000_000+i), "v2")
 	}
@@ -186,7 +187,7 @@ func grayWay(b *testing.B, accounts int) *way {
 
 // staticWay runs an Envoy with a virtual host of its own.
 func staticWay(b *testing.B, name string, accounts int, vhost string) *way {
-	port, admin := freePort(b), freePort(b)
+	port, admin := testnet.FreePort(), testnet.FreePort()
 	one, two := plainBackend(b, "one"), plainBackend(b, "two")
 	var text strings.Builder
 	fmt.Fprintf(&text, `admin: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}
@@ -278,7 +279,7 @@ func BenchmarkEnvoyOneAccount(b *testing.B) {
 		b.Run(fmt.Sprintf("accounts=%d", accounts), func(b *testing.B) {
 			h := newHost(b, Config{Store: newStore(b)}, "")
 			h.service("api", plainBackend(b, "one"), plainBackend(b, "two"))
-			n := h.node("host-1", freePort(b))
+			n := h.node("host-1", testnet.FreePort())
 			for i := range accounts {
 				h.account("api", fmt.Sprint(50_000_000+i), "v2")
 			}

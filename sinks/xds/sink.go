@@ -15,6 +15,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/xds/lower"
 )
 
@@ -32,7 +33,7 @@ const (
 // Config is the settings of a Sink.
 type Config struct {
 	Store *reconciler.Store // nil: what is served is not kept
-	Hints *reconciler.Hints // is told of NACKs, and of ACKs of what was refused before
+	Hints *board.Hints      // is told of NACKs, and of ACKs of what was refused before
 	Log   *slog.Logger      // of clients that are turned away; nil: none
 
 	// AckWait is how long an Apply waits for ACKs at the most; 0: 3 s. An Envoy that
@@ -68,7 +69,7 @@ type Sink struct {
 // answered before the first Apply, and each keeps what it has.
 func New(cfg Config) (*Sink, error) {
 	if cfg.Hints == nil {
-		cfg.Hints = reconciler.NewHints()
+		cfg.Hints = board.NewHints()
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

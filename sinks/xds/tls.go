@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/secrets"
 )
 
 // TLS names the server's certificate files, in PEM.
@@ -78,11 +78,11 @@ func (id *identity) config() *tls.Config {
 
 // load reads the files, and uses them if they have changed.
 func (id *identity) load() error {
-	pair, err := reconciler.ReadKeyPair(id.files.SecretsDir, id.files.Cert, id.files.Key)
+	pair, err := secrets.ReadKeyPair(id.files.SecretsDir, id.files.Cert, id.files.Key)
 	if err != nil {
 		return err
 	}
-	pool, err := reconciler.ReadAuthorities(id.files.SecretsDir, id.files.CA)
+	pool, err := secrets.ReadAuthorities(id.files.SecretsDir, id.files.CA)
 	if err != nil {
 		return err
 	}

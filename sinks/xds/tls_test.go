@@ -25,6 +25,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // authority signs certificates into a folder.
@@ -292,9 +294,9 @@ func TestEnvoyTLS(t *testing.T) {
 		at := func(f string) string { return filepath.Join(ca.dir, f) }
 		return Server{Address: h.addr, CA: at("ca.pem"), Cert: at(file + ".pem"), Key: at(file + ".key"), Name: name}
 	}
-	e := startEnvoyOf(h, h.node("host-1", freePort(t)), server("host-1", ""))
-	wrong := startEnvoyOf(h, h.node("host-2", freePort(t)), server("host-2", ""))
-	misled := startEnvoyOf(h, h.node("host-3", freePort(t)), server("host-3", "other.internal"))
+	e := startEnvoyOf(h, h.node("host-1", testnet.FreePort()), server("host-1", ""))
+	wrong := startEnvoyOf(h, h.node("host-2", testnet.FreePort()), server("host-2", ""))
+	misled := startEnvoyOf(h, h.node("host-3", testnet.FreePort()), server("host-3", "other.internal"))
 	h.mustApply()
 	e.answers("one HTTP/1.1", "api.internal")
 	log.holds(t, "a client of xDS is refused", `node id host-2 is not among the DNS names [\"host-9\"]`)

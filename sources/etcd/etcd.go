@@ -11,13 +11,13 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/gray-release/gray/etcdclient"
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // source follows the targets that a board wants.
 type source struct {
 	cfg    etcdclient.Config
-	board  *reconciler.Discovery
+	board  *board.Discovery
 	client *clientv3.Client
 	reads  chan struct{} // bounds how many targets are read at one time
 
@@ -46,11 +46,11 @@ type era struct {
 }
 
 // Run looks up what the board wants until ctx ends.
-func Run(ctx context.Context, board *reconciler.Discovery, cfg etcdclient.Config) {
+func Run(ctx context.Context, b *board.Discovery, cfg etcdclient.Config) {
 	if cfg.Pulse == 0 {
 		cfg.Pulse = 2 * time.Second
 	}
-	s := &source{cfg: cfg, board: board, reads: make(chan struct{}, 16)}
+	s := &source{cfg: cfg, board: b, reads: make(chan struct{}, 16)}
 	if !s.connect(ctx) {
 		return
 	}
@@ -59,7 +59,7 @@ func Run(ctx context.Context, board *reconciler.Discovery, cfg etcdclient.Config
 	defer all.Wait()
 	s.begin(ctx)
 	all.Go(func() { s.pulse(ctx) })
-	reconciler.Tend(ctx, board.Wanted, board.Renewed, s.watch)
+	b.Tend(ctx, s.watch)
 }
 
 // connect makes the client, as soon as something is wanted. That asks etcd where
@@ -120,7 +120,7 @@ func (s *source) pulse(ctx context.Context) {
 			s.away(err, since)
 		default:
 			since = time.Time{}
-			if s.board.Away(reconciler.Trouble{}) {
+			if s.board.Away(board.Trouble{}) {
 				s.cfg.Log.Info("etcd is back")
 			}
 		}
@@ -167,7 +167,7 @@ func (s *source) beat(ctx context.Context) error {
 
 // away says that etcd cannot be asked.
 func (s *source) away(err error, since time.Time) {
-	t := reconciler.Trouble{
+	t := board.Trouble{
 		Reason:  "EtcdAway",
 		Message: fmt.Sprintf("etcd cannot be asked since %s, what was found last stays: %v", since.UTC().Format(time.RFC3339), err),
 	}

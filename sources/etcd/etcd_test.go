@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,29 +15,35 @@ import (
 
 	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sources/etcd"
 	"github.com/gray-release/gray/stores/bolt"
 	"github.com/gray-release/gray/tools/etcdtest"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	etcdtest.Main()
-	os.Exit(m.Run())
+	testnet.Main(m)
 }
 
 // finder is a source that follows targets of an etcd, without a daemon.
 type finder struct {
 	t      *testing.T
-	board  *reconciler.Discovery
+	board  *board.Discovery
 	server *etcdtest.Server
 	stop   func()
 }
 
-func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *reconciler.Discovery {
+func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *board.Discovery {
 	t.Helper()
-	board, err := reconciler.NewDiscovery(store)
+	var records board.Records
+	if store != nil {
+		records = store
+	}
+	board, err := board.NewDiscovery(records)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +54,7 @@ func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *reconci
 }
 
 // find runs a source.
-func find(t *testing.T, server *etcdtest.Server, board *reconciler.Discovery, change ...func(*etcdclient.Config)) *finder {
+func find(t *testing.T, server *etcdtest.Server, board *board.Discovery, change ...func(*etcdclient.Config)) *finder {
 	t.Helper()
 	cfg := etcdclient.Config{Members: []string{server.URL}, Pulse: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 	for _, f := range change {
@@ -78,7 +83,7 @@ func (f *finder) until(target, want, trouble string) {
 		if !ok {
 			got = "unknown"
 		}
-		if got == want && (trouble == "" && wrong == reconciler.Trouble{} || trouble != "" && strings.Contains(wrong.Reason+": "+wrong.Message, trouble)) {
+		if got == want && (trouble == "" && wrong == board.Trouble{} || trouble != "" && strings.Contains(wrong.Reason+": "+wrong.Message, trouble)) {
 			return
 		}
 		select {
@@ -112,6 +117,7 @@ func remove(t *testing.T, c *clientv3.Client, target, key string) {
 }
 
 func TestBothFormatsAndWhatIsNone(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]func(testing.TB) *etcdtest.Server{"embedded": etcdtest.New, "debian": etcdtest.NewDebian} {
 		t.Run(name, func(t *testing.T) { testFormats(t, make(t)) })
 	}
@@ -168,6 +174,7 @@ func testFormats(t *testing.T, server *etcdtest.Server) {
 // over a restart, and what changes meanwhile is seen when it is back, even where
 // etcd has forgotten how it came about.
 func TestEtcdIsAway(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	store, err := bolt.Open("file:" + filepath.Join(t.TempDir(), "state.db"))
 	ok(t, err)
@@ -210,6 +217,7 @@ func TestEtcdIsAway(t *testing.T) {
 // TestCompactionEndsAWatch has a watch that was cut off for so long that etcd has
 // compacted what it missed.
 func TestCompactionEndsAWatch(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()
@@ -236,6 +244,7 @@ func TestCompactionEndsAWatch(t *testing.T) {
 // TestEtcdLosesItsData has an etcd set up anew below a source, and below one that
 // starts.
 func TestEtcdLosesItsData(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	c := server.Client()

@@ -11,7 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/gray-release/gray/etcdclient"
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 const (
@@ -24,8 +24,8 @@ var errTooMany = fmt.Errorf("there are more than %d records under it, what was f
 
 // target is what is known of a target.
 type target struct {
-	reconciler.Wanted
-	base    reconciler.Found // what was found while etcd had its history
+	board.Wanted
+	base    board.Found // what was found while etcd had its history
 	known   bool
 	lost    bool // etcd has no longer the history that base is of
 	era     int  // that it was read in
@@ -33,7 +33,7 @@ type target struct {
 }
 
 // watch follows a target, from one watch to the next.
-func (s *source) watch(ctx context.Context, w reconciler.Wanted) {
+func (s *source) watch(ctx context.Context, w board.Wanted) {
 	t := &target{Wanted: w}
 	t.base, t.known = s.board.Known(w.Target)
 	p := etcdclient.Pause{}
@@ -55,7 +55,7 @@ func (s *source) watch(ctx context.Context, w reconciler.Wanted) {
 			said = err.Error()
 			s.cfg.Log.Warn("target of etcd cannot be followed, will try again", "target", w.Target, "error", err)
 		}
-		s.board.Fail(w, reconciler.Trouble{Reason: "NotRead", Message: said})
+		s.board.Fail(w, board.Trouble{Reason: "NotRead", Message: said})
 		p.Grow()
 		select {
 		case <-time.After(p.Next/2 + rand.N(p.Next)): // not all of them at once
@@ -175,19 +175,19 @@ func (s *source) tell(ctx context.Context, t *target, seen history) {
 }
 
 // found is what the records mean.
-func (t *target) found(seen history) reconciler.Found {
+func (t *target) found(seen history) board.Found {
 	now := endpointsOf(t.records)
 	t.lost = t.lost && 2*len(now) < len(t.base.Endpoints)
-	f := reconciler.Found{Endpoints: now, Cluster: seen.cluster, Revision: seen.revision}
+	f := board.Found{Endpoints: now, Cluster: seen.cluster, Revision: seen.revision}
 	switch left := leftOut(t.records); {
 	case t.lost:
 		f.Endpoints, f.Passing = sorted(append(slices.Clone(now), t.base.Endpoints...)), true
-		f.Trouble = reconciler.Trouble{Reason: "EtcdLostData", Message: fmt.Sprintf(
+		f.Trouble = board.Trouble{Reason: "EtcdLostData", Message: fmt.Sprintf(
 			"etcd has lost its data or is another one: the %d endpoints that were known before stay until half as many are registered, there are %d", len(t.base.Endpoints), len(now))}
 	case left != "":
-		f.Trouble = reconciler.Trouble{Reason: "RecordsLeftOut", Message: left}
+		f.Trouble = board.Trouble{Reason: "RecordsLeftOut", Message: left}
 	case len(now) == 0:
-		f.Trouble = reconciler.Trouble{Reason: "NoEndpoints", Message: "nothing is registered there"}
+		f.Trouble = board.Trouble{Reason: "NoEndpoints", Message: "nothing is registered there"}
 	}
 	if !t.lost {
 		t.base, t.known = f, true

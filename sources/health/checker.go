@@ -15,20 +15,20 @@ import (
 	probing "github.com/prometheus-community/pro-bing"
 
 	"github.com/gray-release/gray/policies"
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // maxBody bounds what of an answer is read before its connection is closed.
 const maxBody = 64 << 10
 
 // Run checks what the board wants until ctx ends, each server on its own.
-func Run(ctx context.Context, board *reconciler.Health) {
-	reconciler.Tend(ctx, board.Wanted, board.Renewed, func(ctx context.Context, c policies.Check) { watch(ctx, board, c) })
+func Run(ctx context.Context, b *board.Health) {
+	b.Tend(ctx, func(ctx context.Context, c policies.Check) { watch(ctx, b, c) })
 }
 
 // watch checks one server again and again. It begins as up: a daemon that starts
 // takes nobody out before it knows.
-func watch(ctx context.Context, board *reconciler.Health, c policies.Check) {
+func watch(ctx context.Context, b *board.Health, c policies.Check) {
 	// Spread over the interval, so that many servers are not checked at once.
 	timer := time.NewTimer(rand.N(c.How.Interval))
 	defer timer.Stop()
@@ -47,14 +47,14 @@ func watch(ctx context.Context, board *reconciler.Health, c policies.Check) {
 		if (err == nil) == up {
 			row = 0
 			if !up {
-				board.Report(c.Gateway, c.Server, err) // the newest reason
+				b.Report(c.Gateway, c.Server, err) // the newest reason
 			}
 			continue
 		}
 		row++
 		if up && row >= c.How.Fall || !up && row >= c.How.Rise {
 			up, row = !up, 0
-			board.Report(c.Gateway, c.Server, err)
+			b.Report(c.Gateway, c.Server, err)
 		}
 	}
 }

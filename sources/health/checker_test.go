@@ -17,7 +17,7 @@ import (
 
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/packets"
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sources/health"
 )
 
@@ -26,9 +26,9 @@ const patience = 10 * time.Second
 var how = packets.HealthCheck{Interval: 10 * time.Millisecond, Timeout: 10 * time.Millisecond, Rise: 2, Fall: 3}
 
 // run runs a checker until the test ends.
-func run(t *testing.T) *reconciler.Health {
+func run(t *testing.T) *board.Health {
 	t.Helper()
-	board := reconciler.NewHealth()
+	board := board.NewHealth()
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup
 	done.Go(func() { health.Run(ctx, board) })
@@ -37,7 +37,7 @@ func run(t *testing.T) *reconciler.Health {
 }
 
 // until waits until exactly these servers of gateway gw are down.
-func until(t *testing.T, board *reconciler.Health, want ...string) {
+func until(t *testing.T, board *board.Health, want ...string) {
 	t.Helper()
 	timeout := time.After(patience)
 	for !slices.Equal(board.Down()["gw"], want) {

@@ -3,6 +3,7 @@ package probe
 import (
 	"bufio"
 	"fmt"
+	"github.com/gray-release/gray/tools/testnet"
 	"net"
 	"net/netip"
 	"os"
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	os.Exit(m.Run())
+	testnet.Main(m)
 }
 
 // peerMain answers all echo requests at a VIP until its standard input ends.

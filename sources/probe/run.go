@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -28,14 +28,14 @@ const keptAnswers = 50
 // Run makes the regression tests that the board wants until ctx ends, each on its
 // own. A Job ends with a verdict only when it was found out; until then the board is
 // told why not, and it is tried again.
-func Run(ctx context.Context, board *reconciler.Probes, p *Prober, log *slog.Logger) {
-	reconciler.Tend(ctx, board.Wanted, board.Renewed, func(ctx context.Context, j *reconciler.Job) {
-		p.tend(ctx, board, j, log.With("policy", j.Policy, "network", j.Network, "batch", batchOf(j), "revision", j.Revision))
+func Run(ctx context.Context, b *board.Probes, p *Prober, log *slog.Logger) {
+	b.Tend(ctx, func(ctx context.Context, j *board.Job) {
+		p.tend(ctx, b, j, log.With("policy", j.Policy, "network", j.Network, "batch", batchOf(j), "revision", j.Revision))
 	})
 }
 
 // tend does one Job.
-func (p *Prober) tend(ctx context.Context, board *reconciler.Probes, j *reconciler.Job, log *slog.Logger) {
+func (p *Prober) tend(ctx context.Context, b *board.Probes, j *board.Job, log *slog.Logger) {
 	if j.Attempt > 0 && sleep(ctx, p.opt.Pause) != nil {
 		return
 	}
@@ -47,10 +47,10 @@ func (p *Prober) tend(ctx context.Context, board *reconciler.Probes, j *reconcil
 		}
 		if err == nil {
 			log.Info("probed", "baseline", j.Baseline, "attempt", j.Attempt, "verdict", res.Verdict, "reason", res.Reason, "took", res.Took.String())
-			board.Report(reconciler.Ended{Job: j, Verdict: v, Result: res.Evidence(keptAnswers)})
+			b.Report(board.Ended{Job: j, Verdict: v, Result: res.Evidence(keptAnswers)})
 			return
 		}
-		if board.Fail(j, err.Error()); err.Error() != said {
+		if b.Fail(j, err.Error()); err.Error() != said {
 			said = err.Error()
 			log.Warn("cannot probe, will try again", "baseline", j.Baseline, "attempt", j.Attempt, "error", said)
 		}
@@ -62,7 +62,7 @@ func (p *Prober) tend(ctx context.Context, board *reconciler.Probes, j *reconcil
 
 // test makes the verification that a Job asks for; the error says in one line why
 // it says nothing.
-func (p *Prober) test(ctx context.Context, j *reconciler.Job) (v rollout.Verdict, res *Result, err error) {
+func (p *Prober) test(ctx context.Context, j *board.Job) (v rollout.Verdict, res *Result, err error) {
 	r, s, err := requestOf(j)
 	if err == nil && len(r.Checks) == 0 {
 		line := fmt.Sprintf("Network %s has no routes: there is nobody to ask", j.Network)
@@ -90,13 +90,13 @@ func (p *Prober) test(ctx context.Context, j *reconciler.Job) (v rollout.Verdict
 }
 
 // batchOf names the batch of a Job, as 2 of 4; a baseline comes before the first.
-func batchOf(j *reconciler.Job) string {
+func batchOf(j *board.Job) string {
 	return fmt.Sprintf("%d of %d", j.Batch, len(j.Spec.Rollout.Batches))
 }
 
 // requestOf makes the verification of a Job: of a baseline all VMs of the Network,
 // else those that have moved and some peers.
-func requestOf(j *reconciler.Job) (Request, selection, error) {
+func requestOf(j *board.Job) (Request, selection, error) {
 	net, _ := j.Spec.Network(j.Network)
 	if net == nil {
 		return Request{}, selection{}, errors.New("the rollout does not have it any more")
@@ -171,7 +171,7 @@ func reachable(vips []netip.Addr, verify *schema.Verify, m *schema.Monitor) ([]n
 
 // untested says why a Result says nothing, or nil where it does. Of a baseline every
 // check has to say something, as each is held against it later.
-func untested(j *reconciler.Job, res *Result) error {
+func untested(j *board.Job, res *Result) error {
 	if res.Verdict != Unknown && !j.Baseline {
 		return nil
 	}

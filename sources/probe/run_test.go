@@ -18,6 +18,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -142,16 +143,16 @@ func follow(t *testing.T, s shard, p *Prober, on func(reconciler.Event)) *course
 	t.Helper()
 	c := &course{t: t, on: on}
 	log := slog.New(slog.NewTextHandler(&c.log, nil))
-	board := reconciler.NewProbes()
+	jobs := board.NewProbes()
 	var err error
-	c.loop, err = reconciler.New(reconciler.Config{Source: s, Hints: reconciler.NewHints(), Probes: board, Events: c.tell, MaxDelete: 100, Log: log})
+	c.loop, err = reconciler.New(reconciler.Config{Source: s, Hints: board.NewHints(), Probes: jobs, Events: c.tell, MaxDelete: 100, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	all.Go(func() { _ = c.loop.Run(ctx) })
-	all.Go(func() { Run(ctx, board, p, log) })
+	all.Go(func() { Run(ctx, jobs, p, log) })
 	t.Cleanup(func() { cancel(); all.Wait() })
 	return c
 }
@@ -331,21 +332,21 @@ func TestRunTriesAgain(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		board := reconciler.NewProbes()
+		jobs := board.NewProbes()
 		var log logLines
 		var done sync.WaitGroup
 		done.Go(func() {
-			Run(ctx, board, quick(Options{ExecDir: dir, Pause: time.Second}), slog.New(slog.NewTextHandler(&log, nil)))
+			Run(ctx, jobs, quick(Options{ExecDir: dir, Pause: time.Second}), slog.New(slog.NewTextHandler(&log, nil)))
 		})
 		defer done.Wait()
 		defer cancel()
-		job := &reconciler.Job{Policy: "gw-v2", Spec: spec, Probe: rollout.Probe{Network: "vpc-1001", Batch: 1, Generation: 7, VMs: spec.Networks[0].VMs[:1]}}
+		job := &board.Job{Policy: "gw-v2", Spec: spec, Probe: rollout.Probe{Network: "vpc-1001", Batch: 1, Generation: 7, VMs: spec.Networks[0].VMs[:1]}}
 		begin := time.Now()
-		board.Want("gw-v2", []*reconciler.Job{job})
-		<-board.Woken()
+		jobs.Want("gw-v2", []*board.Job{job})
+		<-jobs.Woken()
 		time.Sleep(200 * time.Second)
 		write(t, dir, "vpc", "#!/bin/sh\nexit 0\n")
-		<-board.Woken()
+		<-jobs.Woken()
 		// After 1, 2, 4, 8, 16, 32 s and then each minute.
 		if took := time.Since(begin); took != (63+3*60)*time.Second {
 			t.Errorf("it was found after %s; log:\n%s", took, log.String())
@@ -358,13 +359,13 @@ func TestRunTriesAgain(t *testing.T) {
 		}
 		again := *job
 		again.Attempt = 1
-		board.Want("gw-v2", []*reconciler.Job{&again})
+		jobs.Want("gw-v2", []*board.Job{&again})
 		begin = time.Now()
-		<-board.Woken()
+		<-jobs.Woken()
 		if took := time.Since(begin); took != time.Millisecond { // quick's pause
 			t.Errorf("another attempt came after %s", took)
 		}
-		board.Want("gw-v2", nil)
+		jobs.Want("gw-v2", nil)
 		write(t, dir, "vpc", "#!/bin/sh\ntouch \"$0.ran\"\n")
 		time.Sleep(time.Hour)
 		if _, err := os.Stat(filepath.Join(dir, "vpc.ran")); err == nil {
@@ -386,11 +387,11 @@ func TestRequestOf(t *testing.T) {
 	s.routes = "  - {vm: r, prefix: 10.1.0.0/24, mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"
 	spec := s.spec(t)
 	vms := spec.Networks[0].VMs
-	job := func(p rollout.Probe) *reconciler.Job {
+	job := func(p rollout.Probe) *board.Job {
 		p.Network = "vpc-1001"
-		return &reconciler.Job{Policy: "gw-v2", Spec: spec, Revision: "main@sha1:abc", Probe: p}
+		return &board.Job{Policy: "gw-v2", Spec: spec, Revision: "main@sha1:abc", Probe: p}
 	}
-	ask := func(j *reconciler.Job) (Request, selection, map[netip.Addr]bool) {
+	ask := func(j *board.Job) (Request, selection, map[netip.Addr]bool) {
 		r, sel, err := requestOf(j)
 		if err != nil {
 			t.Fatal(err)

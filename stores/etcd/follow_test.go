@@ -253,6 +253,7 @@ func TestFollowReadsNoAudit(t *testing.T) {
 // TestFollowAfterCompaction compacts what a watch missed: etcd is moved away with its
 // data, changed, compacted, and moved back.
 func TestFollowAfterCompaction(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	one := newReplica(t, server, "one")
@@ -284,6 +285,7 @@ func TestFollowAfterCompaction(t *testing.T) {
 // TestFollowWithoutEtcd holds that what was read last stays while etcd is away, frozen
 // or emptied, and that one which starts then waits for it.
 func TestFollowWithoutEtcd(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]func(*etcdtest.Server) (back func()){
 		"killed": func(s *etcdtest.Server) func() { s.Kill(); return s.Start },
 		"frozen": func(s *etcdtest.Server) func() { s.Freeze(); return s.Thaw },
@@ -321,6 +323,7 @@ func TestFollowWithoutEtcd(t *testing.T) {
 // TestFollowSeesThatEtcdIsAnother has etcd come back without its data between two
 // pulses, where a watch waits until it has come as far as the old one.
 func TestFollowSeesThatEtcdIsAnother(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	client := server.Client()

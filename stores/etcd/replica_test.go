@@ -26,6 +26,7 @@ func (r *replica) stands(what string, holds func(etcd.Standing) bool) {
 // TestOneLeads has a second replica follow, know who leads and since when, and take
 // over at once where the leader stops.
 func TestOneLeads(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	one := newReplica(t, server, "one")
@@ -58,6 +59,7 @@ func TestOneLeads(t *testing.T) {
 
 // TestLeadEndsWithTheKey ends the lead whose key somebody took away.
 func TestLeadEndsWithTheKey(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	one := newReplica(t, server, "one")
@@ -73,6 +75,7 @@ func TestLeadEndsWithTheKey(t *testing.T) {
 // frozen, within its lease and not before half of it, and that somebody leads when
 // etcd is back, also one that has lost its data.
 func TestLeadEndsWithoutEtcd(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]func(*etcdtest.Server) (back func()){
 		"killed": func(s *etcdtest.Server) func() { s.Kill(); return s.Start },
 		"frozen": func(s *etcdtest.Server) func() { s.Freeze(); return s.Thaw },
@@ -119,6 +122,7 @@ func TestLeadEndsWithoutEtcd(t *testing.T) {
 // TestALeaderThatCannotIsFollowed has the other replica take over from one that
 // cannot do a leader's work.
 func TestALeaderThatCannotIsFollowed(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	one := newReplica(t, server, "one")
@@ -189,6 +193,7 @@ func (w *wire) pass(from, to net.Conn) {
 // TestNeverTwoLead cuts the leader off: by the clock that both have here, its lead has
 // ended before the other is elected.
 func TestNeverTwoLead(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.New(t)
 	server.Start()
 	w := newWire(t, strings.TrimPrefix(server.URL, "http://"))

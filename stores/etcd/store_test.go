@@ -75,17 +75,26 @@ func newLeased(t *testing.T, server *etcdtest.Server, name string, lease time.Du
 	go func() {
 		defer close(r.done)
 		r.Run(ctx, func(ctx context.Context) { <-ctx.Done() }, func(l *etcd.Lead) (err error) {
-			r.led <- l
+			give(ctx, r.led, l)
 			select {
 			case <-l.Context().Done():
 			case err = <-r.end:
 			}
-			r.lost <- l
+			give(ctx, r.lost, l)
 			return err
 		})
 	}()
 	t.Cleanup(func() { cancel(); <-r.done })
 	return r
+}
+
+// give hands a lead on, or drops it where the test ends: a replica may lead more often
+// than its test looks.
+func give(ctx context.Context, c chan<- *etcd.Lead, l *etcd.Lead) {
+	select {
+	case c <- l:
+	case <-ctx.Done():
+	}
 }
 
 // leads waits until the replica is elected.

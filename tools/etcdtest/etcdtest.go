@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
-	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 const patience = 30 * time.Second
@@ -66,7 +66,7 @@ type Server struct {
 // New returns an embedded etcd that does not run yet.
 func New(t testing.TB) *Server {
 	t.Helper()
-	address := freeAddress(t)
+	address := testnet.FreeAddress()
 	s := &Server{URL: "http://" + address, t: t, dir: filepath.Join(t.TempDir(), "data"), address: address}
 	t.Cleanup(s.Kill)
 	return s
@@ -92,7 +92,7 @@ func NewDebian(t testing.TB) *Server {
 // two may run.
 func (s *Server) Moved() *Server {
 	moved := *s
-	moved.address = freeAddress(s.t)
+	moved.address = testnet.FreeAddress()
 	moved.URL, moved.running = "http://"+moved.address, nil
 	s.t.Cleanup(moved.Kill)
 	return &moved
@@ -104,7 +104,7 @@ func (s *Server) Start() {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), envAddress+"="+s.address, envDir+"="+s.dir)
 	if s.binary != "" {
-		peer := "http://" + freeAddress(s.t)
+		peer := "http://" + testnet.FreeAddress()
 		cmd = exec.Command(s.binary, "--data-dir", s.dir, "--listen-client-urls", s.URL, "--advertise-client-urls", s.URL,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--logger", "zap", "--log-level", "fatal")
 	}
@@ -170,13 +170,4 @@ func (s *Server) Client() *clientv3.Client {
 	}
 	s.t.Cleanup(func() { _ = c.Close() })
 	return c
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	address, err := testdata.FreeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return address
 }

@@ -9,7 +9,7 @@ const (
 // folder. Those of equal rank do not see each other, nor does a source see another
 // source, a sink a sink, a store a store.
 var ranks = map[string]int{
-	"": 0, "etcdclient": 0, "schema": 1, "policies": 2, "reconciler": 3, "sources": parts, "sinks": parts, "stores": parts, "admin": 5, "cmd": 6,
+	"": 0, "secrets": 0, "etcdclient": 0, "schema": 1, "policies": 2, "reconciler": 3, "sources": parts, "sinks": parts, "stores": parts, "admin": 5, "cmd": 6,
 	"client": apart, "tools": apart,
 }
 
@@ -19,7 +19,7 @@ const (
 )
 
 // inner says what may import what within policies: the algebras are pure, and know
-// neither the compiler nor each other.
+// no compiler; requests have the steps of a trace and health checks from packets.
 var inner = map[string][]string{
 	"policies":          {"policies/packets", "policies/requests", "policies/rollout"},
 	"policies/packets":  nil,

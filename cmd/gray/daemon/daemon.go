@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/xds"
 	"github.com/gray-release/gray/sources/dir"
 	"github.com/gray-release/gray/sources/git"
@@ -86,7 +87,7 @@ func (c *Config) Run(ctx context.Context) (err error) {
 	if c.Source.Git.URL == "" {
 		return errors.New("no repository is named; give --repo")
 	}
-	d := &daemon{c: c, hints: reconciler.NewHints()}
+	d := &daemon{c: c, hints: board.NewHints()}
 	if d.replica, err = c.asReplica(); err != nil {
 		return err
 	}

@@ -11,7 +11,9 @@ import (
 
 	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/secrets"
 	"github.com/gray-release/gray/sources/etcd"
 )
 
@@ -29,18 +31,22 @@ type Etcd struct {
 func (e *Etcd) flag() string { return "--" + cmp.Or(e.name, "etcd") }
 
 // lookUp makes the board of what is in etcd, and what fills it until its context ends.
-func (c *Config) lookUp(store *reconciler.Store) (*reconciler.Discovery, func(context.Context), error) {
+func (c *Config) lookUp(store *reconciler.Store) (*board.Discovery, func(context.Context), error) {
 	cfg, err := c.Etcd.config(c.Secrets, c.Insecure)
 	if err != nil {
 		return nil, nil, err
 	}
 	cfg.Log = c.Log
-	board, err := reconciler.NewDiscovery(store)
+	var records board.Records // a replica keeps none: every one looks by itself
+	if store != nil {
+		records = store
+	}
+	board, err := board.NewDiscovery(records)
 	return board, func(ctx context.Context) { etcd.Run(ctx, board, cfg) }, err
 }
 
 // config makes the source's configuration of the flags.
-func (e *Etcd) config(secrets string, insecure bool) (etcdclient.Config, error) {
+func (e *Etcd) config(dir string, insecure bool) (etcdclient.Config, error) {
 	c := etcdclient.Config{Members: slices.Clone(e.Members), Username: e.Username}
 	secure := 0
 	for i, m := range e.Members {
@@ -67,7 +73,7 @@ func (e *Etcd) config(secrets string, insecure bool) (etcdclient.Config, error) 
 		return c, fmt.Errorf("%[1]s-username and %[1]s-password-file go together; give both or none", e.flag())
 	}
 	if e.PasswordFile != "" {
-		b, err := reconciler.ReadSecret(secrets, e.PasswordFile)
+		b, err := secrets.Read(dir, e.PasswordFile)
 		if err != nil {
 			return c, fmt.Errorf("%s-password-file: %w", e.flag(), err)
 		}
@@ -82,7 +88,7 @@ func (e *Etcd) config(secrets string, insecure bool) (etcdclient.Config, error) 
 		return c, nil
 	}
 	var err error
-	c.TLS, err = e.tls(secrets)
+	c.TLS, err = e.tls(dir)
 	return c, err
 }
 
@@ -98,11 +104,11 @@ func clipURL(u *url.URL, text string) string {
 }
 
 // tls reads the certificate anew for every connection, so that it can be renewed.
-func (e *Etcd) tls(secrets string) (*tls.Config, error) {
+func (e *Etcd) tls(dir string) (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if e.CA != "" {
 		var err error
-		if cfg.RootCAs, err = reconciler.ReadAuthorities(secrets, e.CA); err != nil {
+		if cfg.RootCAs, err = secrets.ReadAuthorities(dir, e.CA); err != nil {
 			return nil, fmt.Errorf("%s-ca: %w", e.flag(), err)
 		}
 	}
@@ -110,7 +116,7 @@ func (e *Etcd) tls(secrets string) (*tls.Config, error) {
 		return cfg, nil
 	}
 	read := func() (*tls.Certificate, error) {
-		pair, err := reconciler.ReadKeyPair(secrets, e.Cert, e.Key)
+		pair, err := secrets.ReadKeyPair(dir, e.Cert, e.Key)
 		if err != nil {
 			err = fmt.Errorf("%[1]s-cert and %[1]s-key: %[2]w", e.flag(), err)
 		}

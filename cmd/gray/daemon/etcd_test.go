@@ -25,14 +25,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/gray-release/gray/etcdclient"
-	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sources/etcd"
-	"github.com/gray-release/gray/testdata"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
-// secrets writes an authority, a certificate of it for this host and its key, and a
+// secretsDir writes an authority, a certificate of it for this host and its key, and a
 // password, into a folder as --secrets-dir names one.
-func secrets(t *testing.T) string {
+func secretsDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, kind string, b []byte) {
@@ -69,7 +69,7 @@ func secrets(t *testing.T) string {
 }
 
 func TestEtcdFlagsAreRefused(t *testing.T) {
-	dir := secrets(t)
+	dir := secretsDir(t)
 	for _, c := range []struct {
 		flags Etcd
 		want  string
@@ -109,10 +109,7 @@ func securedEtcd(t *testing.T, dir string) string {
 	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.LogLevel, cfg.BcryptCost = t.TempDir(), "fatal", 4
-	address, err := testdata.FreeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
+	address := testnet.FreeAddress()
 	at := []url.URL{{Scheme: "https", Host: address}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = at, at
 	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
@@ -130,7 +127,7 @@ func securedEtcd(t *testing.T, dir string) string {
 
 // TestEtcdAsksWhoIsThere has an etcd that wants a certificate, a user and a password.
 func TestEtcdAsksWhoIsThere(t *testing.T) {
-	dir := secrets(t)
+	dir := secretsDir(t)
 	address := securedEtcd(t, dir)
 	flags := Etcd{
 		Members: []string{"https://" + address}, CA: "ca.pem", Cert: "ca.pem", Key: "key.pem", Username: "root", PasswordFile: "password",
@@ -181,7 +178,7 @@ func second[T any](_ T, err error) error { return err }
 // holds a text.
 func says(t *testing.T, cfg etcdclient.Config, want string) {
 	t.Helper()
-	board, err := reconciler.NewDiscovery(nil)
+	board, err := board.NewDiscovery(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

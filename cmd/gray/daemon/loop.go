@@ -10,6 +10,7 @@ import (
 
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/bgp"
 	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
@@ -24,10 +25,10 @@ import (
 type daemon struct {
 	c         *Config
 	replica   *etcd.Replica // nil: it is the only daemon, and leads
-	hints     *reconciler.Hints
+	hints     *board.Hints
 	envoys    *xds.Sink
 	source    reconciler.Source
-	discovery *reconciler.Discovery
+	discovery *board.Discovery
 	prober    *probe.Prober
 	notifier  *admin.Notifier
 	moved     moved
@@ -39,8 +40,8 @@ type daemon struct {
 type loop struct {
 	*reconciler.Reconciler
 	follows  bool
-	board    *reconciler.Health
-	probes   *reconciler.Probes
+	board    *board.Health
+	probes   *board.Probes
 	switches *p4rt.Sink
 	speakers *bgp.Sink
 }
@@ -79,7 +80,7 @@ func (d *daemon) leader(store *reconciler.Store, reelect func(uint64) (uint64, e
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{board: reconciler.NewHealth(), probes: reconciler.NewProbes()}
+	l := &loop{board: board.NewHealth(), probes: board.NewProbes()}
 	l.switches = p4rt.New(p4rt.Config{SecretsDir: d.c.Secrets, Epoch: epoch, Reelect: reelect, Hints: d.hints})
 	l.speakers = bgp.New(bgp.Config{SecretsDir: d.c.Secrets, Log: d.c.Log})
 	cfg := d.config()

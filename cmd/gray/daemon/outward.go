@@ -15,6 +15,7 @@ import (
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/secrets"
 	"github.com/gray-release/gray/sources/probe"
 )
 
@@ -58,7 +59,7 @@ func (c *Config) readWebhooks() ([]admin.Webhook, error) {
 	if c.Outward.Webhooks == "" {
 		return nil, nil
 	}
-	b, err := reconciler.ReadSecret(c.Secrets, c.Outward.Webhooks)
+	b, err := secrets.Read(c.Secrets, c.Outward.Webhooks)
 	if err != nil {
 		return nil, fmt.Errorf("--webhooks: %w", err)
 	}

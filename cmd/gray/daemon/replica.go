@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/stores/etcd"
 )
 
@@ -65,15 +66,15 @@ func (c *Config) stateMembers() (members []string, prefix string, err error) {
 // not sent back.
 type moved struct {
 	mu   sync.Mutex
-	last *reconciler.Moved  // nil: never read
-	now  *reconciler.Follow // of the loop that follows, or did last
+	last *board.Moved  // nil: never read
+	now  *board.Follow // of the loop that follows, or did last
 }
 
 // board is a board for a loop that follows, with what was read last.
-func (m *moved) board() *reconciler.Follow {
+func (m *moved) board() *board.Follow {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.now = reconciler.NewFollow(); m.last != nil {
+	if m.now = board.NewFollow(); m.last != nil {
 		m.now.Set(*m.last)
 	}
 	return m.now

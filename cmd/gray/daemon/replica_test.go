@@ -14,7 +14,7 @@ import (
 )
 
 func TestReplicaFlagsAreRefused(t *testing.T) {
-	dir := secrets(t)
+	dir := secretsDir(t)
 	for _, c := range []struct {
 		change func(*Config)
 		want   string
@@ -49,7 +49,7 @@ func TestReplicaFlagsAreRefused(t *testing.T) {
 // TestReplicaOfASecuredEtcd leads and writes by a certificate and as a user who may
 // read and write below the prefix, and nothing else.
 func TestReplicaOfASecuredEtcd(t *testing.T) {
-	dir := secrets(t)
+	dir := secretsDir(t)
 	c := Config{
 		Secrets: dir, Log: slog.New(slog.DiscardHandler),
 		State: State{At: "etcds://" + securedEtcd(t, dir) + "/shard-1", Lease: 4 * time.Second, Etcd: Etcd{CA: "ca.pem", Cert: "ca.pem", Key: "key.pem", Username: "gray", PasswordFile: "password"}},

@@ -17,7 +17,6 @@ import (
 	"strings"
 
 	"github.com/gray-release/gray"
-	"github.com/gray-release/gray/testdata"
 )
 
 // Lab is a Git repository of the quickstart on this machine, and what its documents
@@ -36,16 +35,13 @@ type Gray func(ctx context.Context, out io.Writer, args ...string) error
 // demo runs beside anything.
 func (l *Lab) ChoosePorts(names ...string) error {
 	l.Ports = map[string]int{}
-	taken := map[int]bool{}
 	for _, n := range names {
-		port, err := testdata.FreePort()
-		for err == nil && taken[port] {
-			port, err = testdata.FreePort()
-		}
+		free, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		l.Ports[n], taken[port] = port, true
+		defer free.Close() // after the last one, so that each has another port
+		l.Ports[n] = free.Addr().(*net.TCPAddr).Port
 	}
 	return nil
 }

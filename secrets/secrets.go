@@ -1,4 +1,4 @@
-package reconciler
+package secrets
 
 import (
 	"crypto/tls"
@@ -12,11 +12,11 @@ import (
 // maxSecret bounds a file of keys or passwords, in bytes.
 const maxSecret = 1 << 20
 
-// ReadSecret reads a file that a document names: a key, a certificate or a
+// Read reads a file that a document names: a key, a certificate or a
 // password, of at most 1 MiB. It must lie below the secrets folder after
 // symbolic links are resolved, as documents are not trusted with the host. The
 // error names the file and never holds a byte of it.
-func ReadSecret(dir, path string) ([]byte, error) {
+func Read(dir, path string) ([]byte, error) {
 	root, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return nil, fmt.Errorf("--secrets-dir %s cannot be read: %w", dir, err)
@@ -51,7 +51,7 @@ func ReadSecret(dir, path string) ([]byte, error) {
 func ReadKeyPair(dir, cert, key string) (tls.Certificate, error) {
 	var content [2][]byte
 	for i, path := range []string{cert, key} {
-		b, err := ReadSecret(dir, path)
+		b, err := Read(dir, path)
 		if err != nil {
 			return tls.Certificate{}, err
 		}
@@ -66,7 +66,7 @@ func ReadKeyPair(dir, cert, key string) (tls.Certificate, error) {
 
 // ReadAuthorities reads the certificates of authorities as ReadSecret does.
 func ReadAuthorities(dir, path string) (*x509.CertPool, error) {
-	b, err := ReadSecret(dir, path)
+	b, err := Read(dir, path)
 	if err != nil {
 		return nil, err
 	}

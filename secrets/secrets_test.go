@@ -1,4 +1,4 @@
-package reconciler
+package secrets
 
 import (
 	"os"
@@ -33,7 +33,7 @@ func TestReadSecret(t *testing.T) {
 	link(dir, filepath.Join(outside, "secrets"))
 	for _, root := range []string{dir, filepath.Join(outside, "secrets")} {
 		for _, good := range []string{"sub/key", "inner", filepath.Join(dir, "sub", "key"), "sub/../inner"} {
-			if b, err := ReadSecret(root, good); err != nil || len(b) != 6 {
+			if b, err := Read(root, good); err != nil || len(b) != 6 {
 				t.Errorf("%s below %s gives %d bytes and error %v", good, root, len(b), err)
 			}
 		}
@@ -41,12 +41,12 @@ func TestReadSecret(t *testing.T) {
 			"outer": "is not below --secrets-dir", "folder/key": "is not below --secrets-dir", "../" + filepath.Base(outside) + "/key": "is not below",
 			filepath.Join(outside, "key"): "is not below --secrets-dir", "missing": "cannot be read", "sub": "cannot be read", "large": "is larger than",
 		} {
-			if _, err := ReadSecret(root, bad); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := Read(root, bad); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s below %s gives error %v, want %q", bad, root, err, want)
 			}
 		}
 	}
-	if _, err := ReadSecret(filepath.Join(dir, "none"), "key"); err == nil || !strings.Contains(err.Error(), "--secrets-dir") {
+	if _, err := Read(filepath.Join(dir, "none"), "key"); err == nil || !strings.Contains(err.Error(), "--secrets-dir") {
 		t.Errorf("a missing folder gives error %v", err)
 	}
 }

@@ -1,0 +1,9 @@
+package admin
+
+import (
+	"testing"
+
+	"github.com/gray-release/gray/tools/testnet"
+)
+
+func TestMain(m *testing.M) { testnet.Main(m) }

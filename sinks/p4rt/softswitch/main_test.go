@@ -1,0 +1,9 @@
+package softswitch
+
+import (
+	"testing"
+
+	"github.com/gray-release/gray/tools/testnet"
+)
+
+func TestMain(m *testing.M) { testnet.Main(m) }
