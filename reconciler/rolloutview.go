@@ -43,6 +43,9 @@ func compareRollouts(was, is map[string]*rollout.Spec) []string {
 			if was[policy].Identity == is[policy].Identity && was[policy].Content != is[policy].Content && len(changes) == 0 {
 				changes = append(changes, "what it moves to has changed")
 			}
+			if len(changes) == 0 && !slices.EqualFunc(was[policy].Networks, is[policy].Networks, sameName) {
+				changes = append(changes, "it moves other Networks, or in another order")
+			}
 			if len(changes) > 0 {
 				lines = append(lines, fmt.Sprintf("~ rollout %s: %s", policy, strings.Join(changes, "; ")))
 			}
@@ -50,6 +53,8 @@ func compareRollouts(was, is map[string]*rollout.Spec) []string {
 	}
 	return lines
 }
+
+func sameName(a, b rollout.Network) bool { return a.Name == b.Name }
 
 // trait is one thing that a rollout is told by.
 type trait struct{ name, value string }
@@ -112,16 +117,16 @@ func unlessZero(d schema.Duration) string {
 func checksOf(v *schema.Verify) string {
 	var checks []string
 	if p := v.Ping; p != nil {
-		checks = append(checks, fmt.Sprintf("ping (%s, %d times, up to %d%% lost, %d peers)", p.Source, p.Count, p.MaxLoss, p.Peers))
+		checks = append(checks, fmt.Sprintf("ping (%s, %d times, %s each, up to %d%% lost, %d peers)", p.Source, p.Count, p.Timeout, p.MaxLoss, p.Peers))
 	}
 	if v.TCP != nil {
-		checks = append(checks, fmt.Sprintf("tcp %d", v.TCP.Port))
+		checks = append(checks, fmt.Sprintf("tcp %d within %s", v.TCP.Port, v.TCP.Timeout))
 	}
 	if v.HTTP != nil {
-		checks = append(checks, fmt.Sprintf("http %s", v.HTTP.URL))
+		checks = append(checks, fmt.Sprintf("http %s is %d", v.HTTP.URL, v.HTTP.Expect))
 	}
 	if v.Exec != nil {
-		checks = append(checks, "exec "+strings.Join(v.Exec.Command, " "))
+		checks = append(checks, fmt.Sprintf("exec %s within %s", strings.Join(v.Exec.Command, " "), v.Exec.Timeout))
 	}
 	return strings.Join(append(checks, fmt.Sprintf("%d retries", v.Retries)), ", ")
 }
