@@ -53,9 +53,7 @@ func (b *neighborBody) String() string {
 	return s
 }
 
-func (b *neighborBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
-
-func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
+func (b *neighborBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
 // pathBody is a VIP's route. Without a next hop it is held back: the speaker knows
 // of it and does not announce it.
@@ -90,4 +88,4 @@ func (b *pathBody) String() string {
 	return s
 }
 
-func (b *pathBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *pathBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }

@@ -119,7 +119,7 @@ func TestCollapseFails(t *testing.T) {
 	l.onWrite(func(context.Context, *p4v1.WriteRequest) error { return errDone }) // it says so, and does nothing
 	mustApply(t, s, self, creates(vpc)...)
 	l.hook.Store(nil)
-	for _, want := range []string{"Unavailable: busy", "it is not there as it was written"} {
+	for _, want := range []string{"Unavailable: busy", "it is missing or was changed"} {
 		if strings.HasPrefix(want, "Unavailable") {
 			fail = status.Error(codes.Unavailable, "busy")
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestDrift has somebody insert, change and delete 1,000 entries at random on a
@@ -187,7 +188,7 @@ func TestDeadSwitches(t *testing.T) {
 	l := newLoop(t, append(base, vmsDoc(1, addresses(0, 50)...))...)
 	live := func(names []string, vms int) {
 		t.Helper()
-		eventually(t, l.log.String, func() bool {
+		testnet.Eventually(t, l.log.String, func() bool {
 			s, err := l.Status(t.Context())
 			if err != nil {
 				t.Fatal(err)

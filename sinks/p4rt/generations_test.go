@@ -18,6 +18,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // flipRig is a switch with one VIP whose pool is changed under packets. The pool
@@ -309,8 +310,8 @@ func TestFlipFails(t *testing.T) {
 					t.Fatalf("error %v, want one of the whole", err)
 				}
 				r.serve(r.sw)
-				eventually(t, func() string { return "no new arbitration" }, func() bool { return len(r.asked()) > asked })
-				stands(t, r.s, "primary")
+				testnet.Eventually(t, func() string { return "no new arbitration" }, func() bool { return len(r.asked()) > asked })
+				waitRole(t, r.s, "primary")
 			} else if got := failures(t, err)[r.now.Key]; got == nil || !strings.Contains(got.Error(), c.want) {
 				t.Errorf("error %v, want %q", got, c.want)
 			} else if name != "clear refused" { // the same once more, without a look
@@ -328,7 +329,7 @@ func TestFlipFails(t *testing.T) {
 			if fmt.Sprint(live.buckets) != fmt.Sprint(whole.buckets) {
 				t.Errorf("the live generation is %s, want %s", live, whole)
 			}
-			if live.Equal(r.now.Body) != (len(live.stray) == 0 && whole == r.now.Body) {
+			if live.Equal(r.now.Body) != (len(live.unused) == 0 && whole == r.now.Body) {
 				t.Errorf("%s is not told from %s", live, r.now.Body)
 			}
 			if !live.Equal(r.now.Body) {
@@ -341,9 +342,9 @@ func TestFlipFails(t *testing.T) {
 	}
 }
 
-// TestFlipUnsure fails half of a small change; whatever is wanted next, the
+// TestFlipDirty fails half of a small change; whatever is wanted next, the
 // buckets that nobody knows of are written too.
-func TestFlipUnsure(t *testing.T) {
+func TestFlipDirty(t *testing.T) {
 	r := newFlipRig(t)
 	change := func(hashes ...int) *reconciler.Resource {
 		p := pool(r.self, 1, flipSize, 1, 2, 3, 4)

@@ -27,8 +27,6 @@ import (
 // patience bounds every wait of these tests.
 const patience = 20 * time.Second
 
-var eventually = testnet.Eventually
-
 // lab is a software gateway behind a gRPC server that can be disturbed.
 type lab struct {
 	testing.TB
@@ -76,7 +74,7 @@ func (l *lab) start() {
 func (l *lab) serve(sw *softswitch.Switch) {
 	l.Helper()
 	var listener net.Listener
-	eventually(l, func() string { return l.address + " cannot be listened at" }, func() bool {
+	testnet.Eventually(l, func() string { return l.address + " cannot be listened at" }, func() bool {
 		var err error
 		listener, err = net.Listen("tcp", l.address)
 		return err == nil
@@ -113,8 +111,8 @@ func (l *lab) reconnect(s *Sink) {
 	l.Helper()
 	before := len(l.asked())
 	l.cut()
-	eventually(l, func() string { return "no new arbitration: " + standing(s) }, func() bool { return len(l.asked()) > before })
-	stands(l, s, "primary")
+	testnet.Eventually(l, func() string { return "no new arbitration: " + roleOf(s) }, func() bool { return len(l.asked()) > before })
+	waitRole(l, s, "primary")
 }
 
 func (l *lab) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -308,7 +306,7 @@ func resourceOf(self *reconciler.Resource, b entryBody) *reconciler.Resource {
 }
 
 // updateOf is one update of an entry.
-func updateOf(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update { return new(block).as(t, e) }
+func updateOf(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update { return new(block).updateOf(t, e) }
 
 func creates(resources ...*reconciler.Resource) []reconciler.Change {
 	var all []reconciler.Change

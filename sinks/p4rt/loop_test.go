@@ -15,6 +15,7 @@ import (
 
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // loop is the real reconciler with this sink and documents that change.
@@ -104,7 +105,7 @@ func (l *loop) adopted() {
 	l.mu.Lock()
 	want := l.next.Revision
 	l.mu.Unlock()
-	eventually(l, l.log.String, func() bool {
+	testnet.Eventually(l, l.log.String, func() bool {
 		s, err := l.Status(l.Context())
 		return err == nil && s.Revision == want
 	})

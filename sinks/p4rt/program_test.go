@@ -19,6 +19,7 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // altered is gray's P4Info after a change.
@@ -106,7 +107,7 @@ func TestForeignPrograms(t *testing.T) {
 			t.Errorf("%s: a %T is no error of the documents", c.what, err)
 		}
 	}
-	if err := lower([]byte("tables { match_fields { frob: 1 } }")); err == nil || !strings.HasPrefix(err.Error(), "sw.yaml:7: spec.pipeline: p4info.txtpb in p is no P4Info of P4Runtime 1: ") {
+	if err := lower([]byte("tables { match_fields { frob: 1 } }")); err == nil || !strings.HasPrefix(err.Error(), "sw.yaml:7: spec.pipeline: p4info.txtpb in p is not a P4Info of P4Runtime 1: ") {
 		t.Errorf("nonsense: %v", err)
 	}
 }
@@ -179,7 +180,7 @@ func TestFolderPipeline(t *testing.T) {
 
 	// The table holds no third VPC: the commit is refused.
 	l.set(append(slices.Clone(documents), vpcDoc(3)))
-	eventually(t, l.log.String, func() bool {
+	testnet.Eventually(t, l.log.String, func() bool {
 		return strings.Contains(l.log.String(), "table gray_vpc of switch sw would hold 3 entries, its size is 2")
 	})
 
@@ -217,7 +218,7 @@ func TestLoadedByOthers(t *testing.T) {
 	var status string
 	stalled := func(want string) {
 		t.Helper()
-		eventually(t, func() string { return status }, func() bool {
+		testnet.Eventually(t, func() string { return status }, func() bool {
 			s, err := l.Status(t.Context())
 			status = fmt.Sprintf("%+v, error %v", s, err)
 			return strings.Contains(status, want)

@@ -108,7 +108,7 @@ func TestTLS(t *testing.T) {
 	try := func(patience time.Duration, files *policies.TLS) error {
 		s := newSink(t, 1)
 		s.cfg.SecretsDir = dir
-		s.limits.lead = patience
+		s.limits.primary = patience
 		defer s.Close()
 		self := switchOf(&policies.Switch{Name: "gw-a", Address: l.address, DeviceID: 1, Push: "ifDifferent", TLS: files})
 		if err := s.Apply(t.Context(), self, creates(self)); err != nil {

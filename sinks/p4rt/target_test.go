@@ -85,7 +85,7 @@ func runTarget(t *testing.T, address string, deviceID uint64, name string) {
 	t.Cleanup(func() { _ = conn.Close() })
 	self := switchOf(&policies.Switch{Name: "gw-a", Address: address, DeviceID: deviceID, Pipeline: name, Push: "ifDifferent"})
 	d := &device{spec: targetBody{address: address, deviceID: deviceID}, client: p4v1.NewP4RuntimeClient(conn), known: newKnown()}
-	d.runs(self.Body.(*targetBody).program)
+	d.setProgram(self.Body.(*targetBody).program)
 	r := &targetRig{T: t, d: d, self: self, written: map[string]*p4v1.TableEntry{}}
 	t.Cleanup(r.clean)
 	for _, p := range []struct {

@@ -15,6 +15,7 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // arbitrate opens a stream, asks to be primary on it and returns the first answer,
@@ -75,7 +76,7 @@ func targetArbitration(r *targetRig) {
 	leave()
 	// While nobody is primary nobody writes, and the next needs a higher election id.
 	r.close()
-	eventually(r, func() string { return "a primary that is gone can write" }, func() bool { return r.writesAs(r.id) != codes.OK })
+	testnet.Eventually(r, func() string { return "a primary that is gone can write" }, func() bool { return r.writesAs(r.id) != codes.OK })
 	r.lead(election{first.high, 30})
 }
 

@@ -23,7 +23,7 @@ func like(t *testing.T, name string) *rig {
 	}
 	r := ready(t)
 	r.sw.mu.Lock()
-	r.sw.like = p
+	r.sw.personality = p
 	r.sw.mu.Unlock()
 	return r
 }
