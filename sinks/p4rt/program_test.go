@@ -69,12 +69,12 @@ func TestForeignPrograms(t *testing.T) {
 				return strings.HasPrefix(t.GetPreamble().GetName(), "gray_vm_src")
 			})
 		}, "it has no table gray_vm_src_v4 with id 0x2000005\nit has no table gray_vm_src_v6 with id 0x2000007"},
-		{"a table of another name", func(t tables, _ *p4configv1.P4Info) { t["pool"].Preamble.Name = "group" }, "table pool is named group there"},
+		{"a table of another name", func(t tables, _ *p4configv1.P4Info) { t["pool"].Preamble.Name = "group" }, "table pool is named group"},
 		{"no size", func(t tables, _ *p4configv1.P4Info) { t["pool"].Size = 0 }, "table pool has no size"},
 		{"a field gone", func(t tables, _ *p4configv1.P4Info) { t["bucket"].MatchFields = t["bucket"].MatchFields[:2] }, "table bucket has no field hash:16:EXACT (id 3)"},
 		{"a field more", func(t tables, _ *p4configv1.P4Info) {
 			t["gray_vpc"].MatchFields = append(t["gray_vpc"].MatchFields, &p4configv1.MatchField{Id: 9, Name: "x", Bitwidth: 1, Match: &p4configv1.MatchField_MatchType_{MatchType: p4configv1.MatchField_EXACT}})
-		}, "table gray_vpc has a field more, x:1:EXACT (id 9)"},
+		}, "table gray_vpc has an extra field x:1:EXACT (id 9)"},
 		{"a narrow field", func(t tables, _ *p4configv1.P4Info) { t["bucket"].MatchFields[2].Bitwidth = 14 }, "table bucket has the field hash:14:EXACT (id 3), want hash:16:EXACT (id 3)"},
 		{"LPM for ternary", func(t tables, _ *p4configv1.P4Info) {
 			t["gray_flow_v4"].MatchFields[2].Match = &p4configv1.MatchField_MatchType_{MatchType: p4configv1.MatchField_LPM}
