@@ -120,7 +120,7 @@ func handleVerb(r *reconciler.Reconciler) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		policy, verb := req.PathValue("policy"), req.PathValue("verb")
 		if !slices.Contains(verbs, verb) {
-			http.Error(w, fmt.Sprintf("%q is no verb; want one of %s", verb, strings.Join(verbs, ", ")), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("unknown verb %q; want one of %s", verb, strings.Join(verbs, ", ")), http.StatusBadRequest)
 			return
 		}
 		var s said

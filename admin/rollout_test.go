@@ -130,7 +130,7 @@ func TestRolloutByTheAPI(t *testing.T) {
 	reach(t, c, rollout.PhasePaused, 1)
 
 	_, err = c.Do(ctx, "p", rollout.Verb{Verb: rollout.VerbRetry, Who: "ann@desk"})
-	if !errors.Is(err, reconciler.ErrNotNow) || err.Error() != "not now: nothing of it has failed" {
+	if !errors.Is(err, reconciler.ErrNotNow) || err.Error() != "not now: nothing has failed; see gray rollout status" {
 		t.Errorf("retry: %v", err)
 	}
 	for _, err := range []error{
@@ -188,7 +188,7 @@ func TestVerbsAreChecked(t *testing.T) {
 		code             int
 		want             string
 	}{
-		{"p/undo", `{"who":"a"}`, "", 400, `"undo" is no verb; want one of promote, pause, resume, abort, retry`},
+		{"p/undo", `{"who":"a"}`, "", 400, `unknown verb "undo"; want one of promote, pause, resume, abort, retry`},
 		{"p/pause", `{}`, "", 400, "who: says nothing; the audit log needs a name"},
 		{"p/pause", `{"who":"a","gate":"1/n1/1"}`, "", 400, "gate: belongs to promote, not to pause"},
 		{"p/pause", `{"who":"a\nb"}`, "", 400, "who: want one line of text that can be printed"},
@@ -198,7 +198,7 @@ func TestVerbsAreChecked(t *testing.T) {
 		{"p/pause", `{"who":"a","force":true}`, "", 400, `json: unknown field "force"`},
 		{"p/pause", `who=a`, "", 400, "invalid character 'w' looking for beginning of value"},
 		{"p/pause", `{"who":"a"}`, "cross-site", 403, "cross-origin request detected from Sec-Fetch-Site header"},
-		{"p/promote", `{"who":"a","gate":"1/n1/2"}`, "", 409, "not now: gate 1/n1/2 is not open, or was passed before; see gray rollout status"},
+		{"p/promote", `{"who":"a","gate":"1/n1/2"}`, "", 409, "not now: gate 1/n1/2 is not waiting, or was passed before; see gray rollout status"},
 		{"q/pause", `{"who":"a"}`, "", 404, "no policy of that name has a rollout; see gray status"},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+c.Address+"/v1/rollouts/"+test.path, strings.NewReader(test.body))

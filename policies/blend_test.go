@@ -52,7 +52,12 @@ func serverNames(ir *IR, pool string) []string {
 	gw := ir.Gateway("gw")
 	var names []string
 	for bucket := range gw.Hash.Buckets {
-		version, backend, _ := packets.ServerOf(ir, gw, pool, bucket)
+		version, backend := pool, uint16(0)
+		if b := ir.Blend("gw", pool); b != nil {
+			version, backend = gw.Pools[b.Buckets[bucket].Pool].Version, b.Buckets[bucket].Backend
+		} else {
+			backend = gw.Pool(pool).Buckets[bucket]
+		}
 		names = append(names, version+"/"+gw.Pool(version).Backends[backend].Name)
 	}
 	return names

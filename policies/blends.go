@@ -1,7 +1,6 @@
 package policies
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/gray-release/gray/policies/packets"
@@ -11,7 +10,7 @@ import (
 // poolPart begins the part of a blend's unit.
 const poolPart = "pool/"
 
-// blends is who points to which blend.
+// blends is which units point to which blend.
 type blends struct {
 	uses      map[Name]map[string]schema.Position // by unit: the pools
 	users     map[Name]map[Name]schema.Position   // by blend: the units
@@ -19,9 +18,9 @@ type blends struct {
 	blendIDs  map[Name][]idKey // by blend
 }
 
-// use notes which blends a unit points to, and from which place of a document.
-// Blends that are new, no longer used or come from another place are made anew.
-func (c *Compiler) use(unit Name, now map[string]schema.Position) {
+// useBlends records which blends a unit points to, each with the place in a document.
+// Blends that are new, no longer used or from another place are compiled again.
+func (c *Compiler) useBlends(unit Name, now map[string]schema.Position) {
 	was := c.uses[unit]
 	for pool, at := range was {
 		if have, still := now[pool]; !still || have != at {
@@ -41,7 +40,7 @@ func (c *Compiler) use(unit Name, now map[string]schema.Position) {
 func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
 	blend := Name{schema.KindGateway, unit.Name, poolPart + pool}
 	if !c.dirtyBlends[blend] {
-		c.dirtyBlends[blend] = false // to be looked at
+		c.dirtyBlends[blend] = false // to be checked
 	}
 	switch {
 	case at == nil:
@@ -53,8 +52,8 @@ func (c *Compiler) blendUsed(unit Name, pool string, at *schema.Position) {
 	}
 }
 
-// rulesUse is the blends that rules point to.
-func rulesUse(rules []packets.Rule) map[string]schema.Position {
+// blendsOf is the blends that rules point to.
+func blendsOf(rules []packets.Rule) map[string]schema.Position {
 	uses := map[string]schema.Position{}
 	for i := range rules {
 		if pool := rules[i].Pool; packets.IsBlend(pool) {
@@ -64,7 +63,7 @@ func rulesUse(rules []packets.Rule) map[string]schema.Position {
 	return uses
 }
 
-// compileBlend makes a blend anew, or takes it away where nobody points to it.
+// compileBlend makes a blend, or removes it if no unit points to it.
 func (c *Compiler) compileBlend(n Name, gatewayChanged bool) {
 	users, gw := c.users[n], c.ir.Gateway(n.Name)
 	if gw == nil || len(users) == 0 {
@@ -96,28 +95,4 @@ func (c *Compiler) compileBlend(n Name, gatewayChanged bool) {
 	c.byGateway[n.Name][n] = true
 	c.ir.Put(n, packets.NewBlend(gw, name, origin))
 	c.pending[n] = true
-}
-
-// setDefault decides what the VIPs of a gateway point to: what the policies say
-// about the set of all packets, as part of the list that cells are made of.
-func (c *Compiler) setDefault(name string) {
-	gw := c.ir.Gateway(name)
-	n := Name{Kind: schema.KindGateway, Name: name}
-	if gw == nil {
-		c.use(n, nil)
-		return
-	}
-	all := slices.DeleteFunc(slices.Clone(c.claims[Name{n.Kind, name, anyVNI}]), func(cl claim) bool { return cl.box != packets.AnyMatch })
-	next := *gw
-	policies, _ := policiesOf(all)
-	next.SetDefault(policies)
-	uses := map[string]schema.Position{}
-	if packets.IsBlend(next.DefaultPool) {
-		uses[next.DefaultPool] = next.DefaultOrigin
-	}
-	c.use(n, uses)
-	if next.DefaultPool != gw.DefaultPool || next.DefaultPolicy != gw.DefaultPolicy || next.DefaultOrigin != gw.DefaultOrigin {
-		c.ir.Put(n, &next)
-		c.pending[n] = true
-	}
 }

@@ -10,9 +10,8 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// TableSizes is how many entries the tables of a switch hold that runs a pipeline
-// of gray's own, by the names of the pipeline. The bucket table holds two
-// generations of every pool.
+// TableSizes is the sizes of the tables in gray's own pipelines, in entries, by name.
+// The bucket table holds two generations of every pool.
 var TableSizes = map[string]int{
 	"vip_v4": 1024, "vip_v6": 1024,
 	"gray_flow_v4": 2048, "gray_flow_v6": 1024,
@@ -21,13 +20,13 @@ var TableSizes = map[string]int{
 	"gray_vpc": 16384, "hash_profile": 256, "pool": 256, "bucket": 524288, "backend": 4096,
 }
 
-// usage is how many rules of a gateway stand in each table.
+// usage counts the rules of a gateway by table.
 type usage struct {
 	cells map[Name]map[string]int
 	total map[string]int
 }
 
-// count notes how many rules a cell has.
+// count records the number of rules of a cell.
 func (c *Compiler) count(n Name, cell *packets.Cell) {
 	u := c.usage[n.Name]
 	if u == nil {
@@ -51,8 +50,8 @@ func (c *Compiler) count(n Name, cell *packets.Cell) {
 	}
 }
 
-// overflows reports tables that would hold more than they can, at the document
-// that asks for most of it.
+// overflows reports tables that would need more entries than they have, at the
+// document that asks for most of them.
 func (c *Compiler) overflows() schema.Errors {
 	bySwitch := map[string][]*packets.Gateway{}
 	for name := range c.usage {
@@ -85,8 +84,8 @@ func (c *Compiler) overflows() schema.Errors {
 	return errs
 }
 
-// sizesOf is the sizes of a switch's tables. Of a table that its P4Info does not
-// have nothing is said here.
+// sizesOf is the sizes of a switch's tables. A table that is not in its P4Info is
+// checked by the sink.
 func (c *Compiler) sizesOf(sw string) map[string]int {
 	if s := c.ir.Switch(sw); s != nil && s.sizes != nil {
 		return s.sizes
@@ -94,7 +93,7 @@ func (c *Compiler) sizesOf(sw string) map[string]int {
 	return TableSizes
 }
 
-// demand is how many entries of a table a gateway needs on each of its switches.
+// demand is how many entries of a table a gateway needs on each switch.
 func (c *Compiler) demand(g *packets.Gateway, table string) int {
 	n := 0
 	switch table {
@@ -123,8 +122,8 @@ func (c *Compiler) demand(g *packets.Gateway, table string) int {
 	return 0
 }
 
-// overflow names the policy with most rules in the table, or for what no policy
-// makes the gateway.
+// overflow makes the error of a table, at the policy with most rules in it. Tables
+// that policies do not fill are blamed on the gateway.
 func (c *Compiler) overflow(sw, table string, sum, size int, most *packets.Gateway) *schema.Error {
 	byPolicy := map[string]int{}
 	at := most.Origin

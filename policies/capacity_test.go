@@ -69,7 +69,7 @@ func TestMoreThanTheSwitchHolds(t *testing.T) {
 		{
 			"4,097 servers",
 			[]string{largeGateway(4097)},
-			`1.yaml:1: switch "sw" has no number left for gw/v1/b999; use fewer gateways, versions, percentages or backends on it` + "\n" +
+			`1.yaml:1: switch "sw" has no free ID for gw/v1/b999; use fewer gateways, versions, percentages or backends on it` + "\n" +
 				"1.yaml:1: table backend of switch sw would hold 4097 entries, its size is 4096; use fewer backends, or spread the gateways over more switches",
 		},
 		{

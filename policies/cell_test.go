@@ -83,7 +83,7 @@ func runWorld(t *testing.T, seed uint64) (valid int) {
 			t.Fatalf("seed %d: a full pass (-) and the reported units of incremental ones (+) differ:\n%s\n%s", seed, docs.String(),
 				cmp.Diff(fullIR.units, state, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })))
 		}
-		numbers = checkNumbers(t, c, ir, numbers)
+		numbers = checkIDs(t, c, ir, numbers)
 	}
 	return valid
 }
@@ -111,10 +111,10 @@ func randomFacts(r *rand.Rand, facts Facts) Facts {
 	return facts
 }
 
-// checkNumbers holds that every pool of the IR has a number, that what has gone
+// checkIDs holds that every pool of the IR has a number, that what has gone
 // gives its number back, and that no number means something else than at the
 // commit before.
-func checkNumbers(t *testing.T, c *Compiler, ir *IR, before map[slot]string) map[slot]string {
+func checkIDs(t *testing.T, c *Compiler, ir *IR, before map[slot]string) map[slot]string {
 	now := map[slot]string{}
 	add := func(space Space, key string) {
 		id := ir.ID("sw", space, key)

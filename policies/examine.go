@@ -1,6 +1,8 @@
 package policies
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,15 +14,15 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// examine reads a document: its unit of the IR, its claims, what others see of
-// it, and what is wrong with it beside others.
+// examine reads a document: its unit of the IR, its claims, what others see of it,
+// and its errors that concern other documents.
 func (c *Compiler) examine(s *docState) {
 	unit := Name{Kind: s.doc.Kind, Name: s.doc.Name.Name}
 	switch spec := s.doc.Spec.(type) {
 	case *schema.SwitchSpec:
 		c.ir.Put(unit, c.swtch(s, spec))
 	case *schema.NetworkSpec:
-		c.network(s, spec)
+		c.ir.Put(unit, c.network(s, spec))
 	case *schema.ServiceSpec:
 		c.ir.Put(unit, c.service(s, spec))
 	case *schema.GatewaySpec:
@@ -44,13 +46,13 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 	if spec.BGP != nil {
 		sw.BGP = bgpOf(spec.BGP)
 	}
-	// Locally administered, and different for different devices.
+	// Locally administered, and different for each device.
 	id := spec.DeviceID
 	sw.MAC = [6]byte{0x02, 0x67, byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)}
 	if spec.MAC != nil {
 		sw.MAC = *spec.MAC
 	}
-	// What the gateways on it are lowered with.
+	// What gateways on the switch are lowered with.
 	s.facade = fmt.Sprint("switch ", sw.MAC)
 	if b := sw.BGP; b != nil {
 		s.facade += fmt.Sprint(" announces by ", b.NextHop, b.NextHop6, b.Communities)
@@ -61,8 +63,8 @@ func (c *Compiler) swtch(s *docState, spec *schema.SwitchSpec) *Switch {
 	return sw
 }
 
-// neighborKey names a session of this host: a neighbor tells its peers apart by
-// address alone, so two switches cannot share one.
+// neighborKey identifies a BGP session of this host. A neighbor tells its peers apart
+// by address alone, so two switches cannot share one.
 func neighborKey(local, neighbor netip.Addr) string {
 	if local.IsValid() {
 		return fmt.Sprintf("%s from %s", neighbor, local)
@@ -89,14 +91,15 @@ func bgpOf(b *schema.BGPSpec) *BGP {
 	return out
 }
 
-func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
+func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) *Network {
 	c.own(s, "vni", fmt.Sprint(*spec.VNI))
 	if c.nets[spec.Account] == nil {
 		c.nets[spec.Account] = map[schema.Name]bool{}
 	}
 	c.nets[spec.Account][s.doc.Name] = true
 	s.vni = uint32(*spec.VNI)
-	for _, r := range c.set.Routes(s.doc.Name.Name) {
+	routes := c.set.Routes(s.doc.Name.Name)
+	for _, r := range routes {
 		if r.Prefix.IsSingleIP() {
 			s.vms = append(s.vms, r.Prefix.Addr())
 		}
@@ -105,6 +108,21 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) {
 	s.vms = slices.Compact(s.vms)
 	c.vms[s.vni] = s.vms
 	s.facade = fmt.Sprint(*spec.VNI, spec.Account, s.doc.Metadata.Labels, s.ipv6(), spec.Monitor != nil)
+	return &Network{
+		Name: s.doc.Name.Name, Origin: s.doc.Position, VNI: s.vni, Monitor: spec.Monitor,
+		Routes: len(routes), Digest: digestOf(routes),
+	}
+}
+
+// digestOf tells route tables apart.
+func digestOf(routes []schema.Route) string {
+	h := sha256.New()
+	var line []byte
+	for _, r := range routes {
+		line = fmt.Appendln(line[:0], r.VM, r.Prefix, r.MAC, r.VTEP)
+		_, _ = h.Write(line)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:6])
 }
 
 func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Service {
@@ -133,7 +151,7 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Serv
 		slices.SortFunc(version.Endpoints, func(a, b requests.Endpoint) int {
 			return netip.AddrPortFrom(a.Address, a.Port).Compare(netip.AddrPortFrom(b.Address, b.Port))
 		})
-		runs = append(runs, fmt.Sprint(version)) // without what comes and goes in etcd
+		runs = append(runs, fmt.Sprint(version)) // without endpoints from etcd
 		if v.Etcd != nil {
 			c.dependOn(s, depEtcd, v.Etcd.Target)
 			found, known := c.facts.Endpoints[v.Etcd.Target]
@@ -173,7 +191,7 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *packets.Gatew
 	for i, sw := range spec.Switches {
 		c.dependOn(s, schema.KindSwitch, sw)
 		if doc := c.exists(s, schema.KindSwitch, sw, fmt.Sprintf("spec.switches[%d]", i)); doc != nil {
-			c.announceable(s, spec, doc)
+			c.checkNextHops(s, spec, doc)
 		}
 	}
 	var names []string
@@ -196,8 +214,8 @@ func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *packets.Gatew
 	return g
 }
 
-// announceable reports VIPs that a switch's BGP has no next hop for.
-func (c *Compiler) announceable(s *docState, spec *schema.GatewaySpec, sw *schema.Document) {
+// checkNextHops reports VIPs for which a switch's BGP has no next hop.
+func (c *Compiler) checkNextHops(s *docState, spec *schema.GatewaySpec, sw *schema.Document) {
 	b := sw.Spec.(*schema.SwitchSpec).BGP
 	if b == nil {
 		return
@@ -238,8 +256,8 @@ func healthOf(h *schema.HealthCheck) *packets.HealthCheck {
 	return out
 }
 
-// poolOf makes the pool of a version; down names the servers that fail their
-// checks.
+// poolOf makes the pool of a version; down has the backends that fail their health
+// checks, as "version/backend".
 func poolOf(doc *schema.Document, g *packets.Gateway, v schema.GatewayVersion, down map[string]bool) packets.Pool {
 	p := packets.Pool{Version: v.Name, Origin: schema.Position{Path: doc.Path, Line: v.Line}}
 	for _, b := range v.Backends {
@@ -285,8 +303,8 @@ func (c *Compiler) node(s *docState, spec *schema.NodeSpec) *Node {
 	return n
 }
 
-// exists returns the document that a field refers to, or nil. It is an error
-// if there is none; one with errors of its own has had them reported.
+// exists returns the document that a field refers to, or nil. It reports a missing
+// document, but not one whose own errors are reported already.
 func (c *Compiler) exists(s *docState, kind, name, field string) *schema.Document {
 	ref := schema.Name{Kind: kind, Name: name}
 	doc := c.set.Get(ref)
@@ -296,7 +314,7 @@ func (c *Compiler) exists(s *docState, kind, name, field string) *schema.Documen
 	return doc
 }
 
-// hasVersion reports if a Service or Gateway lacks a version.
+// hasVersion tells whether a Service or Gateway has a version, and reports if not.
 func (c *Compiler) hasVersion(s *docState, target *schema.Document, version, field string) bool {
 	var names []string
 	switch spec := target.Spec.(type) {

@@ -10,17 +10,17 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Facts is what is known beside the documents. It is one immutable value: who learns
-// something makes a new one, which shares what did not change. Names that the
-// documents do not have mean nothing.
+// Facts is what is known beside the documents. It is an immutable value: a change
+// makes a new one that shares what stays. Names that are not in the documents are
+// ignored.
 type Facts struct {
 	Down      map[string][]string            // by gateway: the servers that fail their checks, as "version/backend", sorted
-	Endpoints map[string][]requests.Endpoint // by etcd target: what is registered, sorted by address and port; one that is not named is not known yet
+	Endpoints map[string][]requests.Endpoint // by etcd target: what is registered, sorted by address and port; a target that is missing is not known yet
 	Progress  map[string]rollout.Progress    // by policy: what its rollout has moved
-	Suspended map[string]*schema.Document    // by policy that is suspended without a rollout: what was in force before, which it goes on to mean
+	Suspended map[string]*schema.Document    // by policy that is suspended without a rollout: the document that stays in force
 }
 
-// with is a copy of a map with one value set, or dropped.
+// with returns a copy of a map with one value set or dropped.
 func with[K comparable, V any](m map[K]V, key K, value V, drop bool) map[K]V {
 	next := maps.Clone(m)
 	if next == nil {
@@ -32,21 +32,21 @@ func with[K comparable, V any](m map[K]V, key K, value V, drop bool) map[K]V {
 	return next
 }
 
-// WithProgress is the facts with another progress of one policy's rollout.
+// WithProgress returns the facts with another progress of one policy's rollout.
 func (f Facts) WithProgress(policy string, p rollout.Progress) Facts {
 	f.Progress = with(f.Progress, policy, p, len(p.Whole)+len(p.VMs) == 0)
 	return f
 }
 
-// WithSuspended is the facts with what one suspended policy goes on to mean; nil: it
-// is not known.
+// WithSuspended returns the facts with the document that stays in force for a
+// suspended policy; nil: it is not known.
 func (f Facts) WithSuspended(policy string, doc *schema.Document) Facts {
 	f.Suspended = with(f.Suspended, policy, doc, doc == nil)
 	return f
 }
 
-// learn finds out what other facts than those of the last call change, and has it
-// looked at again.
+// learn marks what has to be read or compiled again because of facts that changed
+// since the last call.
 func (c *Compiler) learn(now Facts) {
 	was := c.facts
 	c.facts = now
@@ -64,7 +64,7 @@ func (c *Compiler) learn(now Facts) {
 		}
 	})
 	changed(was.Suspended, now.Suspended, func(a, b *schema.Document) bool { return a == b }, func(policy string) {
-		if n := (schema.Name{Kind: schema.KindPolicy, Name: policy}); c.set != nil && IsHeld(c.set.Get(n)) {
+		if n := (schema.Name{Kind: schema.KindPolicy, Name: policy}); c.set != nil && IsSuspended(c.set.Get(n)) {
 			c.again[n] = true
 		}
 	})
@@ -73,8 +73,8 @@ func (c *Compiler) learn(now Facts) {
 	})
 }
 
-// changed calls f for every key of which two maps have different values. One map is
-// not looked at.
+// changed calls f for every key whose value differs between two maps. It returns at
+// once if both are the same map.
 func changed[V any](was, now map[string]V, equal func(a, b V) bool, f func(key string)) {
 	if reflect.ValueOf(was).Pointer() == reflect.ValueOf(now).Pointer() {
 		return

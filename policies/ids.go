@@ -11,17 +11,17 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Space is a range of numbers on a switch that names are given numbers from.
+// Space is a range of IDs on a switch.
 type Space uint8
 
-// The spaces of a switch and how many numbers each has (0 is never given).
+// The spaces of a switch. ID 0 is never assigned.
 const (
-	SpaceVIP     Space = iota + 1 // one a gateway, 8 bits; its hash profile has the same number
-	SpacePool                     // one a version and one a blend of a gateway, 8 bits
-	SpaceBackend                  // one a backend of a version: as many as the table holds
+	SpaceVIP     Space = iota + 1 // one per gateway, 8 bits; its hash profile has the same ID
+	SpacePool                     // one per version and per blend of a gateway, 8 bits
+	SpaceBackend                  // one per backend of a version, as many as the table holds
 )
 
-// size is the first number past the space.
+// size is the first ID past the space.
 func (s Space) size() uint32 {
 	if s == SpaceBackend {
 		return 4097
@@ -36,15 +36,14 @@ type idKey struct {
 	Key    string
 }
 
-// IDs is which number each name has on each switch. A number stays with its
-// name for as long as the name is there, over commits and restarts, and is not
-// given to another name in the commit that frees it: so no entry ever changes
-// its meaning under live traffic. It is part of a compilation's input, like
-// the progress of a rollout.
+// IDs is the table of the IDs that names have on each switch. A name keeps its ID over
+// commits and restarts. An ID is not assigned to another name in the commit that frees
+// it, so no entry changes its meaning under live traffic. The table is an input of the
+// compiler, like the facts.
 type IDs struct {
 	byName  map[idKey]uint32
 	slots   map[slot]string
-	unsaved map[string]slot // by key of a record that the store has otherwise
+	changed map[string]slot // by key of the record: what the store does not have yet
 }
 
 type slot struct {
@@ -53,27 +52,27 @@ type slot struct {
 	ID     uint32
 }
 
-// record is the key of a number's record in the store. It names the number and not
-// the name that has it, so that no two names can be stored with one number.
+// record is the key of an ID's record in the store. It is made of the ID and not of the
+// name, so that two names cannot be stored with one ID.
 func (s slot) record() string { return fmt.Sprintf("%s/%d/%d", s.Switch, s.Space, s.ID) }
 
 // NewIDs returns an empty table.
 func NewIDs() *IDs {
-	return &IDs{byName: map[idKey]uint32{}, slots: map[slot]string{}, unsaved: map[string]slot{}}
+	return &IDs{byName: map[idKey]uint32{}, slots: map[slot]string{}, changed: map[string]slot{}}
 }
 
 // Clone returns an independent copy.
 func (ids *IDs) Clone() *IDs {
-	return &IDs{byName: maps.Clone(ids.byName), slots: maps.Clone(ids.slots), unsaved: maps.Clone(ids.unsaved)}
+	return &IDs{byName: maps.Clone(ids.byName), slots: maps.Clone(ids.slots), changed: maps.Clone(ids.changed)}
 }
 
 func (ids *IDs) get(switchName string, space Space, key string) uint32 {
 	return ids.byName[idKey{switchName, space, key}]
 }
 
-// Assign gives the name a number, the one it has or the first free one from
-// where its hash points; false where the space is full.
-func (ids *IDs) Assign(switchName string, space Space, key string) bool {
+// assign makes sure that a name has an ID. A new ID is the first free one, starting at
+// the name's hash. It returns false if the space is full.
+func (ids *IDs) assign(switchName string, space Space, key string) bool {
 	k := idKey{switchName, space, key}
 	if ids.byName[k] != 0 {
 		return true
@@ -86,7 +85,7 @@ func (ids *IDs) Assign(switchName string, space Space, key string) bool {
 		if _, used := ids.slots[s]; !used {
 			ids.slots[s] = key
 			ids.byName[k] = s.ID
-			ids.unsaved[s.record()] = s
+			ids.changed[s.record()] = s
 			return true
 		}
 	}
@@ -97,13 +96,13 @@ func (ids *IDs) release(switchName string, space Space, key string) {
 	k := idKey{switchName, space, key}
 	if id := ids.byName[k]; id != 0 {
 		s := slot{switchName, space, id}
-		ids.unsaved[s.record()] = s
+		ids.changed[s.record()] = s
 		delete(ids.byName, k)
 		delete(ids.slots, s)
 	}
 }
 
-// idRecord is one number in its stored form, which is JSON.
+// idRecord is the stored form of one ID, which is JSON.
 type idRecord struct {
 	Switch string
 	Space  Space
@@ -111,15 +110,15 @@ type idRecord struct {
 	ID     uint32
 }
 
-// idTable is the key of the one record that earlier versions of gray wrote, a list of
-// all numbers.
+// idTable is the key of the single record that earlier versions of gray wrote: a list
+// of all IDs.
 const idTable = "table"
 
-// Unsaved is what the store lacks: the records that changed since Saved was called
-// last, to be put and removed together.
-func (ids *IDs) Unsaved() (put map[string][]byte, remove []string, err error) {
+// unsaved returns the records that changed since the last call of saved. They must be
+// put and removed together.
+func (ids *IDs) unsaved() (put map[string][]byte, remove []string, err error) {
 	put = map[string][]byte{}
-	for key, s := range ids.unsaved {
+	for key, s := range ids.changed {
 		name, used := ids.slots[s]
 		if !used {
 			remove = append(remove, key)
@@ -132,16 +131,16 @@ func (ids *IDs) Unsaved() (put map[string][]byte, remove []string, err error) {
 	return put, remove, nil
 }
 
-// Saved says that the store has what Unsaved returned.
-func (ids *IDs) Saved() { clear(ids.unsaved) }
+// saved tells that the store has what unsaved returned.
+func (ids *IDs) saved() { clear(ids.changed) }
 
-// Read takes in a stored record. One that is damaged, or would give a number to two
-// names or a name two numbers, is refused. The table of an earlier gray is Unsaved
-// afterwards, as the records that take its place.
+// Read adds a stored record. It refuses a record that is damaged, or that gives an ID
+// to two names or a name two IDs. After the table of an earlier gray was read, unsaved
+// returns the records that replace it.
 func (ids *IDs) Read(key string, value []byte) error {
 	records := make([]idRecord, 1)
 	if key == idTable {
-		ids.unsaved[key] = slot{} // has no name, so that it is removed
+		ids.changed[key] = slot{} // without a name, so it is removed
 		if err := json.Unmarshal(value, &records); err != nil {
 			return fmt.Errorf("the record %q: %w", key, err)
 		}
@@ -153,35 +152,35 @@ func (ids *IDs) Read(key string, value []byte) error {
 		other, taken := ids.slots[s]
 		switch {
 		case r.ID == 0 || r.ID >= r.Space.size() || key != idTable && key != s.record():
-			return fmt.Errorf("the record %q gives %q the number %d of switch %s, which is out of range or not the record's", key, r.Key, r.ID, r.Switch)
+			return fmt.Errorf("the record %q gives %q the ID %d on switch %s, which is out of range or not that of the record", key, r.Key, r.ID, r.Switch)
 		case taken:
-			return fmt.Errorf("the record %q gives number %d of switch %s to both %q and %q", key, r.ID, r.Switch, other, r.Key)
+			return fmt.Errorf("the record %q gives ID %d on switch %s to both %q and %q", key, r.ID, r.Switch, other, r.Key)
 		case ids.byName[k] != 0:
-			return fmt.Errorf("the record %q gives %q the numbers %d and %d of switch %s", key, r.Key, ids.byName[k], r.ID, r.Switch)
+			return fmt.Errorf("the record %q gives %q the IDs %d and %d on switch %s", key, r.Key, ids.byName[k], r.ID, r.Switch)
 		case key == idTable:
-			ids.unsaved[s.record()] = s
+			ids.changed[s.record()] = s
 		}
 		ids.slots[s], ids.byName[k] = r.Key, r.ID
 	}
 	return nil
 }
 
-// numbering is what a compiler knows about the numbers that it gives.
-type numbering struct {
-	ids     *IDs
-	wanted  map[Name][]idKey // names of gateways and blends that may have none yet
-	named   map[idKey]bool   // names that the documents have
-	fresh   map[idKey]bool   // those that no good commit had
-	freed   map[idKey]bool   // those that have gone since the last good commit
+// idAssignment is the table of IDs and what the commit at hand does to it.
+type idAssignment struct {
+	table   *IDs
+	wanted  map[Name][]idKey // by gateway or blend: names that may not have an ID yet
+	named   map[idKey]bool   // names in the documents
+	fresh   map[idKey]bool   // those that were in no good commit
+	freed   map[idKey]bool   // names that were removed since the last good commit
 	settled bool             // a commit was good
 }
 
-func newNumbering(ids *IDs) numbering {
-	return numbering{ids: ids, wanted: map[Name][]idKey{}, named: map[idKey]bool{}, fresh: map[idKey]bool{}, freed: map[idKey]bool{}}
+func newIDAssignment(ids *IDs) idAssignment {
+	return idAssignment{table: ids, wanted: map[Name][]idKey{}, named: map[idKey]bool{}, fresh: map[idKey]bool{}, freed: map[idKey]bool{}}
 }
 
-// wantIDs notes that the names of a unit have gone from was to now. The number
-// of a name that goes stays its own until a commit without it is good.
+// wantIDs changes the names of a unit from was to now. A name that is removed keeps
+// its ID until a commit without it is good.
 func (c *Compiler) wantIDs(n Name, was, now []idKey) {
 	stays := map[idKey]bool{}
 	for _, k := range now {
@@ -191,66 +190,65 @@ func (c *Compiler) wantIDs(n Name, was, now []idKey) {
 		switch {
 		case stays[k]:
 			continue
-		case c.num.fresh[k]:
-			c.num.ids.release(k.Switch, k.Space, k.Key)
-			delete(c.num.fresh, k)
+		case c.ids.fresh[k]:
+			c.ids.table.release(k.Switch, k.Space, k.Key)
+			delete(c.ids.fresh, k)
 		default:
-			c.num.freed[k] = true
+			c.ids.freed[k] = true
 		}
-		delete(c.num.named, k)
+		delete(c.ids.named, k)
 	}
 	delete(c.errs, n)
-	if c.num.wanted[n] = now; now == nil {
-		delete(c.num.wanted, n)
+	if c.ids.wanted[n] = now; now == nil {
+		delete(c.ids.wanted, n)
 	}
 }
 
-// number gives numbers to all names that want one. A name that finds none left
-// is tried again at every commit.
-func (c *Compiler) number() {
-	for _, n := range slices.SortedFunc(maps.Keys(c.num.wanted), Name.Compare) {
+// assignIDs assigns IDs to all names that want one. A name for which none is left is
+// tried again with every commit.
+func (c *Compiler) assignIDs() {
+	for _, n := range slices.SortedFunc(maps.Keys(c.ids.wanted), Name.Compare) {
 		delete(c.errs, n)
-		i := slices.IndexFunc(c.num.wanted[n], func(k idKey) bool { return !c.assign(k) })
+		i := slices.IndexFunc(c.ids.wanted[n], func(k idKey) bool { return !c.assignID(k) })
 		if i < 0 {
-			delete(c.num.wanted, n)
+			delete(c.ids.wanted, n)
 			continue
 		}
-		k, at := c.num.wanted[n][i], c.ir.Gateway(n.Name).Origin
+		k, at := c.ids.wanted[n][i], c.ir.Gateway(n.Name).Origin
 		if b, ok := c.ir.Get(n).(*packets.Blend); ok {
 			at = b.Origin
 		}
-		err := &schema.Error{Position: at, Err: fmt.Errorf("switch %q has no number left for %s; use fewer gateways, versions, percentages or backends on it", k.Switch, k.Key)}
+		err := &schema.Error{Position: at, Err: fmt.Errorf("switch %q has no free ID for %s; use fewer gateways, versions, percentages or backends on it", k.Switch, k.Key)}
 		c.errs[n] = []unitError{{n.String(), err}}
 	}
 }
 
-func (c *Compiler) assign(k idKey) bool {
-	delete(c.num.freed, k)
-	if c.num.ids.byName[k] == 0 {
-		if !c.num.ids.Assign(k.Switch, k.Space, k.Key) {
+func (c *Compiler) assignID(k idKey) bool {
+	delete(c.ids.freed, k)
+	if c.ids.table.byName[k] == 0 {
+		if !c.ids.table.assign(k.Switch, k.Space, k.Key) {
 			return false
 		}
-		c.num.fresh[k] = true
+		c.ids.fresh[k] = true
 	}
-	c.num.named[k] = true
+	c.ids.named[k] = true
 	return true
 }
 
-// settleIDs is called when a commit is good: what is gone with it gives its
-// numbers back, for the next commit to give away. So does what an earlier
-// process has left and no document claims.
-func (c *Compiler) settleIDs() {
-	if !c.num.settled {
-		for k := range c.num.ids.byName {
-			if !c.num.named[k] {
-				c.num.freed[k] = true
+// releaseIDs is called when a commit is good. It frees the IDs of removed names for
+// the next commit, and those of an earlier process that no document uses.
+func (c *Compiler) releaseIDs() {
+	if !c.ids.settled {
+		for k := range c.ids.table.byName {
+			if !c.ids.named[k] {
+				c.ids.freed[k] = true
 			}
 		}
-		c.num.settled = true
+		c.ids.settled = true
 	}
-	for k := range c.num.freed {
-		c.num.ids.release(k.Switch, k.Space, k.Key)
+	for k := range c.ids.freed {
+		c.ids.table.release(k.Switch, k.Space, k.Key)
 	}
-	clear(c.num.freed)
-	clear(c.num.fresh)
+	clear(c.ids.freed)
+	clear(c.ids.fresh)
 }

@@ -24,19 +24,19 @@ func manyBlends(first, n int) string {
 	return b.String()
 }
 
-func TestNumbersRunOut(t *testing.T) {
+func TestIDsRunOut(t *testing.T) {
 	small := strings.Replace(percentGateway, "default: v1", "default: v1\n  hash: {buckets: 256}", 1)
-	r := newRepo(t, switchDoc, small, manyBlends(0, 252)) // with v1, v2 and v3 one a number
+	r := newRepo(t, switchDoc, small, manyBlends(0, 252)) // with v1, v2 and v3, 255 pools
 	r.must()
 	r.put("more.yaml", manyBlends(252, 1))
 	_, _, err := r.commit()
-	if err == nil || !strings.HasPrefix(err.Error(), "more.yaml:") || !strings.Contains(err.Error(), `switch "sw" has no number left for gw/`) {
+	if err == nil || !strings.HasPrefix(err.Error(), "more.yaml:") || !strings.Contains(err.Error(), `switch "sw" has no free ID for gw/`) {
 		t.Fatalf("the 256th pool: %v", err)
 	}
-	// A pool that gives way in the same commit does not give its number.
+	// The ID of a pool that is removed in the same commit is not free yet.
 	r.put("2.yaml", manyBlends(0, 251))
 	if _, _, err := r.commit(); err == nil {
-		t.Fatal("a number that is live was given away by the commit that frees it")
+		t.Fatal("a live ID was assigned again by the commit that frees it")
 	}
 	r.put("more.yaml", networkOf("other", 9999))
 	r.must()
@@ -44,8 +44,8 @@ func TestNumbersRunOut(t *testing.T) {
 	r.must()
 }
 
-// What no good commit ever had is free as soon as it is gone.
-func TestNumbersOfBadCommitsAreNotKept(t *testing.T) {
+// IDs that were in no good commit are free as soon as their names are gone.
+func TestIDsOfBadCommitsAreNotKept(t *testing.T) {
 	small := strings.Replace(percentGateway, "default: v1", "default: v1\n  hash: {buckets: 256}", 1)
 	r := newRepo(t, switchDoc, small, manyBlends(0, 100))
 	r.must()
@@ -57,8 +57,8 @@ func TestNumbersOfBadCommitsAreNotKept(t *testing.T) {
 	r.must()
 }
 
-// What a bad commit drops and the next one has again keeps its number.
-func TestNumbersOutliveBadCommits(t *testing.T) {
+// A name that a bad commit drops and the next one has again keeps its ID.
+func TestIDsOutliveBadCommits(t *testing.T) {
 	r := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
 	r.must()
 	r.put("2.yaml", policyOf("p", "v9", 100, "{percent: 5}"))
@@ -68,12 +68,12 @@ func TestNumbersOutliveBadCommits(t *testing.T) {
 	r.put("2.yaml", policyOf("p", "v2", 100, "{percent: 5}"))
 	for range 2 {
 		if ir, _ := r.must(); ir.ID("sw", SpacePool, "gw/v2=5%,v1") == 0 {
-			t.Error("the pool has lost its number")
+			t.Error("the pool has lost its ID")
 		}
 	}
 }
 
-func TestNumbersOutliveTheProcess(t *testing.T) {
+func TestIDsOutliveTheProcess(t *testing.T) {
 	r := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
 	r.must()
 	want := r.c.IDs().get("sw", SpacePool, "gw/v2=5%,v1")
@@ -87,26 +87,26 @@ func TestNumbersOutliveTheProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What the earlier process named and the first commit does not is given back.
-	ids.Assign("sw", SpacePool, "gw/gone")
+	// IDs of an earlier process that the first commit does not use are freed.
+	ids.assign("sw", SpacePool, "gw/gone")
 	again := newRepo(t, switchDoc, percentGateway, policyOf("p", "v2", 100, "{percent: 5}"))
 	again.c = NewCompiler(ids, nil)
 	again.must()
 	if got := again.c.IDs().get("sw", SpacePool, "gw/v2=5%,v1"); got != want {
-		t.Errorf("the pool's number was %d and is %d", want, got)
+		t.Errorf("the pool's ID was %d and is %d", want, got)
 	}
 	if got := again.c.IDs().get("sw", SpacePool, "gw/gone"); got != 0 {
-		t.Errorf("a pool that is in no document keeps the number %d", got)
+		t.Errorf("a pool that is in no document keeps the ID %d", got)
 	}
 }
 
-// TestNumbersAreStoredAsTheyChange holds that what is unsaved is what was given and
-// freed since, and that a number which changes hands is one record.
-func TestNumbersAreStoredAsTheyChange(t *testing.T) {
+// TestIDsAreStoredAsTheyChange holds that what is unsaved is what was assigned and
+// freed since, and that an ID which goes to another name is one record.
+func TestIDsAreStoredAsTheyChange(t *testing.T) {
 	ids := NewIDs()
 	unsaved := func(want ...string) {
 		t.Helper()
-		put, remove, err := ids.Unsaved()
+		put, remove, err := ids.unsaved()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,24 +124,24 @@ func TestNumbersAreStoredAsTheyChange(t *testing.T) {
 		}
 	}
 	for i := range 255 {
-		ids.Assign("s", SpaceVIP, fmt.Sprint(i))
+		ids.assign("s", SpaceVIP, fmt.Sprint(i))
 	}
-	ids.Saved()
+	ids.saved()
 	unsaved()
 	last := slot{"s", SpaceVIP, ids.get("s", SpaceVIP, "7")}.record()
 	ids.release("s", SpaceVIP, "7")
 	unsaved(last)
-	ids.Assign("s", SpaceVIP, "new")
+	ids.assign("s", SpaceVIP, "new")
 	unsaved(last + "=new")
 }
 
-// TestNumbersThatClashAreRefused reads stores that no gray has written.
-func TestNumbersThatClashAreRefused(t *testing.T) {
+// TestIDsThatClashAreRefused reads stores that no gray has written.
+func TestIDsThatClashAreRefused(t *testing.T) {
 	const good, table = `{"Switch":"s","Space":1,"Key":"a","ID":7}`, `[{"Switch":"s","Space":1,"Key":"b","ID":7}]`
 	for _, c := range []struct{ key, value, want string }{
-		{"table", table, `the record "table" gives number 7 of switch s to both "a" and "b"`},
-		{"s/1/8", strings.Replace(good, "7", "8", 1), `the record "s/1/8" gives "a" the numbers 7 and 8 of switch s`},
-		{"s/1/9", strings.Replace(good, "7", "8", 1), "out of range or not the record's"},
+		{"table", table, `the record "table" gives ID 7 on switch s to both "a" and "b"`},
+		{"s/1/8", strings.Replace(good, "7", "8", 1), `the record "s/1/8" gives "a" the IDs 7 and 8 on switch s`},
+		{"s/1/9", strings.Replace(good, "7", "8", 1), "out of range or not that of the record"},
 		{"s/1/256", `{"Switch":"s","Space":1,"Key":"b","ID":256}`, "out of range"},
 		{"s/1/0", `{"Switch":"s","Space":1,"Key":"b"}`, "out of range"},
 		{"s/1/8", good[:20], `the record "s/1/8": unexpected end of JSON input`},

@@ -13,19 +13,20 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Name names one unit of the IR: what is compiled, lowered and diffed on its
-// own. Kind and Name are those of a document; Part is empty for the document
-// itself and otherwise names one small part of what the policies make of it:
+// Name names one unit of the IR, which is compiled, lowered and diffed on its own.
+// Kind and Name are those of a document. Part is empty for the document itself, or
+// names a part of what the policies make of it:
 //
-//	{Service vpc-api ""}                 -> *Service
-//	{Service vpc-api "account/50002001"} -> *AccountRoute
-//	{Service vpc-api "policy/canary"}    -> *RequestRule, about all requests
-//	{Gateway vpc-gw ""}                  -> *Gateway
-//	{Gateway vpc-gw "vni/1001"}          -> *Cell, the rules of one VNI
-//	{Gateway vpc-gw "vni/*"}             -> *Cell, the rules that name no VNI
-//	{Gateway vpc-gw "pool/v2=5%,v1"}     -> *Blend, a pool that versions share
+//	{Service vpc-api ""}                 -> *requests.Service
+//	{Service vpc-api "account/50002001"} -> *requests.AccountRoute
+//	{Service vpc-api "policy/canary"}    -> *requests.Rule, for all requests
+//	{Gateway vpc-gw ""}                  -> *packets.Gateway
+//	{Gateway vpc-gw "vni/1001"}          -> *packets.Cell, the rules of one VNI
+//	{Gateway vpc-gw "vni/*"}             -> *packets.Cell, the rules that name no VNI
+//	{Gateway vpc-gw "pool/v2=5%,v1"}     -> *packets.Blend, a pool that versions share
 //	{Switch gw-a ""}                     -> *Switch
 //	{Node host-1 ""}                     -> *Node
+//	{Network vpc-1001 ""}                -> *Network
 type Name struct{ Kind, Name, Part string }
 
 // String gives "Kind/name" or "Kind/name/part".
@@ -42,18 +43,18 @@ func (n Name) Compare(o Name) int {
 	return cmp.Or(strings.Compare(n.Kind, o.Kind), strings.Compare(n.Name, o.Name), strings.Compare(n.Part, o.Part))
 }
 
-// IR says what a commit means. It is a view of the compiler's state: valid
-// until the next Compile, and read-only.
+// IR is what a commit means. It is a read-only view of the compiler's state, valid
+// until the next Compile.
 type IR struct {
 	units    map[Name]any
 	gateways map[string]*packets.Gateway
-	looked   map[string]*requests.Service // those with versions whose endpoints are looked up
+	lookups  map[string]*requests.Service // services with endpoints from etcd
 	ids      *IDs
 }
 
-// NewIR returns an empty IR over a table of numbers; Put fills it.
+// NewIR returns an empty IR over a table of IDs; Put fills it.
 func NewIR(ids *IDs) *IR {
-	return &IR{units: map[Name]any{}, gateways: map[string]*packets.Gateway{}, looked: map[string]*requests.Service{}, ids: ids}
+	return &IR{units: map[Name]any{}, gateways: map[string]*packets.Gateway{}, lookups: map[string]*requests.Service{}, ids: ids}
 }
 
 // Put sets the unit of a name (see Name for its type); a nil unit removes it.
@@ -65,9 +66,9 @@ func (ir *IR) Put(n Name, unit any) {
 		}
 	}
 	if n.Kind == schema.KindService && n.Part == "" {
-		delete(ir.looked, n.Name)
+		delete(ir.lookups, n.Name)
 		if s, ok := unit.(*requests.Service); ok && slices.ContainsFunc(s.Versions, func(v requests.ServiceVersion) bool { return v.Etcd != "" }) {
-			ir.looked[n.Name] = s
+			ir.lookups[n.Name] = s
 		}
 	}
 	if unit == nil {
@@ -77,8 +78,7 @@ func (ir *IR) Put(n Name, unit any) {
 	ir.units[n] = unit
 }
 
-// Get returns the unit of that name (see Name for its type), or nil where the
-// commit holds none.
+// Get returns the unit of that name (see Name for its type), or nil.
 func (ir *IR) Get(n Name) any { return ir.units[n] }
 
 // Len is the number of units.
@@ -104,10 +104,9 @@ func (ir *IR) Switch(name string) *Switch {
 	return s
 }
 
-// ID is the number that stands for a name on a switch; it never is zero for a
-// name that the IR holds. Key is the gateway's name for SpaceVIP, "gateway/pool"
-// for SpacePool (a version or the name of a Blend), "gateway/version/backend" for
-// SpaceBackend.
+// ID is the ID of a name on a switch. It is never zero for a name in the IR. The key is
+// the gateway's name for SpaceVIP, "gateway/pool" for SpacePool (the pool is a version
+// or the name of a Blend) and "gateway/version/backend" for SpaceBackend.
 func (ir *IR) ID(switchName string, space Space, key string) uint32 {
 	return ir.ids.get(switchName, space, key)
 }
@@ -130,6 +129,16 @@ type NodeService struct {
 	Origin        schema.Position
 }
 
+// Network is a VPC: where overlay pings come from, and whom they may ask.
+type Network struct {
+	Name    string
+	Origin  schema.Position
+	VNI     uint32
+	Monitor *schema.Monitor // nil: pings come from nowhere
+	Routes  int             // in its route table
+	Digest  string          // of the route table, in its order
+}
+
 // Switch is a P4Runtime target.
 type Switch struct {
 	Name     string
@@ -139,7 +148,7 @@ type Switch struct {
 	MAC      [6]byte // source of what the switch forwards
 	Role     string
 	Pipeline string   // "v1model", "tna" or a folder of the repository
-	Program  *Program // what is in the folder; nil: the pipeline is gray's own
+	Program  *Program // the folder's pipeline; nil: it is gray's own
 	Push     string   // "ifDifferent" or "never"
 	TLS      *TLS     // nil: plaintext
 	Insecure bool     // plaintext is allowed beyond loopback
@@ -152,15 +161,14 @@ type Switch struct {
 type BGP struct {
 	ASN          uint32
 	RouterID     netip.Addr    // IPv4
-	LocalAddress netip.Addr    // that sessions come from; zero: the route decides
+	LocalAddress netip.Addr    // the source of sessions; zero: the route decides
 	NextHop      netip.Addr    // of the VIPs of its family
-	NextHop6     netip.Addr    // of IPv6 VIPs; zero: NextHop is all there is
+	NextHop6     netip.Addr    // of IPv6 VIPs; zero: there is only NextHop
 	Neighbors    []BGPNeighbor // sorted by address
 	Communities  []uint32      // sorted; the AS number in the upper half
 }
 
-// NextHopOf is the next hop that a VIP is announced with; zero where none is of
-// its family.
+// NextHopOf is the next hop of a VIP, or zero if there is none of its family.
 func (b *BGP) NextHopOf(vip netip.Addr) netip.Addr {
 	for _, hop := range []netip.Addr{b.NextHop, b.NextHop6} {
 		if hop.IsValid() && hop.Is4() == vip.Is4() {
@@ -181,15 +189,15 @@ type BGPNeighbor struct {
 // secrets folder.
 type TLS struct{ CA, Cert, Key string }
 
-// Check is one server that is to be checked.
+// Check is the health check of one server.
 type Check struct {
 	Gateway string
-	Server  string // "version/backend", as Compiler.SetDown takes it
+	Server  string // "version/backend", as in Facts.Down
 	Address netip.Addr
 	How     packets.HealthCheck
 }
 
-// Checks lists all servers that are to be checked, sorted by gateway and server.
+// Checks lists the health checks of all gateways, sorted by gateway and server.
 func (ir *IR) Checks() []Check {
 	var all []Check
 	for _, g := range ir.Gateways() {
@@ -228,13 +236,13 @@ func (ir *IR) Services() iter.Seq[*requests.Service] {
 	}
 }
 
-// Account returns what holds for one account of a service alone, or nil.
+// Account returns the route of one account of a service, or nil.
 func (ir *IR) Account(service, account string) *requests.AccountRoute {
 	r, _ := ir.units[Name{schema.KindService, service, accountPart + account}].(*requests.AccountRoute)
 	return r
 }
 
-// Rules is the rules of a service that are about all requests, by policy.
+// Rules is the rules for all requests of a service, sorted by policy.
 func (ir *IR) Rules(service string) []*requests.Rule {
 	var rules []*requests.Rule
 	for n, unit := range ir.units {

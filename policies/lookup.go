@@ -8,21 +8,21 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// depEtcd is the kind of dep of what is registered under an etcd target.
+// depEtcd is the kind of the dep on an etcd target.
 const depEtcd = "etcd"
 
-// Lookup is a version whose endpoints are looked up in etcd.
+// Lookup is a version whose endpoints come from etcd.
 type Lookup struct {
 	Service, Version string
 	Target           string
 	Origin           schema.Position
 }
 
-// Lookups lists all versions whose endpoints are looked up, sorted by service and
+// Lookups lists all versions whose endpoints come from etcd, sorted by service and
 // version.
 func (ir *IR) Lookups() []Lookup {
 	var all []Lookup
-	for _, s := range ir.looked {
+	for _, s := range ir.lookups {
 		for _, v := range s.Versions {
 			if v.Etcd != "" {
 				all = append(all, Lookup{s.Name, v.Name, v.Etcd, v.Origin})

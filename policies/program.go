@@ -6,25 +6,24 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Program is the pipeline of a switch where that comes from a folder of the
-// repository. Its bytes are read-only.
+// Program is a pipeline from a folder of the repository. Its bytes are read-only.
 type Program struct {
 	P4Info       []byte // as the file has it
-	DeviceConfig []byte `json:"-"` // too large to be kept with the switch
-	Loads        bool   // there is a device config, so gray can load it
-	Cookie       uint64 // names the content of both, never 0
+	DeviceConfig []byte `json:"-"` // too large to be stored with the switch
+	Loads        bool   // there is a device config for gray to load
+	Cookie       uint64 // a hash of both, never 0
 	Origin       schema.Position
 }
 
-// program reads the pipeline of a switch from its folder; nil where that is one
-// of gray's own, or wrong.
+// program reads the pipeline of a switch from its folder and returns it with the sizes
+// of its tables. It returns nil for a pipeline of gray's own or one with errors.
 func (c *Compiler) program(s *docState, spec *schema.SwitchSpec) (*Program, map[string]int) {
 	if spec.Pipeline == schema.PipelineV1Model || spec.Pipeline == schema.PipelineTNA {
 		return nil, nil
 	}
 	files := c.set.Pipeline(spec.Pipeline)
 	if files.P4Info == nil || files.P4Info.Err != nil || files.DeviceConfig != nil && files.DeviceConfig.Err != nil {
-		return nil, nil // the set has said so
+		return nil, nil // the set reports it
 	}
 	if c.sizes == nil {
 		c.errorf(s, "spec.pipeline", "a pipeline of the repository cannot be read here; name v1model or tna")

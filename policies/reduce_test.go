@@ -49,7 +49,7 @@ func (b *workbench) compile() bool {
 	for _, cl := range b.claims {
 		n := Name{schema.KindGateway, "gw", anyVNI}
 		if !cl.box.AnyVNI {
-			n.Part = fmt.Sprintf("%s%d", vniPart, cl.box.VNI)
+			n.Part = packets.VNIPart(cl.box.VNI)
 		}
 		b.c.claims[n] = append(b.c.claims[n], cl)
 		b.c.touch(n)

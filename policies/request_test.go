@@ -78,11 +78,11 @@ func randomRequestPolicy(r *rand.Rand, name string) string {
 	return b.String()
 }
 
-// saysOf is what a policy says of a request, by the letter of its document.
-func saysOf(spec *schema.PolicySpec, r requests.Request) bool {
-	account := requests.AccountOf(strings.Join(r.Headers["x-ucloud-routeby"], ","), "account_id")
+// saysOf tells whether a policy takes a request, by the letter of its document. who
+// is the trace of the request through any service.
+func saysOf(spec *schema.PolicySpec, r requests.Request, who *requests.Trace) bool {
 	holds := func(m schema.Match) bool {
-		if m.Accounts != nil && !slices.Contains(m.Accounts, account) {
+		if m.Accounts != nil && !slices.Contains(m.Accounts, who.Account) {
 			return false
 		}
 		for _, h := range m.Headers {
@@ -106,7 +106,7 @@ func saysOf(spec *schema.PolicySpec, r requests.Request) bool {
 				return false
 			}
 		}
-		return m.Percent == nil || requests.SlotOf(account) < *m.Percent
+		return m.Percent == nil || who.Slot < *m.Percent
 	}
 	return slices.ContainsFunc(spec.Match, holds) && !slices.ContainsFunc(spec.Exclude, holds)
 }
@@ -117,6 +117,7 @@ func saysOf(spec *schema.PolicySpec, r requests.Request) bool {
 // commits leads where reading the last one does.
 func TestRequestsByTheLetter(t *testing.T) {
 	conflicts, moved := 0, 0
+	plain, _ := newRepo(t, requestService).must()
 	for seed := range uint64(400) {
 		rnd := rand.New(rand.NewPCG(seed, 3))
 		r := newRepo(t, requestService)
@@ -134,7 +135,7 @@ func TestRequestsByTheLetter(t *testing.T) {
 			if errText(err) != errText(fullErr) {
 				t.Fatalf("seed %d step %d: followed: %v\nread whole: %v", seed, step, err, fullErr)
 			}
-			disagree := checkRequests(t, r, ir, err == nil, &moved)
+			disagree := checkRequests(t, r, ir, err == nil, plain, &moved)
 			if err != nil {
 				conflicts++
 				continue
@@ -154,7 +155,7 @@ func TestRequestsByTheLetter(t *testing.T) {
 
 // checkRequests tries all requests. It returns one of a single line a header of
 // which two policies of one priority say different things, if it is about that.
-func checkRequests(t *testing.T, r *repo, ir *IR, valid bool, moved *int) (disagree string) {
+func checkRequests(t *testing.T, r *repo, ir *IR, valid bool, plain *IR, moved *int) (disagree string) {
 	t.Helper()
 	var specs []*schema.PolicySpec
 	for _, name := range r.set.Names() {
@@ -164,9 +165,10 @@ func checkRequests(t *testing.T, r *repo, ir *IR, valid bool, moved *int) (disag
 	}
 	for _, req := range worldRequests() {
 		best, version, two := 0, "v1", false
+		who := requests.Follow(plain, req)
 		for _, spec := range specs {
 			switch {
-			case spec.Priority < best || !saysOf(spec, req):
+			case spec.Priority < best || !saysOf(spec, req, who):
 			case spec.Priority > best:
 				best, version, two = spec.Priority, spec.Version, false
 			case spec.Version != version:
@@ -190,45 +192,6 @@ func checkRequests(t *testing.T, r *repo, ir *IR, valid bool, moved *int) (disag
 	return disagree
 }
 
-// TestSharesOfAccounts holds how shares of accounts fall: close to what they are
-// called, and growing one way only.
-func TestSharesOfAccounts(t *testing.T) {
-	for _, accounts := range []func(i int) string{
-		func(i int) string { return fmt.Sprint(50_000_000 + i) },
-		func(i int) string { return fmt.Sprint(50_000_000 + 100*i) },
-		func(i int) string { return fmt.Sprintf("acme-%d", i) },
-	} {
-		var slots [requests.Slots]int
-		const n = 100_000
-		for i := range n {
-			slots[requests.SlotOf(accounts(i))]++
-		}
-		if low, high := slices.Min(slots[:]), slices.Max(slots[:]); low < n/requests.Slots*8/10 || high > n/requests.Slots*12/10 {
-			t.Errorf("like %s: between %d and %d of %d accounts have a slot", accounts(0), low, high, n)
-		}
-	}
-	if requests.SlotOf("") != requests.Slots-1 {
-		t.Error("requests without an account are not the last to move")
-	}
-}
-
-// TestAccountOf reads routing headers; TestEnvoyRouting in sinks/xds has a real
-// Envoy do the same.
-func TestAccountOf(t *testing.T) {
-	for header, want := range map[string]string{
-		"account_id=1": "1", "a=b; account_id=1": "1", "account_id=1; a=b": "1", " ; account_id = 1 ; ": "1", `account_id="1"`: "1",
-		`account_id="a;b"; c`: "a;b", `a="x;account_id=2"; account_id=1`: "1", "account_id=1; account_id=2": "1", "flag; account_id=1": "1",
-		"a=b,account_id=1": "1", "account_id=a b": "a b", "": "", "account_id": "", "account_id=": "", "account_id=; account_id=1": "",
-		"xaccount_id=1": "", "=1": "", ";;;": "", `account_id="1`: `"1`, `account_id="1"x; a=b`: `"1"x`, "ACCOUNT_ID=1": "", "account_id=1\t": "1",
-		"account_id=" + strings.Repeat("x", requests.MaxAccount): strings.Repeat("x", requests.MaxAccount), "account_id=" + strings.Repeat("x", requests.MaxAccount+1): "",
-		"account_id=1; pad=" + strings.Repeat("x", requests.MaxRouteHeader): "",
-	} {
-		if got := requests.AccountOf(header, "account_id"); got != want {
-			t.Errorf("%.40q: got %.40q, want %.40q", header, got, want)
-		}
-	}
-}
-
 // TestTooManySets refuses what would be too many routes.
 func TestTooManySets(t *testing.T) {
 	var entries, exclude strings.Builder
@@ -239,7 +202,7 @@ func TestTooManySets(t *testing.T) {
 	policy := "kind: GrayPolicy\nmetadata: {name: p}\nspec:\n  targets: [{kind: Service, name: api}]\n  version: v2\n  match:\n" + entries.String() + "  exclude:\n" + exclude.String()
 	r := newRepo(t, requestService, policy)
 	_, _, err := r.commit()
-	if want := "1.yaml:16: spec.exclude: makes more than 64 sets of requests of what the policy matches of Service api; name less in it"; errText(err) != want {
+	if want := "1.yaml:16: spec.exclude: match and exclude need more than 64 routes for Service api; match or exclude less"; errText(err) != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 	var docs []string
@@ -252,7 +215,7 @@ func TestTooManySets(t *testing.T) {
 	}
 	r = newRepo(t, append([]string{requestService}, docs...)...)
 	_, _, err = r.commit()
-	if want := "5.yaml:6: spec.match: makes more than 256 sets of requests of Service api, with those of the policies above it; name less"; errText(err) != want {
+	if want := "5.yaml:6: spec.match: needs more than 256 routes for Service api, with the policies that precede it; match less"; errText(err) != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 }

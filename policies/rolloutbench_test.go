@@ -98,7 +98,8 @@ func BenchmarkRolloutBatch(b *testing.B) {
 			half.Moving = []*rollout.Move{&begin}
 			other := half
 			more := begin
-			more.VMs, more.Fresh = rollout.Grow(begin.VMs, s.c.Rollout("p").Networks[vpcs/2].VMs, 750)
+			more.VMs = s.c.Rollout("p").Networks[vpcs/2].VMs[:750] // those of begin and 250 more
+			more.Fresh = more.VMs[len(begin.VMs):]
 			other.Moving = []*rollout.Move{&more}
 			stored, batches := 0, 0
 			b.ReportAllocs()

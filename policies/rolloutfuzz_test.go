@@ -241,7 +241,7 @@ func (o *ordeal) verdict() {
 func (o *ordeal) deliver(a answer) {
 	spec, state, p := o.c.Rollout(a.policy), o.state[a.policy], a.probe
 	if state != nil && spec != nil && !p.Baseline {
-		i := state.IndexOf(p.Network)
+		i := movingAt(state, p.Network)
 		counts := i >= 0 && state.Moving[i].Generation == p.Generation && state.Moving[i].Attempt == p.Attempt &&
 			spec.Fingerprint == p.Fingerprint && o.live[a.policy] >= p.Generation
 		switch {

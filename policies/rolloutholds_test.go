@@ -23,19 +23,19 @@ func (o *ordeal) judgeStep(name string, spec *rollout.Spec, was, next *rollout.S
 		n := &spec.Networks[i]
 		key := name + "/" + n.Name
 		if spec.Rollout.Verify == nil {
-			if j := was.IndexOf(n.Name); j >= 0 && was.Moving[j].Stage == rollout.StageApplying && o.live[name] >= was.Moving[j].Generation && was.Fingerprint == spec.Fingerprint {
+			if j := movingAt(was, n.Name); j >= 0 && was.Moving[j].Stage == rollout.StageApplying && o.live[name] >= was.Moving[j].Generation && was.Fingerprint == spec.Fingerprint {
 				o.passed[key] = was.Moving[j].VMs // being live is all that is asked for
 			}
 		}
 		whole, before := had.Moved(n.Name)
 		wholeNow, _ := next.Progress().Moved(n.Name)
 		before = rollout.CommonVMs(before, n.VMs)
-		j := next.IndexOf(n.Name)
+		j := movingAt(next, n.Name)
 		grows := wholeNow && !whole || j >= 0 && len(next.Moving[j].VMs) > len(before) && !whole
 		if grows && len(before) > 0 && len(rollout.CommonVMs(before, o.passed[key])) < len(before) {
 			o.fatal("%s gets more on top of %v, of which %v has passed", key, before, o.passed[key])
 		}
-		if _, tested := o.passed[key]; next.IsDone(n.Name) && !was.IsDone(n.Name) && !tested {
+		if _, tested := o.passed[key]; slices.Contains(next.Done, n.Name) && !slices.Contains(was.Done, n.Name) && !tested {
 			o.fatal("%s is done, and nothing of it was tested", key)
 		}
 	}
@@ -78,7 +78,7 @@ func (o *ordeal) check() {
 		}
 		if s.Phase == rollout.PhaseCompleted && spec != nil && s.Fingerprint == spec.Fingerprint {
 			for i := range spec.Networks {
-				if !s.IsDone(spec.Networks[i].Name) {
+				if !slices.Contains(s.Done, spec.Networks[i].Name) {
 					o.fatal("%s is completed without %s", name, spec.Networks[i].Name)
 				}
 			}
@@ -129,4 +129,9 @@ func (o *ordeal) complete() {
 			}
 		}
 	}
+}
+
+// movingAt is the index of a Network in Moving, or -1.
+func movingAt(s *rollout.State, network string) int {
+	return slices.IndexFunc(s.Moving, func(m *rollout.Move) bool { return m.Network == network })
 }

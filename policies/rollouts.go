@@ -14,41 +14,40 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// rollouts is the rollouts of the documents.
+// rollouts is the rollouts in the documents.
 type rollouts struct {
-	rolls  map[string]*rolling        // by policy
-	scopes map[string]map[string]bool // the policies whose rollouts move a Network, by its name
+	rolls  map[string]*declaredRollout // by policy
+	scopes map[string]map[string]bool  // by Network: the policies whose rollouts move it
 }
 
-// rolling is the rollout of one policy, as its document and those that it names
-// have it.
-type rolling struct {
+// declaredRollout is the rollout of one policy as the documents declare it.
+type declaredRollout struct {
 	doc      *schema.Document
 	spec     *schema.PolicySpec
 	line     int
 	identity string
 	targets  []schema.Name
 	names    []string          // of the Networks, in order
-	units    map[string][]Name // by Network: what its move has claims on
+	units    map[string][]Name // by Network: the units that its move claims
 
-	made  *rollout.Spec                    // nil: to be made
-	stale map[string]bool                  // Networks whose routes have changed since
-	of    map[schema.Name]*schema.Document // the targets that it was made of
+	made  *rollout.Spec                    // as Rollout returned it last; nil: never
+	stale map[string]bool                  // Networks whose routes changed since
+	of    map[schema.Name]*schema.Document // the targets that it was made from
 }
 
 // rollout reads a policy's rollout: which Networks move, in which order, and which
-// units their moves are about. Each unit gets a claim that takes nothing yet, so
-// that a conflict with another policy shows in the commit that makes it and not in
-// the middle of a rollout.
+// units their moves claim. Each unit gets a planned claim that matches nothing yet, so
+// that a conflict with another policy is reported in the commit that makes it and not
+// in the middle of a rollout.
 func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schema.Name) {
 	const at = "spec.rollout"
-	r := &rolling{
+	r := &declaredRollout{
 		doc: s.doc, spec: spec, line: s.doc.At(at).Line, targets: targets, units: map[string][]Name{}, stale: map[string]bool{},
 	}
 	r.identity = identityOf(spec)
 	c.rolls[s.doc.Name.Name] = r
 	gateway := func(t schema.TargetRef) bool { return t.Kind == schema.KindGateway }
-	if overlays(spec.Rollout.Verify) && !slices.ContainsFunc(spec.Targets, gateway) {
+	if pingsOverlay(spec.Rollout.Verify) && !slices.ContainsFunc(spec.Targets, gateway) {
 		c.errorf(s, at+".verify.ping.source", "overlay pings go through the VIP of a Gateway, and the policy has none among its targets; add one, or say host")
 	}
 	r.names = c.inOrder(s, spec.Rollout, c.selected(s, spec.Rollout))
@@ -57,7 +56,7 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 		doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: n}]
 		net := doc.doc.Spec.(*schema.NetworkSpec)
 		for _, t := range targets {
-			u := Name{schema.KindGateway, t.Name, fmt.Sprintf("%s%d", vniPart, doc.vni)}
+			u := Name{schema.KindGateway, t.Name, packets.VNIPart(doc.vni)}
 			if t.Kind == schema.KindService {
 				u.Part = accountPart + net.Account
 				u.Kind = schema.KindService
@@ -65,31 +64,31 @@ func (c *Compiler) rollout(s *docState, spec *schema.PolicySpec, targets []schem
 					continue
 				}
 			} else {
-				c.carries(s, t.Name, doc)
+				c.checkIPv6(s, t.Name, doc)
 			}
 			r.units[n] = append(r.units[n], u)
 			c.plan(e, u, packets.VNIMatch(doc.vni))
 		}
-		c.probed(s, spec.Rollout.Verify, n, net)
+		c.checkMonitor(s, spec.Rollout.Verify, n, net)
 		if c.scopes[n] == nil {
 			c.scopes[n] = map[string]bool{}
 		}
 		c.scopes[n][s.doc.Name.Name] = true
 	}
 	if p, ok := c.facts.Progress[s.doc.Name.Name]; ok {
-		c.stirAll(s.doc.Name.Name, &p)
+		c.touchMoves(s.doc.Name.Name, &p)
 	}
 }
 
-// plan claims a unit for later.
+// plan adds a planned claim on a unit.
 func (c *Compiler) plan(e entryOf, u Name, box packets.Match) {
 	c.claim(e, u, box)
 	list := c.claims[u]
 	list[len(list)-1].planned = true
 }
 
-// endRollout takes back what a policy's rollout contributed; its claims go with
-// those of the document.
+// endRollout undoes what a policy's rollout contributed, except its claims, which are
+// the document's.
 func (c *Compiler) endRollout(policy string) {
 	r := c.rolls[policy]
 	if r == nil {
@@ -103,7 +102,7 @@ func (c *Compiler) endRollout(policy string) {
 	delete(c.rolls, policy)
 }
 
-// identityOf names what a rollout moves units to.
+// identityOf is the rollout.Digests.Identity of a policy.
 func identityOf(spec *schema.PolicySpec) string {
 	var targets []string
 	for _, t := range spec.Targets {
@@ -131,7 +130,7 @@ func (c *Compiler) selected(s *docState, r *schema.Rollout) []string {
 			}
 		}
 		if len(names) == 0 {
-			w := s.doc.Errorf("spec.rollout.networkSelector", "selects no Network, so that nothing moves")
+			w := s.doc.Errorf("spec.rollout.networkSelector", "selects no Network, so nothing moves")
 			c.warns[s.doc.Name] = append(c.warns[s.doc.Name], w)
 		}
 	}
@@ -139,7 +138,7 @@ func (c *Compiler) selected(s *docState, r *schema.Rollout) []string {
 	return slices.Compact(names)
 }
 
-// inOrder puts Networks in the order of a rollout: those that it lists, then the
+// inOrder sorts Networks in the order of a rollout: those in order first, then the
 // others by name.
 func (c *Compiler) inOrder(s *docState, r *schema.Rollout, names []string) []string {
 	var order []string
@@ -165,29 +164,31 @@ func (c *Compiler) inOrder(s *docState, r *schema.Rollout, names []string) []str
 	return append(order, slices.DeleteFunc(names, func(n string) bool { return listed[n] })...)
 }
 
-// carries reports a Network with IPv6 VMs that is to move on a Gateway without an
-// IPv6 VIP, as needIPv6 does of what a match names.
-func (c *Compiler) carries(s *docState, gateway string, network *docState) {
+// checkIPv6 reports a Network with IPv6 VMs that moves on a Gateway without an IPv6
+// VIP, as needIPv6 does for a match.
+func (c *Compiler) checkIPv6(s *docState, gateway string, network *docState) {
 	if gw := c.ir.Gateway(gateway); gw != nil && network.ipv6() && !gw.HasIPv6() {
 		c.errorf(s, "spec.rollout", "Network %s has IPv6 VMs, and Gateway %s has no IPv6 VIP", network.doc.Name.Name, gateway)
 	}
 }
 
-// ipv6 tells whether a Network has IPv6 VMs, which stand last.
+// ipv6 tells whether a Network has IPv6 VMs, which are last in vms.
 func (s *docState) ipv6() bool { return len(s.vms) > 0 && s.vms[len(s.vms)-1].Is6() }
 
-// overlays tells whether a verification pings from the overlay.
-func overlays(v *schema.Verify) bool { return v != nil && v.Ping != nil && v.Ping.Source == "overlay" }
+// overlays tells whether a verification sends overlay pings.
+func pingsOverlay(v *schema.Verify) bool {
+	return v != nil && v.Ping != nil && v.Ping.Source == "overlay"
+}
 
-// probed reports a Network that the overlay ping of a rollout cannot start from.
-func (c *Compiler) probed(s *docState, v *schema.Verify, name string, n *schema.NetworkSpec) {
-	if overlays(v) && n.Monitor == nil {
+// checkMonitor reports a Network without a monitor if overlay pings need one.
+func (c *Compiler) checkMonitor(s *docState, v *schema.Verify, name string, n *schema.NetworkSpec) {
+	if pingsOverlay(v) && n.Monitor == nil {
 		c.errorf(s, "spec.rollout.verify.ping.source", "overlay pings come from the monitor of a Network, and Network %s has none; give it one, or say host", name)
 	}
 }
 
-// Rollout returns what the documents of the last Compile say about the rollout of
-// a policy, or nil where it has none. While they stay, so does the pointer.
+// Rollout returns the rollout of a policy as the documents of the last Compile declare
+// it, or nil if there is none. The pointer changes only when its value does.
 func (c *Compiler) Rollout(policy string) *rollout.Spec {
 	r := c.rolls[policy]
 	if r == nil {
@@ -201,7 +202,7 @@ func (c *Compiler) Rollout(policy string) *rollout.Spec {
 		return r.made
 	}
 	spec := &rollout.Spec{
-		Policy: policy, Version: r.spec.Version, Identity: r.identity, Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
+		Policy: policy, Version: r.spec.Version, Digests: c.digests(r), Targets: r.targets, Suspend: r.spec.Suspend, Rollout: r.spec.Rollout,
 	}
 	if r.made == nil {
 		for _, n := range r.names {
@@ -219,20 +220,19 @@ func (c *Compiler) Rollout(policy string) *rollout.Spec {
 	}
 	spec.Index()
 	clear(r.stale)
-	spec.Content, spec.Fingerprint = c.digests(r)
 	spec.VIPs, spec.Servers = c.addresses(r.targets)
 	r.made = spec
 	return spec
 }
 
-// rolloutNetwork is a Network as the state machine sees it, or nil where the
-// policy excludes all of it.
-func (c *Compiler) rolloutNetwork(r *rolling, name string) *rollout.Network {
+// rolloutNetwork is a Network for the state machine, or nil if the policy excludes all
+// of it.
+func (c *Compiler) rolloutNetwork(r *declaredRollout, name string) *rollout.Network {
 	doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: name}]
 	net := doc.doc.Spec.(*schema.NetworkSpec)
 	n := &rollout.Network{Name: name, Account: net.Account, VNI: doc.vni, VMs: doc.vms, Routes: c.set.Routes(name), Monitor: net.Monitor}
 	var wide []packets.Match
-	single := map[packets.Match]bool{} // one VM as source or as destination
+	single := map[packets.Match]bool{} // one VM as source or destination
 	for _, cl := range c.excludes(r, name) {
 		switch {
 		case cl.box.Covers(packets.VNIMatch(n.VNI)):
@@ -256,9 +256,9 @@ func (c *Compiler) rolloutNetwork(r *rolling, name string) *rollout.Network {
 	return n
 }
 
-// excludes is what a policy leaves out entirely of a Network that its rollout
-// moves: on its first Gateway, or else of the account.
-func (c *Compiler) excludes(r *rolling, network string) []claim {
+// excludes is the policy's excludes of 100 percent for a Network that its rollout
+// moves: on its first Gateway, or else for the account.
+func (c *Compiler) excludes(r *declaredRollout, network string) []claim {
 	var out []claim
 	take := func(u Name) {
 		for _, cl := range c.claims[u] {
@@ -283,7 +283,7 @@ func (c *Compiler) excludes(r *rolling, network string) []claim {
 	return out
 }
 
-// addresses are the VIPs and the servers of targets.
+// addresses returns the VIPs and servers of targets.
 func (c *Compiler) addresses(targets []schema.Name) (vips, servers []netip.Addr) {
 	for _, t := range targets {
 		switch spec := c.docs[t].doc.Spec.(type) {
@@ -309,7 +309,7 @@ func (c *Compiler) addresses(targets []schema.Name) (vips, servers []netip.Addr)
 	return slices.Compact(vips), slices.Compact(servers)
 }
 
-// Rollouts lists the policies that have a rollout, sorted.
+// Rollouts lists the policies with a rollout, sorted.
 func (c *Compiler) Rollouts() []string {
 	names := make([]string, 0, len(c.rolls))
 	for n := range c.rolls {
@@ -319,8 +319,8 @@ func (c *Compiler) Rollouts() []string {
 	return names
 }
 
-// digests are RolloutSpec.Content and Fingerprint.
-func (c *Compiler) digests(r *rolling) (content, fingerprint string) {
+// digests works out the digests of a rollout, and keeps the targets they depend on.
+func (c *Compiler) digests(r *declaredRollout) rollout.Digests {
 	r.of = map[schema.Name]*schema.Document{}
 	versions, whole := []any{r.identity}, []any{r.identity}
 	for _, t := range r.targets {
@@ -337,16 +337,18 @@ func (c *Compiler) digests(r *rolling) (content, fingerprint string) {
 		}
 	}
 	moves := schema.Rollout{Networks: r.spec.Rollout.Networks, NetworkSelector: r.spec.Rollout.NetworkSelector}
-	content = digest(append(versions, moves, r.spec.Exclude))
+	content := digest(append(versions, moves, r.spec.Exclude))
 	moves.Verify = r.spec.Rollout.Verify
-	return content, digest(append(whole, content, r.spec.Priority, r.spec.Match, moves))
+	return rollout.Digests{
+		Identity: r.identity, Content: content, Fingerprint: digest(append(whole, content, r.spec.Priority, r.spec.Match, moves)),
+	}
 }
 
-// digest is a short name for values: equal ones have the same.
+// digest is a short hash of values.
 func digest(values []any) string {
 	b, err := json.Marshal(values)
 	if err != nil {
-		panic("policies: a document that was read cannot be written: " + err.Error())
+		panic("policies: encode a document: " + err.Error())
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])

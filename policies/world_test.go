@@ -166,9 +166,9 @@ type world struct {
 	policies []said // the highest priority first
 	routed   map[uint32][]netip.Addr
 	cells    map[uint32]*packets.Cell
-	places   map[string][]int  // by version: the place of each bucket
-	buckets  map[string]string // by list of shares: the version of each bucket
-	written  map[string]string // by pool: the version of each bucket
+	shares   map[string]*packets.Blend // by its name: what one version takes of the buckets
+	buckets  map[string]string         // by list of shares: the version of each bucket
+	written  map[string]string         // by pool: the version of each bucket
 }
 
 // said is what one policy says.
@@ -181,7 +181,7 @@ type said struct {
 func newWorld(t *testing.T, c *Compiler, ir *IR) *world {
 	w := &world{
 		t: t, ir: ir, gw: ir.Gateway("gw"), routed: c.vms, cells: map[uint32]*packets.Cell{},
-		places: map[string][]int{}, buckets: map[string]string{}, written: map[string]string{},
+		shares: map[string]*packets.Blend{}, buckets: map[string]string{}, written: map[string]string{},
 	}
 	for _, claims := range c.claims {
 		for _, cl := range claims {
@@ -230,7 +230,7 @@ func (w *world) documents(p packets.Packet) string {
 	for bucket := range w.gw.Hash.Buckets {
 		version := w.gw.Default
 		for i, s := range w.policies {
-			if w.place(s.spec.Version, bucket) < (int(key[i])*w.gw.Hash.Buckets+50)/100 {
+			if w.takes(s.spec.Version, int(key[i]), bucket) {
 				version = s.spec.Version
 				break
 			}
@@ -241,14 +241,17 @@ func (w *world) documents(p packets.Packet) string {
 	return b.String()
 }
 
-func (w *world) place(version string, bucket int) int {
-	if w.places[version] == nil {
-		o := packets.NewBucketOrder(version, w.gw.Hash.Buckets)
-		for i := range w.gw.Hash.Buckets {
-			w.places[version] = append(w.places[version], o.Place(i))
-		}
+// takes tells whether a version with a share of the buckets has one of them.
+func (w *world) takes(version string, percent, bucket int) bool {
+	if percent == 0 || percent == 100 {
+		return percent == 100
 	}
-	return w.places[version][bucket]
+	own := slices.IndexFunc(w.gw.Pools, func(p packets.Pool) bool { return p.Version == version })
+	name := fmt.Sprintf("%s=%d%%,%s", version, percent, w.gw.Pools[(own+1)%len(w.gw.Pools)].Version)
+	if w.shares[name] == nil {
+		w.shares[name] = packets.NewBlend(w.gw, name, schema.Position{})
+	}
+	return int(w.shares[name].Buckets[bucket].Pool) == own
 }
 
 // tables asks the tables as the pipeline does and returns the pool.
@@ -257,7 +260,7 @@ func (w *world) tables(p packets.Packet) string {
 	for _, cell := range []*packets.Cell{w.cell(p.VNI), w.cell(math.MaxUint32)} {
 		for i := 0; cell != nil && i < len(cell.Rules); i++ {
 			r := &cell.Rules[i]
-			if holds(r.Match, p) && (r.Table == packets.TableVPC || r.IPv6 == p.IsIPv6()) && (best[r.Table] == nil || r.Priority > best[r.Table].Priority) {
+			if holds(r.Match, p) && (r.Table == packets.TableVPC || r.IPv6 == p.Src.Is6()) && (best[r.Table] == nil || r.Priority > best[r.Table].Priority) {
 				best[r.Table] = r
 			}
 		}
@@ -277,7 +280,7 @@ func (w *world) cell(vni uint32) *packets.Cell {
 	}
 	part := anyVNI
 	if vni <= schema.MaxVNI {
-		part = fmt.Sprintf("%s%d", vniPart, vni)
+		part = packets.VNIPart(vni)
 	}
 	w.cells[vni], _ = w.ir.Get(Name{schema.KindGateway, "gw", part}).(*packets.Cell)
 	return w.cells[vni]
@@ -354,9 +357,14 @@ func (w *world) checkFlows(docs string) {
 			w.t.Fatalf("priority %d is out of range", a.Priority)
 		}
 		for _, b := range flows[:i] {
-			if a.Priority == b.Priority && a.IPv6 == b.IPv6 && a.Match.Overlaps(&b.Match) {
+			if a.Priority == b.Priority && a.IPv6 == b.IPv6 && overlap(a.Match, b.Match) {
 				w.t.Fatalf("two overlapping flow rules have priority %d: %+v and %+v\n%s", a.Priority, a, b, docs)
 			}
 		}
 	}
+}
+
+func overlap(a, b packets.Match) bool {
+	_, some := a.Intersect(b)
+	return some
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/gray-release/gray/reconciler/board"
@@ -102,9 +103,12 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 	gone := map[Key]bool{}
 	r.facts = d.facts
 	for _, res := range r.meaning.accept(d) {
-		gone[res.Key] = true
+		if !isWish(res) {
+			gone[res.Key] = true
+		}
 	}
-	for _, l := range d.fresh {
+	atSinks := slices.DeleteFunc(slices.Clone(d.fresh), func(l lowered) bool { return l.sink == nil })
+	for _, l := range atSinks {
 		for _, res := range l.resources {
 			delete(gone, res.Key)
 			t := r.target(res.Target, l.sink)
@@ -121,7 +125,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 		r.targets[k.Target].want(k, nil)
 		r.touch(r.targets[k.Target], k)
 	}
-	for _, l := range d.fresh {
+	for _, l := range atSinks {
 		for _, res := range l.resources {
 			r.touch(r.targets[res.Target], res.Key)
 		}

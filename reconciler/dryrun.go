@@ -51,7 +51,7 @@ func (o Offline) Compile(s *schema.Snapshot, was *Compiled) (*Compiled, error) {
 	m := newMeaning(o.Sinks, policies.NewCompiler(was.IDs.Clone(), o.TableSizes))
 	if was.docs != nil {
 		for _, n := range was.docs.Names() {
-			if doc := was.docs.Get(n); n.Kind == schema.KindPolicy && !policies.IsHeld(doc) {
+			if doc := was.docs.Get(n); n.Kind == schema.KindPolicy && !policies.IsSuspended(doc) {
 				m.spoken[n.Name] = doc
 			}
 		}
@@ -93,7 +93,7 @@ type failing struct {
 // look takes what a dry run needs out of the loop.
 func (r *Reconciler) lookAt() *live {
 	l := &live{
-		ids: r.meaning.compiler.IDs(), facts: r.facts, ongoing: r.ongoing(), observed: State{}, former: State{}, had: r.last.Live,
+		ids: r.meaning.compiler.IDs(), facts: r.facts, ongoing: r.ongoing(), observed: State{}, former: State{}, had: r.had(),
 		down: map[string]error{}, failing: map[Key]failing{},
 	}
 	if r.revision == "" {

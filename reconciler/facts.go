@@ -41,7 +41,7 @@ func (r *Reconciler) notice(d *delta, now time.Time) {
 			r.docs.ReplaceOrInsert(doc)
 		}
 	}
-	if gateways && r.cfg.Health != nil {
+	if gateways {
 		r.cfg.Health.Want(d.ir.Checks())
 	}
 }

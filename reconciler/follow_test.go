@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,5 +78,43 @@ func TestFollowerWaitsOnlyForRollouts(t *testing.T) {
 		if s := g.status(); s.Revision != "c1" || len(s.Errors) != 0 {
 			t.Errorf("after a while it follows %q: %q", s.Revision, s.Errors)
 		}
+	})
+}
+
+// TestFollowerDoesAsTheLeader commits past a daemon that follows: what the leader has
+// not decided about waits, what it refuses is refused, and what it adopts is adopted.
+// Where the leader says nothing, the commit is served after a while.
+func TestFollowerDoesAsTheLeader(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		told := board.NewFollow()
+		says := func(c board.Commit) {
+			told.Set(board.Moved{Rollouts: map[string]*rollout.State{}, Commit: c})
+		}
+		says(board.Commit{Revision: "c1"})
+		g := start(t, newWorld(t), func(c *Config) { c.Follow = told })
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
+		g.commit("c1", docs...)
+		g.live("mem/s", onePlace("1")...)
+		inForce := func(want, problem string) {
+			t.Helper()
+			s := g.status()
+			if s.Revision != want || strings.Join(s.Errors, ", ") != problem {
+				t.Errorf("in force is %s, errors %q; want %s, %q", s.Revision, s.Errors, want, problem)
+			}
+		}
+		g.commit("c2", append(docs, policyDoc("p", "gw", 7))...)
+		inForce("c1", board.ErrUndecided.Error())
+		says(board.Commit{Revision: "c1", Refused: "c2"})
+		g.quiet()
+		inForce("c1", board.ErrLeaderRefuses.Error())
+		g.after(time.Hour)
+		inForce("c1", board.ErrLeaderRefuses.Error())
+		says(board.Commit{Revision: "c2"}) // a person has confirmed it
+		g.quiet()
+		inForce("c2", "")
+		g.commit("c3", docs...)
+		inForce("c2", board.ErrUndecided.Error())
+		g.after(time.Minute)
+		inForce("c3", "")
 	})
 }

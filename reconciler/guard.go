@@ -22,14 +22,14 @@ func (r *Reconciler) liveWith(d *delta) map[string]int {
 	live := maps.Clone(r.live)
 	for _, n := range d.units {
 		for _, res := range r.meaning.made[n] {
-			if res.Kind != KindTarget {
+			if res.Kind != KindTarget && !isWish(res) {
 				live[res.Target]--
 			}
 		}
 	}
 	for _, l := range d.fresh {
 		for _, res := range l.resources {
-			if res.Kind != KindTarget {
+			if res.Kind != KindTarget && !isWish(res) {
 				live[res.Target]++
 			}
 		}
@@ -117,8 +117,8 @@ func (r *Reconciler) admit() {
 		return
 	}
 	if r.cfg.Confirm != r.revision && r.last.Revision != r.revision {
-		desired, observed := State{}, State{}
-		for name := range r.last.Live {
+		desired, observed, had := State{}, State{}, r.had()
+		for name := range had {
 			t := r.targets[name]
 			if t == nil {
 				continue // it is given up, or no sink knows it any more
@@ -129,7 +129,7 @@ func (r *Reconciler) admit() {
 			maps.Copy(desired, t.desired)
 			maps.Copy(observed, t.observed)
 		}
-		if refusals := refuseFirst(desired, observed, r.last.Live, r.cfg.MaxDelete); len(refusals) > 0 {
+		if refusals := refuseFirst(desired, observed, had, r.cfg.MaxDelete); len(refusals) > 0 {
 			r.holdFirst(&RefusedError{r.revision, refusals})
 			return
 		}
@@ -141,6 +141,19 @@ func (r *Reconciler) admit() {
 	for _, t := range r.targets {
 		t.wakeUp()
 	}
+}
+
+// had is how much the last process had live by target, also at the devices that the
+// first commit leaves.
+func (r *Reconciler) had() map[string]int {
+	had := map[string]int{}
+	maps.Copy(had, r.last.Live)
+	for name, t := range r.targets {
+		if n := r.last.Live[t.was]; n > 0 {
+			had[name] = n
+		}
+	}
+	return had
 }
 
 // holdFirst says, once, why the first commit is not admitted.

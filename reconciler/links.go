@@ -48,7 +48,7 @@ func (r *Reconciler) usersOf(target string) iter.Seq[Key] {
 func (r *Reconciler) look(t *target, k Key) {
 	t.poked = true
 	d, o := t.desired[k], t.observed[k]
-	if left, relied := r.relied[k]; relied && o == nil {
+	if left, relied := r.relied[k]; relied && o == nil && t.flying[k] == nil {
 		delete(r.relied, k)
 		r.poke(left)
 	}
@@ -111,10 +111,14 @@ func (r *Reconciler) poke(name string) {
 
 // supported tells whether a resource that is live may stay: what it refers to at
 // other targets is to be there, and is neither known to be gone nor about to go
-// with its target's pipeline. A target that cannot be read supports what it did.
+// with its target's pipeline; and it was not made for a device that is left. A target
+// that cannot be read supports what it did.
 func (r *Reconciler) supported(res *Resource) bool {
 	if res == nil {
 		return true
+	}
+	if r.relied[res.Key] != "" {
+		return false
 	}
 	for _, ref := range r.refs[res.Key] {
 		if !refersTo(res, ref) {
@@ -131,7 +135,7 @@ func (r *Reconciler) supported(res *Resource) bool {
 // waitsFor tells which key of another target a change has to wait for.
 func (r *Reconciler) waitsFor(c Change) (Key, bool) {
 	k := c.Key()
-	if k.Kind == KindTarget && c.Op() == Update {
+	if k.Kind == KindTarget && takesAll(c) {
 		for user := range r.usersOf(k.Target) {
 			if t := r.targets[user.Target]; t.observed[user] != nil || t.flying[user] != nil {
 				return user, true

@@ -47,7 +47,7 @@ type delta struct {
 // lowered is what a sink makes of a unit.
 type lowered struct {
 	unit      policies.Name
-	sink      Sink
+	sink      Sink // nil: no sink's, but what a source of facts acts on
 	resources []*Resource
 }
 
@@ -94,7 +94,7 @@ func (m *meaning) accept(d *delta) (gone []*Resource) {
 	return gone
 }
 
-// lowerUnits asks every sink about every unit, and touches no state.
+// lowerUnits says what every unit is at every sink and to the sources of facts, and touches no state.
 func lowerUnits(sinks []Sink, ir *policies.IR, units []policies.Name) ([]lowered, error) {
 	var all []lowered
 	for _, n := range units {
@@ -109,6 +109,9 @@ func lowerUnits(sinks []Sink, ir *policies.IR, units []policies.Name) ([]lowered
 			if len(resources) > 0 {
 				all = append(all, lowered{n, s, resources})
 			}
+		}
+		if resources := wishes(ir, n); len(resources) > 0 {
+			all = append(all, lowered{n, nil, resources})
 		}
 	}
 	return all, nil

@@ -86,15 +86,17 @@ func (r *Reconciler) retire(d *delta) {
 // leave has a target begin anew at another device, which nothing is known of, and a
 // new one clean the device that it was at.
 func (r *Reconciler) leave(t *target, to *Resource) {
-	r.comeBack(leaving(t.name, to))
+	back := r.comeBack(leaving(t.name, to))
 	old := newTarget(leaving(t.name, t.self), t.sink)
+	old.follow(t)
 	old.self, old.unit, old.was, old.record = t.self.rename(old.name), t.unit, t.name, leaving(t.record, t.self)
 	r.targets[old.name] = old
 	fresh := newTarget(t.name, t.sink)
 	fresh.desired, fresh.always, fresh.unit, fresh.record, fresh.moved = t.desired, t.always, t.unit, t.record, true
+	fresh.follow(back)
 	r.targets[t.name] = fresh
 	for user := range r.usersOf(t.name) {
-		if r.targets[user.Target].observed[user] != nil {
+		if u := r.targets[user.Target]; u.observed[user] != nil || u.flying[user] != nil {
 			r.relied[user] = old.name
 		}
 	}
@@ -108,13 +110,23 @@ func (r *Reconciler) leave(t *target, to *Resource) {
 	}
 }
 
-// comeBack forgets a device that was to be cleaned, as it is to be used again.
-func (r *Reconciler) comeBack(name string) {
-	if t := r.targets[name]; t != nil {
+// comeBack forgets a device that was to be cleaned, as it is to be used again, and
+// returns what it was; nil: it was not.
+func (r *Reconciler) comeBack(name string) *target {
+	t := r.targets[name]
+	if t != nil {
 		for k := range t.charged {
 			r.tally(t, k, charge{})
 		}
 		delete(r.targets, name)
+	}
+	return t
+}
+
+// follow has a target wait for the job that another one has at the same device.
+func (t *target) follow(was *target) {
+	if was != nil && was.running {
+		was.after, t.running = t, true
 	}
 }
 
@@ -123,33 +135,33 @@ func (r *Reconciler) comeBack(name string) {
 func (r *Reconciler) recall(now *policies.IR) {
 	for key, sw := range r.former {
 		n := policies.Name{Kind: schema.KindSwitch, Name: sw.Name}
-		ir := policies.NewIR(policies.NewIDs())
-		ir.Put(n, sw)
-		was, err := lowerUnits(r.cfg.Sinks, ir, []policies.Name{n})
-		var is []lowered
-		if now.Switch(sw.Name) != nil {
-			is, _ = lowerUnits(r.cfg.Sinks, now, []policies.Name{n}) // the commit was lowered before
-		}
+		was, err := r.lowerSwitch(sw)
 		if err != nil {
 			r.cfg.Log.Error("a switch without a document is not cleaned", "switch", key, "error", err)
 			continue
 		}
-		next := stateOf(is)
+		next := State{}
+		if is := now.Switch(sw.Name); is != nil {
+			all, _ := r.lowerSwitch(is) // the commit was lowered before
+			next = stateOf(all)
+		}
 		for _, l := range was {
 			for _, res := range l.resources {
 				at := next[res.Key]
 				if res.Kind != KindTarget || at != nil && !replaces(at, res) {
 					continue // there as it was
 				}
-				name := res.Target
-				if at != nil || strings.Contains(key, "@") {
-					if placeOf(res) == "" {
-						continue
-					}
+				name, record := res.Target, key
+				switch left := strings.Contains(key, "@"); {
+				case left && placeOf(res) == "":
+					continue
+				case left:
 					name = leaving(name, res)
+				case at != nil: // it is left by this commit
+					name, record = leaving(name, res), leaving(key, res)
 				}
 				t := r.target(name, l.sink)
-				t.self, t.unit, t.record = res.rename(name), n, key
+				t.self, t.unit, t.record = res.rename(name), n, record
 				if name != res.Target {
 					t.was = res.Target
 				}
@@ -157,6 +169,14 @@ func (r *Reconciler) recall(now *policies.IR) {
 		}
 	}
 	r.former = nil
+}
+
+// lowerSwitch is what the sinks make of a switch by itself.
+func (r *Reconciler) lowerSwitch(sw *policies.Switch) ([]lowered, error) {
+	n := policies.Name{Kind: schema.KindSwitch, Name: sw.Name}
+	ir := policies.NewIR(policies.NewIDs())
+	ir.Put(n, sw)
+	return lowerUnits(r.cfg.Sinks, ir, []policies.Name{n})
 }
 
 // stateOf is lowered resources by key.
@@ -180,10 +200,18 @@ func (r *Reconciler) switchesOf(d *delta) (put map[string][]byte, remove []strin
 		if !ok {
 			continue
 		}
-		for _, t := range r.targets {
-			if old := r.switches[n.Name]; old != nil && t.record == n.Name && t.replacedBy(next) {
-				put[leaving(n.Name, t.self)] = old
-				if again := leaving(n.Name, next[t.self.Key]); r.switches[again] != nil {
+		if old := r.switches[n.Name]; old != nil {
+			was := new(policies.Switch)
+			if err := json.Unmarshal(old, was); err != nil {
+				return nil, nil, err
+			}
+			selves, _ := r.lowerSwitch(was) // of one that fails nothing is cleaned, as recall says
+			for k, res := range stateOf(selves) {
+				if !replaces(next[k], res) {
+					continue
+				}
+				put[leaving(n.Name, res)] = old
+				if again := leaving(n.Name, next[k]); r.switches[again] != nil {
 					remove = append(remove, again)
 				}
 			}

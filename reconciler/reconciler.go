@@ -130,11 +130,17 @@ func New(cfg Config) (*Reconciler, error) {
 		engine:   engine{rollouts: map[string]*tracked{}},
 		intake:   intake{fetched: make(chan fetched)}, finished: make(chan result), do: make(chan func()),
 	}
+	if cfg.Health == nil {
+		r.cfg.Health = board.NewHealth()
+	}
+	if cfg.Probes == nil {
+		r.cfg.Probes = board.NewProbes()
+	}
 	ids := policies.NewIDs()
 	if cfg.Store != nil {
 		err := cfg.Store.Load(bucketIDs, ids.Read)
 		if err != nil {
-			return nil, fmt.Errorf("the numbers in the --state file cannot be read: %w", err)
+			return nil, fmt.Errorf("the IDs in the --state file cannot be read: %w", err)
 		}
 		if r.former, r.switches, err = cfg.Store.switches(); err != nil {
 			return nil, fmt.Errorf("the switches in the --state file cannot be read: %w", err)

@@ -32,7 +32,8 @@ func (k Key) Compare(l Key) int {
 // One with a method Heir names the kind and the name of what, where it is to be at
 // the same target, serves in its place: the prune guard does not count it as lost.
 // One with a method Takes names the VNI or the account whose traffic it takes away
-// from the default.
+// from the default. One of KindTarget with a method Resets tells whether to come from
+// old to this takes all that is on the target; else any difference does.
 type Body interface {
 	Equal(Body) bool
 	String() string        // the whole of it on one line, for a plan; no secrets

@@ -90,11 +90,9 @@ func (r *Reconciler) roll(now time.Time) {
 		return
 	}
 	now = now.UTC().Round(0) // as it is read back
-	if r.cfg.Probes != nil {
-		for _, policy := range r.cfg.Probes.Reported() {
-			if ro := r.rollouts[policy]; ro != nil {
-				ro.due = true
-			}
+	for _, policy := range r.cfg.Probes.Reported() {
+		if ro := r.rollouts[policy]; ro != nil {
+			ro.due = true
 		}
 	}
 	for _, policy := range r.dueRollouts(now) {
@@ -139,10 +137,7 @@ func (r *Reconciler) stepRollout(ro *tracked, now time.Time) {
 		return
 	}
 	obs := rollout.Observation{Confirmed: r.confirmed(ro), Revision: r.revision}
-	var ended []board.Ended
-	if r.cfg.Probes != nil {
-		ended = r.cfg.Probes.Verdicts(ro.state.Policy)
-	}
+	ended := r.cfg.Probes.Verdicts(ro.state.Policy)
 	for _, e := range ended {
 		obs.Verdicts = append(obs.Verdicts, e.Verdict)
 	}
@@ -186,9 +181,7 @@ func (r *Reconciler) endRollout(ro *tracked, now time.Time) {
 		stored := ro.stored
 		ro.state = next
 		r.facts = r.facts.WithProgress(policy, rollout.Progress{})
-		if r.cfg.Probes != nil {
-			r.cfg.Probes.Want(policy, nil)
-		}
+		r.cfg.Probes.Want(policy, nil)
 		rec := AuditRecord{Events: actions.Events}
 		if r.setback(ro, r.storeRollout(ro, nil, rec, nil, nil, now), now) {
 			ro.stored = stored
@@ -237,9 +230,6 @@ func (r *Reconciler) move(ro *tracked, next *rollout.State, rec AuditRecord, end
 
 // wantProbes writes on the board what is to be tested now.
 func (r *Reconciler) wantProbes(ro *tracked, probes []rollout.Probe) {
-	if r.cfg.Probes == nil {
-		return
-	}
 	jobs := make([]*board.Job, 0, len(probes))
 	for _, p := range probes {
 		jobs = append(jobs, &board.Job{Policy: ro.state.Policy, Probe: p, Spec: ro.spec, Revision: r.revision})
@@ -318,7 +308,7 @@ func (r *Reconciler) viewRollouts() []rolloutView {
 			waits = append(waits, firstLine(ro.err))
 		case ro.watches() && r.cfg.Follow == nil && r.confirmed(ro) == 0:
 			waits = append(waits, r.lacks(ro))
-		case r.cfg.Probes != nil:
+		default:
 			if t := r.cfg.Probes.Trouble(policy); t != "" {
 				waits = append(waits, t)
 			}

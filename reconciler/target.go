@@ -47,6 +47,21 @@ func (f *flag) set(on bool, now time.Time) {
 
 // target is one place that resources live at, and where the loop stands with it.
 type target struct {
+	identity
+	desired  State
+	observed State // nil until the first good read; changes between jobs only
+	keys
+	pending map[schema.Name]*pending // how many of the open keys there are, by unit
+	err     error                    // why the target as a whole is not worked on
+	reason  string                   // the reason of err, in CamelCase
+	retry   backoff                  // after err
+	work
+
+	programmed, reconciling, stalled flag
+}
+
+// identity is which target it is.
+type identity struct {
 	name   string
 	sink   Sink
 	always bool          // it is there without a document
@@ -55,29 +70,29 @@ type target struct {
 	record string        // the key of the switch in the store that it is made of; empty: there is none
 	was    string        // the target's name before its Switch was given another address; empty: it was not
 	moved  bool          // it is another device than before, which nothing relies on yet
+	after  *target       // it goes on at the same device once the job that is under way has ended
+}
 
-	desired  State
-	observed State                    // nil until the first good read; changes between jobs only
-	dirty    map[Key]bool             // where the two differ, or may
-	troubles map[Key]*trouble         // what failed, or is said to be in trouble
-	waiting  map[Key]Key              // changes that wait, and for which key
-	unproved map[Key]bool             // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
-	charged  map[Key]charge           // the keys that are open
-	pending  map[schema.Name]*pending // how many of them, by unit
-	flying   map[Key]*Resource        // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
-	later    map[Key]bool             // keys to look at again when the job has ended
-	err      error                    // why the target as a whole is not worked on
-	reason   string                   // the reason of err, in CamelCase
-	retry    backoff                  // after err
-	stale    bool                     // read it before anything else
-	running  bool                     // a job is under way
-	reading  bool                     // it is a read
-	poked    bool                     // something happened; see whether there is work
-	next     time.Time                // when to see again without having been poked
-	reads    int                      // finished ones, also those that failed
-	readAt   time.Time                // when the last good read ended
+// keys is the keys of a target at which something is to be done or known.
+type keys struct {
+	dirty    map[Key]bool      // where desired and observed differ, or may
+	troubles map[Key]*trouble  // what failed, or is said to be in trouble
+	waiting  map[Key]Key       // changes that wait, and for which key
+	unproved map[Key]bool      // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
+	charged  map[Key]charge    // the keys that are open
+	flying   map[Key]*Resource // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
+	later    map[Key]bool      // keys to look at again when the job has ended
+}
 
-	programmed, reconciling, stalled flag
+// work is where the loop stands with reads and Applies.
+type work struct {
+	stale   bool      // read it before anything else
+	running bool      // a job is under way
+	reading bool      // it is a read
+	poked   bool      // something happened; see whether there is work
+	next    time.Time // when to see again without having been poked
+	reads   int       // finished ones, also those that failed
+	readAt  time.Time // when the last good read ended
 }
 
 // trouble is what is wrong with a key.
@@ -90,8 +105,10 @@ type trouble struct {
 
 func newTarget(name string, sink Sink) *target {
 	return &target{
-		name: name, sink: sink, desired: State{}, dirty: map[Key]bool{}, troubles: map[Key]*trouble{},
-		unproved: map[Key]bool{}, charged: map[Key]charge{}, pending: map[schema.Name]*pending{}, later: map[Key]bool{}, poked: true,
+		identity: identity{name: name, sink: sink}, desired: State{}, pending: map[schema.Name]*pending{}, work: work{poked: true},
+		keys: keys{
+			dirty: map[Key]bool{}, troubles: map[Key]*trouble{}, unproved: map[Key]bool{}, charged: map[Key]charge{}, later: map[Key]bool{},
+		},
 	}
 }
 
@@ -132,7 +149,16 @@ func (t *target) differs(k Key) bool {
 // what is on it: another pipeline is to be loaded.
 func (t *target) resets() bool {
 	self := Key{Target: t.name, Kind: KindTarget}
-	return t.desired[self] != nil && t.observed[self] != nil && t.differs(self)
+	return t.differs(self) && takesAll(Change{t.observed[self], t.desired[self]})
+}
+
+// takesAll tells whether a change of a target itself takes what is on it.
+func takesAll(c Change) bool {
+	if c.Old == nil || c.New == nil {
+		return false
+	}
+	body, may := c.New.Body.(interface{ Resets(old Body) bool })
+	return !may || body.Resets(c.Old.Body)
 }
 
 // waits notes which changes wait for other keys.
@@ -266,6 +292,13 @@ func merge(last, now State) []Key {
 // finish takes a job's result into the state.
 func (r *Reconciler) finish(res result) {
 	t, now := res.target, time.Now()
+	if t.after != nil {
+		for t.after != nil {
+			t = t.after
+		}
+		t.running, t.poked = false, true
+		return
+	}
 	t.running, t.reading, t.poked = false, false, true
 	if res.job.changes == nil {
 		r.finishRead(t, res, now)

@@ -40,7 +40,7 @@ func bombs() map[string]bomb {
 		"documents":      {strings.Repeat("--- a\n", 50_000), "more errors"},
 		"comments":       {strings.Repeat("#\n", 500_000), "holds no gray document"},
 		"anchors":        {strings.Repeat("&a ", 300_000), "not YAML: "},
-		"hosts":          {"kind: Service\nmetadata: {name: n}\nspec: {default: v, versions: [{name: v}], hosts: [" + repeat(100_000, func(i int) string { return fmt.Sprintf("h%d, ", i) }) + "h5]}", `"h5" stands here twice`},
+		"hosts":          {"kind: Service\nmetadata: {name: n}\nspec: {default: v, versions: [{name: v}], hosts: [" + repeat(100_000, func(i int) string { return fmt.Sprintf("h%d, ", i) }) + "h5]}", `"h5" is listed twice`},
 		"switches":       {gateway + "  switches: [" + repeat(50_000, func(i int) string { return fmt.Sprintf("s%d, ", i) }) + "]\n  vips: [10.0.0.1]\n  default: v\n  versions:\n  - name: v\n    backends:\n" + repeat(8_000, func(i int) string { return fmt.Sprintf("    - {name: b%d, address: 10.0.0.1, ports: {s1: 1}}\n", i) }), "more errors"},
 	}
 }

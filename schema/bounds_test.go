@@ -151,17 +151,17 @@ func TestManyErrors(t *testing.T) {
 			files = append(files, file(fmt.Sprintf("b/%04d.yaml", i), node))
 		}
 		lines := strings.Split(problems(first(Parse(&Snapshot{Files: NewFiles(files...)}))), "\n")
-		if len(lines) != MaxErrors+1 {
+		if len(lines) != maxErrors+1 {
 			t.Fatalf("%d errors", len(lines))
 		}
-		for i, line := range lines[:MaxErrors] {
+		for i, line := range lines[:maxErrors] {
 			if want := fmt.Sprintf("%04d.yaml:1: x: unknown field; a document has apiVersion, kind, metadata and spec", i); line != want {
 				t.Fatalf("got %s, want %s", line, want)
 			}
 		}
 		// 500 unknown fields and 1499 duplicates are left.
-		if lines[MaxErrors] != "and 1999 more errors" {
-			t.Errorf("the last is %q", lines[MaxErrors])
+		if lines[maxErrors] != "and 1999 more errors" {
+			t.Errorf("the last is %q", lines[maxErrors])
 		}
 	})
 }

@@ -18,30 +18,30 @@ import (
 	"golang.org/x/text/message"
 )
 
-// composeSpec is the schema of the Compose Specification, the file that compose-go
-// reads by.
+// composeSpec is the JSON Schema of the Compose Specification that compose-go uses.
 //
 //go:embed compose-spec.json
 var composeSpec []byte
 
-// notOnNodes are fields of a compose service that a node's file has no place for.
+// notOnNodes has the fields of a compose service that are not allowed on nodes, with
+// the reason and the fix.
 var notOnNodes = map[string]string{
 	"image":          "is the version's own field; write it beside compose",
 	"build":          "a node runs images; build it elsewhere and give the version's image",
 	"provider":       "a node runs images; give the version's image",
 	"extends":        "there is nothing to extend in a node's file; write the fields out",
-	"ports":          "is of no use on the host's network, where the service listens by itself; remove it",
-	"networks":       "is of no use on the host's network, which services of a node are on; remove it",
-	"links":          "is of no use on the host's network, which services of a node are on; remove it",
-	"external_links": "is of no use on the host's network, which services of a node are on; remove it",
+	"ports":          "has no effect on the host's network, where the service listens itself; remove it",
+	"networks":       "has no effect on the host's network, which a node's services use; remove it",
+	"links":          "has no effect on the host's network, which a node's services use; remove it",
+	"external_links": "has no effect on the host's network, which a node's services use; remove it",
 	"configs":        "a node's file declares none; mount a file by volumes",
 	"secrets":        "a node's file declares none; mount a file by volumes",
 	"models":         "a node's file declares none; remove it",
 }
 
-// composeFields are the schemas of the fields of a compose service by name. Each is
-// held against its own: a schema of the whole, once one field is wrong, takes all
-// others for unknown.
+// composeFields has the schemas of the fields of a compose service, by name. Each field
+// is checked on its own, as a schema of the whole service reports all fields as unknown
+// once one is wrong.
 var composeFields = sync.OnceValue(func() map[string]*jsonschema.Schema {
 	fields, err := compileCompose()
 	if err != nil {
@@ -72,7 +72,7 @@ func compileCompose() (map[string]*jsonschema.Schema, error) {
 	return fields, nil
 }
 
-// compose checks the further fields of a version's compose service.
+// compose checks the compose fields of a version.
 func (v *validator) compose(ver *ServiceVersion, at string) {
 	if strings.ContainsAny(ver.Image, " \t") {
 		v.errorf(at+".image", "%q has a space, which no image has", ver.Image)
@@ -95,7 +95,7 @@ func (v *validator) compose(ver *ServiceVersion, at string) {
 		case !known:
 			v.errorf(field, "unknown field%v", suggestion{composeNames(), name})
 		case name == "network_mode" && value != "host":
-			v.errorf(field, "services of a node are on the host's network; remove it")
+			v.errorf(field, "a node's services use the host's network; remove it")
 		default:
 			if err, wrong := errors.AsType[*jsonschema.ValidationError](s.Validate(value)); wrong {
 				v.composeError(field, err)
@@ -104,7 +104,7 @@ func (v *validator) compose(ver *ServiceVersion, at string) {
 	}
 }
 
-// finite reports numbers that JSON does not have.
+// finite reports numbers that JSON cannot express.
 func (v *validator) finite(field string, value any) bool {
 	good := true
 	switch x := value.(type) {
@@ -118,13 +118,13 @@ func (v *validator) finite(field string, value any) bool {
 		}
 	case float64:
 		if good = !math.IsNaN(x) && !math.IsInf(x, 0); !good {
-			v.errorf(field, "is no number that a container could be given")
+			v.errorf(field, "is not a finite number; write one")
 		}
 	}
 	return good
 }
 
-// composeNames are the fields that a version may have.
+// composeNames is the compose fields that a version may have.
 func composeNames() *structFields {
 	var s structFields
 	for _, name := range slices.Sorted(maps.Keys(composeFields())) {
@@ -135,7 +135,7 @@ func composeNames() *structFields {
 	return &s
 }
 
-// composeError reports where a value and its schema part.
+// composeError reports where a value violates its schema.
 func (v *validator) composeError(field string, err *jsonschema.ValidationError) {
 	for _, e := range causesOf(err) {
 		at := field
@@ -156,9 +156,8 @@ func (v *validator) composeError(field string, err *jsonschema.ValidationError) 
 	}
 }
 
-// causesOf is the errors at the bottom of one: all of them, but of alternatives
-// only those of the one that went furthest. Where none got into the value, it is
-// the alternatives themselves.
+// causesOf is the root causes of an error. Of alternatives it is those of the one that
+// went deepest into the value, or the error itself if none went into it.
 func causesOf(e *jsonschema.ValidationError) []*jsonschema.ValidationError {
 	if len(e.Causes) == 0 {
 		return []*jsonschema.ValidationError{e}
@@ -186,8 +185,8 @@ func causesOf(e *jsonschema.ValidationError) []*jsonschema.ValidationError {
 	return all
 }
 
-// depthOf is how far into a value its schema went: one that only wants another
-// type did not go in at all.
+// depthOf is how deep a schema went into a value. A wrong type does not count as going
+// into it.
 func depthOf(e *jsonschema.ValidationError) int {
 	depth := len(e.InstanceLocation)
 	if _, ok := e.ErrorKind.(*kind.Type); !ok {
@@ -196,7 +195,7 @@ func depthOf(e *jsonschema.ValidationError) int {
 	return depth
 }
 
-// explain says what is wrong with a value, in the words of this package.
+// explain describes an error in the words of this package.
 func explain(e *jsonschema.ValidationError) string {
 	switch k := e.ErrorKind.(type) {
 	case *kind.Type:
@@ -226,7 +225,7 @@ func explain(e *jsonschema.ValidationError) string {
 	return e.ErrorKind.LocalizedString(message.NewPrinter(language.English))
 }
 
-// typeNames names JSON's types as YAML has them.
+// typeNames describes JSON types in the words of this package.
 func typeNames(types []string) string {
 	names := map[string]string{
 		"object": "a mapping", "array": "a list", "string": "a string", "boolean": "true or false",

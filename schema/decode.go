@@ -14,16 +14,15 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxNodes bounds how many YAML nodes a document may hold once its aliases are
-// expanded, so that a few lines of aliases cannot grow without end.
+// maxNodes bounds the YAML nodes of a document with its aliases expanded, as a few
+// lines of aliases can expand to very many.
 const maxNodes = 200_000
 
-// maxDepth bounds how deep values of no fixed type nest; aliases can make them
-// endless.
+// maxDepth bounds how deep values nest, as aliases can make them endless.
 const maxDepth = 32
 
-// decoder fills typed values from YAML nodes. It goes on after an error, so
-// that one run reports all of them.
+// decoder decodes YAML nodes into typed values. It continues after an error, so that
+// one run reports all of them.
 type decoder struct {
 	path  string // of the file
 	line  int    // of the document's first line; node lines count from 1 within it
@@ -37,7 +36,7 @@ func (d *decoder) errorf(node *yaml.Node, field, format string, args ...any) {
 	d.list.errorf(Position{d.path, d.line + node.Line - 1}, field, format, args...)
 }
 
-// visit counts a node; false where there are too many to go on.
+// visit counts a node. It returns false if there are too many.
 func (d *decoder) visit(node *yaml.Node, field string) bool {
 	if d.nodes == maxNodes {
 		d.errorf(node, field, "the document expands to more than %d values; write out its aliases or split it", maxNodes)
@@ -46,7 +45,7 @@ func (d *decoder) visit(node *yaml.Node, field string) bool {
 	return !d.exhausted()
 }
 
-// exhausted tells whether the document was given up.
+// exhausted tells whether the document has too many nodes.
 func (d *decoder) exhausted() bool { return d.nodes > maxNodes }
 
 // textUnmarshaler is implemented by the scalar types of this package.
@@ -96,8 +95,8 @@ func (d *decoder) value(node *yaml.Node, v reflect.Value, field string, rules ru
 	}
 }
 
-// untagged refuses tags, which would say what a value is against what it looks
-// like.
+// untagged refuses tags, which could give a value another type than it appears to
+// have.
 func (d *decoder) untagged(node *yaml.Node, field string) bool {
 	if node.Style&yaml.TaggedStyle == 0 {
 		return true
@@ -106,13 +105,13 @@ func (d *decoder) untagged(node *yaml.Node, field string) bool {
 	return false
 }
 
-// isNull tells whether a node says nothing.
+// isNull tells whether a node is null.
 func isNull(node *yaml.Node) bool {
 	node = resolve(node)
 	return node.Kind == yaml.ScalarNode && node.Style&yaml.TaggedStyle == 0 && node.ShortTag() == "!!null"
 }
 
-// scalar checks that a node is a scalar of a tag.
+// scalar checks that a node is a scalar with a tag.
 func (d *decoder) scalar(node *yaml.Node, field, tag, want string) bool {
 	if node.Kind == yaml.ScalarNode && node.ShortTag() == tag {
 		return true
@@ -125,7 +124,7 @@ func (d *decoder) scalar(node *yaml.Node, field, tag, want string) bool {
 	return false
 }
 
-// describe names what a node holds, for an error.
+// describe describes a node for an error.
 func describe(node *yaml.Node) string {
 	switch node.Kind {
 	case yaml.MappingNode:
@@ -144,7 +143,7 @@ func describe(node *yaml.Node) string {
 	return clip(node.Value)
 }
 
-// text decodes a scalar by its own parser.
+// text decodes a scalar by its UnmarshalText.
 func (d *decoder) text(node *yaml.Node, v reflect.Value, field string) {
 	tag := node.ShortTag()
 	if node.Kind != yaml.ScalarNode || tag != "!!str" && tag != "!!int" && tag != "!!float" {
@@ -190,8 +189,8 @@ func isLabel(s string) bool {
 	})
 }
 
-// integer decodes a whole number in decimal digits. Other notations are refused
-// because readers of YAML do not agree on them.
+// integer decodes a whole number in decimal digits. Other notations are refused, as
+// YAML parsers do not agree on them.
 func (d *decoder) integer(node *yaml.Node, v reflect.Value, field string, rules rules) {
 	digits := strings.TrimPrefix(node.Value, "-")
 	switch {
@@ -203,7 +202,7 @@ func (d *decoder) integer(node *yaml.Node, v reflect.Value, field string, rules 
 		return
 	}
 	low, high := rules.bounds(v.Kind())
-	// So many digits are out of range however they go on.
+	// A number of 24 digits is out of range, whatever follows.
 	n, _ := new(big.Int).SetString(node.Value[:min(len(node.Value), 24)], 10)
 	switch {
 	case n.Cmp(low) < 0 || n.Cmp(high) > 0:
@@ -249,8 +248,8 @@ func (d *decoder) structure(node *yaml.Node, v reflect.Value, field string) {
 	}
 }
 
-// field decodes the value of a key; false where it says nothing and so counts
-// as absent.
+// field decodes the value of a key. It returns false if the value is null and the field
+// counts as absent.
 func (d *decoder) field(key, val *yaml.Node, v reflect.Value, name string, rules rules) bool {
 	before := d.list.count()
 	switch {
@@ -272,7 +271,7 @@ func (d *decoder) field(key, val *yaml.Node, v reflect.Value, name string, rules
 	return true
 }
 
-// isEmpty tells whether a value that is there holds nothing.
+// isEmpty tells whether a list, mapping or string is empty.
 func isEmpty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Slice, reflect.Map, reflect.String:
@@ -281,8 +280,8 @@ func isEmpty(v reflect.Value) bool {
 	return false
 }
 
-// pairs yields a mapping's keys and values; a key that is no string or comes
-// twice is an error, and so are merge keys.
+// pairs yields a mapping's keys and values. It reports keys that are not strings or
+// come twice, and merge keys.
 func (d *decoder) pairs(node *yaml.Node, field string) iter.Seq2[*yaml.Node, *yaml.Node] {
 	return func(yield func(k, v *yaml.Node) bool) {
 		seen := make(map[string]int, len(node.Content)/2)
@@ -296,7 +295,7 @@ func (d *decoder) pairs(node *yaml.Node, field string) iter.Seq2[*yaml.Node, *ya
 			case strings.ContainsFunc(key.Value, unicode.IsControl):
 				d.errorf(key, field, "the key %q holds a control character; remove it", clip(key.Value))
 			case twice:
-				d.errorf(key, fieldName(field, key.Value), "stands here twice, first at line %d", first)
+				d.errorf(key, fieldName(field, key.Value), "is given twice, first at line %d", first)
 			default:
 				seen[key.Value] = d.line + key.Line - 1
 				if !yield(key, node.Content[i+1]) {
@@ -349,7 +348,7 @@ func (d *decoder) mapping(node *yaml.Node, v reflect.Value, field string, rules 
 	}
 }
 
-// free decodes a value of no fixed type.
+// free decodes a value of any type.
 func (d *decoder) free(node *yaml.Node, v reflect.Value, field string) {
 	switch node.Kind {
 	case yaml.MappingNode:
@@ -363,7 +362,7 @@ func (d *decoder) free(node *yaml.Node, v reflect.Value, field string) {
 	default:
 		var x any
 		if node.ShortTag() == "!!timestamp" {
-			x = node.Value // a date is a word to us
+			x = node.Value // dates are strings
 		} else if err := node.Decode(&x); err != nil {
 			d.errorf(node, field, "%w", err)
 			return

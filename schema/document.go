@@ -26,28 +26,28 @@ func (n Name) Compare(o Name) int {
 // Document is one document of a repository, read and checked on its own.
 type Document struct {
 	Name
-	Position // where it starts
+	Position // of its start
 	Metadata Metadata
 	// Spec is a *PolicySpec, *ServiceSpec, *GatewaySpec, *SwitchSpec,
 	// *NetworkSpec or *NodeSpec. It is read-only.
 	Spec  any
 	start int    // the line at which text begins
 	named int    // the line of metadata.name
-	text  []byte // its YAML; the lines of fields are looked up in it when an error needs them
+	text  []byte // its YAML, to look up the lines of fields for errors
 	root  weak.Pointer[yaml.Node]
 }
 
-// Excerpt is a document on its own, to be kept: its YAML, and where that stood.
+// Excerpt is one document to be stored: its YAML and its place.
 type Excerpt struct {
 	Path string `json:"path"`
 	Line int    `json:"line"`
 	Text string `json:"text"`
 }
 
-// Excerpt takes the document out of its file.
+// Excerpt returns the document as an Excerpt.
 func (d *Document) Excerpt() Excerpt { return Excerpt{d.Path, d.start, string(d.text)} }
 
-// Document reads an excerpt; the document has the place that it had.
+// Document reads an excerpt. The document has its old place.
 func (e Excerpt) Document() (*Document, error) {
 	text := strings.Repeat("\n", max(e.Line-1, 0)) + e.Text
 	set, err := Parse(&Snapshot{Files: NewFiles(&File{Path: e.Path, Data: []byte(text)})})
@@ -67,9 +67,9 @@ func (d *Document) Compare(e *Document) int { return d.Position.Compare(e.Positi
 // roots guards the root of every document.
 var roots sync.Mutex
 
-// node returns the root of the document's YAML, or nil. It is parsed again when
-// an error asks for a line, and kept while one error follows another: a node is
-// many times the size of its text, so documents do not hold on to theirs.
+// node returns the root of the document's YAML, or nil. It is parsed when an error
+// needs a line, and kept by a weak pointer only, as nodes are many times the size of
+// their text.
 func (d *Document) node() *yaml.Node {
 	roots.Lock()
 	defer roots.Unlock()
@@ -84,8 +84,8 @@ func (d *Document) node() *yaml.Node {
 	return doc.Content[0]
 }
 
-// At returns the place of a field such as "spec.match[2].flow.vni"; where the
-// field is absent, that of the nearest field around it.
+// At returns the place of a field, such as "spec.match[2].flow.vni", or of the nearest
+// field around it if it is absent.
 func (d *Document) At(field string) Position {
 	p := d.Position
 	if root := d.node(); root != nil {
@@ -94,13 +94,13 @@ func (d *Document) At(field string) Position {
 	return p
 }
 
-// Errorf makes an error at a field. Its text is cut where it is very long.
+// Errorf makes an error at a field. A very long text is cut.
 func (d *Document) Errorf(field, format string, args ...any) *Error {
 	return newError(d.At(field), field, format, args...)
 }
 
-// lineOf walks from a document's root to a field and returns the line of the
-// last key or item that is there.
+// lineOf walks from a document's root to a field and returns the line of the last key
+// or item that exists.
 func lineOf(node *yaml.Node, field string) int {
 	line := node.Line
 	for step := range strings.FieldsFuncSeq(field, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
@@ -143,9 +143,9 @@ type chunk struct {
 	text []byte
 }
 
-// splitDocuments cuts a file at its "---" lines. In YAML such a line always
-// separates documents, inside a block scalar too. What stands before the first
-// one, comments and directives, belongs to the document that it begins.
+// splitDocuments splits a file at its "---" lines. In YAML such a line always separates
+// documents, even in a block scalar. Comments and directives before the first one are
+// part of the document that it starts.
 func splitDocuments(data []byte) []chunk {
 	data = bytes.TrimPrefix(data, []byte(byteOrderMark))
 	var chunks []chunk
@@ -172,8 +172,8 @@ func isSeparator(line []byte) bool {
 	return ok && (len(rest) == 0 || strings.IndexByte(" \t\r\n", rest[0]) >= 0)
 }
 
-// isPrologue tells whether a line may stand before a document begins: it is
-// blank, a comment or a directive.
+// isPrologue tells whether a line can be before the start of a document: it is blank, a
+// comment or a directive.
 func isPrologue(line []byte) bool {
 	rest := bytes.TrimLeft(line, " \t\r\n")
 	return len(rest) == 0 || rest[0] == '#' || line[0] == '%'

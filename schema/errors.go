@@ -10,25 +10,24 @@ import (
 	"unicode/utf8"
 )
 
-// MaxErrors is how many errors one run reports; what is beyond is counted.
-const MaxErrors = 1000
+// maxErrors is how many errors one run reports; the others are counted.
+const maxErrors = 1000
 
-// maxFileErrors is how many errors of one file are kept, so that a repository
-// of nonsense fills neither the memory nor the screen.
+// maxFileErrors is how many errors of one file are kept, to bound memory.
 const maxFileErrors = 100
 
-// maxText bounds the text of an error, in bytes: it quotes what a document says.
+// maxText bounds the text of an error, in bytes, as it quotes documents.
 const maxText = 500
 
 // Error is something wrong at a place in the repository.
 type Error struct {
 	Position
-	Field string // such as "spec.match[2].flow.vni"; empty where it is the whole file or document
+	Field string // such as "spec.match[2].flow.vni"; empty: the whole file or document
 	Err   error
-	more  int // in the last entry of a list that was cut: how many it leaves out
+	more  int // in the last entry of a list that was cut: how many are left out
 }
 
-// Error gives "path:line: field: what is wrong", one line.
+// Error returns "path:line: field: what is wrong" in one line.
 func (e *Error) Error() string {
 	switch {
 	case e.more == 1:
@@ -41,10 +40,10 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s: %v", e.Position, e.Field, e.Err)
 }
 
-// Unwrap returns what is wrong without its place.
+// Unwrap returns the error without its place.
 func (e *Error) Unwrap() error { return e.Err }
 
-// newError makes an error whose text fits one line of bounded length.
+// newError makes an error whose text is one line of bounded length.
 func newError(at Position, field, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	if text := err.Error(); plain(text, maxText) != text {
@@ -53,10 +52,10 @@ func newError(at Position, field, format string, args ...any) *Error {
 	return &Error{Position: at, Field: field, Err: err}
 }
 
-// Errors is all that is wrong with a commit, sorted by place.
+// Errors is the errors of a commit, sorted by place.
 type Errors []*Error
 
-// Error gives one line an error.
+// Error returns one line per error.
 func (es Errors) Error() string {
 	lines := make([]string, len(es))
 	for i, e := range es {
@@ -74,9 +73,9 @@ func (es Errors) Unwrap() []error {
 	return errs
 }
 
-// Sort returns the errors by place and text without what is said twice. Beyond
-// MaxErrors a last entry says how many more there are; lists that were cut
-// before may be joined and sorted again.
+// Sort returns the errors sorted by place and text, without duplicates. Beyond maxErrors
+// a last entry says how many more there are. Lists that were cut can be joined and
+// sorted again.
 func (es Errors) Sort() Errors {
 	var sorted Errors
 	more := 0
@@ -91,14 +90,14 @@ func (es Errors) Sort() Errors {
 	sorted = slices.CompactFunc(sorted, func(a, b *Error) bool {
 		return a.Position == b.Position && a.Field == b.Field && a.Err.Error() == b.Err.Error()
 	})
-	if over := len(sorted) - MaxErrors; over > 0 {
+	if over := len(sorted) - maxErrors; over > 0 {
 		more += over
-		sorted = slices.Clone(sorted[:MaxErrors])
+		sorted = slices.Clone(sorted[:maxErrors])
 	}
 	return sorted.and(more)
 }
 
-// and appends the entry that counts what is left out.
+// and appends the entry that counts errors that are left out.
 func (es Errors) and(more int) Errors {
 	if more > 0 {
 		es = append(es, &Error{Err: errors.New("more errors"), more: more})
@@ -106,8 +105,7 @@ func (es Errors) and(more int) Errors {
 	return es
 }
 
-// errorList collects the errors of one file: the first of them whole, of the
-// rest the number.
+// errorList collects the first errors of one file, and counts the others.
 type errorList struct {
 	errs Errors
 	more int
@@ -124,11 +122,11 @@ func (l *errorList) errorf(at Position, field, format string, args ...any) {
 // count is the number of errors so far.
 func (l *errorList) count() int { return len(l.errs) + l.more }
 
-// list returns what was collected, in no order.
+// list returns the errors, in no order.
 func (l *errorList) list() Errors { return l.errs.and(l.more) }
 
-// plain makes a text one line that shows every character, and cuts it at most
-// bytes: keys, values and paths are other people's words.
+// plain makes a text one line of printable characters, and cuts it to most bytes. Keys,
+// values and paths may contain anything.
 func plain(s string, most int) string {
 	cut := len(s) > most
 	if cut {
@@ -144,10 +142,10 @@ func plain(s string, most int) string {
 	return s
 }
 
-// clip keeps a value that is quoted in an error short.
+// clip shortens a value that is quoted in an error.
 func clip(s string) string { return Clip(s, 80) }
 
-// Clip is the first bytes of a text, so many at the most, and dots where more was cut off.
+// Clip cuts a text to at most so many bytes, and adds dots if it does.
 func Clip(s string, most int) string {
 	if len(s) <= most {
 		return s

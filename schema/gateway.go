@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// Bounds and defaults of health checks.
+// The bounds and defaults of health checks.
 const (
 	minInterval     = Duration(100 * time.Millisecond)
 	maxInterval     = Duration(time.Hour)
 	defaultInterval = Duration(2 * time.Second)
 	defaultTimeout  = Duration(time.Second)
 
-	serviceInterval = Duration(5 * time.Second) // the default where every Envoy checks every endpoint
+	serviceInterval = Duration(5 * time.Second) // the default of a Service, where every Envoy checks every endpoint
 )
 
-// gatewayHealth checks how a gateway's servers are checked, and fills defaults.
+// gatewayHealth checks the health check of a Gateway, and fills defaults.
 func (v *validator) gatewayHealth(h *HealthCheck) {
 	if kinds := h.kinds(); kinds != 1 {
 		v.errorf("spec.healthCheck", "has %d kinds of checks; give one of icmp, tcp and http", kinds)
@@ -30,7 +30,7 @@ func (v *validator) gatewayHealth(h *HealthCheck) {
 	v.checkTimes(h, defaultInterval)
 }
 
-// serviceHealth checks how a service's endpoints are checked, and fills defaults.
+// serviceHealth checks the health check of a Service, and fills defaults.
 func (v *validator) serviceHealth(s *ServiceSpec) {
 	h := s.HealthCheck
 	switch kinds := h.kinds(); {
@@ -44,7 +44,7 @@ func (v *validator) serviceHealth(s *ServiceSpec) {
 	v.checkTimes(h, serviceInterval)
 }
 
-// kinds counts the kinds of checks that are given.
+// kinds counts the kinds of checks that are set.
 func (h *HealthCheck) kinds() int {
 	kinds := 0
 	for _, has := range []bool{h.ICMP != nil, h.TCP != nil, h.HTTP != nil} {
@@ -55,10 +55,10 @@ func (h *HealthCheck) kinds() int {
 	return kinds
 }
 
-// checkTimes checks what all checks have in common, and fills defaults.
+// checkTimes checks the fields that all health checks have, and fills defaults.
 func (v *validator) checkTimes(h *HealthCheck, interval Duration) {
 	if h.HTTP != nil && (!strings.HasPrefix(h.HTTP.Path, "/") || !isPrintable(h.HTTP.Path)) {
-		v.errorf("spec.healthCheck.http.path", "%q does not begin with /, or holds what is no part of a path", clip(h.HTTP.Path))
+		v.errorf("spec.healthCheck.http.path", "%q does not begin with /, or has a character that no path has", clip(h.HTTP.Path))
 	}
 	if h.Interval == 0 {
 		h.Interval = interval
@@ -75,8 +75,8 @@ func (v *validator) checkTimes(h *HealthCheck, interval Duration) {
 	}
 }
 
-// forwardIP checks that the address of every server can take the place of every
-// VIP: a packet stays of its IP version.
+// forwardIP checks that the VIPs and the backends of a Gateway are of one IP version, as
+// forward: ip replaces the VIP by the backend's address.
 func (v *validator) forwardIP(g *GatewaySpec) {
 	for i, vip := range g.VIPs {
 		if vip.Is6() != g.VIPs[0].Is6() {

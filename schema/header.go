@@ -7,17 +7,16 @@ import (
 	"strings"
 )
 
-// The bounds of an expression: what Envoy takes, and what may be run for every
-// request.
+// The bounds of an expression: what Envoy accepts, and what may run for every request.
 const (
 	maxRegex   = 256 // bytes
 	maxProgram = 500 // instructions
 )
 
-// maxHeaderValue is the longest value that a test compares with, in bytes.
+// maxHeaderValue is the longest value in a test, in bytes.
 const maxHeaderValue = 1024
 
-// header checks a test of one header.
+// header checks a header test.
 func (v *validator) header(h *HeaderMatch, field string) {
 	if err := checkHeaderName(h.Name); err != nil && !v.wrong(field+".name") {
 		v.errorf(field+".name", "%v", err)
@@ -43,7 +42,7 @@ func (v *validator) header(h *HeaderMatch, field string) {
 	}
 }
 
-// checkHeaderName checks the name of a request header that a proxy may look at.
+// checkHeaderName checks the name of a header that a test may use.
 func checkHeaderName(name string) error {
 	for i := range len(name) {
 		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
@@ -61,7 +60,7 @@ func checkHeaderName(name string) error {
 	return nil
 }
 
-// checkHeaderValue checks what a header's value is compared with.
+// checkHeaderValue checks the value of a test.
 func checkHeaderValue(test, value string) error {
 	switch {
 	case value == "":
@@ -73,27 +72,27 @@ func checkHeaderValue(test, value string) error {
 		return checkRegex(value)
 	}
 	if test != "suffix" && value[0] == ' ' || test != "prefix" && value[len(value)-1] == ' ' {
-		return fmt.Errorf("%q: no header's value has spaces around it; remove them", clip(value))
+		return fmt.Errorf("%q: a header value has no spaces around it; remove them", clip(value))
 	}
 	return nil
 }
 
-// checkRegex refuses an expression that Envoy would refuse, and one that costs too
-// much to run for every request. Go and Envoy read the same syntax, RE2.
+// checkRegex refuses an expression that Envoy would refuse, or that is too costly to run
+// for every request. Go and Envoy have the same syntax, RE2.
 func checkRegex(expr string) error {
 	if len(expr) > maxRegex {
 		return fmt.Errorf("has %d bytes; the most of an expression is %d", len(expr), maxRegex)
 	}
 	if _, err := regexp.Compile(expr); err != nil {
-		return fmt.Errorf("%q is no RE2 expression: %w", clip(expr), err)
+		return fmt.Errorf("%q is not an RE2 expression: %w", clip(expr), err)
 	}
 	tree, err := syntax.Parse(expr, syntax.Perl)
 	if err != nil {
-		return fmt.Errorf("%q is no RE2 expression: %w", clip(expr), err)
+		return fmt.Errorf("%q is not an RE2 expression: %w", clip(expr), err)
 	}
 	prog, err := syntax.Compile(tree.Simplify())
 	if err != nil {
-		return fmt.Errorf("%q is no RE2 expression: %w", clip(expr), err)
+		return fmt.Errorf("%q is not an RE2 expression: %w", clip(expr), err)
 	}
 	if len(prog.Inst) > maxProgram {
 		return fmt.Errorf("%q is too costly: it makes %d instructions, and the most is %d; repeat less", clip(expr), len(prog.Inst), maxProgram)
@@ -101,7 +100,7 @@ func checkRegex(expr string) error {
 	return nil
 }
 
-// routeBy checks where a Service's requests carry their account.
+// routeBy checks the RouteBy of a Service.
 func (v *validator) routeBy(r *RouteBy) {
 	if err := checkHeaderName(r.Header); err != nil && !v.wrong("spec.routeBy.header") {
 		v.errorf("spec.routeBy.header", "%v", err)

@@ -7,27 +7,27 @@ import (
 	"strings"
 )
 
-// IgnoreFile lists, in gitignore syntax, files that gray does not read. It
-// stands at the root.
+// IgnoreFile is a file at the root that lists, in gitignore syntax, files that gray does
+// not read.
 const IgnoreFile = ".grayignore"
 
-// maxIgnore and maxPatterns bound an IgnoreFile, in bytes and in patterns: every
-// file of the repository is held against all of it.
+// maxIgnore and maxPatterns bound an IgnoreFile, in bytes and in patterns, as every file
+// of the repository is compared with all patterns.
 const (
 	maxIgnore   = 16 << 10
 	maxPatterns = 256
 )
 
-// ignoreList is the patterns of an IgnoreFile, as git reads them. Libraries for
-// it let a pattern that takes a folder back take back all that is in it, which
-// breaks the idiom "*", "!*/", "!*.yaml"; hence our own, on top of path.Match.
-// Unlike git, "?" and classes match one character, not one byte of it.
+// ignoreList is the patterns of an IgnoreFile, as git reads them. In the libraries for
+// it, a pattern that includes a folder again also includes all files in it, which breaks
+// the idiom "*", "!*/", "!*.yaml". So this is our own, on top of path.Match. Unlike in
+// git, "?" and classes match one character, not one byte.
 type ignoreList []ignorePattern
 
 type ignorePattern struct {
-	segments []string // of the path; "**" stands for any number of them
-	anywhere bool     // one segment, which may stand at any depth
-	negate   bool     // takes back what patterns before it ignore
+	segments []string // of the path; "**" matches any number of them
+	anywhere bool     // one segment, which matches at any depth
+	negate   bool     // includes again what earlier patterns ignore
 	dirOnly  bool
 }
 
@@ -63,8 +63,7 @@ func parseIgnore(f *File) (ignoreList, Errors) {
 	return list, errs.list()
 }
 
-// trimPattern removes the end of the line and spaces before it that no
-// backslash protects.
+// trimPattern removes the line end, and spaces before it that are not escaped.
 func trimPattern(line string) string {
 	line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
 	for strings.HasSuffix(line, " ") {
@@ -89,7 +88,7 @@ func newIgnorePattern(text string) ignorePattern {
 	return p
 }
 
-// caretNegation spells a class [!a] as path.Match wants it, [^a].
+// caretNegation writes a class [!a] as [^a], as path.Match needs it.
 func caretNegation(pattern string) string {
 	b := []byte(pattern)
 	for i := 0; i+1 < len(b); i++ {
@@ -103,7 +102,7 @@ func caretNegation(pattern string) string {
 	return string(b)
 }
 
-// match tells whether a file is ignored: it is, or a folder that it is in.
+// match tells whether a file, or a folder around it, is ignored.
 func (l ignoreList) match(file string) bool {
 	if len(l) == 0 {
 		return false
@@ -117,7 +116,7 @@ func (l ignoreList) match(file string) bool {
 	return false
 }
 
-// matchOne tells what the last pattern says that has a word on a path.
+// matchOne tells whether a path is ignored by the last pattern that matches it.
 func (l ignoreList) matchOne(segments []string, isDir bool) bool {
 	for _, p := range slices.Backward(l) {
 		if p.dirOnly && !isDir {
@@ -134,10 +133,10 @@ func (l ignoreList) matchOne(segments []string, isDir bool) bool {
 	return false
 }
 
-// matchSegments matches a path with a pattern. "**" matches any number of
-// segments, at the end at least one.
+// matchSegments matches a path with a pattern. "**" matches any number of segments, but
+// at the end at least one.
 func matchSegments(pattern, segments []string) bool {
-	star, resume := -1, 0 // the last "**", and where what follows it was tried
+	star, resume := -1, 0 // the last "**", and where its match ends for now
 	p, s := 0, 0
 	for s < len(segments) {
 		switch {

@@ -10,8 +10,8 @@ import (
 // object is a JSON object under construction; encoding/json sorts its keys.
 type object = map[string]any
 
-// JSONSchema returns the JSON Schema (draft 2020-12) of one kind, or with an
-// empty kind that of any document, for editors: yaml-language-server reads it.
+// JSONSchema returns the JSON Schema (draft 2020-12) of a kind, or of all documents if
+// kind is empty. It is for editors, such as those with yaml-language-server.
 func JSONSchema(kind string) ([]byte, error) {
 	kinds := Kinds()
 	if kind != "" {
@@ -50,7 +50,7 @@ func documentSchema(kind string) object {
 	}
 }
 
-// scalarSchemas are the types that read their value from text.
+// scalarSchemas has the types that are read by UnmarshalText.
 var scalarSchemas = map[reflect.Type]object{
 	reflect.TypeFor[VNI]():       {"type": "integer", "minimum": 0, "maximum": MaxVNI},
 	reflect.TypeFor[Addr]():      {"type": "string", "anyOf": []object{{"format": "ipv4"}, {"format": "ipv6"}}},
@@ -64,7 +64,7 @@ var scalarSchemas = map[reflect.Type]object{
 	reflect.TypeFor[Batch]():     {"oneOf": []object{{"type": "integer", "minimum": 1}, {"type": "string", "pattern": `^[0-9]+%?$`}}},
 }
 
-// typeSchema is the schema of a Go type under a field's rules.
+// typeSchema is the schema of a Go type with a field's rules.
 func typeSchema(t reflect.Type, r rules) object {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()

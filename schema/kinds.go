@@ -20,14 +20,14 @@ func Kinds() []string {
 	return []string{KindGateway, KindPolicy, KindNetwork, KindNode, KindService, KindSwitch}
 }
 
-// The struct tags of the types below are the one source of what is read, what
-// is refused and what editors are told:
+// The struct tags of the types below are the single source for reading, for checking
+// and for the JSON Schema:
 //
 //	json:"name"       the field's name in a document
-//	gray:"required"   must be there and not be empty
-//	gray:"nonempty"   a list or mapping that holds something where it is there
+//	gray:"required"   must be present and not empty
+//	gray:"nonempty"   a list or mapping that must not be empty if it is present
 //	gray:"min=1,max=9" the range of a number
-//	gray:"default=5"   what an absent number or string is
+//	gray:"default=5"   the value of an absent number or string
 //	gray:"enum=a|b"   the allowed strings; the first is the default unless it is required
 //	gray:"label"      an RFC 1123 label
 //	doc:"..."         the description in the JSON Schema
@@ -38,13 +38,13 @@ type Metadata struct {
 	Labels map[string]string `json:"labels" doc:"free labels; networkSelector selects by them"`
 }
 
-// PolicySpec is the spec of a GrayPolicy: who goes gray, and how fast.
+// PolicySpec is the spec of a GrayPolicy: what goes to which version, and how fast.
 type PolicySpec struct {
 	Targets  []TargetRef `json:"targets" gray:"required" doc:"what the policy drives; one policy may drive both planes in one commit"`
 	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every target must have it"`
 	Priority int         `json:"priority" gray:"min=1,max=1000,default=100" doc:"1 to 1000, higher wins"`
 	Suspend  bool        `json:"suspend" doc:"keep what is live, change nothing"`
-	Match    []Match     `json:"match" doc:"any entry; within an entry all fields must hold; no match and no rollout: nothing is matched"`
+	Match    []Match     `json:"match" doc:"a list of entries, any of which matches; within an entry all fields must match; without match and rollout nothing is matched"`
 	Exclude  []Match     `json:"exclude" doc:"same shape as match; wins over it"`
 	Rollout  *Rollout    `json:"rollout" doc:"move what it names step by step; absent: everything matched moves at once"`
 }
@@ -55,7 +55,7 @@ type TargetRef struct {
 	Name string `json:"name" gray:"required,label" doc:"the document's name"`
 }
 
-// Match is a conjunction of what its fields say.
+// Match is one entry of match or exclude: all its fields have to match.
 type Match struct {
 	Line            int               `json:"-"`
 	Accounts        []string          `json:"accounts" gray:"nonempty" doc:"Service: by the routing header; Gateway: every Network of that account"`
@@ -78,7 +78,7 @@ type HeaderMatch struct {
 	Invert  bool    `json:"invert" doc:"match when the test fails"`
 }
 
-// VMMatch is VMs of one Network by address.
+// VMMatch is some VMs of one Network, by address.
 type VMMatch struct {
 	Network   string `json:"network" gray:"required,label" doc:"the Network document's name"`
 	Addresses []Addr `json:"addresses" gray:"required" doc:"inner addresses"`
@@ -94,7 +94,7 @@ type Flow struct {
 	DstPort  *PortRange `json:"dstPort" doc:"a port or a range, 40000-40999"`
 }
 
-// Rollout is how a policy moves its networks step by step.
+// Rollout is how a policy moves Networks batch by batch.
 type Rollout struct {
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"the networks that move, by label"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"the networks that move, by document name"`
@@ -109,13 +109,13 @@ type Rollout struct {
 	OnFailure       string            `json:"onFailure" gray:"enum=rollback|pause" doc:"what a failed verification does"`
 }
 
-// Through is the last step that a rollout may take.
+// Through is the last batch that a rollout may move.
 type Through struct {
 	Network string `json:"network" gray:"required,label" doc:"the last network"`
 	Batch   int    `json:"batch" gray:"min=1" doc:"the last batch in it"`
 }
 
-// Verify is the probes of a batch.
+// Verify is the regression test of a batch.
 type Verify struct {
 	Ping    *PingProbe `json:"ping" doc:"echo requests to monitored addresses"`
 	TCP     *TCPProbe  `json:"tcp" doc:"a TCP connection"`
@@ -124,7 +124,7 @@ type Verify struct {
 	Retries int        `json:"retries" gray:"min=0,max=100" doc:"how often a failed probe is tried again"`
 }
 
-// PingProbe pings moved VMs and peers.
+// PingProbe pings moved VMs and their peers.
 type PingProbe struct {
 	Count   int      `json:"count" gray:"min=1,max=1000,default=3" doc:"echo requests an address"`
 	Timeout Duration `json:"timeout" doc:"how long to wait for a reply"`
@@ -151,19 +151,19 @@ type ExecProbe struct {
 	Timeout Duration `json:"timeout" doc:"how long it may run"`
 }
 
-// ServiceSpec is the spec of a Service: a cluster behind Envoy.
+// ServiceSpec is the spec of a Service: a service behind Envoys.
 type ServiceSpec struct {
 	Hosts       []string         `json:"hosts" gray:"required" doc:"Host or :authority values; *.example.internal is every host below example.internal"`
 	Protocol    string           `json:"protocol" gray:"enum=http|http2|grpc" doc:"what the endpoints speak"`
 	RouteBy     *RouteBy         `json:"routeBy" doc:"where a request carries its account; absent: key account_id of header x-ucloud-routeby"`
-	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
+	Default     string           `json:"default" gray:"required,label" doc:"the version for traffic that no policy matches"`
 	Versions    []ServiceVersion `json:"versions" gray:"required" doc:"the versions and where they run"`
 	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how Envoys check the endpoints; absent: they do not"`
 	Timeout     *Duration        `json:"timeout" doc:"of a whole request, from its end to the end of the answer, which ends streams of a gRPC server too; absent: none"`
 	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that found no server is tried again"`
 }
 
-// RouteBy says where a request carries its account.
+// RouteBy is where a request carries its account.
 type RouteBy struct {
 	Header string `json:"header" gray:"required" doc:"the header's name"`
 	Key    string `json:"key" gray:"required" doc:"the key in its cookie-encoded value"`
@@ -179,7 +179,7 @@ type ServiceVersion struct {
 	Etcd      *EtcdTarget    `json:"etcd" doc:"endpoints from etcd's gRPC naming; excludes endpoints"`
 }
 
-// EtcdTarget is a prefix in etcd.
+// EtcdTarget is a target of etcd's gRPC naming.
 type EtcdTarget struct {
 	Target string `json:"target" gray:"required" doc:"what the endpoints are registered under, without a slash at its end: their keys are <target>/<anything>"`
 }
@@ -191,8 +191,8 @@ type Endpoint struct {
 	Weight  int  `json:"weight" gray:"min=1,max=1000,default=1" doc:"its share of the requests"`
 }
 
-// HealthCheck is how servers are checked: by one of the first three. A Service has
-// no icmp, and one that speaks grpc may have none: it then is asked by gRPC.
+// HealthCheck is how servers are checked, by one of the first three fields. A Service
+// cannot use icmp. With protocol grpc it may use none: then it is checked by gRPC.
 type HealthCheck struct {
 	HTTP     *HTTPCheck `json:"http" doc:"an HTTP request"`
 	TCP      *TCPCheck  `json:"tcp" doc:"a TCP connection"`
@@ -214,14 +214,13 @@ type TCPCheck struct {
 	Port int `json:"port" gray:"min=1,max=65535" doc:"the port, where it is not the endpoint's"`
 }
 
-// GatewaySpec is the spec of a Gateway: a VIP on the switches and the servers
-// behind it.
+// GatewaySpec is the spec of a Gateway: VIPs on switches and the servers behind them.
 type GatewaySpec struct {
 	VIPs        []Addr           `json:"vips" gray:"required" doc:"the addresses that the switches attract"`
 	Switches    []string         `json:"switches" gray:"required,label" doc:"Switch documents by name"`
 	Hash        *HashSpec        `json:"hash" doc:"how flows spread over the servers"`
 	Forward     string           `json:"forward" gray:"enum=mac|ip" doc:"mac: rewrite the next hop only, servers own the VIP; ip: rewrite the outer destination"`
-	Default     string           `json:"default" gray:"required,label" doc:"the version of whom no policy names"`
+	Default     string           `json:"default" gray:"required,label" doc:"the version for traffic that no policy matches"`
 	Versions    []GatewayVersion `json:"versions" gray:"required" doc:"the versions and their servers"`
 	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how servers are checked; absent: they are not"`
 }
@@ -233,7 +232,7 @@ type HashSpec struct {
 	Buckets   int      `json:"buckets" gray:"min=256,max=65536,default=16384" doc:"a power of two, 256 to 65536"`
 }
 
-// GatewayVersion is one version of the servers.
+// GatewayVersion is one version of a Gateway.
 type GatewayVersion struct {
 	Line     int       `json:"-"`
 	Name     string    `json:"name" gray:"required,label" doc:"the version's name"`
@@ -353,5 +352,5 @@ func newSpec(kind string) any {
 	return nil
 }
 
-// loopback is where a proxy listens unless a Node says otherwise.
+// loopback is the default of Proxy.Bind.
 var loopback = Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}

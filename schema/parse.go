@@ -19,16 +19,16 @@ const MaxYAML = 1 << 20
 
 const byteOrderMark = "\ufeff"
 
-// parsed is what one file holds. A document that has errors of its own is in
-// broken if its name could be read, so that references to it do not dangle.
+// parsed is the content of one file. A document with errors is in broken if its name
+// could be read, so that references to it are not reported.
 type parsed struct {
 	docs   []*Document // by line
 	broken []Name
 	errs   errorList
 }
 
-// parseFile reads every document of a YAML file. Documents of old that stand
-// at the same place with the same text are taken over.
+// parseFile reads the documents of a YAML file. It reuses old documents with the same
+// place and text.
 func parseFile(f *File, old []*Document) parsed {
 	if err := checkText(f, MaxYAML, "split it, or move routes to a routesFrom file"); err != nil {
 		return parsed{errs: errorList{errs: Errors{err}}}
@@ -45,8 +45,8 @@ func parseFile(f *File, old []*Document) parsed {
 	return p
 }
 
-// checkText refuses a file that is too large or no text. It refuses too what
-// YAML counts as the end of a line and editors do not, so that lines are right.
+// checkText refuses a file that is too large or not text. It also refuses characters
+// that end a line in YAML but not in editors, so that line numbers are right.
 func checkText(f *File, limit int, remedy string) *Error {
 	line := 1
 	refuse := func(format string, args ...any) *Error {
@@ -77,8 +77,8 @@ func checkText(f *File, limit int, remedy string) *Error {
 	return nil
 }
 
-// isText tells whether a character may stand in a file. Others are control
-// characters, line ends beyond LF and CRLF, byte order marks and no characters.
+// isText tells whether a character is allowed in a file. Control characters, line ends
+// other than LF and CRLF, byte order marks and noncharacters are not.
 func isText(r rune) bool {
 	switch r {
 	case '\t', '\r':
@@ -89,7 +89,7 @@ func isText(r rune) bool {
 	return r >= ' ' && r < 0x7f || r >= 0xa0
 }
 
-// parseDocument reads one document and appends it or what is wrong with it.
+// parseDocument reads one document and adds it or its errors.
 func (p *parsed) parseDocument(path string, c chunk) {
 	root, err := yamlRoot(c)
 	if err != nil {
@@ -120,7 +120,7 @@ type lineError struct {
 	error
 }
 
-// yamlRoot returns the root node of a document's text, nil where it is empty.
+// yamlRoot returns the root node of a document, or nil if it is empty.
 func yamlRoot(c chunk) (*yaml.Node, *lineError) {
 	dec := yaml.NewDecoder(bytes.NewReader(c.text))
 	var node, more yaml.Node
@@ -129,7 +129,7 @@ func yamlRoot(c chunk) (*yaml.Node, *lineError) {
 		return nil, nil
 	}
 	if err == nil {
-		err = dec.Decode(&more) // what follows, which must be nothing
+		err = dec.Decode(&more) // nothing must follow
 	}
 	if err == nil {
 		return nil, &lineError{c.line + more.Line - 1, errNoSeparator}
@@ -146,16 +146,16 @@ func yamlRoot(c chunk) (*yaml.Node, *lineError) {
 
 var errNoSeparator = errors.New("not YAML: a document begins without a line ---; add one")
 
-// parserErrors are the errors that the YAML library gives with a line that
-// counts from 0, unlike those of its scanner.
+// parserErrors are the errors of the YAML library whose line counts from 0, unlike those
+// of its scanner.
 var parserErrors = []string{
 	"did not find expected <document start>", "did not find expected node content", "did not find expected '-' indicator",
 	"did not find expected key", "did not find expected ',' or ']'", "did not find expected ',' or '}'",
 	"found undefined tag handle", "found duplicate %YAML directive", "found incompatible YAML document", "found duplicate %TAG directive",
 }
 
-// errYAML turns an error of the YAML library into its line within the text,
-// from 1, and the error without line.
+// errYAML splits an error of the YAML library into the line in the text, from 1, and the
+// error without its line.
 func errYAML(err error, text []byte) (int, error) {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	var line int
@@ -165,7 +165,7 @@ func errYAML(err error, text []byte) (int, error) {
 	if slices.Contains(parserErrors, msg) {
 		line++
 	}
-	// The library sees the end of the text on a line of its own.
+	// The library counts the end of the text as a line.
 	line = max(min(line, bytes.Count(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))+1), 1)
 	if msg == "did not find expected <document start>" {
 		return line, errNoSeparator
@@ -173,8 +173,8 @@ func errYAML(err error, text []byte) (int, error) {
 	return line, errors.New("not YAML: " + msg)
 }
 
-// envelope decodes apiVersion, kind, metadata and spec; false where the
-// document is not one of ours, which leaves nothing to look at.
+// envelope decodes apiVersion, kind, metadata and spec. It returns false if the document
+// is not gray's, so that nothing else is checked.
 func (d *decoder) envelope(root *yaml.Node, doc *Document) bool {
 	if root.Kind != yaml.MappingNode {
 		d.errorf(root, "", "want a mapping with kind, metadata and spec, got %s", describe(root))
@@ -188,11 +188,11 @@ func (d *decoder) envelope(root *yaml.Node, doc *Document) bool {
 		}
 	}
 	if version != APIVersion {
-		d.errorf(at, "apiVersion", "%q is not read here; want %s, or list the file in %s", clip(version), APIVersion, IgnoreFile)
+		d.errorf(at, "apiVersion", "%q is not supported; want %s, or list the file in %s", clip(version), APIVersion, IgnoreFile)
 		return false
 	}
 	if indexOf(root, "kind") < 0 {
-		d.errorf(root, "kind", "is missing; a file that is not for gray belongs into %s", IgnoreFile)
+		d.errorf(root, "kind", "is missing; a file that is not for gray belongs in %s", IgnoreFile)
 		return false
 	}
 	if !d.required(root, "kind", reflect.ValueOf(&doc.Kind)) {
@@ -215,8 +215,8 @@ func (d *decoder) envelope(root *yaml.Node, doc *Document) bool {
 	return true
 }
 
-// required decodes a field of the envelope that must be there into what a
-// pointer points to; false where it is wrong.
+// required decodes a required field of the envelope into a pointer. It returns false if
+// the field has an error.
 func (d *decoder) required(root *yaml.Node, field string, into reflect.Value) bool {
 	before := d.list.count()
 	if i := indexOf(root, field); i < 0 {

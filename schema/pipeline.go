@@ -5,45 +5,43 @@ import (
 	"slices"
 )
 
-// P4InfoFile is the name of the P4Info in the folder of a pipeline, a P4Info of
-// P4Runtime in the text format of protobuf.
+// P4InfoFile is the name of the P4Info in the folder of a pipeline, in protobuf's text
+// format.
 const P4InfoFile = "p4info.txtpb"
 
-// DeviceConfigFiles are the names that the device config in the folder of a
-// pipeline may have: what the switch's compiler makes of the P4 program, as the
-// switch wants it in p4_device_config.
-var DeviceConfigFiles = [...]string{"device_config.bin", "device_config.json"}
+// deviceConfigFiles are the possible names of the device config in the folder of a
+// pipeline: the output of the switch's P4 compiler, for p4_device_config.
+var deviceConfigFiles = [...]string{"device_config.bin", "device_config.json"}
 
-// The largest files of a pipeline that are read, in bytes. A P4Info takes many
-// times its size when it is parsed.
+// The largest files of a pipeline, in bytes. A parsed P4Info takes many times its size.
 const (
 	MaxP4Info       = 1 << 20
 	MaxDeviceConfig = 16 << 20
 )
 
-// The pipelines that gray brings along.
+// The pipelines of gray's own.
 const (
 	PipelineV1Model = "v1model"
 	PipelineTNA     = "tna"
 )
 
-// IsPipelineFile tells whether a file may belong to a pipeline by its name.
+// IsPipelineFile tells, by its name, whether a file may be part of a pipeline.
 func IsPipelineFile(p string) bool {
 	name := path.Base(p)
-	return name == P4InfoFile || slices.Contains(DeviceConfigFiles[:], name)
+	return name == P4InfoFile || slices.Contains(deviceConfigFiles[:], name)
 }
 
-// Pipeline is the files of a folder that holds a pipeline.
+// Pipeline is the files of the folder of a pipeline.
 type Pipeline struct {
 	P4Info       *File
 	DeviceConfig *File // nil: there is none
 }
 
-// Pipeline is the pipeline in a folder. Its P4Info is nil, or a file has an Err,
-// where Err tells so.
+// Pipeline returns the pipeline in a folder. If Err reports an error of it, its P4Info
+// may be nil or a file may have an Err.
 func (s *Set) Pipeline(folder string) Pipeline {
 	pipe := Pipeline{P4Info: s.files.Get(path.Join(folder, P4InfoFile))}
-	for _, name := range DeviceConfigFiles {
+	for _, name := range deviceConfigFiles {
 		if f := s.files.Get(path.Join(folder, name)); f != nil {
 			pipe.DeviceConfig = f
 		}
@@ -51,7 +49,7 @@ func (s *Set) Pipeline(folder string) Pipeline {
 	return pipe
 }
 
-// pipelineFolder is the folder that a Switch's pipeline lies in, or "".
+// pipelineFolder is the folder of a Switch's pipeline, or "".
 func pipelineFolder(d *Document) string {
 	if sw, ok := d.Spec.(*SwitchSpec); ok && sw.Pipeline != PipelineV1Model && sw.Pipeline != PipelineTNA {
 		return sw.Pipeline
@@ -59,8 +57,8 @@ func pipelineFolder(d *Document) string {
 	return ""
 }
 
-// folderUsers is the documents that name a folder, with what is wrong with it
-// for each, or nil.
+// folderUsers is the documents that name each folder, with the error to report there, or
+// nil.
 type folderUsers map[string]map[*Document]*Error
 
 func (f folderUsers) add(folder string, d *Document, wrong *Error) {
@@ -89,8 +87,8 @@ func (f folderUsers) errs() Errors {
 	return errs
 }
 
-// updatePipeline looks at a pipeline's folder again if documents name it and one
-// of its files changed.
+// updatePipeline checks the folder of a changed file again if documents name it as a
+// pipeline.
 func (s *Set) updatePipeline(p string, touched map[Name]bool) {
 	folder := path.Dir(p)
 	if !IsPipelineFile(p) {
@@ -102,11 +100,11 @@ func (s *Set) updatePipeline(p string, touched map[Name]bool) {
 	}
 }
 
-// checkPipeline says what a Switch misses in the folder of its pipeline, or nil.
+// checkPipeline returns what is wrong with the folder of a Switch's pipeline, or nil.
 func (s *Set) checkPipeline(folder string, d *Document) *Error {
 	pipe := s.Pipeline(folder)
 	var have []string
-	for _, name := range append([]string{P4InfoFile}, DeviceConfigFiles[:]...) {
+	for _, name := range append([]string{P4InfoFile}, deviceConfigFiles[:]...) {
 		file := s.files.Get(path.Join(folder, name))
 		if file != nil && file.Err != nil {
 			return d.Errorf("spec.pipeline", "%s: %w", clip(file.Path), file.Err)
@@ -123,7 +121,7 @@ func (s *Set) checkPipeline(folder string, d *Document) *Error {
 		return d.Errorf("spec.pipeline", "folder %q holds %s and %s; keep the one that the switch wants", clip(folder), have[0], have[1])
 	case len(have) == 0 && d.Spec.(*SwitchSpec).PushPipeline != "never":
 		return d.Errorf("spec.pipeline", "folder %q holds no %s to load; put the device config there, or load the pipeline by other means and set pushPipeline: never",
-			clip(folder), orList(DeviceConfigFiles[:]))
+			clip(folder), orList(deviceConfigFiles[:]))
 	}
 	return nil
 }

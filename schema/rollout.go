@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Bounds of a rollout.
+// The bounds of a rollout.
 const (
 	maxBatches  = 100
 	maxBake     = Duration(30 * 24 * time.Hour)
@@ -16,26 +16,26 @@ const (
 	minDeadline = Duration(time.Second)
 )
 
-// What a probe waits unless its document says otherwise.
+// The default timeouts of probes.
 const (
 	probeTimeout = Duration(time.Second)
 	execTimeout  = Duration(time.Minute)
 )
 
-// rollout checks how a policy moves its networks, and fills defaults.
+// rollout checks the rollout of a policy, and fills defaults.
 func (v *validator) rollout(r *Rollout) {
 	const at = "spec.rollout"
 	switch {
 	case r.Networks != nil && r.NetworkSelector != nil:
-		v.errorf(at+".networkSelector", "stands beside networks; give one of the two")
+		v.errorf(at+".networkSelector", "cannot be used with networks; give one of the two")
 	case r.Networks == nil && r.NetworkSelector == nil:
 		v.errorf(at, "names no networks; give networks or networkSelector")
 	}
 	for i, n := range twice(r.Networks) {
-		v.errorf(fmt.Sprintf("%s.networks[%d]", at, i), "%q stands here twice; remove one", n)
+		v.errorf(fmt.Sprintf("%s.networks[%d]", at, i), "%q is listed twice; remove one", n)
 	}
 	for i, n := range twice(r.Order) {
-		v.errorf(fmt.Sprintf("%s.order[%d]", at, i), "%q stands here twice; remove one", n)
+		v.errorf(fmt.Sprintf("%s.order[%d]", at, i), "%q is listed twice; remove one", n)
 	}
 	if r.Batches == nil && !v.wrong(at+".batches") {
 		r.Batches = []Batch{{100, true}}
@@ -55,8 +55,8 @@ func (v *validator) rollout(r *Rollout) {
 	}
 }
 
-// batches checks that each step goes further than the one before, as far as that
-// can be said without the number of VMs, and the last one all the way.
+// batches checks that each batch is larger than the one before, as far as that is known
+// without the number of VMs, and that the last one is everything.
 func (v *validator) batches(batches []Batch, at string) {
 	if len(batches) > maxBatches {
 		v.errorf(at, "has %d batches; want up to %d", len(batches), maxBatches)
@@ -65,7 +65,7 @@ func (v *validator) batches(batches []Batch, at string) {
 	last := map[bool]Batch{}
 	for i, b := range batches {
 		if before := last[b.IsPercent]; b.N <= before.N {
-			v.errorf(fmt.Sprintf("%s[%d]", at, i), "%s is not above %s, which stands before it; batches are cumulative", b, before)
+			v.errorf(fmt.Sprintf("%s[%d]", at, i), "%s is not above %s before it; batches are cumulative", b, before)
 		}
 		last[b.IsPercent] = b
 	}
@@ -74,7 +74,7 @@ func (v *validator) batches(batches []Batch, at string) {
 	}
 }
 
-// verify checks the probes of a batch, and fills defaults.
+// verify checks the regression test of a batch, and fills defaults.
 func (v *validator) verify(p *Verify, at string) {
 	if p.Ping == nil && p.TCP == nil && p.HTTP == nil && p.Exec == nil {
 		v.errorf(at, "has no probe and would let everything pass; give ping, tcp, http or exec")
@@ -105,7 +105,7 @@ func (v *validator) verify(p *Verify, at string) {
 	}
 }
 
-// probeTimeout checks how long a probe waits, and fills its default.
+// probeTimeout checks the timeout of a probe, and fills its default.
 func (v *validator) probeTimeout(d *Duration, byDefault Duration, field string) {
 	if *d == 0 && !v.wrong(field) {
 		*d = byDefault
@@ -115,7 +115,7 @@ func (v *validator) probeTimeout(d *Duration, byDefault Duration, field string) 
 	}
 }
 
-// String gives the notation that is read.
+// String returns the notation of documents.
 func (b Batch) String() string {
 	if b.IsPercent {
 		return fmt.Sprintf("%d%%", b.N)
@@ -123,8 +123,8 @@ func (b Batch) String() string {
 	return fmt.Sprint(b.N)
 }
 
-// Of is how many of so many VMs are moved when the batch is live: never more than
-// there are, and a share is rounded up.
+// Of returns how many of so many VMs have moved with the batch. A percentage is rounded
+// up.
 func (b Batch) Of(vms int) int {
 	if b.IsPercent {
 		return (vms*b.N + 99) / 100

@@ -10,12 +10,12 @@ const rolloutHead = "apiVersion: gray.dev/v1alpha1\nkind: GrayPolicy\nmetadata: 
 func TestRolloutIsRefused(t *testing.T) {
 	for fields, want := range map[string]string{
 		"{}": "spec.rollout: names no networks; give networks or networkSelector",
-		"{networks: [a], networkSelector: {x: y}}":                   "spec.rollout.networkSelector: stands beside networks; give one of the two",
-		"{networks: [a, a]}":                                         `spec.rollout.networks[1]: "a" stands here twice; remove one`,
-		"{networks: [a], order: [a, a]}":                             `spec.rollout.order[1]: "a" stands here twice; remove one`,
+		"{networks: [a], networkSelector: {x: y}}":                   "spec.rollout.networkSelector: cannot be used with networks; give one of the two",
+		"{networks: [a, a]}":                                         `spec.rollout.networks[1]: "a" is listed twice; remove one`,
+		"{networks: [a], order: [a, a]}":                             `spec.rollout.order[1]: "a" is listed twice; remove one`,
 		"{networks: [a], batches: [1, 50%]}":                         "spec.rollout.batches[1]: 50% is the last batch and would leave VMs behind; end with 100%",
-		"{networks: [a], batches: [5, 5, 100%]}":                     "spec.rollout.batches[1]: 5 is not above 5, which stands before it; batches are cumulative",
-		"{networks: [a], batches: [50%, 1, 20%, 100%]}":              "spec.rollout.batches[2]: 20% is not above 50%, which stands before it; batches are cumulative",
+		"{networks: [a], batches: [5, 5, 100%]}":                     "spec.rollout.batches[1]: 5 is not above 5 before it; batches are cumulative",
+		"{networks: [a], batches: [50%, 1, 20%, 100%]}":              "spec.rollout.batches[2]: 20% is not above 50% before it; batches are cumulative",
 		"{networks: [a], batches: [0, 100%]}":                        `spec.rollout.batches[0]: "0" is not a batch; want a count from 1 or a percentage`,
 		"{networks: [a], through: {network: a, batch: 2}}":           "spec.rollout.through.batch: there are 1 batches; want one of 1 to 1",
 		"{networks: [a], bake: 1000h}":                               "spec.rollout.bake: 1000h0m0s is out of range; want up to 720h0m0s",

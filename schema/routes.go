@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// MaxCSV is the largest routesFrom file that is read, in bytes.
+// MaxCSV is the largest routesFrom file, in bytes.
 const MaxCSV = 16 << 20
 
 var routesHeader = []string{"vm", "prefix", "mac", "vtep"}
@@ -39,7 +39,7 @@ func parseRoutes(f *File) ([]Route, Errors) {
 		if syntax, ok := errors.AsType[*csv.ParseError](err); ok {
 			errs.errorf(Position{f.Path, syntax.Line}, "", "not CSV: %w", syntax.Err)
 			if !errors.Is(err, csv.ErrFieldCount) {
-				return routes, errs.list() // quotes are out of step: what follows would be noise
+				return routes, errs.list() // after a wrong quote, more errors would be noise
 			}
 			continue
 		}
@@ -57,7 +57,7 @@ func parseRoutes(f *File) ([]Route, Errors) {
 }
 
 func parseRoute(record []string, at Position, errs *errorList) Route {
-	// The fields of a record are cut from one string: a copy lets it go.
+	// The fields are slices of the record's string; a clone lets it be freed.
 	route := Route{VM: strings.Clone(record[0])}
 	if route.VM == "" {
 		errs.errorf(at, "vm", "is empty; fill it in")

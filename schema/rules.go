@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// rules is what a field's gray tag says.
+// rules is the content of a field's gray tag.
 type rules struct {
 	required, nonempty, label bool
 
@@ -18,8 +18,7 @@ type rules struct {
 	enum     []string
 }
 
-// parseRules reads a tag; a tag that cannot be read is a mistake in this
-// package and panics at first use.
+// parseRules reads a tag. A wrong tag is a bug in this package and panics at first use.
 func parseRules(tag string) rules {
 	var r rules
 	for word := range strings.SplitSeq(tag, ",") {
@@ -73,8 +72,7 @@ func (r rules) bounds(kind reflect.Kind) (low, high *big.Int) {
 	return low, high
 }
 
-// setDefault fills an absent field: an explicit default, or the first word of
-// an enum.
+// setDefault fills an absent field with its default or the first value of its enum.
 func (r rules) setDefault(v reflect.Value) {
 	switch {
 	case v.Kind() == reflect.Int && r.def != "":
@@ -99,7 +97,7 @@ type structField struct {
 type structFields struct {
 	list   []structField
 	byName map[string]structField
-	line   int // the index of the field Line, which notes where the value stands, or -1
+	line   int // the index of the field Line, which gets the line of the value, or -1
 }
 
 var fieldCache sync.Map // reflect.Type -> *structFields
@@ -127,14 +125,14 @@ func fieldsOf(t reflect.Type) *structFields {
 	return c.(*structFields)
 }
 
-// suggestion names the field that a wrong key was probably meant to be. It is
-// made only where an error shows it.
+// suggestion names the field that an unknown key probably means. It is worked out only
+// if an error is printed.
 type suggestion struct {
 	fields *structFields
 	key    string
 }
 
-// String gives "; did you mean <field>?", or nothing.
+// String returns "; did you mean <field>?", or "".
 func (s suggestion) String() string {
 	best, bestDistance := "", min(3, len(s.key)/2+1)
 	for _, f := range s.fields.list {
@@ -148,8 +146,8 @@ func (s suggestion) String() string {
 	return "; did you mean " + best + "?"
 }
 
-// distance is the Levenshtein distance, or a large number where the lengths
-// alone make it one.
+// distance is the Levenshtein distance, or a large number if the lengths differ by more
+// than 3.
 func distance(a, b string) int {
 	if len(a) > len(b)+3 || len(b) > len(a)+3 {
 		return math.MaxInt

@@ -14,8 +14,8 @@ import (
 // MaxVNI is the largest VXLAN network identifier.
 const MaxVNI = 1<<24 - 1
 
-// decimal reads a number of at most high in decimal digits. A leading zero is
-// refused: some would take the number for an octal one.
+// decimal reads a decimal number of at most high. A leading zero is refused, as it could
+// mean an octal number.
 func decimal(s string, high uint64) (uint64, error) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	switch {
@@ -62,7 +62,7 @@ func (a *Addr) UnmarshalText(text []byte) error {
 // Prefix is an IP prefix without host bits.
 type Prefix struct{ netip.Prefix }
 
-// UnmarshalText reads address/length; an address alone is a full-length prefix.
+// UnmarshalText reads address/length. An address alone is a full-length prefix.
 func (p *Prefix) UnmarshalText(text []byte) error {
 	s := string(text)
 	if !strings.Contains(s, "/") {
@@ -100,7 +100,7 @@ func (m *MAC) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String gives the colon-separated form.
+// String returns the form with colons.
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Protocol is an IP protocol number.
@@ -162,10 +162,10 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String gives the notation that is read.
+// String returns the notation of documents.
 func (d Duration) String() string { return time.Duration(d).String() }
 
-// Percent is a share, 0 to 100.
+// Percent is a percentage, 0 to 100.
 type Percent int
 
 // UnmarshalText reads "5%".
@@ -179,7 +179,7 @@ func (p *Percent) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Batch is the size of a rollout's step: a count of VMs or a share of them.
+// Batch is the cumulative size of a rollout's batch: a number or a percentage of VMs.
 type Batch struct {
 	N         int
 	IsPercent bool
@@ -193,7 +193,7 @@ func (b *Batch) UnmarshalText(text []byte) error {
 			return err
 		}
 		if p == 0 {
-			return fmt.Errorf("%q is no step; want more than 0%%", text)
+			return fmt.Errorf("%q is not a batch; want more than 0%%", text)
 		}
 		*b = Batch{int(p), true}
 		return nil
@@ -221,5 +221,5 @@ func (c *Community) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String gives asn:value.
+// String returns asn:value.
 func (c Community) String() string { return fmt.Sprintf("%d:%d", c>>16, c&0xffff) }

@@ -1,34 +1,32 @@
 package schema
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
 )
 
-// Set is the documents of a repository. It follows the repository from
-// snapshot to snapshot, at a cost that follows what changed; where it comes
-// from makes no difference to what it holds. It is for one goroutine at a time;
-// its documents are for any.
+// Set is the documents of a repository. It is updated from snapshot to snapshot, at a
+// cost that depends on what changed. Its content depends only on the last snapshot. It
+// is not safe for concurrent use, but its documents are.
 type Set struct {
 	files   Files
 	ignored ignoreList
 	byPath  map[string]parsed
-	byName  map[Name][]*Document  // in order of place; the first one counts
-	broken  map[Name]int          // documents that are there but have errors of their own
-	routes  map[string]*routeFile // the routesFrom files that documents name, by path
-	folders folderUsers           // the folders of pipelines that documents name
+	byName  map[Name][]*Document  // sorted by place; the first one counts
+	broken  map[Name]int          // documents that have errors of their own
+	routes  map[string]*routeFile // the routesFrom files in use, by path
+	folders folderUsers           // the folders of pipelines in use
 	errs    map[string]Errors     // by path
-	twice   map[Name]bool         // names that several documents have
+	twice   map[Name]bool         // names of several documents
 }
 
-// routeFile is a routesFrom file and what it holds.
+// routeFile is a routesFrom file and its content.
 type routeFile struct {
-	file   *File // nil: there is none
+	file   *File // nil: it is missing
 	routes []Route
 	errs   Errors
-	users  map[*Document]*Error // who reads it, and what to say there if it is missing, once that was asked
+	users  map[*Document]*Error // the documents that name it, with the error if it is missing, made on demand
 }
 
 // NewSet returns an empty set.
@@ -39,17 +37,17 @@ func NewSet() *Set {
 	}
 }
 
-// Parse reads a whole snapshot. The set holds the documents that are right
-// also where the error, an Errors, names others that are not.
+// Parse reads a whole snapshot. The error is an Errors; the set then has the documents
+// without errors.
 func Parse(s *Snapshot) (*Set, error) {
 	set := NewSet()
 	set.Update(s)
 	return set, set.Err()
 }
 
-// Update reads what differs from the last snapshot and returns the sorted names
-// of the documents that are new, changed or gone, or whose routes or pipelines
-// are. What is wrong tells Err.
+// Update reads the files that changed since the last snapshot. It returns the sorted
+// names of the documents that are new, changed or removed, or whose routes or pipeline
+// are. Err returns the errors.
 func (s *Set) Update(snap *Snapshot) []Name {
 	paths := snap.Files.Changed(s.files)
 	s.files = snap.Files
@@ -71,14 +69,14 @@ func (s *Set) Update(snap *Snapshot) []Name {
 	return slices.SortedFunc(maps.Keys(touched), Name.Compare)
 }
 
-// isDocuments tells whether a file holds documents by its path: it ends in .yaml
-// or .yml, and neither it nor a folder around it begins with a dot.
+// isDocuments tells, by its path, whether a file has documents: it ends in .yaml or
+// .yml, and neither it nor a folder around it starts with a dot.
 func isDocuments(p string) bool {
 	return (strings.HasSuffix(p, ".yaml") || strings.HasSuffix(p, ".yml")) && p[0] != '.' && !strings.Contains(p, "/.")
 }
 
-// updateIgnored reads the IgnoreFile anew and returns the files that are ignored
-// now and were not before, and the other way round.
+// updateIgnored reads the IgnoreFile again and returns the files that are ignored now or
+// were before, but not both.
 func (s *Set) updateIgnored() []string {
 	old := s.ignored
 	list, errs := parseIgnore(s.files.Get(IgnoreFile))
@@ -100,7 +98,7 @@ func (s *Set) setErrs(p string, errs Errors) {
 	}
 }
 
-// updateFile reads one file anew and notes the names whose documents changed.
+// updateFile reads one file again and adds the names of changed documents to touched.
 func (s *Set) updateFile(p string, touched map[Name]bool) {
 	old := s.byPath[p]
 	var now parsed
@@ -170,7 +168,7 @@ func (s *Set) remove(d *Document) {
 	same := s.byName[d.Name]
 	i, _ := slices.BinarySearchFunc(same, d, (*Document).Compare)
 	for same[i] != d {
-		i++ // the one that takes its place stands there already
+		i++ // its successor was inserted before it
 	}
 	same = slices.Delete(same, i, i+1)
 	s.byName[d.Name] = same
@@ -191,7 +189,7 @@ func (s *Set) remove(d *Document) {
 	}
 }
 
-// routesFrom is the file that a Network reads its routes from, or "".
+// routesFrom is the routesFrom file of a Network, or "".
 func routesFrom(d *Document) string {
 	if n, ok := d.Spec.(*NetworkSpec); ok {
 		return n.RoutesFrom
@@ -199,7 +197,7 @@ func routesFrom(d *Document) string {
 	return ""
 }
 
-// updateRoutes reads a routesFrom file anew if documents name it.
+// updateRoutes reads a routesFrom file again if documents name it.
 func (s *Set) updateRoutes(p string, touched map[Name]bool) {
 	r := s.routes[p]
 	if r == nil {
@@ -220,7 +218,7 @@ func (r *routeFile) read(file *File) {
 	}
 }
 
-// Err is all that is wrong with the documents on their own, an Errors, or nil.
+// Err returns the errors of the documents on their own, as an Errors, or nil.
 func (s *Set) Err() error {
 	var errs Errors
 	for _, e := range s.errs {
@@ -245,7 +243,7 @@ func (s *Set) Err() error {
 	return errs.Sort()
 }
 
-// missing says at every document that names the file that there is none.
+// missing returns an error for every document that names a missing file.
 func (r *routeFile) missing(p string) Errors {
 	var errs Errors
 	for d, err := range r.users {
@@ -258,19 +256,19 @@ func (r *routeFile) missing(p string) Errors {
 	return errs
 }
 
-// doubles says at every document but the first of one name that there is
-// another. Those beyond the last error that can be shown are only counted.
+// doubles returns an error for every document of one name but the first. Errors beyond
+// maxErrors are only counted.
 func doubles(same []*Document) Errors {
 	var errs Errors
 	rest := same[1:]
-	for _, d := range rest[:min(len(rest), MaxErrors)] {
+	for _, d := range rest[:min(len(rest), maxErrors)] {
 		errs = append(errs, newError(Position{d.Path, d.named}, "metadata.name",
 			"there is a %s %q already, at %s; give each its own name", d.Kind, d.Name.Name, same[0].Position))
 	}
 	return errs.and(len(rest) - len(errs))
 }
 
-// Get returns a document, or nil. Of several with one name it is the first by
+// Get returns a document, or nil. Of several with the same name it returns the first by
 // place.
 func (s *Set) Get(name Name) *Document {
 	if same := s.byName[name]; len(same) > 0 {
@@ -279,11 +277,11 @@ func (s *Set) Get(name Name) *Document {
 	return nil
 }
 
-// Broken tells whether there is a document of that name which has errors of its
-// own, so that nobody need complain that it is missing.
+// Broken tells whether a document of that name has errors of its own. It should not be
+// reported as missing then.
 func (s *Set) Broken(name Name) bool { return s.broken[name] > 0 }
 
-// Routes is a Network's route table, from the document or its routesFrom file.
+// Routes returns a Network's route table, from the document or its routesFrom file.
 func (s *Set) Routes(name string) []Route {
 	d := s.Get(Name{KindNetwork, name})
 	if d == nil {
@@ -291,7 +289,7 @@ func (s *Set) Routes(name string) []Route {
 	}
 	n := d.Spec.(*NetworkSpec)
 	if n.RoutesFrom != "" {
-		return s.routes[n.RoutesFrom].routes // there since the document is
+		return s.routes[n.RoutesFrom].routes // exists as long as the document does
 	}
 	return n.Routes
 }
@@ -301,6 +299,3 @@ func (s *Set) Len() int { return len(s.byName) }
 
 // Names returns the names of all documents, sorted.
 func (s *Set) Names() []Name { return slices.SortedFunc(maps.Keys(s.byName), Name.Compare) }
-
-// String says how many documents the set holds.
-func (s *Set) String() string { return fmt.Sprintf("%d documents", s.Len()) }

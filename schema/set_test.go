@@ -85,8 +85,8 @@ func TestSetLooks(t *testing.T) {
 	if diff := cmp.Diff(names("Network", "csv", "Network", "gone", "Network", "inline", "Node", "a"), set.Names()); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
-	if set.Len() != 4 || set.String() != "4 documents" {
-		t.Errorf("%d, %s", set.Len(), set)
+	if set.Len() != 4 {
+		t.Errorf("%d documents, want 4", set.Len())
 	}
 	a := set.Get(Name{KindNode, "a"})
 	if got := a.Spec.(*NodeSpec).Address; got != addr("10.0.0.1") || a.Position != (Position{"a.yaml", 1}) || a.Name.String() != "Node/a" {
@@ -132,7 +132,7 @@ func TestManyDoubles(t *testing.T) {
 	}
 	set, _ := Parse(&Snapshot{Files: NewFiles(list...)})
 	errs := set.Err().(Errors)
-	if got := errs[len(errs)-1].Error(); len(errs) != MaxErrors+1 || got != "and 8999 more errors" {
+	if got := errs[len(errs)-1].Error(); len(errs) != maxErrors+1 || got != "and 8999 more errors" {
 		t.Errorf("%d errors, the last: %s", len(errs), got)
 	}
 	if got := errs[0].Error(); got != `00001.yaml:2: metadata.name: there is a Node "n" already, at 00000.yaml:1; give each its own name` {

@@ -9,15 +9,15 @@ import (
 	"strings"
 )
 
-// Position is a place in a repository: a slash-separated path relative to the
-// root that gray reads, and a line that counts from 1 (0: the whole file).
+// Position is a place in a repository: a slash-separated path relative to the root that
+// gray reads, and a line, from 1 (0: the whole file).
 type Position struct {
 	Path string `json:"path"`
 	Line int    `json:"line,omitempty"`
 }
 
-// String gives "path:line", the form that editors and terminals can follow. A
-// path is shown as one line whatever it is made of.
+// String returns "path:line", which editors and terminals can link. The path is printed
+// in one line, whatever characters it has.
 func (p Position) String() string {
 	const most = 4096
 	if p.Line == 0 {
@@ -31,44 +31,42 @@ func (p Position) Compare(q Position) int {
 	return cmp.Or(strings.Compare(p.Path, q.Path), cmp.Compare(p.Line, q.Line))
 }
 
-// File is one file of a snapshot. It is immutable once it is in a Snapshot.
+// File is one file of a snapshot. It is immutable once it is in one.
 type File struct {
 	Path string // slash-separated, relative to the root that gray reads
-	ID   string // names the content: equal ids mean equal content and equal Err
-	Data []byte // the content; empty where Err is set
-	Err  error  // why the source refuses the file (a link that leaves the repository, too large), or nil
+	ID   string // identifies the content: files with equal IDs have equal Data and Err
+	Data []byte // the content; empty if Err is set
+	Err  error  // why the source refuses the file (too large, a link out of the repository), or nil
 }
 
-// Snapshot is one commit, or one state of a folder: immutable, named by its
-// revision.
+// Snapshot is one commit, or one state of a folder. It is immutable.
 type Snapshot struct {
 	Revision string // "main@sha1:<commit>" for Git, "dir@sha256:<digest>" for a folder
 	Files    Files
 }
 
-// shardCount fixes how a set of files is cut into shards. A changed copy of
-// the set costs one copy of this many pointers and of the shards that changed;
-// a comparison of two sets looks at this many pointers and at the shards that
-// differ. With 1024, both stay in the microseconds at 100,000 files.
+// shardCount is the number of shards of a set of files. A changed copy of a set copies
+// this many pointers and the shards that changed. A comparison of two sets compares
+// this many pointers and the shards that differ. With 1024, both take microseconds at
+// 100,000 files.
 const shardCount = 1024
 
 var shardSeed = maphash.MakeSeed()
 
-// Files is an immutable set of files by path. The zero value is the empty set.
-// Copies share what they have in common, so that the difference of two
-// revisions is found at a cost that follows the difference.
+// Files is an immutable set of files by path. The zero value is the empty set. Copies
+// share what is equal, so the cost of a comparison depends on what differs.
 type Files struct {
 	shards *[shardCount][]*File // each sorted by path
 	count  int
 }
 
-// NewFiles makes a set; of two files with one path the later one stays.
+// NewFiles makes a set. Of two files with one path the later one stays.
 func NewFiles(files ...*File) Files {
 	return Files{}.With(files, nil)
 }
 
-// With returns a copy in which the files of put are added or replaced and the
-// paths of remove are gone; a path in both is put. The receiver does not change.
+// With returns a copy with the files of put added or replaced and the paths of remove
+// removed. A path in both is put.
 func (f Files) With(put []*File, remove []string) Files {
 	next := Files{shards: new([shardCount][]*File), count: f.count}
 	if f.shards != nil {
@@ -130,8 +128,8 @@ func (f Files) All() iter.Seq[*File] {
 	return slices.Values(all)
 }
 
-// Changed returns the sorted paths whose file differs between old and f: it is
-// new, gone, or has another ID.
+// Changed returns the sorted paths of files that are new, removed or have another ID
+// since old.
 func (f Files) Changed(old Files) []string {
 	var paths []string
 	for n := range shardCount {

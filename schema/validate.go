@@ -15,15 +15,15 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// validator finds what is wrong within one document, beyond its types.
+// validator checks one document, beyond the types of its fields.
 type validator struct {
 	*decoder
 	root    *yaml.Node
-	decoded Errors // what the decoder found
+	decoded Errors // errors of the decoder
 }
 
-// errorf adds an error at a field, unless the decoder found one at that field,
-// in it or around it: then what we see there is not what the user wrote.
+// errorf adds an error at a field, unless the decoder has one at, in or around that
+// field: the value is then not what the user wrote.
 func (v *validator) errorf(field, format string, args ...any) {
 	if !v.wrong(field) {
 		at := Position{v.path, v.line + lineOf(v.root, field) - 1}
@@ -31,8 +31,8 @@ func (v *validator) errorf(field, format string, args ...any) {
 	}
 }
 
-// wrong tells whether the decoder found an error at a field, in it or around it.
-// Checks ask it about the other fields that they look at.
+// wrong tells whether the decoder has an error at, in or around a field. Checks ask for
+// the other fields that they use.
 func (v *validator) wrong(fields ...string) bool {
 	within := func(inner, outer string) bool {
 		rest, ok := strings.CutPrefix(inner, outer)
@@ -43,11 +43,11 @@ func (v *validator) wrong(fields ...string) bool {
 	})
 }
 
-// validate checks a document on its own and fills defaults that depend on more
-// than one field.
+// validate checks a document on its own, and fills defaults that depend on several
+// fields.
 func (d *decoder) validate(doc *Document, root *yaml.Node) {
 	if d.exhausted() || d.list.more > 0 {
-		return // not all was read, or not all that is wrong with it is known
+		return // not everything was read, or some errors were dropped
 	}
 	v := &validator{decoder: d, root: root, decoded: d.list.errs[d.first:]}
 	switch spec := doc.Spec.(type) {
@@ -66,7 +66,7 @@ func (d *decoder) validate(doc *Document, root *yaml.Node) {
 	}
 }
 
-// twice yields the items of a list that stand in it before, with their index.
+// twice yields the items of a list that are equal to an earlier one, with their index.
 func twice[T comparable](list []T) iter.Seq2[int, T] {
 	return func(yield func(int, T) bool) {
 		seen := make(map[T]bool, len(list))
@@ -85,7 +85,7 @@ func (v *validator) policy(p *PolicySpec) {
 		kinds[t.Kind] = true
 	}
 	for i, t := range twice(p.Targets) {
-		v.errorf(fmt.Sprintf("spec.targets[%d]", i), "%s %s stands here twice; remove one", t.Kind, t.Name)
+		v.errorf(fmt.Sprintf("spec.targets[%d]", i), "%s %s is listed twice; remove one", t.Kind, t.Name)
 	}
 	for i := range p.Match {
 		v.match(&p.Match[i], fmt.Sprintf("spec.match[%d]", i), kinds)
@@ -98,7 +98,7 @@ func (v *validator) policy(p *PolicySpec) {
 	}
 }
 
-// match checks one entry; an entry that no target can act on is an error.
+// match checks one entry. An entry that no target can match is an error.
 func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 	gateway := m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil
 	if !gateway && m.Accounts == nil && m.Headers == nil && m.Percent == nil {
@@ -106,13 +106,13 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		return
 	}
 	if gateway && !kinds[KindGateway] && !v.wrong("spec.targets") {
-		v.errorf(field, "networks, vms and flows are matched by Gateways, and no target is one")
+		v.errorf(field, "networks, vms and flows are matched by Gateways only; add one to targets")
 	}
 	if m.Headers != nil && !kinds[KindService] && !v.wrong("spec.targets") {
-		v.errorf(field, "headers are matched by Services, and no target is one")
+		v.errorf(field, "headers are matched by Services only; add one to targets")
 	}
 	if m.Headers != nil && gateway {
-		v.errorf(field, "no Service knows networks, vms or flows, and no Gateway knows headers; make two entries of it")
+		v.errorf(field, "Services cannot match networks, vms or flows, and Gateways cannot match headers; make two entries")
 	}
 	for i := range m.Headers {
 		v.header(&m.Headers[i], fmt.Sprintf("%s.headers[%d]", field, i))
@@ -124,7 +124,7 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 	}
 	for i, vm := range m.VMs {
 		for j, a := range twice(vm.Addresses) {
-			v.errorf(fmt.Sprintf("%s.vms[%d].addresses[%d]", field, i, j), "%s stands here twice; remove one", a)
+			v.errorf(fmt.Sprintf("%s.vms[%d].addresses[%d]", field, i, j), "%s is listed twice; remove one", a)
 		}
 	}
 	if m.Flow != nil {
@@ -153,15 +153,14 @@ func namesOf[T any](list []T, name func(T) string) []string {
 	return names
 }
 
-// uniqueNames reports names that come twice in a list.
+// uniqueNames reports names that are in a list twice.
 func (v *validator) uniqueNames(field string, names []string) {
 	for i, name := range twice(names) {
-		v.errorf(fmt.Sprintf("%s[%d].name", field, i), "%q stands here twice; give each its own name", name)
+		v.errorf(fmt.Sprintf("%s[%d].name", field, i), "%q is listed twice; give each its own name", name)
 	}
 }
 
-// versions checks that versions have names of their own, and the default one of
-// them.
+// versions checks that the names of versions are unique and have the default.
 func (v *validator) versions(byDefault string, names []string) {
 	v.uniqueNames("spec.versions", names)
 	if len(names) == 0 || slices.Contains(names, byDefault) {
@@ -169,7 +168,7 @@ func (v *validator) versions(byDefault string, names []string) {
 	}
 	for i := range names {
 		if v.wrong(fmt.Sprintf("spec.versions[%d].name", i)) {
-			return // it may be the one
+			return // it may be the default
 		}
 	}
 	v.errorf("spec.default", "there is no version %q in versions", clip(byDefault))
@@ -182,7 +181,7 @@ func (v *validator) service(s *ServiceSpec) {
 		}
 	}
 	for i, h := range twice(s.Hosts) {
-		v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q stands here twice; remove one", h)
+		v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q is listed twice; remove one", h)
 	}
 	if s.RouteBy != nil {
 		v.routeBy(s.RouteBy)
@@ -201,7 +200,7 @@ func (v *validator) service(s *ServiceSpec) {
 			addresses[j] = netip.AddrPortFrom(e.Address.Addr, uint16(e.Port))
 		}
 		for j, a := range twice(addresses) {
-			v.errorf(fmt.Sprintf("spec.versions[%d].endpoints[%d]", i, j), "%s stands here twice; use weight for a larger share", a)
+			v.errorf(fmt.Sprintf("spec.versions[%d].endpoints[%d]", i, j), "%s is listed twice; use weight for a larger share", a)
 		}
 	}
 }
@@ -209,10 +208,10 @@ func (v *validator) service(s *ServiceSpec) {
 // maxTarget bounds an etcd target, in bytes.
 const maxTarget = 512
 
-// etcd checks a version whose endpoints are looked up.
+// etcd checks a version with endpoints from etcd.
 func (v *validator) etcd(ver *ServiceVersion, field string) {
 	if ver.Endpoints != nil {
-		v.errorf(field+".etcd", "stands beside endpoints; give one of the two")
+		v.errorf(field+".etcd", "cannot be used with endpoints; give one of the two")
 	}
 	target := ver.Etcd.Target
 	switch field += ".etcd.target"; {
@@ -223,7 +222,7 @@ func (v *validator) etcd(ver *ServiceVersion, field string) {
 	}
 }
 
-// isPrintable tells whether a text is ASCII without spaces and control characters.
+// isPrintable tells whether a text is ASCII without spaces or control characters.
 func isPrintable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
@@ -258,10 +257,10 @@ func (v *validator) gateway(g *GatewaySpec) {
 		g.Hash.Fields = []string{"vni", "src", "dst", "protocol", "srcPort", "dstPort"}
 	}
 	for i, f := range twice(g.Hash.Fields) {
-		v.errorf(fmt.Sprintf("spec.hash.fields[%d]", i), "%s stands here twice; remove one", f)
+		v.errorf(fmt.Sprintf("spec.hash.fields[%d]", i), "%s is listed twice; remove one", f)
 	}
 	for i, vip := range twice(g.VIPs) {
-		v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s stands here twice; remove one", vip)
+		v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s is listed twice; remove one", vip)
 	}
 	for i, vip := range g.VIPs {
 		if vip.IsMulticast() || vip.IsUnspecified() || vip.IsLoopback() {
@@ -269,7 +268,7 @@ func (v *validator) gateway(g *GatewaySpec) {
 		}
 	}
 	for i, sw := range twice(g.Switches) {
-		v.errorf(fmt.Sprintf("spec.switches[%d]", i), "%q stands here twice; remove one", sw)
+		v.errorf(fmt.Sprintf("spec.switches[%d]", i), "%q is listed twice; remove one", sw)
 	}
 	v.versions(g.Default, namesOf(g.Versions, func(ver GatewayVersion) string { return ver.Name }))
 	switches := slices.Compact(slices.Sorted(slices.Values(g.Switches)))
@@ -282,13 +281,13 @@ func (v *validator) gateway(g *GatewaySpec) {
 	}
 }
 
-// backend checks a server; switches is the gateway's, sorted.
+// backend checks a backend. switches is the gateway's, sorted.
 func (v *validator) backend(b *Backend, field string, switches []string) {
 	if b.MAC == nil {
 		v.errorf(field+".mac", "is missing; the switch needs the MAC address of the next hop, whatever it rewrites")
 	}
 	if b.Port != nil && b.Ports != nil {
-		v.errorf(field+".ports", "stands beside port; give one of the two")
+		v.errorf(field+".ports", "cannot be used with port; give one of the two")
 	}
 	if b.Port == nil && b.Ports == nil {
 		v.errorf(field+".port", "is missing; give port, or ports by switch")
@@ -304,7 +303,7 @@ func (v *validator) backend(b *Backend, field string, switches []string) {
 	for _, sw := range switches {
 		if _, ok := b.Ports[sw]; !ok {
 			v.errorf(field+".ports", "has no port for switch %q", sw)
-			break // one is enough to say, and a search that ends there costs no more than ports has
+			break // one error is enough, and it bounds the search
 		}
 	}
 }
@@ -328,14 +327,14 @@ func (v *validator) swtch(s *SwitchSpec) {
 		return
 	}
 	if s.TLS == nil && !s.Insecure && !v.wrong("spec.tls", "spec.insecure") && !IsLoopback(host) {
-		v.errorf("spec.address", "%s is not on loopback and would be spoken to in plaintext; give tls, or insecure: true", s.Address)
+		v.errorf("spec.address", "%s is not on loopback and would be reached in plaintext; give tls, or insecure: true", s.Address)
 	}
 }
 
-// maxNeighbors bounds the sessions of one switch.
+// maxNeighbors bounds the BGP sessions of a switch.
 const maxNeighbors = 64
 
-// bgp checks how the VIPs of a switch are announced.
+// bgp checks the bgp of a Switch.
 func (v *validator) bgp(b *BGPSpec) {
 	v.asn("spec.bgp.asn", b.ASN)
 	if !b.RouterID.Is4() || b.RouterID.IsUnspecified() {
@@ -360,29 +359,28 @@ func (v *validator) bgp(b *BGPSpec) {
 		case !isHost(n.Address):
 			v.errorf(field+".address", "%s cannot be a neighbor; want the address of one router", n.Address)
 		case seen[n.Address]:
-			v.errorf(field+".address", "%s stands here twice; remove one", n.Address)
+			v.errorf(field+".address", "%s is listed twice; remove one", n.Address)
 		case b.LocalAddress != nil && !v.wrong("spec.bgp.localAddress") && b.LocalAddress.Is4() != n.Address.Is4():
-			v.errorf(field+".address", "%s cannot be spoken to from localAddress %s, they are of different IP versions", n.Address, b.LocalAddress)
+			v.errorf(field+".address", "%s cannot be reached from localAddress %s, they are of different IP versions", n.Address, b.LocalAddress)
 		}
 		seen[n.Address] = true
 	}
 	for i, c := range twice(b.Communities) {
-		v.errorf(fmt.Sprintf("spec.bgp.communities[%d]", i), "%s stands here twice; remove one", c)
+		v.errorf(fmt.Sprintf("spec.bgp.communities[%d]", i), "%s is listed twice; remove one", c)
 	}
 }
 
-// asn refuses the AS numbers that no router may have as its own (RFC 7607, RFC
-// 6793, RFC 7300).
+// asn refuses AS numbers that no router may use (RFC 7607, RFC 6793, RFC 7300).
 func (v *validator) asn(field string, asn uint32) {
 	if asn == 23456 || asn == 65535 || asn == 1<<32-1 {
 		v.errorf(field, "%d is reserved; want the AS number of a network", asn)
 	}
 }
 
-// isHost tells whether an address can be that of one interface.
+// isHost tells whether an address can be that of an interface.
 func isHost(a Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }
 
-// IsLoopback tells whether a host, an IP address or a name, is this machine alone.
+// IsLoopback tells whether a host, an IP address or a name, is loopback.
 func IsLoopback(host string) bool {
 	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	return host == "localhost" || err == nil && a.IsLoopback()
@@ -390,7 +388,7 @@ func IsLoopback(host string) bool {
 
 func (v *validator) network(n *NetworkSpec) {
 	if n.Routes != nil && n.RoutesFrom != "" {
-		v.errorf("spec.routesFrom", "stands beside routes; give one of the two")
+		v.errorf("spec.routesFrom", "cannot be used with routes; give one of the two")
 	}
 	switch {
 	case n.RoutesFrom == "":

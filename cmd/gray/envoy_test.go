@@ -20,9 +20,6 @@ import (
 // skipped, but on CI it fails.
 func testEnvoy(t testing.TB) string {
 	t.Helper()
-	if tools, err := filepath.Abs("../../.tools"); err == nil {
-		t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
-	}
 	path, err := demo.FindEnvoy(t.Context())
 	if err != nil && os.Getenv("CI") == "true" {
 		t.Fatal(err)

@@ -74,8 +74,8 @@ func TestOnce(t *testing.T) {
 	}
 }
 
-// A switch that is taken out of the repository is held until somebody confirms
-// it, which takes a restart; then its tables are emptied.
+// A commit that takes a switch out of the repository is refused until somebody
+// confirms it, which takes a restart; then the switch is emptied.
 func TestARemovedSwitchIsEmptied(t *testing.T) {
 	l := newLab(t)
 	l.startDaemon()
@@ -84,14 +84,14 @@ func TestARemovedSwitchIsEmptied(t *testing.T) {
 	l.ok(os.Remove(filepath.Join(l.Repo, "gateways", "vpc-gw.yaml")))
 	l.ok(l.Commit(t.Context(), "no switch"))
 	held := func(s *admin.Status) bool {
-		return s.Revision == l.head() && s.Targets[0].Name == "p4rt/gw-a" && s.Targets[0].Conditions[0].Reason == "DeleteRefused"
+		return s.Fetched == l.head() && s.Revision != l.head() && s.Targets[0].Name == "p4rt/gw-a" && s.Conditions[0].Reason == "DeleteRefused"
 	}
-	l.until("the switch is held", held)
+	l.until("the commit is refused", held)
 	l.kill()
 	l.startDaemon()
-	l.until("the switch is held after a restart", held)
+	l.until("the commit is refused after a restart", held)
 	if n := l.entries(0); n != full || n == 0 {
-		t.Errorf("a switch that is held has %d entries, want %d", n, full)
+		t.Errorf("a switch that is to stay has %d entries, want %d", n, full)
 	}
 	l.kill()
 	l.startDaemon("--confirm-delete", l.head())

@@ -19,8 +19,8 @@ var seenAt = time.Date(2026, 11, 25, 7, 0, 0, 0, time.UTC)
 func rolloutAt(networks, done int, phase rollout.Phase, reason, message string, moving ...reconciler.NetworkProgress) *reconciler.RolloutStatus {
 	r := &reconciler.RolloutStatus{
 		Policy: "s1", Version: "v2", Targets: []string{"Gateway/gw", "Service/api"}, Run: 1, Phase: phase, Since: seenAt,
-		Batches: []string{"1", "50%", "100%"}, Total: 10 * networks,
-		Conditions: []reconciler.Condition{{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedRevision: "main@sha1:0123456789abcdef"}},
+		RolloutProgress: reconciler.RolloutProgress{Batches: []string{"1", "50%", "100%"}, Total: 10 * networks},
+		Conditions:      []reconciler.Condition{{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedRevision: "main@sha1:0123456789abcdef"}},
 	}
 	for i := range networks {
 		n := reconciler.NetworkProgress{Name: fmt.Sprintf("vpc-%d", i+1), VNI: uint32(1000 + i), Total: 10}
@@ -63,7 +63,7 @@ func failedAt() *reconciler.RolloutStatus {
 func gatedAt() *reconciler.RolloutStatus {
 	r := rolloutAt(1, 0, rollout.PhasePaused, "ApprovalRequired", "batch 2 of Network vpc-1 waits", reconciler.NetworkProgress{Stage: rollout.StagePassed, Batch: 1, Moved: 1})
 	r.Gates = []rollout.Gate{{ID: "1/vpc-1/2", Network: "vpc-1", Batch: 2, Reason: "ApprovalRequired"}, {ID: "1/vpc-2/1", Network: "vpc-2", Batch: 1, Reason: "ThroughReached"}}
-	r.Overrides, r.Split = []string{"suspend is false by ann: \x1b[1m; Git says true"}, []string{"account 7 is gray on its Services"}
+	r.Overrides, r.Split = []string{"suspend was set to false by ann: \x1b[1m; Git says true"}, []string{"account 7 is gray on its Services"}
 	return r
 }
 
@@ -109,7 +109,7 @@ message   batch 2 of Network vpc-1 waits
 moved     1 of 10 VMs, 0 of 1 Networks
 batches   1, 50%, 100%
 commit    main@sha1:0123456789abcdef
-override  suspend is false by ann: ?[1m; Git says true
+override  suspend was set to false by ann: ?[1m; Git says true
 split     account 7 is gray on its Services
 gate      batch 2 of Network vpc-1 needs approval; open it with: gray rollout promote s1 --gate 1/vpc-1/2
 gate      batch 1 of Network vpc-2 is beyond through; open it with: gray rollout promote s1 --gate 1/vpc-2/1

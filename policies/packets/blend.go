@@ -9,21 +9,20 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Share is a version's share of the hash buckets of a pool, 1 to 100 per cent.
+// Share is a version's share of the hash buckets of a pool, 1 to 100 percent.
 type Share struct {
 	Version string
 	Percent int
 }
 
-// holds tells whether a share takes all buckets that another takes.
+// holds tells whether a share has all buckets of another.
 func (s Share) holds(o Share) bool { return s.Version == o.Version && s.Percent >= o.Percent }
 
-// poolName names a pool by what it is made of, so that equal pools are one: the
-// version for a pool of one version, else such as "v2=5%,v3=50%,v1": v2 has 5 %
-// of the buckets, v3 of those that are left 50 %, v1 the rest. It ends with the
-// first share of 100 %. A share that an earlier one of its version holds says
-// nothing and is left out.
-func PoolName(shares []Share) string {
+// poolName names a pool by its shares, so that equal pools have one name. A pool of one
+// version has the version's name. "v2=5%,v3=50%,v1" is a blend: v2 has 5 % of the
+// buckets, v3 has 50 % of the others, and v1 has the rest. The name ends with the first
+// share of 100 %, and leaves out shares that an earlier one of the version holds.
+func poolName(shares []Share) string {
 	var kept []Share
 	for _, s := range shares {
 		last := len(kept) - 1
@@ -50,7 +49,7 @@ func PoolName(shares []Share) string {
 }
 
 // sharesOf reads the name of a pool.
-func SharesOf(pool string) []Share {
+func sharesOf(pool string) []Share {
 	var shares []Share
 	for word := range strings.SplitSeq(pool, ",") {
 		version, percent, isShare := strings.Cut(strings.TrimSuffix(word, "%"), "=")
@@ -63,21 +62,20 @@ func SharesOf(pool string) []Share {
 	return shares
 }
 
-// isBlend tells whether a pool's name is that of a blend.
+// IsBlend tells whether a pool's name is that of a blend.
 func IsBlend(pool string) bool { return strings.Contains(pool, ",") }
 
-// bucketOrder is the order in which a version takes buckets, as its share grows:
-// a permutation that depends on the version's name and the number of buckets
-// only. So 10 % are the buckets of 5 % and others, whatever else there is. The
-// orders of two versions have nothing to do with each other, so that one has its
-// share of whatever the other leaves.
+// bucketOrder is the order in which a version takes buckets as its share grows. It is
+// a permutation that depends only on the version's name and the number of buckets, so
+// a share of 10 % has all buckets of a share of 5 %. The orders of two versions are
+// independent, so a version has its share of what another leaves.
 type bucketOrder struct {
 	mask  uint32
 	shift int
 	keys  [4]uint64
 }
 
-func NewBucketOrder(version string, buckets int) bucketOrder {
+func newBucketOrder(version string, buckets int) bucketOrder {
 	o := bucketOrder{mask: uint32(buckets - 1)}
 	for 1<<(2*o.shift) < buckets {
 		o.shift++
@@ -89,9 +87,9 @@ func NewBucketOrder(version string, buckets int) bucketOrder {
 	return o
 }
 
-// place is where a bucket stands in the order. Every step can be undone, which
-// makes the whole a permutation.
-func (o *bucketOrder) Place(bucket int) int {
+// place is the place of a bucket in the order. Every step is a bijection, so the whole
+// is a permutation.
+func (o *bucketOrder) place(bucket int) int {
 	x := uint32(bucket)
 	for _, k := range o.keys {
 		x = (x ^ uint32(k)) & o.mask
@@ -104,30 +102,30 @@ func (o *bucketOrder) Place(bucket int) int {
 // Blend is a pool whose buckets several versions share.
 type Blend struct {
 	Gateway string
-	Name    string // as rules and Gateway.DefaultPool have it, see poolName
+	Name    string // as in rules and Gateway.DefaultPool, see poolName
 	Origin  schema.Position
-	Shares  []Share // the first that takes a bucket has it; the last takes all that are left
-	Buckets []Slot  // bucket -> server; its length is Hash.Buckets
+	Shares  []Share // a bucket goes to the first share that takes it; the last one takes the rest
+	Buckets []Slot  // bucket -> backend; its length is Hash.Buckets
 }
 
-// Slot is a server: indices into Gateway.Pools and into the Backends of that
-// pool.
+// Slot is a backend: indices into Gateway.Pools and the Backends of that pool.
 type Slot struct{ Pool, Backend uint16 }
 
-// newBlend fills the buckets of a blend: each as in the pool of its version.
+// NewBlend makes a blend. Each bucket has the backend that it has in the pool of its
+// version.
 func NewBlend(gw *Gateway, name string, origin schema.Position) *Blend {
-	b := &Blend{Gateway: gw.Name, Name: name, Origin: origin, Shares: SharesOf(name), Buckets: make([]Slot, gw.Hash.Buckets)}
+	b := &Blend{Gateway: gw.Name, Name: name, Origin: origin, Shares: sharesOf(name), Buckets: make([]Slot, gw.Hash.Buckets)}
 	pools, taken := make([]uint16, len(b.Shares)), make([]int, len(b.Shares))
 	orders := make([]bucketOrder, len(b.Shares))
 	for i, s := range b.Shares {
 		pools[i] = uint16(slices.IndexFunc(gw.Pools, func(p Pool) bool { return p.Version == s.Version }))
 		taken[i] = (s.Percent*gw.Hash.Buckets + 50) / 100
-		orders[i] = NewBucketOrder(s.Version, gw.Hash.Buckets)
+		orders[i] = newBucketOrder(s.Version, gw.Hash.Buckets)
 	}
 	last := len(b.Shares) - 1
 	for bucket := range b.Buckets {
 		i := 0
-		for i < last && orders[i].Place(bucket) >= taken[i] {
+		for i < last && orders[i].place(bucket) >= taken[i] {
 			i++
 		}
 		b.Buckets[bucket] = Slot{pools[i], gw.Pools[pools[i]].Buckets[bucket]}

@@ -24,14 +24,14 @@ func TestPoolName(t *testing.T) {
 		{[]Share{{"v2", 5}, {"v1", 50}, {"v1", 100}}, "v2=5%,v1"},
 		{[]Share{{"v1", 5}, {"v1", 100}}, "v1"},
 	} {
-		got := PoolName(test.shares)
+		got := poolName(test.shares)
 		if got != test.want {
 			t.Errorf("%v: %s, want %s", test.shares, got, test.want)
 		}
-		if again := PoolName(SharesOf(got)); again != got {
+		if again := poolName(sharesOf(got)); again != got {
 			t.Errorf("%s is read as %s", got, again)
 		}
-		if IsBlend(got) != (len(SharesOf(got)) > 1) {
+		if IsBlend(got) != (len(sharesOf(got)) > 1) {
 			t.Errorf("%s is a blend: %v", got, IsBlend(got))
 		}
 	}
@@ -40,10 +40,10 @@ func TestPoolName(t *testing.T) {
 func TestBucketOrdersArePermutationsOfTheirOwn(t *testing.T) {
 	for size := 256; size <= 65536; size *= 2 {
 		for _, version := range []string{"v1", "v2", "canary"} {
-			o := NewBucketOrder(version, size)
+			o := newBucketOrder(version, size)
 			seen := make([]bool, size)
 			for b := range size {
-				seen[o.Place(b)] = true
+				seen[o.place(b)] = true
 			}
 			if slices.Contains(seen, false) {
 				t.Fatalf("the order of %s over %d buckets is no permutation", version, size)
@@ -54,11 +54,11 @@ func TestBucketOrdersArePermutationsOfTheirOwn(t *testing.T) {
 	// deviations of drawing at random.
 	const size = 16384
 	for i := range 20 {
-		a, b := NewBucketOrder(fmt.Sprintf("v%d", i), size), NewBucketOrder(fmt.Sprintf("v%d", i+1), size)
+		a, b := newBucketOrder(fmt.Sprintf("v%d", i), size), newBucketOrder(fmt.Sprintf("v%d", i+1), size)
 		for _, percent := range []int{1, 5, 25, 50} {
 			taken, both := percent*size/100, 0
 			for bucket := range size {
-				if a.Place(bucket) < taken && b.Place(bucket) < size/2 {
+				if a.place(bucket) < taken && b.place(bucket) < size/2 {
 					both++
 				}
 			}

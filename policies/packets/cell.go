@@ -7,48 +7,45 @@ import (
 	"slices"
 )
 
-// The priorities of flow rules: a policy's priority gives a band, and within
-// it a rule stands above the rules that it overlaps and precedes. Rules of one
-// VNI use the upper half of the band, those that name no VNI the lower half.
+// The priorities of flow rules. Each priority of a policy is a band of them. Within a
+// band a rule has a higher priority than the rules that it overlaps and precedes.
+// Rules of a VNI use the upper half of the band, those that name no VNI the lower half.
 const (
 	bandWidth = 1 << 14
 	halfBand  = bandWidth / 2
 )
 
-// Scope is the packets that a cell's rules are about: those of one VNI, or those of
-// any VNI.
+// Scope is the packets of a cell: those of one VNI, or of any VNI.
 type Scope struct {
 	Wild bool // the rules that name no VNI
 	VNI  uint32
 	VMs  []netip.Addr // of the VNI, sorted
 }
 
-// Cell is the rules of a gateway that share a VNI (or name none).
+// Cell is the rules of a gateway for one VNI, or those that name no VNI.
 type Cell struct {
 	Gateway string
 	Rules   []Rule // in canonical order: by table, then by key
 }
 
-// TooMany is why policies cannot be made rules.
+// TooMany is the error if policies need too many rules.
 type TooMany struct {
-	Most int // the index of the policy with most to say
+	Most int // the index of the policy with most entries
 	What string
 }
 
-// Error says what there is too much of.
+// Error says which bound is exceeded.
 func (e *TooMany) Error() string { return e.What }
 
-// NewCell makes the rules of one VNI, or of the packets of any VNI, from what the
-// policies, in order of precedence, say about them: those of a VNI's cell are joined
-// by those that name no VNI. Conflicts are told beside the cell. The error is
-// *TooMany.
+// NewCell makes the rules of one VNI, or those that name no VNI, from policies in order
+// of precedence. For a VNI the policies include the entries that name no VNI. It also
+// returns the conflicts. The error is a *TooMany.
 //
-// The meaning is a list in which the first match decides; the switch instead
-// asks the flow table, then source VM, destination VM and VPC. An item stands
-// in the cheapest table that holds it, unless a later item of another pool
-// stands in a table that is asked before and would win: then it becomes a flow
-// rule. The item that holds every packet is no rule: it is what the gateway's
-// VIPs point to.
+// The policies mean a list in which the first match decides. A switch instead looks in
+// the flow table, then in those of source VM, destination VM and VPC. So an item goes
+// into the cheapest table that can hold it, unless a later item of another pool is in
+// a table that is looked up before and would win. Then it becomes a flow rule. An item
+// that matches all packets is not a rule but the pool that the gateway's VIPs point to.
 func NewCell(gw *Gateway, in Scope, policies []Policy) (*Cell, []Conflict, error) {
 	x := expansion{groups: slices.Clone(policies), base: gw.Default}
 	for i := range x.groups {
@@ -61,7 +58,7 @@ func NewCell(gw *Gateway, in Scope, policies []Policy) (*Cell, []Conflict, error
 	}
 	x.list(0, AnyMatch, nil, nil)
 	if x.over {
-		return &Cell{}, conflicts, x.tooMany("makes more entries than can be sorted out")
+		return &Cell{}, conflicts, x.tooMany("need too many entries")
 	}
 	items := slices.DeleteFunc(x.items, func(it item) bool { return it.box == AnyMatch })
 	if in.Wild {
@@ -69,23 +66,22 @@ func NewCell(gw *Gateway, in Scope, policies []Policy) (*Cell, []Conflict, error
 	} else {
 		items = byVPC(items, in.VNI, in.VMs, gw.DefaultPool)
 		items = dropIdle(dropUnseen(items), gw.DefaultPool)
-		items = dropHidden(narrowWild(items, in.VNI)) // a copy may hide what follows
+		items = dropHidden(narrowWild(items, in.VNI)) // a copy may hide later items
 	}
 	lift(items)
 	items = mergeFlows(items, in.Wild)
 	if over := rank(items, in.Wild); over {
-		return &Cell{}, conflicts, x.tooMany(fmt.Sprintf("makes more than %d flow rules", maxFlows-1))
+		return &Cell{}, conflicts, x.tooMany(fmt.Sprintf("need more than %d flow rules", maxFlows-1))
 	}
 	return &Cell{Gateway: gw.Name, Rules: rulesOf(items, in.Wild)}, conflicts, nil
 }
 
-// speaksOf tells whether a policy says something about a cell's own packets that
-// holds now.
+// speaksOf tells whether a policy has entries for a scope, apart from planned ones.
 func (p Policy) speaksOf(in Scope) bool {
 	return slices.ContainsFunc(slices.Concat(p.Matches, p.Exclude), func(e Entry) bool { return e.Box.AnyVNI == in.Wild })
 }
 
-// tooMany blames the policy that has most to say.
+// tooMany blames the policy with most entries.
 func (x *expansion) tooMany(what string) error {
 	most := 0
 	for i, p := range x.groups {
@@ -96,28 +92,28 @@ func (x *expansion) tooMany(what string) error {
 	return &TooMany{most, what}
 }
 
-// SetDefault decides what the VIPs of a gateway point to: what the policies, in
-// order of precedence, say about all packets. Those are their entries with the box
-// AnyMatch alone.
+// SetDefault works out the pool that the VIPs of a gateway point to from policies in
+// order of precedence, of which only the entries with the box AnyMatch are given.
 func (g *Gateway) SetDefault(policies []Policy) {
 	x := expansion{groups: policies, base: g.Default}
 	x.list(0, AnyMatch, nil, nil)
 	g.DefaultPool, g.DefaultPolicy, g.DefaultOrigin = g.Default, "", g.Origin
-	for _, it := range x.items { // there is one at most
+	for _, it := range x.items { // at most one
 		g.DefaultPool, g.DefaultPolicy, g.DefaultOrigin = it.pool, it.policy, it.origin
 	}
 }
 
-// narrowWild copies items that name no VNI into the cell where an item of the
-// cell with the same priority follows and disagrees: the cell's half of the band
-// lies above theirs. It works upwards, as a copy is an item of the cell in turn.
+// narrowWild copies an item that names no VNI into the cell if a later item of the cell
+// with the same priority overlaps it and has another pool. Otherwise that one would
+// win, as the cell has the upper half of the band. It works upwards, as a copy is an
+// item of the cell too.
 func narrowWild(items []item, vni uint32) []item {
 	var done []item // in reverse
 	for _, it := range slices.Backward(items) {
 		disagrees := false
 		for j := len(done) - 1; it.box.AnyVNI && !disagrees && j >= 0 && done[j].priority == it.priority; j-- {
 			o := &done[j]
-			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.Overlaps(&it.box)
+			disagrees = !o.box.AnyVNI && o.pool != it.pool && o.box.overlaps(&it.box)
 		}
 		done = append(done, it)
 		if disagrees {
@@ -130,9 +126,9 @@ func narrowWild(items []item, vni uint32) []item {
 	return done
 }
 
-// lift makes flow rules of items that would lose against a later item of
-// another pool in a table that is asked before theirs. It works upwards, as a
-// lifted item is asked before others in turn.
+// lift makes flow rules of items that would lose against a later item of another pool
+// in a table that is looked up before theirs. It works upwards, as a lifted item is
+// itself looked up before others.
 func lift(items []item) {
 	later := map[Table][]poolAt{} // single VMs in their tables
 	var flows []*item
@@ -152,8 +148,8 @@ func lift(items []item) {
 	}
 }
 
-// losesToVMs looks at the VM tables that are asked before an item's. Source and
-// destination of one VPC always meet in some packet.
+// losesToVMs looks at the VM tables that are looked up before an item's table. There is
+// always a packet with both the source of one item and the destination of another.
 func losesToVMs(it *item, later map[Table][]poolAt) bool {
 	for t := TableVMSrc; t < it.table; t++ {
 		if slices.ContainsFunc(later[t], func(p poolAt) bool { return p.pool != it.pool }) {
@@ -168,11 +164,11 @@ func losesToFlow(it *item, flows []*item, meets *index) bool {
 		side, a := it.box.vm()
 		return meets.other(side, a, it.pool) != none
 	}
-	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.Overlaps(&it.box) })
+	return slices.ContainsFunc(flows, func(f *item) bool { return f.pool != it.pool && f.box.overlaps(&it.box) })
 }
 
-// rank gives every flow rule its place within its band, above all rules that it
-// precedes and overlaps; true where there are more rules than can be ranked.
+// rank gives every flow rule its place in its band, above all rules that it precedes
+// and overlaps. It returns true if there are too many rules.
 func rank(items []item, wild bool) bool {
 	var band []*item
 	count := 0
@@ -186,7 +182,7 @@ func rank(items []item, wild bool) bool {
 		}
 		it.sub = 1
 		for _, b := range band {
-			if b.sub >= it.sub && b.box.Overlaps(&it.box) {
+			if b.sub >= it.sub && b.box.overlaps(&it.box) {
 				it.sub = b.sub + 1
 			}
 		}
@@ -198,7 +194,7 @@ func rank(items []item, wild bool) bool {
 	return false
 }
 
-// rulesOf makes rules of the items of a cell, in canonical order.
+// rulesOf makes the rules of a cell from its items, in canonical order.
 func rulesOf(items []item, wild bool) []Rule {
 	var rules []Rule
 	for _, it := range items {

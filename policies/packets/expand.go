@@ -7,56 +7,54 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Bounds of the work on one cell.
+// The bounds of one cell.
 const (
-	maxItems = 500_000    // entries of its list
-	maxFlows = 8192       // entries among them that are no single VM
+	maxItems = 500_000    // items of its list
+	maxFlows = 8192       // items that are not a single VM
 	maxSteps = 50_000_000 // comparisons
 )
 
-// item is one entry of a list in which the first match decides.
+// item is one entry of the list in which the first match decides.
 type item struct {
 	box      Match
 	pool     string
-	priority int // of the policy whose band it stands in
+	priority int // of the policy whose band it is in
 	policy   string
 	origin   schema.Position
 	table    Table
-	sub      int32 // its place within the band, for flow rules
+	sub      int32 // the place of a flow rule in its band
 }
 
-// isVM tells whether an item is one address of a VPC; there can be very many of
-// those, and they are looked up rather than compared.
+// isVM tells whether an item is one address of a VPC. There can be very many of those,
+// so they are looked up and not compared.
 func (it *item) isVM() bool { return it.table == TableVMSrc || it.table == TableVMDst }
 
-// expansion lists what policies say about packets.
+// expansion makes the list of items from policies.
 type expansion struct {
 	groups []Policy
 	base   string // the gateway's default version
 	items  []item
 	cover  cover
 	steps  int  // comparisons made
-	over   bool // a bound is reached, and the list is not whole
+	over   bool // a bound was reached, so the list is not complete
 }
 
-// layer is what a policy's share of the buckets takes of the packets that a
-// region holds.
+// layer is the share of the buckets that a policy takes of the packets of a region.
 type layer struct {
 	Share
 	policy string
 	origin schema.Position
 }
 
-// list adds what the policies from number k on say about a region, in the order
+// list adds the items for a region, from the policies with index k and up, in the order
 // in which the first match decides.
 //
-// What a policy excludes is decided by those below it, above its own matches. Of
-// what it excludes a share of, its matches have at most the other buckets.
-// Where a policy has only a share of the buckets, those below it decide about
-// the rest: the entry sends to a blend of what is above and what they say. So
-// does every packet get the first policy that takes it, bucket by bucket.
-// Within a policy the largest share counts, as the shares of one version hold
-// one another.
+// Packets that a policy excludes go to the policies below it; these items come before
+// the policy's own matches. If it excludes a share of the buckets, its matches take at
+// most the other buckets. If a policy takes a share of the buckets, the policies below
+// it decide about the rest, and the item's pool is a blend of both. So each bucket of a
+// packet goes to the first policy that takes it. Within a policy the largest share
+// wins, as it has all buckets of the smaller ones.
 func (x *expansion) list(k int, region Match, above []layer, band *Policy) {
 	for i := k; i < len(x.groups) && !x.over; i++ {
 		g := &x.groups[i]
@@ -79,7 +77,7 @@ func (x *expansion) list(k int, region Match, above []layer, band *Policy) {
 				continue
 			}
 			own := layer{Share{g.Version, m.Percent}, g.Name, m.Origin}
-			if held(above, own) {
+			if outdone(above, own) {
 				continue
 			}
 			if m.Percent < 100 {
@@ -88,26 +86,25 @@ func (x *expansion) list(k int, region Match, above []layer, band *Policy) {
 			x.add(y, above, own, top)
 		}
 		if x.cover.seen[region] {
-			return // nothing of the region is left
+			return // the region is covered
 		}
 	}
 }
 
-// held tells whether layers take all buckets that another takes.
-func held(above []layer, own layer) bool {
+// outdone tells whether a layer has all buckets of another.
+func outdone(above []layer, own layer) bool {
 	return slices.ContainsFunc(above, func(l layer) bool { return l.holds(own.Share) })
 }
 
-// pass leaves a region to the policies below number k, as an entry says that
-// excludes it.
+// pass leaves a region that an entry of policy k excludes to the policies below it.
 func (x *expansion) pass(k int, region Match, e Entry, above []layer, band *Policy) {
 	x.list(k+1, region, above, band)
 	x.add(region, above, layer{Share{x.base, 100}, x.groups[k].Name, e.Origin}, band)
 }
 
-// limit adds what policy number k takes where an entry excludes a share of the
-// buckets: no more than the rest. What one of its matches holds with a larger
-// share comes first, as in the list of all its matches.
+// limit adds the items of policy k for an entry that excludes a share of the buckets:
+// its matches take at most the others. Matches with larger shares come first, as in
+// list.
 func (x *expansion) limit(k int, region Match, e Entry, above []layer, band *Policy) {
 	g := &x.groups[k]
 	region, some := region.Intersect(e.Box)
@@ -119,7 +116,7 @@ func (x *expansion) limit(k int, region Match, e Entry, above []layer, band *Pol
 			continue
 		}
 		own := layer{Share{g.Version, min(m.Percent, 100-e.Percent)}, g.Name, e.Origin}
-		if held(above, own) {
+		if outdone(above, own) {
 			x.pass(k, y, e, above, band)
 			continue
 		}
@@ -128,11 +125,11 @@ func (x *expansion) limit(k int, region Match, e Entry, above []layer, band *Pol
 	}
 }
 
-// excluded is boxes that together hold what a policy excludes of a region, and
-// nothing that it matches and does not exclude. Where it has but few matches
-// there, those are cut out; else it is all that the exclude holds, as the policy
-// has no say in any of it. What names no VNI is looked at on its own: its entries
-// are those of another cell, which knows nothing of this VNI's matches.
+// excluded returns boxes that cover what a policy matches and excludes in a region. If
+// it has few matches there, the boxes are their intersections with the exclude;
+// otherwise the exclude itself, as the policy decides nothing within it. Matches that
+// name no VNI are counted on their own, as they belong to another cell, which does not
+// know the matches of this VNI.
 func (x *expansion) excluded(g *Policy, region, exclude Match) []Match {
 	const few = 2
 	all, some := region.Intersect(exclude)
@@ -160,9 +157,9 @@ func (x *expansion) excluded(g *Policy, region, exclude Match) []Match {
 
 func (x *expansion) hides(m Match) bool { return x.cover.hides(&item{box: m, table: m.Table()}) }
 
-// add adds an entry for all that is left of a region.
+// add adds an item for what is left of a region.
 func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
-	if x.cover.seen[box] { // the policies below left nothing of it
+	if x.cover.seen[box] { // the policies below cover it
 		return
 	}
 	var shares []Share
@@ -170,10 +167,10 @@ func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
 		shares = append(shares, l.Share)
 	}
 	it := item{
-		box: box, pool: PoolName(append(shares, own.Share, Share{x.base, 100})), priority: band.Priority,
+		box: box, pool: poolName(append(shares, own.Share, Share{x.base, 100})), priority: band.Priority,
 		policy: own.policy, origin: own.origin, table: box.Table(),
 	}
-	if len(above) > 0 { // who comes first answers for the blend
+	if len(above) > 0 { // a blend is of the first policy in it
 		it.policy, it.origin = above[0].policy, above[0].origin
 	}
 	x.cover.add(&it)
@@ -181,14 +178,14 @@ func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
 	x.over = len(x.items) > maxItems || len(x.cover.broad) > maxFlows || x.steps+x.cover.steps > maxSteps
 }
 
-// Conflict is two policies of one priority that want different versions for the
-// same packets. A and B are indices into the policies.
+// Conflict is two policies of one priority that match the same packets with different
+// versions. A and B are indices into the policies.
 type Conflict struct {
 	A, B int
-	Both Match // packets that both match
+	Both Match // some packets that both match
 }
 
-// conflicts finds the policies of one priority that disagree.
+// conflicts finds the conflicts of policies.
 func (x *expansion) conflicts(wild bool) (all []Conflict) {
 	for i := range x.groups {
 		for j := i + 1; j < len(x.groups) && x.groups[j].Priority == x.groups[i].Priority; j++ {
@@ -204,7 +201,7 @@ func (x *expansion) conflicts(wild bool) (all []Conflict) {
 	return all
 }
 
-// meet finds packets that two policies match, or will, and neither excludes.
+// meet finds packets that two policies match, now or as planned, and neither excludes.
 func (x *expansion) meet(a, b *Policy) (Match, bool) {
 	ours, theirs := slices.Concat(a.Matches, a.Planned), slices.Concat(b.Matches, b.Planned)
 	for _, m := range ours {

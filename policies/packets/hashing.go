@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// Fill decides which backend each hash bucket belongs to: an index into the
-// backends, which are sorted by name and at least one. It depends on the names and
-// weights of those only that are up, or stay though they are down; of the latter
-// it returns the number.
+// Fill assigns a backend to every hash bucket, as an index into backends, which are
+// sorted by name and not empty. The result depends only on the names and weights of
+// the backends that are up, and of those that are kept although they are down. It
+// returns how many are kept.
 func (h Hash) Fill(backends []Backend) (buckets []uint16, kept int) {
 	member, kept := members(backends)
 	if h.Algorithm == "rendezvous" {
@@ -19,11 +19,10 @@ func (h Hash) Fill(backends []Backend) (buckets []uint16, kept int) {
 	return maglev(h.Buckets, backends, member), kept
 }
 
-// members tells which backends of a version have buckets: those that are up,
-// and of the others as many, by name, as bring them to half of all, rounded up.
-// That half is in, whatever the checks say: if so many fail at once, the checks
-// are as likely to be wrong, and what is left would not bear the traffic. It
-// returns how many of the members are down.
+// members tells which backends of a version have buckets: those that are up, and as
+// many of the others, by name, as are needed for half of all, rounded up. If more than
+// half fail at once, the checks may be wrong, and the rest could not carry the traffic.
+// kept is the number of members that are down.
 func members(backends []Backend) (member []bool, kept int) {
 	member = make([]bool, len(backends))
 	up := 0
@@ -41,7 +40,7 @@ func members(backends []Backend) (member []bool, kept int) {
 	return member, kept
 }
 
-// hashName gives two independent numbers for a name.
+// hashName returns two independent hashes of a name.
 func hashName(name string) (uint64, uint64) {
 	f := fnv.New64a()
 	_, _ = f.Write([]byte(name))
@@ -58,23 +57,22 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// walk is a backend's permutation of the buckets and how far it has come. Like
-// that of Maglev it has an offset and an odd step, as the size is a power of two;
-// what comes of those is mixed, or backends whose steps have a small multiple in
-// common would get in each other's way. Who else is there changes nothing.
+// walk is a backend's permutation of the buckets, and how far it has come. Like
+// Maglev's it has an offset and a step, which is odd as the size is a power of two. The
+// result is mixed, or backends whose steps have a small common multiple would collide
+// often. It does not depend on the other backends.
 type walk struct {
 	next, step, factor uint32
-	time, pace         uint64 // it grows by pace at every bucket: less for a larger weight
-	want               int    // buckets that it still wants
+	time, pace         uint64 // time grows by pace with every bucket; pace is smaller for a larger weight
+	want               int    // how many more buckets it needs
 	index              uint16
 }
 
-// maglev gives every backend the share of its weight, to the bucket. Each walks
-// its own permutation and takes buckets until it has its share; of two that come
-// to one bucket, it goes to the one that has it earlier in its permutation, by
-// weight, and the other walks on. What comes of that does not depend on who walks first.
-// Maglev's own rule, first come first served in turns, moves half as many buckets
-// again when a backend leaves.
+// maglev gives every backend exactly the share of its weight. Each backend walks its
+// permutation and takes buckets until it has its share. If two want one bucket, it goes
+// to the one that has it earlier in its permutation, by weight, and the other walks on.
+// So the result does not depend on which walks first. Maglev's own rule, by turns, moves
+// 1.5 times as many buckets when a backend leaves.
 func maglev(size int, backends []Backend, member []bool) []uint16 {
 	walks := walksOf(size, backends, member)
 	mask, shift := uint32(size-1), 0
@@ -82,7 +80,7 @@ func maglev(size int, backends []Backend, member []bool) []uint16 {
 		shift++
 	}
 	const free = math.MaxUint64
-	holds := slices.Repeat([]uint64{free}, size) // when its holder came to it, then the holder
+	holds := slices.Repeat([]uint64{free}, size) // the time of the backend that has it, then its walk
 	for again := true; again; {
 		again = false
 		for i := range walks {
@@ -113,8 +111,8 @@ func maglev(size int, backends []Backend, member []bool) []uint16 {
 	return table
 }
 
-// walksOf starts the members' walks. The buckets that the shares leave over by
-// rounding go to those that lost most by it.
+// walksOf starts the members' walks. Shares are rounded down; the buckets left over go
+// to the members that lost most by it.
 func walksOf(size int, backends []Backend, member []bool) []walk {
 	var walks []walk
 	weights, left := 0, size
@@ -143,10 +141,10 @@ func walksOf(size int, backends []Backend, member []bool) []walk {
 	return walks
 }
 
-// rendezvous gives every bucket to the backend with the highest score for it, so
-// that a backend that leaves moves its own buckets and no other. A score is
-// -weight/ln(u) for a u that is uniform in (0,1); it grows with u, so that among
-// backends of one weight the highest u decides.
+// rendezvous gives every bucket to the backend with the highest score for it. So a
+// backend that leaves moves only its own buckets. The score is -weight/ln(u), where u
+// is a hash that is uniform in (0,1). It grows with u, so among backends of one weight
+// the highest u wins.
 func rendezvous(size int, backends []Backend, member []bool) []uint16 {
 	type class struct {
 		weight float64
@@ -178,7 +176,7 @@ func rendezvous(size int, backends []Backend, member []bool) []uint16 {
 					winner, highest = i, u
 				}
 			}
-			score := math.Inf(1) // a single class needs no score
+			score := math.Inf(1) // no score is needed for one class
 			if len(classes) > 1 {
 				score = -c.weight / math.Log((float64(highest>>11)+0.5)/(1<<53))
 			}

@@ -6,27 +6,27 @@ import (
 	"slices"
 )
 
-// index finds the items of a list that meet a single VM, without a look at the
-// others: there can be very many of both. Items are added by falling number; of
-// one pool the one with the lowest number is found.
+// index finds the items of a list that overlap a single VM without looking at the
+// others, as there can be very many of both. Items must be added by descending number.
+// Of each pool, the item with the lowest number is found.
 type index struct {
 	sides [2]map[netip.Prefix]*meeting // by source and destination prefix; the zero Prefix is any
-	bits  [2][2][]int                  // the lengths of those prefixes, by family
+	bits  [2][2][]int                  // the lengths of these prefixes, by family
 }
 
 // meeting is the items with one prefix.
 type meeting struct {
-	some [2][]poolAt // by family: they hold some packets of a VM in the prefix
-	all  []poolAt    // they hold all
+	some [2][]poolAt // by family: items with some packets of a VM in the prefix
+	all  []poolAt    // items with all packets of the VM
 }
 
-// poolAt is an item's pool and number.
+// poolAt is the pool and the number of an item.
 type poolAt struct {
 	pool   string
 	number int
 }
 
-// none is the number of an item that is not there.
+// none is the number if there is no item.
 const none = math.MaxInt
 
 func set(list []poolAt, pool string, number int) []poolAt {
@@ -76,7 +76,8 @@ func (x *index) add(it *item, number int) {
 	}
 }
 
-// vm is the side and address of a box that is a single VM.
+// vm returns the side, 0 for source and 1 for destination, and the address of a box
+// that is a single VM.
 func (m Match) vm() (side int, a netip.Addr) {
 	if m.Src.IsValid() {
 		return 0, m.Src.Addr()
@@ -84,7 +85,7 @@ func (m Match) vm() (side int, a netip.Addr) {
 	return 1, m.Dst.Addr()
 }
 
-// each calls f for every prefix with items that a VM is in.
+// each calls f for every prefix of an item that has the VM's address.
 func (x *index) each(side int, a netip.Addr, f func(*meeting)) {
 	if at := x.sides[side][netip.Prefix{}]; at != nil {
 		f(at)
@@ -100,8 +101,8 @@ func (x *index) each(side int, a netip.Addr, f func(*meeting)) {
 	}
 }
 
-// other is the lowest number of an item of another pool that holds some packets
-// of a VM, or none.
+// other is the lowest number of an item of another pool with some packets of a VM, or
+// none.
 func (x *index) other(side int, a netip.Addr, pool string) int {
 	first := none
 	x.each(side, a, func(at *meeting) {
@@ -114,8 +115,8 @@ func (x *index) other(side int, a netip.Addr, pool string) int {
 	return first
 }
 
-// whole is the item of the lowest number that holds all packets of a VM; of one
-// pool, or of any where that is empty. Its number is none where there is none.
+// whole is the item with the lowest number that has all packets of a VM, of one pool
+// or, if that is empty, of any. Its number is none if there is no such item.
 func (x *index) whole(side int, a netip.Addr, pool string) poolAt {
 	first := poolAt{number: none}
 	x.each(side, a, func(at *meeting) {

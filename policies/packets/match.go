@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// anyMatch holds every packet.
+// AnyMatch is all packets.
 var AnyMatch = Match{AnyVNI: true, Protocol: -1, SrcPort: PortRange{0, 65535}, DstPort: PortRange{0, 65535}}
 
-// intersect returns the packets that both hold; false where there are none.
+// Intersect returns the packets that are in both sets, or false if there are none.
 func (m Match) Intersect(o Match) (Match, bool) {
 	var ok1, ok2, ok3, ok4 bool
 	r := Match{AnyVNI: m.AnyVNI && o.AnyVNI, VNI: m.VNI, Protocol: m.Protocol}
@@ -31,12 +31,12 @@ func (m Match) Intersect(o Match) (Match, bool) {
 	return r, ok1 && ok2 && ok3 && ok4 && r.oneFamily()
 }
 
-// oneFamily tells whether source and destination can stand in one packet.
+// oneFamily tells whether source and destination are of one family.
 func (m Match) oneFamily() bool {
 	return !m.Src.IsValid() || !m.Dst.IsValid() || m.Src.Addr().Is4() == m.Dst.Addr().Is4()
 }
 
-// covers tells whether m holds every packet of o.
+// Covers tells whether m has every packet of o.
 func (m Match) Covers(o Match) bool {
 	return (m.AnyVNI || !o.AnyVNI && m.VNI == o.VNI) &&
 		(m.Protocol < 0 || m.Protocol == o.Protocol) &&
@@ -44,8 +44,8 @@ func (m Match) Covers(o Match) bool {
 		m.SrcPort.covers(o.SrcPort) && m.DstPort.covers(o.DstPort)
 }
 
-// overlaps tells whether some packet is in both.
-func (m *Match) Overlaps(o *Match) bool {
+// overlaps tells whether some packet is in both sets.
+func (m *Match) overlaps(o *Match) bool {
 	return m.SrcPort.Lo <= o.SrcPort.Hi && o.SrcPort.Lo <= m.SrcPort.Hi &&
 		m.DstPort.Lo <= o.DstPort.Hi && o.DstPort.Lo <= m.DstPort.Hi &&
 		(m.AnyVNI || o.AnyVNI || m.VNI == o.VNI) && (m.Protocol < 0 || o.Protocol < 0 || m.Protocol == o.Protocol) &&
@@ -58,15 +58,15 @@ func prefixesOfOneFamily(a, b netip.Prefix) bool {
 	return !a.IsValid() || !b.IsValid() || a.Addr().Is4() == b.Addr().Is4()
 }
 
-// subtract returns boxes that together hold what m holds and o does not; false
-// where that cannot be said with boxes of this kind.
+// subtract returns boxes that together are m without o, or false if no boxes can
+// express that.
 func (m Match) subtract(o Match) ([]Match, bool) {
-	if !m.Overlaps(&o) {
+	if !m.overlaps(&o) {
 		return []Match{m}, true
 	}
 	if !o.AnyVNI && m.AnyVNI || o.Protocol >= 0 && m.Protocol < 0 ||
 		o.Src.IsValid() && !m.Src.IsValid() || o.Dst.IsValid() && !m.Dst.IsValid() {
-		return nil, false // a complement in these fields is no box
+		return nil, false // a complement in these fields is not a box
 	}
 	var left []Match
 	cut := func(rest Match) { left = append(left, rest) }
@@ -77,8 +77,8 @@ func (m Match) subtract(o Match) ([]Match, bool) {
 	return left, true
 }
 
-// cutPrefix passes on the parts of a prefix that another leaves of it, and
-// returns what they have in common.
+// cutPrefix calls rest for the parts of p that are not in o, and returns the part that
+// is in both.
 func cutPrefix(p, o netip.Prefix, rest func(netip.Prefix)) netip.Prefix {
 	if coversPrefix(o, p) {
 		return p
@@ -89,7 +89,7 @@ func cutPrefix(p, o netip.Prefix, rest func(netip.Prefix)) netip.Prefix {
 	return o
 }
 
-// sibling is the other half of the prefix that is one bit shorter.
+// sibling is the other half of the prefix with one bit less.
 func sibling(p netip.Prefix) netip.Prefix {
 	b := p.Addr().AsSlice()
 	bit := p.Bits() - 1
@@ -111,7 +111,7 @@ func cutRange(r, o PortRange, rest func(PortRange)) PortRange {
 	return r
 }
 
-// Contains tells whether a packet's lookup fields are in the set.
+// Contains tells whether a packet with these fields is in the set.
 func (m Match) Contains(vni uint32, src, dst netip.Addr, protocol uint8, ports [2]uint16) bool {
 	return (m.AnyVNI || m.VNI == vni) && (m.Protocol < 0 || uint8(m.Protocol) == protocol) &&
 		(!m.Src.IsValid() || m.Src.Contains(src)) && (!m.Dst.IsValid() || m.Dst.Contains(dst)) &&
@@ -139,7 +139,7 @@ func (r PortRange) intersect(o PortRange) (PortRange, bool) {
 
 func (r PortRange) covers(o PortRange) bool { return r.Lo <= o.Lo && o.Hi <= r.Hi }
 
-// table is the table that can hold a match most cheaply.
+// Table is the cheapest table that can hold a match.
 func (m Match) Table() Table {
 	if m.AnyVNI || m.Protocol >= 0 || !m.SrcPort.Any() || !m.DstPort.Any() {
 		return TableFlow
@@ -156,7 +156,7 @@ func (m Match) Table() Table {
 	return TableFlow
 }
 
-// families lists the IP versions that a match is about.
+// families lists the IP versions of a match.
 func (m Match) families() []bool { // true is IPv6
 	switch {
 	case m.Src.IsValid():
@@ -167,7 +167,7 @@ func (m Match) families() []bool { // true is IPv6
 	return []bool{false, true}
 }
 
-// String says in words what a match holds.
+// String describes the set in words.
 func (m Match) String() string {
 	var words []string
 	if !m.AnyVNI {
@@ -200,7 +200,7 @@ func (m Match) String() string {
 	return strings.Join(words, ", ")
 }
 
-// VNIMatch is all packets of a VNI.
+// VNIMatch returns all packets of a VNI.
 func VNIMatch(vni uint32) Match {
 	m := AnyMatch
 	m.AnyVNI, m.VNI = false, vni

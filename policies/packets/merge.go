@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// noClass is the class of what is not to be merged.
+// noClass is the class of boxes that are not merged.
 const noClass = -1
 
-// merger merges boxes of one class that differ in one field only and together
-// are a box.
+// merger merges boxes of one class that differ in only one field and together are a
+// box.
 type merger struct {
 	boxes []Match
 	class []int
-	dead  []bool                           // boxes that have become part of another
-	may   func(i, j int) (at int, ok bool) // whether two boxes may become one, and which of the two it replaces
+	dead  []bool                           // boxes that were merged into another
+	may   func(i, j int) (at int, ok bool) // whether two boxes may be merged, and which of the two is replaced
 }
 
 // The fields in which boxes are merged.
@@ -27,7 +27,7 @@ const (
 	fields
 )
 
-// run merges until no more can be.
+// run merges until nothing more can be merged.
 func (m *merger) run() {
 	for changed := true; changed; {
 		changed = false
@@ -41,7 +41,7 @@ func (m *merger) run() {
 	}
 }
 
-// alike groups the boxes that differ in one field only, in a fixed order.
+// alike groups the boxes that differ in only one field, in a fixed order.
 func (m *merger) alike(field int) [][]int {
 	type key struct {
 		class int
@@ -81,8 +81,8 @@ func (m *merger) alike(field int) [][]int {
 	return slices.DeleteFunc(groups, func(g []int) bool { return len(g) < 2 })
 }
 
-// mergeGroup goes through boxes by their values of a field and merges each with
-// its neighbours; true where some were.
+// mergeGroup sorts boxes by a field and merges neighbours. It tells whether any were
+// merged.
 func (m *merger) mergeGroup(group []int, field int) bool {
 	slices.SortFunc(group, func(i, j int) int { return m.compare(i, j, field) })
 	var stack []int
@@ -125,8 +125,8 @@ func compareRange(a, b PortRange) int {
 	return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.Hi, b.Hi))
 }
 
-// join is the box that two boxes, which differ in a field and are in its order,
-// are together; false where they are none.
+// join returns the union of two boxes that differ in a field and are in its order, or
+// false if it is not a box.
 func (m *merger) join(i, j, field int) (Match, bool) {
 	both, b := m.boxes[i], &m.boxes[j]
 	var ok bool

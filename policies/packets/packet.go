@@ -8,12 +8,11 @@ import (
 	"strings"
 )
 
-// Packet is what the pipeline sees of a packet: where it goes on the outside,
-// and the fields that tables and hash look at. Those are the inner ones of a
-// VXLAN packet; of any other, which has VNI 0, the outer ones, so that Dst is
-// the VIP. A VXLAN packet that carries no IP has neither addresses (the zero
-// Addr, looked up as 0.0.0.0) nor protocol. Ports are 0 where there are none:
-// in what is neither TCP nor UDP, and in later fragments.
+// Packet is what the pipeline sees of a packet: the outer destination, and the fields
+// for tables and hash. For VXLAN these are the inner fields. For other packets, which
+// have VNI 0, they are the outer ones, so Dst is the VIP. A VXLAN packet without IP
+// inside has no addresses (the zero Addr, looked up as 0.0.0.0) and no protocol. Ports
+// are 0 for protocols other than TCP and UDP, and in later fragments.
 type Packet struct {
 	VIP              netip.Addr
 	VNI              uint32 // 24 bits
@@ -22,10 +21,10 @@ type Packet struct {
 	SrcPort, DstPort uint16
 }
 
-// IsIPv6 tells which family's rule tables the packet is looked up in.
-func (p Packet) IsIPv6() bool { return p.Src.Is6() }
+// isIPv6 tells whether the packet is looked up in the rule tables of IPv6.
+func (p Packet) isIPv6() bool { return p.Src.Is6() }
 
-// String is the packet in words.
+// String describes the packet in words.
 func (p Packet) String() string {
 	ports := ""
 	if p.Protocol == 6 || p.Protocol == 17 {
@@ -46,23 +45,22 @@ func protocolName(p int16) string {
 	return fmt.Sprintf("protocol %d", p)
 }
 
-// HashFields is the fields of a packet that choose its bucket, or which bits of
-// them take part.
+// HashFields is the fields of a packet that select its bucket, or a mask of their bits.
 type HashFields struct {
 	VNI              uint32 // 24 bits
-	Src, Dst         uint32 // IPv6 addresses folded, see Fold
+	Src, Dst         uint32 // IPv6 addresses folded, see fold
 	Protocol         uint8
 	SrcPort, DstPort uint16
 }
 
 // HashFields returns the fields of a packet.
 func (p Packet) HashFields() HashFields {
-	return HashFields{p.VNI, Fold(p.Src), Fold(p.Dst), p.Protocol, p.SrcPort, p.DstPort}
+	return HashFields{p.VNI, fold(p.Src), fold(p.Dst), p.Protocol, p.SrcPort, p.DstPort}
 }
 
-// Fold makes 32 bits of an address: an IPv6 address is the exclusive or of its
-// four words, the zero Addr is 0.
-func Fold(a netip.Addr) uint32 {
+// fold maps an address to 32 bits: the exclusive or of its 32-bit words. The zero Addr
+// is 0.
+func fold(a netip.Addr) uint32 {
 	b := a.AsSlice()
 	var h uint32
 	for ; len(b) >= 4; b = b[4:] {
@@ -71,7 +69,7 @@ func Fold(a netip.Addr) uint32 {
 	return h
 }
 
-// Masked keeps the bits that are in m too.
+// Masked returns the bits that are in m too.
 func (f HashFields) Masked(m HashFields) HashFields {
 	return HashFields{
 		f.VNI & m.VNI, f.Src & m.Src, f.Dst & m.Dst,
@@ -79,8 +77,8 @@ func (f HashFields) Masked(m HashFields) HashFields {
 	}
 }
 
-// Sum is the hash of the pipeline: CRC32 (IEEE) over the fields in their order,
-// in network byte order. A pool takes its lowest bits as the bucket.
+// Sum is the pipeline's hash: CRC32 (IEEE) over the fields in their order, in network
+// byte order. Its lowest bits are the bucket.
 func (f HashFields) Sum() uint32 {
 	var b [16]byte
 	b[0], b[1], b[2] = byte(f.VNI>>16), byte(f.VNI>>8), byte(f.VNI)
@@ -92,7 +90,7 @@ func (f HashFields) Sum() uint32 {
 	return crc32.ChecksumIEEE(b[:])
 }
 
-// Masks is the bits that take part in the hash.
+// Masks is the bits that are hashed.
 func (h Hash) Masks() HashFields {
 	var m HashFields
 	if h.VNI {
@@ -116,7 +114,7 @@ func (h Hash) Masks() HashFields {
 	return m
 }
 
-// String names the fields that take part.
+// String names the fields that are hashed.
 func (h Hash) String() string {
 	var words []string
 	for _, f := range []struct {

@@ -15,19 +15,19 @@ type Policy struct {
 	Version          string
 	Origin           schema.Position // of the first match, for messages
 	Matches, Exclude []Entry
-	Planned          []Entry // what a rollout is going to match
+	Planned          []Entry // what its rollout is going to match
 }
 
 // Entry is one set of packets that a policy matches or excludes.
 type Entry struct {
 	Box     Match
-	Percent int // the share of the buckets that it is about, 1 to 100
+	Percent int // the share of the buckets, 1 to 100
 	Origin  schema.Position
 }
 
-// SortPolicies puts policies in order of precedence: by priority, then by name
-// (which decides nothing but the order, as policies of equal priority may not
-// disagree), with the larger shares of each first.
+// SortPolicies sorts policies in order of precedence: by priority, then by name. The
+// name only fixes the order, as policies of equal priority must not conflict. The
+// entries of a policy are sorted by share, the largest first.
 func SortPolicies(all []Policy) {
 	for i := range all {
 		for _, entries := range [][]Entry{all[i].Matches, all[i].Exclude} {

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// maxPieces bounds into how many boxes a match is cut while what others hold of
-// it is taken away. Past it the match stays as it is.
+// maxPieces bounds the boxes that are left when others are subtracted from a match.
+// Beyond it the match stays as it is.
 const maxPieces = 64
 
-// byVPC adds an entry for a whole VPC after those of its VMs where all of them,
-// as source and as destination, leave the default for one pool; what the VMs'
-// entries say then need not be said. An address that the route table does not
-// know belongs to no VM and follows the VPC.
+// byVPC adds an item for a whole VPC after those of its VMs if all VMs, as source and as
+// destination, go to one pool other than the default. The VMs' items are then not
+// needed. An address that is not in the route table is no VM's and goes where the VPC
+// goes.
 func byVPC(items []item, vni uint32, vms []netip.Addr, standard string) []item {
 	if len(vms) == 0 {
 		return items
@@ -39,7 +39,7 @@ func byVPC(items []item, vni uint32, vms []netip.Addr, standard string) []item {
 	return dropHidden(slices.Insert(items, last.number+1, it))
 }
 
-// dropHidden leaves out items that an earlier one covers.
+// dropHidden drops items that an earlier one covers.
 func dropHidden(items []item) []item {
 	var c cover
 	return slices.DeleteFunc(items, func(it item) bool {
@@ -51,15 +51,15 @@ func dropHidden(items []item) []item {
 	})
 }
 
-// cover is what the entries of a list hold so far.
+// cover is the packets of the items so far.
 type cover struct {
 	seen  map[Match]bool
-	broad []Match // those that are no single VM
-	vms   index   // what holds all packets of a VM
+	broad []Match // those that are not a single VM
+	vms   index   // items with all packets of a VM
 	steps int     // comparisons made
 }
 
-// hides tells whether one entry holds all of an item.
+// hides tells whether one of the items covers another.
 func (c *cover) hides(it *item) bool {
 	if it.isVM() {
 		c.steps++
@@ -84,7 +84,7 @@ func (c *cover) add(it *item) {
 	}
 }
 
-// dropUnseen leaves out items that several earlier ones cover together.
+// dropUnseen drops items that several earlier ones cover together.
 func dropUnseen(items []item) []item {
 	drop := make([]bool, len(items))
 	var above []*item
@@ -95,7 +95,7 @@ func dropUnseen(items []item) []item {
 		}
 		left := []Match{it.box}
 		for j := 0; j < len(above) && len(left) > 0; j++ {
-			if above[j].box.Overlaps(&it.box) {
+			if above[j].box.overlaps(&it.box) {
 				left = takeAway(left, above[j].box)
 			}
 		}
@@ -106,8 +106,7 @@ func dropUnseen(items []item) []item {
 	return keep(items, drop)
 }
 
-// takeAway takes what a match holds away from boxes, as far as that leaves a
-// few boxes.
+// takeAway subtracts a match from boxes, unless that leaves too many boxes.
 func takeAway(boxes []Match, m Match) []Match {
 	var left []Match
 	for _, b := range boxes {
@@ -127,26 +126,26 @@ func keep(items []item, drop []bool) []item {
 	return slices.DeleteFunc(items, func(item) bool { i++; return drop[i] })
 }
 
-// dropIdle leaves out items of a VNI whose packets would go to the same pool
-// without them. It works upwards, as an item may be all that one above it is for.
-// Those that name no VNI stay: they are another cell's, and serve other VNIs.
+// dropIdle drops items of a VNI whose packets go to the same pool without them. It
+// works upwards, as an item may only be needed because of one below it. Items that
+// name no VNI stay, as they are those of another cell.
 func dropIdle(items []item, standard string) []item {
 	below := below{standard: standard}
 	drop := make([]bool, len(items))
 	for i := range slices.Backward(items) {
 		it := &items[i]
-		if drop[i] = !it.box.AnyVNI && below.doesThe(it); !drop[i] {
+		if drop[i] = !it.box.AnyVNI && below.replaces(it); !drop[i] {
 			below.add(it, i)
 		}
 	}
 	return keep(items, drop)
 }
 
-// below is what stands below an item.
+// below is the items below an item.
 type below struct {
 	standard string
-	meets    index    // all of it, for items that are single VMs
-	broad    []*item  // what is no single VM; the nearest is the last
+	meets    index    // all of them, for items that are a single VM
+	broad    []*item  // those that are not a single VM; the nearest is the last
 	numbers  []int    // of broad
 	vms      []poolAt // the nearest single VM of each pool
 }
@@ -160,14 +159,14 @@ func (b *below) add(it *item, number int) {
 	b.broad, b.numbers = append(b.broad, it), append(b.numbers, number)
 }
 
-// doesThe tells whether what is below sends all packets of an item to its pool.
-func (b *below) doesThe(it *item) bool {
+// replaces tells whether the items below send all packets of an item to its pool.
+func (b *below) replaces(it *item) bool {
 	if it.isVM() {
 		side, a := it.box.vm()
 		other, same := b.meets.other(side, a, it.pool), b.meets.whole(side, a, it.pool).number
 		return same < other || other == none && it.pool == b.standard
 	}
-	vm := none // where a VM of another pool may come in between
+	vm := none // the nearest VM of another pool
 	for _, p := range b.vms {
 		if p.pool != it.pool {
 			vm = min(vm, p.number)
@@ -175,7 +174,7 @@ func (b *below) doesThe(it *item) bool {
 	}
 	left := []Match{it.box}
 	for j, o := range slices.Backward(b.broad) {
-		if !o.box.Overlaps(&it.box) || !slices.ContainsFunc(left, func(m Match) bool { return m.Overlaps(&o.box) }) {
+		if !o.box.overlaps(&it.box) || !slices.ContainsFunc(left, func(m Match) bool { return m.overlaps(&o.box) }) {
 			continue
 		}
 		if o.pool != it.pool || b.numbers[j] > vm {
@@ -188,7 +187,7 @@ func (b *below) doesThe(it *item) bool {
 	return vm == none && it.pool == b.standard
 }
 
-// mergeEntries makes fewer boxes of those that a policy names.
+// mergeEntries merges the boxes of a policy.
 func mergeEntries(entries []Entry) []Entry {
 	m := merger{dead: make([]bool, len(entries)), may: func(i, j int) (int, bool) { return min(i, j), true }}
 	for i, e := range entries {
@@ -209,10 +208,9 @@ func mergeEntries(entries []Entry) []Entry {
 	return left
 }
 
-// mergeFlows makes fewer flow rules of the cell's own: those of one band and one
-// pool that differ in one field only become one where together they are a prefix
-// or a range. One of the two takes the place of both, if the other does not pass
-// a rule of another pool on the way there that it overlaps.
+// mergeFlows merges flow rules of the cell: two of one band and one pool that differ in
+// only one field become one if together they are a prefix or a range. One of them moves
+// to the place of the other, if it overlaps no rule of another pool on the way.
 func mergeFlows(items []item, wild bool) []item {
 	m := merger{dead: make([]bool, len(items))}
 	type key struct {
@@ -235,7 +233,7 @@ func mergeFlows(items []item, wild bool) []item {
 	free := func(from, to, moves int) bool {
 		steps += to - from
 		for k := from + 1; k < to; k++ {
-			if m.class[k] != noClass && !m.dead[k] && items[k].pool != items[moves].pool && m.boxes[k].Overlaps(&m.boxes[moves]) {
+			if m.class[k] != noClass && !m.dead[k] && items[k].pool != items[moves].pool && m.boxes[k].overlaps(&m.boxes[moves]) {
 				return false
 			}
 		}

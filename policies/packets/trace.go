@@ -9,7 +9,7 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Trace is the way of one packet through the pipeline of one switch.
+// Trace is the path of one packet through the pipeline of one switch.
 type Trace struct {
 	Switch  string     `json:"switch"`
 	Gateway string     `json:"gateway,omitempty"` // whose VIP it is
@@ -17,26 +17,26 @@ type Trace struct {
 	Pool    string     `json:"pool,omitempty"`
 	Hash    uint32     `json:"hash"`
 	Bucket  int        `json:"bucket"`
-	Version string     `json:"version,omitempty"` // the version that the bucket's server is of
+	Version string     `json:"version,omitempty"` // of the backend
 	Backend string     `json:"backend,omitempty"`
 	MAC     string     `json:"mac,omitempty"`    // the next hop
 	Address netip.Addr `json:"address,omitzero"` // the new outer destination; zero: the VIP stays
-	Port    uint32     `json:"port"`             // of the switch, that the packet leaves by
+	Port    uint32     `json:"port"`             // the switch port that the packet leaves by
 	Dropped string     `json:"dropped,omitempty"`
 }
 
-// Step is what one table says about the packet.
+// Step is one table's lookup.
 type Step struct {
-	Table  string          `json:"table"`           // the pipeline's name
-	Entry  string          `json:"entry,omitempty"` // what the entry matches; empty: no entry does
+	Table  string          `json:"table"`           // its name in the pipeline
+	Entry  string          `json:"entry,omitempty"` // what the entry matches; empty: there is no match
 	Says   string          `json:"says,omitempty"`  // what the entry does
 	Policy string          `json:"policy,omitempty"`
-	Origin schema.Position `json:"origin,omitzero"` // the document and line that made the entry
-	Wins   bool            `json:"wins,omitempty"`  // the entry that decides about the pool
+	Origin schema.Position `json:"origin,omitzero"` // the place in the documents that the entry comes from
+	Wins   bool            `json:"wins,omitempty"`  // the entry decides the pool
 }
 
-// SameWay tells whether two packets leave alike: dropped both, or by one port to
-// one server in one form.
+// SameWay tells whether two packets are treated the same: both are dropped, or leave by
+// the same port to the same backend with the same addresses.
 func (t *Trace) SameWay(o *Trace) bool {
 	return t.Dropped == o.Dropped && t.Version == o.Version && t.Backend == o.Backend &&
 		t.MAC == o.MAC && t.Address == o.Address && t.Port == o.Port
@@ -45,8 +45,8 @@ func (t *Trace) SameWay(o *Trace) bool {
 // Tables is what a switch is programmed with.
 type Tables interface {
 	Gateways() []*Gateway              // sorted by name
-	Cell(gateway, part string) *Cell   // part is WildPart or VNIPart; nil where there is none
-	Blend(gateway, name string) *Blend // nil where there is none
+	Cell(gateway, part string) *Cell   // part is WildPart or a VNIPart; nil: none
+	Blend(gateway, name string) *Blend // nil: none
 }
 
 // WildPart names the cell of the rules that name no VNI.
@@ -55,8 +55,8 @@ const WildPart = "vni/*"
 // VNIPart names the cell of a VNI's rules.
 func VNIPart(vni uint32) string { return fmt.Sprintf("vni/%d", vni) }
 
-// Follow says what a switch that is programmed with the tables does with a packet:
-// the flow model. It looks things up as the pipeline does, step by step.
+// Follow traces a packet through a switch that is programmed with the tables. It is the
+// flow model: it looks things up as the pipeline does, table by table.
 func Follow(tables Tables, switchName string, p Packet) *Trace {
 	t := &Trace{Switch: switchName}
 	gw := t.vip(tables, p)
@@ -80,7 +80,7 @@ func (t *Trace) step(table, entry, says string, origin schema.Position) {
 	t.Steps = append(t.Steps, Step{Table: table, Entry: entry, Says: says, Origin: origin})
 }
 
-// vip finds the gateway of a packet; nil where the switch drops it.
+// vip finds the gateway of a packet, or nil if the switch drops it.
 func (t *Trace) vip(tables Tables, p Packet) *Gateway {
 	table := "vip_v4"
 	if p.VIP.Is6() {
@@ -106,11 +106,11 @@ func (t *Trace) vip(tables Tables, p Packet) *Gateway {
 	return nil
 }
 
-// table asks one kind of rule table. The first kind that knows the packet
-// decides about its pool; the others are looked up all the same.
+// table looks a packet up in one kind of rule table. The first match decides the pool;
+// the other tables are traced too.
 func (t *Trace) table(tables Tables, gw *Gateway, table Table, p Packet) {
 	decided := slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Wins })
-	name := (&Rule{Table: table, IPv6: p.IsIPv6()}).TableName()
+	name := (&Rule{Table: table, IPv6: p.isIPv6()}).TableName()
 	r := lookup(tables, gw, table, p)
 	if r == nil {
 		t.Steps = append(t.Steps, Step{Table: name})
@@ -128,7 +128,7 @@ func (t *Trace) table(tables Tables, gw *Gateway, table Table, p Packet) {
 	}
 }
 
-// lookup finds the entry of one kind of table that a packet hits, or nil.
+// lookup finds the rule in one kind of table that a packet matches, or nil.
 func lookup(tables Tables, gw *Gateway, table Table, p Packet) *Rule {
 	cell := tables.Cell(gw.Name, VNIPart(p.VNI))
 	if table == TableFlow {
@@ -141,9 +141,9 @@ func lookup(tables Tables, gw *Gateway, table Table, p Packet) *Rule {
 	want := Rule{Table: table, Match: VNIMatch(p.VNI)}
 	switch table {
 	case TableVMSrc:
-		want.IPv6, want.Match.Src = p.IsIPv6(), fullPrefix(p.Src)
+		want.IPv6, want.Match.Src = p.isIPv6(), fullPrefix(p.Src)
 	case TableVMDst:
-		want.IPv6, want.Match.Dst = p.IsIPv6(), fullPrefix(p.Dst)
+		want.IPv6, want.Match.Dst = p.isIPv6(), fullPrefix(p.Dst)
 	}
 	return cell.exact(want)
 }
@@ -167,7 +167,7 @@ func (c *Cell) exact(want Rule) *Rule {
 	return &c.Rules[i]
 }
 
-// flow finds the flow rule of the highest priority that holds a packet, or nil.
+// flow finds the flow rule of the highest priority that matches a packet, or nil.
 func (c *Cell) flow(p Packet) *Rule {
 	if c == nil {
 		return nil
@@ -179,7 +179,7 @@ func (c *Cell) flow(p Packet) *Rule {
 		if r.Table != TableFlow {
 			break
 		}
-		if r.IPv6 == p.IsIPv6() && (best == nil || r.Priority > best.Priority) &&
+		if r.IPv6 == p.isIPv6() && (best == nil || r.Priority > best.Priority) &&
 			r.Match.Contains(p.VNI, src, dst, p.Protocol, [2]uint16{p.SrcPort, p.DstPort}) {
 			best = r
 		}
@@ -187,10 +187,10 @@ func (c *Cell) flow(p Packet) *Rule {
 	return best
 }
 
-// backend goes from the pool by the hash to a server.
+// backend goes from the pool by the hash to a backend.
 func (t *Trace) backend(tables Tables, gw *Gateway) {
 	t.Bucket = int(t.Hash) & (gw.Hash.Buckets - 1)
-	version, index, origin := ServerOf(tables, gw, t.Pool, t.Bucket)
+	version, index, origin := backendOf(tables, gw, t.Pool, t.Bucket)
 	b := &gw.Pool(version).Backends[index]
 	t.Version, t.Backend, t.Port, t.MAC = version, b.Name, b.Ports[t.Switch], net.HardwareAddr(b.MAC[:]).String()
 	says := fmt.Sprintf("port %d, next hop %s", t.Port, t.MAC)
@@ -203,9 +203,9 @@ func (t *Trace) backend(tables Tables, gw *Gateway) {
 	t.step("backend", fmt.Sprintf("%s of %s", b.Name, t.Version), says, b.Origin)
 }
 
-// server is the server of a bucket of a pool: its version and its index among the
-// backends of that, and the document that made the pool.
-func ServerOf(tables Tables, gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
+// backendOf is the backend of a bucket of a pool: its version and its index in that
+// version's pool, and the place that the pool comes from.
+func backendOf(tables Tables, gw *Gateway, pool string, bucket int) (version string, backend uint16, origin schema.Position) {
 	if b := tables.Blend(gw.Name, pool); b != nil {
 		slot := b.Buckets[bucket]
 		return gw.Pools[slot.Pool].Version, slot.Backend, b.Origin

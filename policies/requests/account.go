@@ -2,21 +2,20 @@ package requests
 
 import "strings"
 
-// The longest routing header, and the longest account in it, in bytes: what is
-// longer counts as no account.
+// The longest routing header and the longest account in it, in bytes. A longer one
+// counts as no account.
 const (
-	MaxRouteHeader = 16384
+	maxRouteHeader = 16384
 	MaxAccount     = 256
 )
 
-// AccountOf is the account that a routing header carries: the first value of key
-// in its pairs, which look like those of a cookie ("account_id=50002001;
-// region=cn-bj2"). The keys may come in any order, spaces may stand around names
-// and values, and a value may stand in double quotes. Commas part pairs too, as
-// the lines of a header that comes more than once are joined by them. Empty where
-// there is none.
-func AccountOf(header, key string) string {
-	if len(header) > MaxRouteHeader {
+// accountOf returns the account in a routing header: the first value of key in pairs
+// like those of a cookie ("account_id=50002001; region=cn-bj2"). Pairs may be in any
+// order. Names and values may have spaces around them, and a value may be in double
+// quotes. Commas separate pairs too, as they join the lines of a header that comes more
+// than once. It returns "" if there is no account.
+func accountOf(header, key string) string {
+	if len(header) > maxRouteHeader {
 		return ""
 	}
 	for rest := header; rest != ""; {
@@ -42,10 +41,10 @@ func AccountOf(header, key string) string {
 	return ""
 }
 
-// spaces are the bytes that may stand around names and values.
+// spaces are the bytes that are trimmed around names and values.
 const spaces = " \t\n\v\f\r"
 
-// pairValue reads the value after "=" and what follows it.
+// pairValue reads the value after "=" and returns it with the rest.
 func pairValue(s string) (value, rest string) {
 	s = strings.TrimLeft(s, spaces)
 	if strings.HasPrefix(s, `"`) {
@@ -63,14 +62,13 @@ func pairValue(s string) (value, rest string) {
 	return strings.TrimRight(s[:end], spaces), s[end:]
 }
 
-// SlotOf is the share of one per cent, 0 to 99, that an account belongs to: it is
-// among the first n per cent where it is below n. Requests without an account are
-// the last to move.
-func SlotOf(account string) int {
+// slotOf is the slot of an account, 0 to 99. The first n percent of the accounts are
+// those with a slot below n. Requests without an account have the last slot.
+func slotOf(account string) int {
 	if account == "" {
 		return Slots - 1
 	}
-	h := uint32(2166136261) // FNV-1a, of which the lower half alone would see digits as too much alike
+	h := uint32(2166136261) // FNV-1a; its lower half alone spreads digits badly
 	for i := range len(account) {
 		h = (h ^ uint32(account[i])) * 16777619
 	}

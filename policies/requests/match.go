@@ -11,10 +11,10 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Slots is into how many shares of one per cent the accounts are cut.
+// Slots is how many slots the accounts are split into, one percent each.
 const Slots = 100
 
-// RequestRule sends the requests of a service that match it to a version.
+// Rule sends the requests of a service that match it to a version.
 type Rule struct {
 	Priority int
 	Version  string
@@ -23,31 +23,30 @@ type Rule struct {
 	Origin   schema.Position
 }
 
-// RequestMatch is a set of requests: all tests hold, and the slot of the account
-// lies in Lo <= slot < Hi.
+// Match is a set of requests: those that pass all header tests, and whose account has
+// a slot in Lo <= slot < Hi.
 type Match struct {
-	Tests []HeaderTest `json:"tests,omitempty"` // sorted, none twice
+	Tests []HeaderTest `json:"tests,omitempty"` // sorted, without duplicates
 	Lo    int          `json:"lo,omitempty"`
 	Hi    int          `json:"hi"`
 }
 
-// everyRequest is all requests, and allRequests a rule's match of them; most rules
-// share it.
+// Every is all requests, and All the match of a rule for them, which most rules share.
 var (
 	Every = Match{Hi: Slots}
 	All   = []Match{Every}
 )
 
-// HeaderTest is a test of one request header. It passes where one of the header's
-// lines does; a header that is not there fails every test.
+// HeaderTest is a test of one request header. It passes if a line of the header does. A
+// missing header fails every test.
 type HeaderTest struct {
 	Name  string `json:"name"` // lower case
 	Kind  string `json:"kind"` // "exact", "prefix", "suffix", "regex" (RE2, of the whole value) or "present"
 	Value string `json:"value,omitempty"`
-	Not   bool   `json:"not,omitempty"` // holds where the test fails
+	Not   bool   `json:"not,omitempty"` // inverts the test
 }
 
-// Holds tells whether the test holds for the lines of the header.
+// Holds tells whether the lines of the header pass the test.
 func (t *HeaderTest) Holds(lines []string) bool {
 	return slices.ContainsFunc(lines, t.passes) != t.Not
 }
@@ -66,11 +65,11 @@ func (t *HeaderTest) passes(value string) bool {
 	return true
 }
 
-// maxExpressions is how many compiled expressions are remembered.
+// maxExpressions bounds the cache of compiled expressions.
 const maxExpressions = 1024
 
-// expressions has compiled expressions by their text. When it is full it is emptied,
-// and soon has those again that are still in use.
+// expressions caches compiled expressions by their text. It is emptied when it is full;
+// those in use soon come back.
 var expressions = struct {
 	sync.Mutex
 	of map[string]*regexp.Regexp
@@ -81,7 +80,7 @@ func wholeValue(expr string) *regexp.Regexp {
 	defer expressions.Unlock()
 	re := expressions.of[expr]
 	if re == nil {
-		re = regexp.MustCompile(`\A(?:` + expr + `)\z`) // schema has compiled it before
+		re = regexp.MustCompile(`\A(?:` + expr + `)\z`) // schema has checked it
 		if len(expressions.of) >= maxExpressions {
 			clear(expressions.of)
 		}
@@ -90,7 +89,7 @@ func wholeValue(expr string) *regexp.Regexp {
 	return re
 }
 
-// String says the test in words.
+// String describes the test in words.
 func (t *HeaderTest) String() string {
 	switch {
 	case t.Kind == "present" && t.Not:
@@ -111,7 +110,7 @@ func compareTests(a, b HeaderTest) int {
 		cmp.Compare(not[a.Not], not[b.Not]))
 }
 
-// apart tells whether two tests never hold both, whatever the lines.
+// apart tells whether no lines pass both tests.
 func (t *HeaderTest) apart(o *HeaderTest) bool {
 	if t.Name != o.Name {
 		return false
@@ -130,7 +129,7 @@ func (t *HeaderTest) apart(o *HeaderTest) bool {
 	return false
 }
 
-// apartInLine tells whether two tests never hold both for a header of one line.
+// apartInLine tells whether no single line passes both tests.
 func (t *HeaderTest) apartInLine(o *HeaderTest) bool {
 	if t.Name != o.Name || t.Not || o.Not {
 		return t.apart(o)
@@ -148,7 +147,7 @@ func (t *HeaderTest) apartInLine(o *HeaderTest) bool {
 	return false
 }
 
-// intersect returns the requests that both hold; false where there are none.
+// Intersect returns the requests in both sets, or false if there are none.
 func (m Match) Intersect(o Match) (Match, bool) {
 	both := Match{Lo: max(m.Lo, o.Lo), Hi: min(m.Hi, o.Hi)}
 	if both.Lo >= both.Hi {
@@ -167,8 +166,7 @@ func (m Match) Intersect(o Match) (Match, bool) {
 	return both, true
 }
 
-// meets returns the requests that both hold, of those that have one line of each
-// header; false where there are none.
+// Meets is Intersect for requests that have each header at most once.
 func (m Match) Meets(o Match) (Match, bool) {
 	both, some := m.Intersect(o)
 	for i := range both.Tests {
@@ -179,7 +177,7 @@ func (m Match) Meets(o Match) (Match, bool) {
 	return both, some
 }
 
-// without returns sets that together hold what m holds and o does not.
+// without returns sets that together are m without o.
 func (m Match) without(o Match) []Match {
 	if _, some := m.Intersect(o); !some {
 		return []Match{m}
@@ -199,7 +197,7 @@ func (m Match) without(o Match) []Match {
 	return left
 }
 
-// covers tells whether m holds every request of o, as far as that can be seen.
+// covers tells whether m has every request of o. It may miss that of different tests.
 func (m Match) covers(o Match) bool {
 	return m.Lo <= o.Lo && o.Hi <= m.Hi &&
 		!slices.ContainsFunc(m.Tests, func(t HeaderTest) bool { return !slices.Contains(o.Tests, t) })
@@ -209,12 +207,13 @@ func (m Match) compare(o Match) int {
 	return cmp.Or(slices.CompareFunc(m.Tests, o.Tests, compareTests), cmp.Compare(m.Lo, o.Lo), cmp.Compare(m.Hi, o.Hi))
 }
 
+// Equal tells whether two sets are written the same.
 func (m Match) Equal(o Match) bool { return m.compare(o) == 0 }
 
-// whole tells whether a set holds every request.
+// Whole tells whether the set is all requests.
 func (m Match) Whole() bool { return m.Equal(Every) }
 
-// Holds tells whether a request is in the set: by the slot of its account, and the
+// Holds tells whether a request is in the set, given the slot of its account and the
 // lines of its headers by lower-case name.
 func (m Match) Holds(slot int, headers map[string][]string) bool {
 	for i := range m.Tests {
@@ -225,7 +224,7 @@ func (m Match) Holds(slot int, headers map[string][]string) bool {
 	return m.Lo <= slot && slot < m.Hi
 }
 
-// String says in words what a set holds.
+// String describes the set in words.
 func (m Match) String() string {
 	var words []string
 	for i := range m.Tests {
@@ -244,20 +243,21 @@ func (m Match) String() string {
 	return strings.Join(words, " and ")
 }
 
+// Equal tells whether two rules are equal.
 func (r *Rule) Equal(o *Rule) bool {
 	return r.Priority == o.Priority && r.Version == o.Version && r.Policy == o.Policy && r.Origin == o.Origin &&
 		slices.EqualFunc(r.Match, o.Match, Match.Equal)
 }
 
-// Whole tells whether a rule takes every request.
+// Whole tells whether the rule matches every request.
 func (r *Rule) Whole() bool { return len(r.Match) == 1 && r.Match[0].Whole() }
 
-// Holds tells whether the rule takes a request; see RequestMatch.Holds.
+// Holds tells whether the rule matches a request; see Match.Holds.
 func (r *Rule) Holds(slot int, headers map[string][]string) bool {
 	return slices.ContainsFunc(r.Match, func(m Match) bool { return m.Holds(slot, headers) })
 }
 
-// MatchString says in words what the rule takes.
+// MatchString describes in words what the rule matches.
 func (r *Rule) MatchString() string {
 	words := make([]string, len(r.Match))
 	for i, m := range r.Match {
@@ -266,11 +266,11 @@ func (r *Rule) MatchString() string {
 	return strings.Join(words, ", or ")
 }
 
-// maxCombinations is how many sets of requests the entries of one policy may make.
+// MaxCombinations is how many routes the entries of one policy may need.
 const MaxCombinations = 64
 
-// combine is what a policy takes: all that its matches hold and its excludes do
-// not, in canonical order; false where that are too many sets.
+// Combine returns the requests in matches and not in exclude, as sets in canonical
+// order, or false if they need more than MaxCombinations routes.
 func Combine(matches, exclude []Match) ([]Match, bool) {
 	if len(exclude) == 0 && slices.ContainsFunc(matches, Match.Whole) {
 		return All, true
@@ -289,8 +289,8 @@ func Combine(matches, exclude []Match) ([]Match, bool) {
 	return sets, CountRoutes(sets) <= MaxCombinations
 }
 
-// countRoutes is how many routes sets need. A test that fails for an empty value and
-// holds for a missing header needs two.
+// CountRoutes is how many routes sets need. An inverted test that an empty value would
+// pass needs two: one for a missing header.
 func CountRoutes(sets []Match) int {
 	all := 0
 	for _, m := range sets {
@@ -305,7 +305,7 @@ func CountRoutes(sets []Match) int {
 	return all
 }
 
-// reduceSets sorts sets and leaves out those that another holds.
+// reduceSets sorts sets and drops those that another covers.
 func reduceSets(sets []Match) []Match {
 	slices.SortFunc(sets, Match.compare)
 	sets = slices.CompactFunc(sets, Match.Equal)
@@ -323,10 +323,9 @@ func reduceSets(sets []Match) []Match {
 	return out
 }
 
-// OrderRules joins the rules of a service that are about all requests with those
-// of one account, in the order in which the first that holds decides. The rules of
-// policies in instead do not count for the account. What comes after a rule that
-// takes every request is left out.
+// OrderRules merges the rules for all requests of a service with those of one account,
+// in the order in which the first match decides. Rules for all requests are skipped if
+// their policy is in instead. Rules after one that matches every request are dropped.
 func OrderRules(general []*Rule, own []Rule, instead []string) []*Rule {
 	var rules []*Rule
 	for _, r := range general {
@@ -348,6 +347,6 @@ func OrderRules(general []*Rule, own []Rule, instead []string) []*Rule {
 	return rules
 }
 
-// maxServiceSets is how many sets of requests the rules of one service may make:
-// each is a route that Envoy looks at in turn.
+// MaxServiceSets is how many routes the rules of one service may need. Envoy looks at
+// them one after another.
 const MaxServiceSets = 256

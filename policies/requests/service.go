@@ -9,22 +9,22 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Service is a cluster behind Envoy and its versions.
+// Service is a service behind Envoys, with its versions.
 type Service struct {
 	Name     string
 	Origin   schema.Position
 	Hosts    []string // sorted, lower case, without port
 	Protocol string   // what the endpoints speak: "http", "http2" or "grpc"
 	RouteBy  RouteBy
-	Default  string               // the version of accounts that no policy names
+	Default  string               // the version for requests that no rule matches
 	Versions []ServiceVersion     // sorted by name
 	Health   *packets.HealthCheck // nil: the endpoints are not checked
 	Timeout  time.Duration        // of a whole request; 0: none
 	Retries  int
 }
 
-// RouteBy says where a request carries its account: the value of Key in the
-// cookie-encoded header Header (lower case).
+// RouteBy is where a request carries its account: the value of Key in the header
+// Header (lower case), which is encoded like a cookie.
 type RouteBy struct {
 	Header string `json:"header"`
 	Key    string `json:"key"`
@@ -33,8 +33,7 @@ type RouteBy struct {
 // String is "key KEY of header HEADER".
 func (r RouteBy) String() string { return "key " + r.Key + " of header " + r.Header }
 
-// DefaultRouteBy is where requests carry their account unless a Service says
-// otherwise.
+// DefaultRouteBy is the RouteBy of a Service that has none.
 var DefaultRouteBy = RouteBy{Header: "x-ucloud-routeby", Key: "account_id"}
 
 // ServiceVersion is one version of a service and where it runs.
@@ -42,10 +41,10 @@ type ServiceVersion struct {
 	Name      string
 	Origin    schema.Position
 	Endpoints []Endpoint     // sorted by address and port
-	Etcd      string         // the target that the endpoints are registered under; empty: the document lists them
-	Unknown   bool           // nobody has told yet what is registered there; what is live stays
-	Image     string         // what nodes run; empty: something else runs it
-	Compose   map[string]any // further fields of its compose service, as schema has checked them; read-only
+	Etcd      string         // the target of the endpoints; empty: the document lists them
+	Unknown   bool           // the endpoints in etcd are not known yet; what is live stays
+	Image     string         // the image that nodes run; empty: something else runs the version
+	Compose   map[string]any // further fields of its compose service, checked by schema; read-only
 }
 
 // Version returns the version of that name, or nil.
@@ -65,15 +64,16 @@ type Endpoint struct {
 	Weight  uint32 // at least 1
 }
 
-// AccountRoute is what holds for the requests of one account for one service,
-// beside the rules that are about all requests; see OrderRules.
+// AccountRoute is the rules for one account of a service, beside the rules for all
+// requests; see OrderRules.
 type AccountRoute struct {
 	Service, Account string
 	Rules            []Rule   // in order of precedence
-	Instead          []string // the policies whose rules about all requests do not count for it, sorted
+	Instead          []string // the policies whose rules for all requests do not apply to it, sorted
 	Origin           schema.Position
 }
 
+// Equal tells whether two routes are equal.
 func (r *AccountRoute) Equal(o *AccountRoute) bool {
 	return r.Origin == o.Origin && slices.Equal(r.Instead, o.Instead) &&
 		slices.EqualFunc(r.Rules, o.Rules, func(a, b Rule) bool { return a.Equal(&b) })

@@ -14,37 +14,37 @@ import (
 
 // Request is what a proxy sees of a request.
 type Request struct {
-	Host    string              // Host or :authority, perhaps with a port
-	Path    string              // of no concern to gray, but shown
+	Host    string              // Host or :authority, with or without a port
+	Path    string              // does not affect the version, only shown
 	Headers map[string][]string // the lines of each, by lower-case name
 }
 
-// RequestTrace is the way of one request through an Envoy.
+// Trace is the path of one request through an Envoy.
 type Trace struct {
 	Service   string         `json:"service,omitempty"`
-	Account   string         `json:"account,omitempty"` // that the request carries
+	Account   string         `json:"account,omitempty"` // of the request
 	Slot      int            `json:"slot"`              // of the account, 0 to 99
-	Steps     []packets.Step `json:"steps"`             // in the order in which Envoy looks
+	Steps     []packets.Step `json:"steps"`             // in Envoy's order
 	Version   string         `json:"version,omitempty"`
 	Cluster   string         `json:"cluster,omitempty"`
-	Endpoints []Endpoint     `json:"endpoints,omitempty"` // that the documents name
-	NotFound  string         `json:"notFound,omitempty"`  // why the answer is 404
+	Endpoints []Endpoint     `json:"endpoints,omitempty"` // as far as the documents list them
+	NotFound  string         `json:"notFound,omitempty"`  // why the response is 404
 }
 
-// SameWay tells whether two requests are answered alike.
+// SameWay tells whether two requests go to the same endpoints.
 func (t *Trace) SameWay(o *Trace) bool {
 	return (t.NotFound == "") == (o.NotFound == "") && t.Cluster == o.Cluster && slices.Equal(t.Endpoints, o.Endpoints)
 }
 
-// Routes is what an Envoy is configured with.
+// Routes is the configuration of an Envoy.
 type Routes interface {
 	Services() iter.Seq[*Service]
-	Rules(service string) []*Rule                  // about all requests, by policy
-	Account(service, account string) *AccountRoute // nil where nothing holds for it alone
+	Rules(service string) []*Rule                  // for all requests, by policy
+	Account(service, account string) *AccountRoute // nil: none
 }
 
-// FollowRequest says what an Envoy that is configured with the routes does with a
-// request: the request model.
+// Follow traces a request through an Envoy that is configured with the routes. It is
+// the request model.
 func Follow(routes Routes, r Request) *Trace {
 	t := &Trace{}
 	host := hostOf(r.Host)
@@ -56,8 +56,8 @@ func Follow(routes Routes, r Request) *Trace {
 	}
 	t.Service = svc.Name
 	t.step("host", by, "Service "+svc.Name, svc.Origin)
-	t.Account = AccountOf(strings.Join(r.Headers[svc.RouteBy.Header], ","), svc.RouteBy.Key)
-	t.Slot = SlotOf(t.Account)
+	t.Account = accountOf(strings.Join(r.Headers[svc.RouteBy.Header], ","), svc.RouteBy.Key)
+	t.Slot = slotOf(t.Account)
 	who := "none"
 	if t.Account != "" {
 		who = t.Account
@@ -113,7 +113,7 @@ func endpointsText(v *ServiceVersion) string {
 	return strings.Join(words, " ")
 }
 
-// hostOf is a Host value as Envoy looks for it: lower case, without port.
+// hostOf is a Host value as Envoy looks it up: lower case, without port.
 func hostOf(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -121,8 +121,8 @@ func hostOf(host string) string {
 	return strings.ToLower(host)
 }
 
-// serviceOf finds the service that has a host, and as which of its hosts: a whole
-// one first, then the longest with a wildcard.
+// serviceOf finds the service of a host, and the entry of its hosts that matches: an
+// exact one, or else the longest wildcard.
 func serviceOf(routes Routes, host string) (svc *Service, by string) {
 	for s := range routes.Services() {
 		for _, h := range s.Hosts {

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -86,7 +87,7 @@ func TestSuspendPauseAndResume(t *testing.T) {
 	d.do(VerbResume, "", "")
 	d.step()
 	d.at("n1 Baseline 0 [], Progressing/BaselineRunning")
-	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "suspend is false by ann: because; Git says true" {
+	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "suspend was set to false by ann: because; Git says true" {
 		t.Errorf("overrides %q", o)
 	}
 	d.commit(func(s *Spec) { s.Suspend = false })
@@ -118,15 +119,15 @@ func TestSuspendPauseAndResume(t *testing.T) {
 
 func TestAbortAndRetry(t *testing.T) {
 	d := newDrill(t, movesOf("1 100%"), 2, 2)
-	d.do(VerbRetry, "", "nothing of it has failed")
-	d.do("undo", "", `"undo" is no verb; want promote, pause, resume, abort or retry`)
-	d.do(VerbPromote, "", "no step waits for anybody; see gray rollout status")
+	d.do(VerbRetry, "", "nothing has failed; see gray rollout status")
+	d.do("undo", "", `unknown verb "undo"; want promote, pause, resume, abort or retry`)
+	d.do(VerbPromote, "", "no gate is waiting; see gray rollout status")
 	d.commit(func(s *Spec) { s.Suspend = true })
 	d.step()
 	d.do(VerbAbort, "", "")
 	d.run()
 	d.at("RolledBack/AbortedByUser")
-	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "aborted by ann: because; Git still asks for it" {
+	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "aborted by ann: because; Git still has the rollout" {
 		t.Errorf("overrides %q", o)
 	}
 	d.commit(func(s *Spec) { s.Suspend = false })
@@ -268,7 +269,24 @@ func TestParallelAndOrder(t *testing.T) {
 	}
 }
 
+// TestStoredLayout holds that records of earlier versions are read whole, and that the
+// names in them stay.
 func TestStoredLayout(t *testing.T) {
+	const stored = `{"version":1,"policy":"p","run":2,"identity":"v2 of Gateway/gw","content":"c","fingerprint":"f",` +
+		`"generation":9,"moving":[{"network":"n1","stage":"Failed","batch":2,"whole":true,"vms":["10.0.0.1","10.0.0.2"],"fresh":["10.0.0.2"],` +
+		`"generation":8,"attempt":1,"since":"2026-01-02T03:04:05Z","dead":["ping 10.0.0.9"]}],"done":["n0"],"back":7,"aborted":"b",` +
+		`"failure":{"reason":"PlanRefused","network":"n1","batch":2,"generation":8,"revision":"main@sha1:1","evidence":["full"],"who":"ann","why":"w","at":"2026-01-02T03:04:06Z"},` +
+		`"hold":{"suspend":true,"who":"bob","why":"x","at":"2026-01-02T03:04:07Z"},` +
+		`"approved":[{"id":"2/n0","network":"n0","batch":1,"reason":"ApprovalRequired","who":"eve","why":"y","at":"2026-01-02T03:04:08Z"}],` +
+		`"waiting":[{"id":"2/n1","network":"n1","batch":3,"reason":"ThroughReached"}],"progressed":"2026-01-02T03:04:09Z","stalled":true,` +
+		`"phase":"Paused","reason":"PlanRefused","message":"m","since":"2026-01-02T03:04:10Z"}`
+	state, err := Read([]byte(stored))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := json.Marshal(state); err != nil || string(b) != stored {
+		t.Errorf("%v, stored as\n%s\nwant\n%s", err, b, stored)
+	}
 	if _, err := Read([]byte(`{"version": 2, "policy": "p"}`)); textOf(err) != `rollout "p" has layout 2, this gray reads 1; use the gray that wrote it` {
 		t.Error(err)
 	}

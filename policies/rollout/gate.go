@@ -10,8 +10,9 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// opens tells whether a Network may make a step; where it may not, the gate waits.
-func (s *stepper) opens(m *Move, next step) bool {
+// passGate tells whether a Network may take its next batch. If it may not, the gate
+// is added to Waiting.
+func (s *stepper) passGate(m *Move, next step) bool {
 	r := s.spec.Rollout
 	g := Gate{ID: fmt.Sprintf("%d/%s/%d", s.Run, m.Network, next.batch), Network: m.Network, Batch: next.batch, Reason: "ApprovalRequired"}
 	if r.Approval == "network" {
@@ -22,19 +23,19 @@ func (s *stepper) opens(m *Move, next step) bool {
 	}
 	net, i := s.spec.Network(m.Network)
 	switch t := r.Through; {
-	case t != nil && within(s.spec, t, i, next.batch):
+	case t != nil && withinThrough(s.spec, t, i, next.batch):
 		return true
 	case t != nil:
 		g.Reason = "ThroughReached"
 	case r.Approval == "none" || len(m.VMs) > 0 && len(m.VMs) == len(net.VMs):
-		return true // the last step of a Network of which nothing is left moves nothing
+		return true // the last batch moves nothing: every VM has moved
 	}
 	s.Waiting = append(s.Waiting, g)
 	return false
 }
 
-// within tells whether Git lets a Network, by its place in the order, have a batch.
-func within(spec *Spec, t *schema.Through, i, batch int) bool {
+// withinThrough tells whether a batch of the Network at index i is within through.
+func withinThrough(spec *Spec, t *schema.Through, i, batch int) bool {
 	_, last := spec.Network(t.Network)
 	return i < last || i == last && batch <= t.Batch
 }
@@ -48,17 +49,17 @@ const (
 	VerbRetry   = "retry"
 )
 
-// Verb is what a person says about a rollout.
+// Verb is a command of a person to a rollout.
 type Verb struct {
 	Verb string
-	Gate string // of promote: the gate that is meant; empty: all that are open
+	Gate string // for promote: the gate to open; empty: every gate that waits
 	Who  string
 	Why  string
 }
 
-// Do takes in what a person says. Said twice it counts once. The error says why it
-// does not apply; the rollout then is as it was. What follows from it comes with the
-// next Step.
+// Do carries out a verb and returns the new state with its events. Doing it twice is
+// the same as doing it once. The error says why the verb does not apply; the state is
+// then unchanged. What follows from the verb comes with the next Step.
 func (r *State) Do(spec *Spec, v Verb, now time.Time) (*State, []Event, error) {
 	next := *r
 	next.Moving = slices.Clone(r.Moving)
@@ -70,7 +71,7 @@ func (r *State) Do(spec *Spec, v Verb, now time.Time) (*State, []Event, error) {
 		VerbPromote: s.promote, VerbPause: s.pause, VerbResume: s.resume, VerbAbort: s.abort, VerbRetry: s.retry,
 	}[v.Verb]
 	if do == nil {
-		return r, nil, fmt.Errorf("%q is no verb; want promote, pause, resume, abort or retry", v.Verb)
+		return r, nil, fmt.Errorf("unknown verb %q; want promote, pause, resume, abort or retry", v.Verb)
 	}
 	if err := do(v); err != nil {
 		return r, nil, err
@@ -91,13 +92,13 @@ func (s *stepper) promote(v Verb) error {
 	switch {
 	case len(open) > 0:
 	case v.Gate == "":
-		return errors.New("no step waits for anybody; see gray rollout status")
+		return errors.New("no gate is waiting; see gray rollout status")
 	default:
-		return fmt.Errorf("gate %s is not open, or was passed before; see gray rollout status", v.Gate)
+		return fmt.Errorf("gate %s is not waiting, or was passed before; see gray rollout status", v.Gate)
 	}
 	for _, g := range open {
 		s.Approved = append(slices.Clone(s.Approved), Approval{g, v.Who, v.Why, s.now})
-		s.tell(false, "Promoted", &Move{Network: g.Network, Batch: g.Batch}, "batch %d of Network %s is let go by %s%s", g.Batch, g.Network, v.Who, because(v))
+		s.emit(false, "Promoted", &Move{Network: g.Network, Batch: g.Batch}, "batch %d of Network %s was promoted by %s%s", g.Batch, g.Network, v.Who, because(v))
 	}
 	s.Waiting = slices.DeleteFunc(slices.Clone(s.Waiting), func(g Gate) bool { return slices.Contains(open, g) })
 	return nil
@@ -110,40 +111,40 @@ func because(v Verb) string {
 	return ": " + v.Why
 }
 
-// say sets a person's word on suspend, which lasts until Git says the same.
-func (s *stepper) say(suspend bool, v Verb) {
-	s.Hold = &Override{suspend, v.Who, v.Why, s.now}
+// override sets suspend against Git, until Git says the same.
+func (s *stepper) override(suspend bool, v Verb) {
+	s.Override = &Override{suspend, v.Who, v.Why, s.now}
 	if s.spec.Suspend == suspend {
-		s.Hold = nil
+		s.Override = nil
 	}
 }
 
 func (s *stepper) pause(v Verb) error {
-	if s.held() {
+	if s.paused() {
 		return nil
 	}
-	s.say(true, v)
-	s.tell(false, "Paused", nil, "held by %s%s", v.Who, because(v))
+	s.override(true, v)
+	s.emit(false, "Paused", nil, "paused by %s%s", v.Who, because(v))
 	return nil
 }
 
-// resume goes on, with the test of a batch that has failed and was kept.
+// resume ends a pause. With onFailure pause it also tests failed batches again.
 func (s *stepper) resume(v Verb) error {
-	held, failed := s.held(), s.spec.Rollout.OnFailure == "pause" && s.again()
-	if !held && !failed {
+	paused, failed := s.paused(), s.spec.Rollout.OnFailure == "pause" && s.retest()
+	if !paused && !failed {
 		return nil
 	}
-	if held {
-		s.say(false, v)
+	if paused {
+		s.override(false, v)
 	}
 	s.Progressed = s.now
-	s.tell(false, "Resumed", nil, "goes on, by %s%s", v.Who, because(v))
+	s.emit(false, "Resumed", nil, "resumed by %s%s", v.Who, because(v))
 	return nil
 }
 
-// again has batches that failed be confirmed and tested once more; false where none
-// has.
-func (s *stepper) again() bool {
+// retest has failed batches confirmed and tested again. It returns false if no batch
+// has failed.
+func (s *stepper) retest() bool {
 	failed := false
 	for i, m := range s.Moving {
 		if m.Stage == StageFailed {
@@ -158,50 +159,50 @@ func (s *stepper) again() bool {
 	return failed
 }
 
-// abort takes everything back, also while the rollout is held.
+// abort moves everything back to the default, even while the rollout is paused.
 func (s *stepper) abort(v Verb) error {
 	if s.blocked() && s.Empty() {
-		return nil // it has gone back already
+		return nil // already rolled back
 	}
-	s.tell(true, "AbortedByUser", nil, "ended by %s%s", v.Who, because(v))
+	s.emit(true, "AbortedByUser", nil, "aborted by %s%s", v.Who, because(v))
 	s.Failure = nil
-	s.giveUp(Failure{Reason: "AbortedByUser", Who: v.Who, Why: v.Why})
+	s.rollBack(Failure{Reason: "AbortedByUser", Who: v.Who, Why: v.Why})
 	s.Waiting = nil
 	return nil
 }
 
-// retry begins again with content that had failed, or tests again a batch that
-// failed and was kept.
+// retry starts the rollout again after it was rolled back, or tests failed batches
+// again.
 func (s *stepper) retry(v Verb) error {
 	switch {
 	case s.blocked() && s.Back > 0:
-		return errors.New("it is still going back to the default; retry when it is there")
+		return errors.New("the rollback is not finished yet; retry when it is")
 	case s.blocked():
 		s.Aborted = ""
 		s.restart("retried by %s%s", v.Who, because(v))
 		return nil
-	case s.again():
-		s.tell(false, "Retried", nil, "what failed is tested again, by %s%s", v.Who, because(v))
+	case s.retest():
+		s.emit(false, "Retried", nil, "failed batches are tested again, retried by %s%s", v.Who, because(v))
 		return nil
 	}
-	return errors.New("nothing of it has failed")
+	return errors.New("nothing has failed; see gray rollout status")
 }
 
-// Overrides says what people have said that Git does not say yet.
+// Overrides lists, in words, the decisions of people that differ from Git.
 func (r *State) Overrides(spec *Spec) []string {
 	var words []string
-	if h := r.Hold; h != nil {
-		words = append(words, fmt.Sprintf("suspend is %v by %s%s; Git says %v", h.Suspend, h.Who, because(Verb{Why: h.Why}), spec.Suspend))
+	if h := r.Override; h != nil {
+		words = append(words, fmt.Sprintf("suspend was set to %v by %s%s; Git says %v", h.Suspend, h.Who, because(Verb{Why: h.Why}), spec.Suspend))
 	}
 	for _, a := range r.Approved {
 		_, i := spec.Network(a.Network)
 		t := spec.Rollout.Through
-		if a.Reason == "ThroughReached" && i >= 0 && t != nil && !within(spec, t, i, a.Batch) {
-			words = append(words, fmt.Sprintf("batch %d of Network %s is beyond through, by %s%s", a.Batch, a.Network, a.Who, because(Verb{Why: a.Why})))
+		if a.Reason == "ThroughReached" && i >= 0 && t != nil && !withinThrough(spec, t, i, a.Batch) {
+			words = append(words, fmt.Sprintf("batch %d of Network %s is beyond through, promoted by %s%s", a.Batch, a.Network, a.Who, because(Verb{Why: a.Why})))
 		}
 	}
 	if r.Failure != nil && r.Failure.Reason == "AbortedByUser" {
-		words = append(words, fmt.Sprintf("aborted by %s%s; Git still asks for it", cmp.Or(r.Failure.Who, "somebody"), because(Verb{Why: r.Failure.Why})))
+		words = append(words, fmt.Sprintf("aborted by %s%s; Git still has the rollout", cmp.Or(r.Failure.Who, "somebody"), because(Verb{Why: r.Failure.Why})))
 	}
 	return words
 }

@@ -47,7 +47,7 @@ func movesOf(batches string, change ...func(*schema.Rollout)) *schema.Rollout {
 
 func newDrill(t testing.TB, r *schema.Rollout, vms ...int) *drill {
 	d := &drill{t: t, r: New("p"), now: time.Unix(1e9, 0).UTC(), confirmed: true}
-	d.spec = &Spec{Policy: "p", Version: "v2", Identity: "v2 of Gateway/gw", Content: "c1", Fingerprint: "f1", Rollout: r}
+	d.spec = &Spec{Policy: "p", Version: "v2", Digests: Digests{Identity: "v2 of Gateway/gw", Content: "c1", Fingerprint: "f1"}, Rollout: r}
 	for i, n := range vms {
 		name := fmt.Sprintf("n%d", i+1)
 

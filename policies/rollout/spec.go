@@ -7,32 +7,37 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// RolloutSpec is what the documents say about the rollout of one policy. It is
-// read-only.
+// Spec is what the documents say about the rollout of one policy. It is read-only.
 type Spec struct {
 	Policy, Version string
-	Identity        string        // version and targets; a rollout of another one starts afresh
-	Content         string        // digest of the identity, what that version is, and what is to move; what failed is not tried again while it stays
-	Fingerprint     string        // digest of all that a verdict rests on; one taken at another does not count
-	Targets         []schema.Name // the Gateways and Services that it moves units at: where a batch has to be live
-	VIPs            []netip.Addr  // of these Gateways, sorted: what overlay pings go to
-	Servers         []netip.Addr  // of these Gateways and Services, sorted; those in etcd are not among them
-	Suspend         bool
-	Rollout         *schema.Rollout
-	Networks        []Network      // in the order in which they move; without those that the policy excludes
-	index           map[string]int // of Networks, by name
+	Digests
+	Targets  []schema.Name // the Gateways and Services on which a batch has to be live
+	VIPs     []netip.Addr  // of these Gateways, sorted: the targets of overlay pings
+	Servers  []netip.Addr  // of these Gateways and Services, sorted, without endpoints from etcd
+	Suspend  bool
+	Rollout  *schema.Rollout
+	Networks []Network // in the order in which they move, without those that the policy excludes
+
+	index map[string]int // of Networks, by name
 }
 
-// RolloutNetwork is a Network that a rollout moves.
+// Digests tell which changes of the documents matter to a rollout.
+type Digests struct {
+	Identity    string `json:"identity"`    // version and targets; when it changes, the rollout starts again
+	Content     string `json:"content"`     // of the identity, that version's spec and the Networks to move; failed content is not tried again
+	Fingerprint string `json:"fingerprint"` // of everything a verdict depends on; verdicts for another one do not count
+}
+
+// Network is a Network document that a rollout moves.
 type Network struct {
 	Name, Account string
 	VNI           uint32
-	VMs           []netip.Addr    // of its route table, sorted; without those that the policy excludes
+	VMs           []netip.Addr    // of its route table, sorted, without those that the policy excludes
 	Routes        []schema.Route  // its route table
-	Monitor       *schema.Monitor // where overlay pings come from; nil: nowhere
+	Monitor       *schema.Monitor // the source of overlay pings; nil: none
 }
 
-// Index has Network find the Networks, once all are there.
+// Index prepares Network. Call it once Networks is complete.
 func (s *Spec) Index() {
 	s.index = make(map[string]int, len(s.Networks))
 	for i := range s.Networks {
@@ -40,8 +45,8 @@ func (s *Spec) Index() {
 	}
 }
 
-// Network returns the Network of that name and its place in the order, or nil
-// where it is not of this rollout.
+// Network returns the Network of that name and its index, or nil and -1 if the
+// rollout does not move it.
 func (s *Spec) Network(name string) (*Network, int) {
 	i, ok := s.index[name]
 	if !ok {
@@ -50,22 +55,22 @@ func (s *Spec) Network(name string) (*Network, int) {
 	return &s.Networks[i], i
 }
 
-// Progress is what the rollout of a policy has moved: a set of units, not an
-// index. It is read-only once it was handed over.
+// Progress is what a rollout has moved: a set, not a position in the order. It is
+// read-only.
 type Progress struct {
-	Identity string                  // the RolloutSpec.Identity that it was made for; for any other, nothing has moved
-	Whole    []string                // Networks that are moved as a whole, by document name, sorted
-	VMs      map[string][]netip.Addr // of Networks that are moved in part: the VMs by inner address, sorted
+	Identity string                  // the Digests.Identity it belongs to; for any other one, nothing has moved
+	Whole    []string                // Networks that have moved as a whole, by document name, sorted
+	VMs      map[string][]netip.Addr // of Networks that have moved in part: the inner addresses of moved VMs, sorted
 }
 
-// Moved is what has moved of one Network.
+// Moved returns what has moved of one Network.
 func (p Progress) Moved(network string) (whole bool, vms []netip.Addr) {
 	_, whole = slices.BinarySearch(p.Whole, network)
 	return whole, p.VMs[network]
 }
 
-// intersectVMs is what two sorted lists have in common; the first one itself where
-// that is all of it.
+// CommonVMs returns the addresses that are in both sorted lists. It returns a itself
+// if b has all of it.
 func CommonVMs(a, b []netip.Addr) []netip.Addr {
 	var both []netip.Addr
 	for i, j := 0, 0; i < len(a) && j < len(b); {

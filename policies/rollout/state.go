@@ -8,84 +8,91 @@ import (
 	"time"
 )
 
-// RolloutVersion is the layout of a stored Rollout.
+// Layout is the version of the stored form of a State.
 const Layout = 1
 
-// Rollout is where the rollout of one policy stands: what it has moved, and what
-// it waits for. It is a value: Step and Do return a new one and leave this one as
-// it is.
+// State is the state of the rollout of one policy: what has moved, and what it waits
+// for. It is a value: Step and Do return a new one and do not change their receiver.
 type State struct {
-	Version     int    `json:"version"` // RolloutVersion
-	Policy      string `json:"policy"`
-	Run         int    `json:"run"`         // counts the starts from nothing
-	Identity    string `json:"identity"`    // of the RolloutSpec that it follows
-	Content     string `json:"content"`     // likewise
-	Fingerprint string `json:"fingerprint"` // likewise
+	Version int    `json:"version"` // Layout
+	Policy  string `json:"policy"`
+	Run     int    `json:"run"` // how often it has started with nothing moved
+	Digests        // of the Spec that it follows
 
-	// Generation grows whenever what is to be live changes, by progress or by a
-	// commit. Batches and verdicts name the one that they are of.
-	Generation uint64     `json:"generation"`
-	Moving     []*Move    `json:"moving,omitempty"`  // in the order of the documents; a Move is not changed once it stands here
-	Done       []string   `json:"done,omitempty"`    // Networks that are moved as a whole and have passed, sorted
-	Back       uint64     `json:"back,omitempty"`    // the generation at which everything went back and is not confirmed yet
-	Aborted    string     `json:"aborted,omitempty"` // the content that failed last; it is not tried again
-	Failure    *Failure   `json:"failure,omitempty"` // why it went back or stands still
-	Hold       *Override  `json:"hold,omitempty"`    // a person's word on suspend
-	Approved   []Approval `json:"approved,omitempty"`
-	Waiting    []Gate     `json:"waiting,omitempty"` // open gates
-	Progressed time.Time  `json:"progressed"`        // when it last got on, for the deadline
-	Stalled    bool       `json:"stalled,omitempty"` // it did not for longer than the deadline
-	Phase      Phase      `json:"phase"`
-	Reason     string     `json:"reason"` // CamelCase
-	Message    string     `json:"message,omitempty"`
-	Since      time.Time  `json:"since"` // of Phase
+	// Generation grows whenever what has to be live changes, by progress or by a
+	// commit. Batches and verdicts carry the generation that they are about.
+	Generation uint64   `json:"generation"`
+	Moving     []*Move  `json:"moving,omitempty"`  // in the order of the Spec; a Move is never changed, only replaced
+	Done       []string `json:"done,omitempty"`    // Networks that have moved as a whole and passed, sorted
+	Back       uint64   `json:"back,omitempty"`    // the generation of a rollback that is not confirmed yet; 0: none
+	Aborted    string   `json:"aborted,omitempty"` // the content that failed last; it is not tried again
+	Failure    *Failure `json:"failure,omitempty"` // why it was rolled back or is paused
+	Decisions
+	Status
 
-	// Where the search for the next Network begins: all before it in this order
-	// are done or moving.
+	// next is where the search for the next Network starts in the order of a Spec:
+	// all before it are done or moving.
 	order *Spec
 	next  int
 }
 
-// Phase is where a rollout stands as a whole.
+// Decisions is what people have decided, and what waits for them.
+type Decisions struct {
+	Override *Override  `json:"hold,omitempty"` // of suspend
+	Approved []Approval `json:"approved,omitempty"`
+	Waiting  []Gate     `json:"waiting,omitempty"`
+}
+
+// Status describes a rollout as a whole.
+type Status struct {
+	Progressed time.Time `json:"progressed"`        // time of the last progress, for the deadline
+	Stalled    bool      `json:"stalled,omitempty"` // no progress for longer than the deadline
+	Phase      Phase     `json:"phase"`
+	Reason     string    `json:"reason"` // CamelCase
+	Message    string    `json:"message,omitempty"`
+	Since      time.Time `json:"since"` // of Phase
+}
+
+// Phase is the phase of a rollout.
 type Phase string
 
 // The phases.
 const (
 	PhasePending     Phase = "Pending"     // nothing has moved yet
-	PhaseProgressing Phase = "Progressing" // a batch is made live, is tested or bakes
-	PhasePaused      Phase = "Paused"      // it keeps what is live and waits for people
-	PhaseRollingBack Phase = "RollingBack" // everything is at the default, and not all sinks have said so
-	PhaseRolledBack  Phase = "RolledBack"  // everything is at the default, until the content changes or somebody says retry
+	PhaseProgressing Phase = "Progressing" // a batch is being made live or tested, or bakes
+	PhasePaused      Phase = "Paused"      // it waits for people and keeps what is live
+	PhaseRollingBack Phase = "RollingBack" // everything goes back to the default, and not every sink has confirmed it
+	PhaseRolledBack  Phase = "RolledBack"  // everything is at the default until the content changes or a person retries
 	PhaseCompleted   Phase = "Completed"   // every Network has moved and passed
 )
 
-// Stage is where one Network stands.
+// Stage is the stage of one Network.
 type Stage string
 
-// The stages of a Network. Those that are done have none.
+// The stages of a Network in Moving.
 const (
-	StageBaseline  Stage = "Baseline"  // the probes run before anything of it moves
-	StageApplying  Stage = "Applying"  // its batch is not live at every sink yet
-	StageVerifying Stage = "Verifying" // its batch is live, and the probes run
+	StageBaseline  Stage = "Baseline"  // the baseline probe runs, before anything moves
+	StageApplying  Stage = "Applying"  // its batch is not live on every sink yet
+	StageVerifying Stage = "Verifying" // its batch is live, and its probe runs
 	StagePassed    Stage = "Passed"    // its batch has passed and bakes, or waits for a gate
-	StageFailed    Stage = "Failed"    // its batch has failed, and people are to decide
+	StageFailed    Stage = "Failed"    // its batch has failed, and people have to decide
 )
 
-// Move is one Network that is being moved.
+// Move is a Network that is moving.
 type Move struct {
 	Network    string       `json:"network"`
 	Stage      Stage        `json:"stage"`
-	Batch      int          `json:"batch"`           // the batch that is live or on its way, from 1; 0: none
-	Whole      bool         `json:"whole,omitempty"` // it is the last one, which takes the VPC as a whole
+	Batch      int          `json:"batch"`           // the batch that is live or being made live, from 1; 0: none
+	Whole      bool         `json:"whole,omitempty"` // it is the last batch, which moves the VPC as a whole
 	VMs        []netip.Addr `json:"vms,omitempty"`   // what has moved, sorted
-	Fresh      []netip.Addr `json:"fresh,omitempty"` // those of them that came with the batch
-	Generation uint64       `json:"generation"`      // that has to be live for a verdict
+	Fresh      []netip.Addr `json:"fresh,omitempty"` // the VMs that the batch added
+	Generation uint64       `json:"generation"`      // the generation that a verdict has to be about
 	Attempt    int          `json:"attempt,omitempty"`
 	Since      time.Time    `json:"since"`          // of Stage
-	Dead       []string     `json:"dead,omitempty"` // checks that failed before anything moved, and are not blamed on the release
+	Dead       []string     `json:"dead,omitempty"` // checks that failed in the baseline, and are ignored later
 }
 
-// Failure says what went wrong.
+// Failure is what went wrong.
 type Failure struct {
 	Reason     string    `json:"reason"` // VerificationFailed, PlanRefused, AbortedByUser or FailedBefore
 	Network    string    `json:"network,omitempty"`
@@ -98,7 +105,7 @@ type Failure struct {
 	At         time.Time `json:"at"`
 }
 
-// Override is a person's word that stands against Git until Git says the same.
+// Override is a person's value of suspend. It wins over Git until Git says the same.
 type Override struct {
 	Suspend bool      `json:"suspend"`
 	Who     string    `json:"who"`
@@ -106,15 +113,15 @@ type Override struct {
 	At      time.Time `json:"at"`
 }
 
-// Gate is a step that waits for a person.
+// Gate is a batch that waits for a person.
 type Gate struct {
-	ID      string `json:"id"` // names this step of this run, so that it is promoted once
+	ID      string `json:"id"` // unique to the batch and the run
 	Network string `json:"network"`
-	Batch   int    `json:"batch"`  // the first one that waits
+	Batch   int    `json:"batch"`  // the first batch that waits
 	Reason  string `json:"reason"` // ApprovalRequired or ThroughReached
 }
 
-// Approval is a gate that a person has opened.
+// Approval is a gate that a person has promoted.
 type Approval struct {
 	Gate
 	Who string    `json:"who"`
@@ -122,35 +129,35 @@ type Approval struct {
 	At  time.Time `json:"at"`
 }
 
-// Observation is what is known outside of the documents.
+// Observation is what a Step needs to know beside the documents.
 type Observation struct {
-	Confirmed uint64    // the generation that is live at every sink, as read back; 0 while something is not
-	Refused   *Refusal  // a generation that cannot be made
+	Confirmed uint64    // the generation that is live on every sink, as read back; 0: something is not live
+	Refused   *Refusal  // a generation that cannot be compiled; nil: none
 	Verdicts  []Verdict // since the last Step
 	Revision  string    // the commit in force
 }
 
-// Refusal says why the compiler cannot make a generation.
+// Refusal says why a generation cannot be compiled.
 type Refusal struct {
 	Generation uint64
 	Message    string
 }
 
-// Probe is a verification that is to run now. Its name is Network, Fingerprint,
-// Generation, Attempt and Baseline.
+// Probe is one regression test that has to run now. Network, Fingerprint, Generation,
+// Attempt and Baseline identify it.
 type Probe struct {
 	Network     string
 	Batch       int
-	Fingerprint string // of the RolloutSpec
+	Fingerprint string // of the Spec
 	Generation  uint64
 	Attempt     int
 	Baseline    bool
-	VMs         []netip.Addr // what has moved; of a Baseline, nothing
-	Fresh       []netip.Addr // those of them that came with the batch
-	Ignore      []string     // checks that were dead before
+	VMs         []netip.Addr // what has moved; empty for a baseline
+	Fresh       []netip.Addr // the VMs that the batch added
+	Ignore      []string     // checks that failed in the baseline
 }
 
-// Verdict is how a Probe ended. Of a Baseline only Dead counts.
+// Verdict is the result of a Probe. Of a baseline only Dead counts.
 type Verdict struct {
 	Network     string
 	Fingerprint string
@@ -158,11 +165,11 @@ type Verdict struct {
 	Attempt     int
 	Baseline    bool
 	Passed      bool
-	Dead        []string // the checks that failed, by a name that is the same in every probe
+	Dead        []string // the checks that failed; a check has the same name in every probe
 	Evidence    []string // for people
 }
 
-// Event is a transition, to be told.
+// Event reports a transition.
 type Event struct {
 	Warning bool   `json:"warning,omitempty"`
 	Reason  string `json:"reason"` // CamelCase
@@ -171,20 +178,20 @@ type Event struct {
 	Message string `json:"message"`
 }
 
-// Actions is what follows from a Step.
+// Actions is what the caller of Step has to do.
 type Actions struct {
-	Probes []Probe   // all that are to run now; others are to end
-	Wake   time.Time // when to Step again without news; zero: never
+	Probes []Probe   // all that have to run now; others have to end
+	Wake   time.Time // when to call Step again without news; zero: never
 	Events []Event
-	Ended  bool // the policy has no rollout any more: nothing is kept
+	Ended  bool // the policy no longer has a rollout: the State is not needed
 }
 
-// NewRollout is a rollout that has not begun.
+// New returns the state of a rollout that has not started.
 func New(policy string) *State {
-	return &State{Version: Layout, Policy: policy, Phase: PhasePending}
+	return &State{Version: Layout, Policy: policy, Status: Status{Phase: PhasePending}}
 }
 
-// ReadRollout reads the stored form of a Rollout, which is JSON.
+// Read reads the stored form of a State, which is JSON.
 func Read(b []byte) (*State, error) {
 	r := new(State)
 	if err := json.Unmarshal(b, r); err != nil {
@@ -196,7 +203,7 @@ func Read(b []byte) (*State, error) {
 	return r, nil
 }
 
-// Progress is what has moved, for Compiler.SetProgress.
+// Progress returns what has moved.
 func (r *State) Progress() Progress {
 	p := Progress{Identity: r.Identity, Whole: r.Done}
 	for _, m := range r.Moving {
@@ -214,14 +221,14 @@ func (r *State) Progress() Progress {
 	return p
 }
 
-// done tells whether a Network has moved and passed.
-func (r *State) IsDone(network string) bool {
+// isDone tells whether a Network has moved and passed.
+func (r *State) isDone(network string) bool {
 	_, ok := slices.BinarySearch(r.Done, network)
 	return ok
 }
 
-// moving is the place of a Network in Moving, or -1.
-func (r *State) IndexOf(network string) int {
+// indexOf is the index of a Network in Moving, or -1.
+func (r *State) indexOf(network string) int {
 	return slices.IndexFunc(r.Moving, func(m *Move) bool { return m.Network == network })
 }
 

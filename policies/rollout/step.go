@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// stepper is one Step: the state that comes of it, and what it looks at.
+// stepper is one Step in progress: its inputs, the new state and the actions.
 type stepper struct {
 	*State
 	spec *Spec
@@ -17,19 +17,19 @@ type stepper struct {
 	Actions
 }
 
-// Step moves a rollout on as far as the documents and what was observed let it. It
-// looks at nothing else: equal arguments give an equal result. A nil spec is that
-// of a policy that has no rollout any more.
+// Step takes a rollout as far as its spec, the observation and the time allow, and
+// returns the new state with the actions. It is pure: equal arguments give equal
+// results. A nil spec means that the policy no longer has a rollout.
 //
-// It costs what the Networks that are being moved cost, not what has moved or is
-// yet to.
+// Its cost depends on the Networks that are moving, not on those that have moved or
+// have yet to.
 func (r *State) Step(spec *Spec, obs Observation, now time.Time) (*State, Actions) {
 	next := *r
 	next.Moving = slices.Clone(r.Moving)
 	s := &stepper{State: &next, spec: spec, obs: obs, now: now}
 	if spec == nil {
-		next = State{Version: Layout, Policy: r.Policy, Run: r.Run, Generation: r.Generation + 1, Phase: PhasePending, Since: now}
-		s.tell(false, "Ended", nil, "the policy has no rollout any more; all its units go to the default")
+		next = State{Version: Layout, Policy: r.Policy, Run: r.Run, Generation: r.Generation + 1, Status: Status{Phase: PhasePending, Since: now}}
+		s.emit(false, "Ended", nil, "the policy has no rollout any more; all its units go to the default")
 		s.Ended = true
 		return s.State, s.Actions
 	}
@@ -38,12 +38,12 @@ func (r *State) Step(spec *Spec, obs Observation, now time.Time) (*State, Action
 	s.confirm()
 	s.judge()
 	s.advance()
-	s.stall()
-	s.stand()
+	s.schedule()
+	s.report()
 	return s.State, s.Actions
 }
 
-// edit replaces a Move by a copy that may be changed.
+// edit replaces a Move by a copy that may be changed, as states share Moves.
 func (s *stepper) edit(i int) *Move {
 	m := *s.Moving[i]
 	s.Moving[i] = &m
@@ -55,7 +55,7 @@ func (s *stepper) enter(m *Move, stage Stage) {
 	s.Progressed = s.now
 }
 
-// renew makes what a Network has live something that is to be confirmed anew.
+// renew requires what is live of a Network to be confirmed again, at a generation.
 func (s *stepper) renew(m *Move, generation uint64) {
 	m.Generation, m.Attempt = generation, 0
 	if m.Stage == StageVerifying || m.Stage == StageFailed {
@@ -63,7 +63,7 @@ func (s *stepper) renew(m *Move, generation uint64) {
 	}
 }
 
-func (s *stepper) tell(warning bool, reason string, m *Move, format string, args ...any) {
+func (s *stepper) emit(warning bool, reason string, m *Move, format string, args ...any) {
 	e := Event{Warning: warning, Reason: reason, Message: fmt.Sprintf(format, args...)}
 	if m != nil {
 		e.Network, e.Batch = m.Network, m.Batch
@@ -71,10 +71,10 @@ func (s *stepper) tell(warning bool, reason string, m *Move, format string, args
 	s.Events = append(s.Events, e)
 }
 
-// setClock keeps a clock that went back from making anything wait longer than it
-// would have from now on.
+// setClock limits stored times to now. Otherwise a clock that was set back would
+// make waits longer.
 func (s *stepper) setClock() {
-	s.Progressed, s.State.Since = earlier(s.Progressed, s.now), earlier(s.State.Since, s.now)
+	s.Progressed, s.Since = earlier(s.Progressed, s.now), earlier(s.Since, s.now)
 	for i, m := range s.Moving {
 		if m.Since.After(s.now) {
 			s.edit(i).Since = s.now
@@ -89,12 +89,12 @@ func earlier(t, now time.Time) time.Time {
 	return t
 }
 
-// adopt takes in what the documents say now.
+// adopt applies what the documents say now.
 func (s *stepper) adopt() {
 	spec := s.spec
-	if s.Hold != nil && s.Hold.Suspend == spec.Suspend {
-		s.Hold = nil
-		s.tell(false, "OverrideEnded", nil, "Git now says the same about suspend")
+	if s.Override != nil && s.Override.Suspend == spec.Suspend {
+		s.Override = nil
+		s.emit(false, "OverrideEnded", nil, "Git has the same suspend now")
 	}
 	known := s.Content == spec.Content && s.Identity == spec.Identity
 	if s.Identity != spec.Identity {
@@ -102,10 +102,10 @@ func (s *stepper) adopt() {
 	}
 	s.Identity, s.Content = spec.Identity, spec.Content
 	switch {
-	case s.blocked() && s.Failure == nil && (s.Empty() || !s.held()): // a commit has gone back to it
-		s.giveUp(Failure{Reason: "FailedBefore", Revision: s.obs.Revision})
+	case s.blocked() && s.Failure == nil && (s.Empty() || !s.paused()): // a commit brought failed content back
+		s.rollBack(Failure{Reason: "FailedBefore", Revision: s.obs.Revision})
 	case !s.blocked() && s.Failure != nil && s.Empty() && s.Aborted != "" && !known:
-		s.restart("its content has changed since it failed")
+		s.restart("the content has changed since it failed")
 	}
 	if s.Fingerprint != spec.Fingerprint {
 		s.Fingerprint = spec.Fingerprint
@@ -122,14 +122,14 @@ func (s *stepper) adopt() {
 			s.Failure = nil
 		}
 	}
-	s.rescope()
-	s.losses()
+	s.forgetNetworks()
+	s.forgetVMs()
 }
 
-// restart begins at nothing.
+// restart starts the rollout again with nothing moved.
 func (s *stepper) restart(format string, args ...any) {
 	if s.Run++; s.Run > 1 {
-		s.tell(false, "Restarted", nil, "begins afresh: "+format, args...)
+		s.emit(false, "Restarted", nil, "starts again: "+format, args...)
 	}
 	if !s.Empty() {
 		s.Generation++
@@ -138,12 +138,12 @@ func (s *stepper) restart(format string, args ...any) {
 	s.Progressed = s.now
 }
 
-// blocked tells whether the content is one that failed.
+// blocked tells whether the content is the one that failed.
 func (s *stepper) blocked() bool { return s.Aborted != "" && s.Aborted == s.spec.Content }
 
-// rescope forgets Networks that the rollout no longer has: their units are at the
-// default.
-func (s *stepper) rescope() {
+// forgetNetworks drops Networks that are no longer part of the rollout. Their units
+// are at the default.
+func (s *stepper) forgetNetworks() {
 	if s.order == s.spec {
 		return
 	}
@@ -168,9 +168,9 @@ func sameOrder(a, b *Spec) bool {
 	return slices.EqualFunc(a.Networks, b.Networks, func(x, y Network) bool { return x.Name == y.Name })
 }
 
-// losses forgets VMs that the route tables no longer have. What is left of a batch
-// is to be confirmed and tested anew, unless it had passed.
-func (s *stepper) losses() {
+// forgetVMs drops VMs that are no longer in the route tables. What is left of a batch
+// has to be confirmed and tested again, unless it had passed.
+func (s *stepper) forgetVMs() {
 	for i, m := range s.Moving {
 		net, _ := s.spec.Network(m.Network)
 		if m.Whole {
@@ -192,11 +192,11 @@ func (s *stepper) losses() {
 	}
 }
 
-// confirm takes in what is live.
+// confirm applies which generation is live.
 func (s *stepper) confirm() {
 	if s.Back > 0 && s.obs.Confirmed >= s.Back {
 		s.Back, s.Progressed = 0, s.now
-		s.tell(true, "RolledBack", nil, "every unit is at the default again")
+		s.emit(true, "RolledBack", nil, "every unit is at the default again")
 	}
 	for i, m := range s.Moving {
 		live := s.obs.Confirmed >= m.Generation
@@ -205,7 +205,7 @@ func (s *stepper) confirm() {
 			s.enter(s.edit(i), StageVerifying)
 		case m.Stage == StageApplying && live:
 			s.pass(s.edit(i))
-		case m.Stage == StageVerifying && !live: // what the probes look at is not the batch any more
+		case m.Stage == StageVerifying && !live: // the probes no longer test the batch
 			s.Generation++
 			s.renew(s.edit(i), s.Generation)
 		}
@@ -214,14 +214,14 @@ func (s *stepper) confirm() {
 
 func (s *stepper) pass(m *Move) {
 	s.enter(m, StagePassed)
-	s.tell(false, "BatchPassed", m, "batch %d of Network %s has passed, %d VMs", m.Batch, m.Network, len(m.VMs))
+	s.emit(false, "BatchPassed", m, "batch %d of Network %s has passed, %d VMs", m.Batch, m.Network, len(m.VMs))
 }
 
-// judge takes in verdicts. One that was taken at another commit, at another
-// progress or twice does not count.
+// judge applies verdicts and a refusal. A verdict for another fingerprint, generation
+// or attempt does not count.
 func (s *stepper) judge() {
 	for _, v := range s.obs.Verdicts {
-		i := s.IndexOf(v.Network)
+		i := s.indexOf(v.Network)
 		if i < 0 || v.Fingerprint != s.Fingerprint || s.Moving[i].Generation != v.Generation || s.Moving[i].Attempt != v.Attempt {
 			continue
 		}
@@ -231,7 +231,7 @@ func (s *stepper) judge() {
 			m.Dead = v.Dead
 			s.enter(m, StagePassed)
 			if len(v.Dead) > 0 {
-				s.tell(true, "BaselineFailures", m, "%d checks of Network %s fail before anything of it moves, and are not looked at: %s", len(v.Dead), m.Network, few(v.Dead))
+				s.emit(true, "BaselineFailures", m, "%d checks of Network %s fail in the baseline and are ignored: %s", len(v.Dead), m.Network, summary(v.Dead))
 			}
 		case v.Baseline || stage != StageVerifying:
 		case v.Passed:
@@ -239,7 +239,7 @@ func (s *stepper) judge() {
 		case s.Moving[i].Attempt < s.spec.Rollout.Verify.Retries:
 			m := s.edit(i)
 			m.Attempt++
-			s.tell(true, "VerificationRetried", m, "batch %d of Network %s failed, is tested again (%d of %d): %s", m.Batch, m.Network, m.Attempt, s.spec.Rollout.Verify.Retries, few(v.Evidence))
+			s.emit(true, "VerificationRetried", m, "batch %d of Network %s failed and is tested again (%d of %d): %s", m.Batch, m.Network, m.Attempt, s.spec.Rollout.Verify.Retries, summary(v.Evidence))
 		default:
 			s.fail(i, "VerificationFailed", v.Evidence)
 		}
@@ -249,10 +249,11 @@ func (s *stepper) judge() {
 	}
 }
 
-// refused takes batches that cannot be made out of what is to be live.
+// refused fails the batches of a generation that cannot be compiled, and drops their
+// VMs from what has moved.
 func (s *stepper) refused(f *Refusal) {
 	if !slices.ContainsFunc(s.Moving, func(m *Move) bool { return m.Stage == StageApplying }) {
-		return // it is not for what this rollout moves
+		return // it is not about this rollout
 	}
 	s.Generation++
 	for i, m := range s.Moving {
@@ -266,7 +267,8 @@ func (s *stepper) refused(f *Refusal) {
 	}
 }
 
-// mostEvidence bounds the lines that are kept of a failure, and lineLength theirs.
+// mostEvidence limits the lines of evidence that are kept, and lineLength the bytes
+// of each.
 const (
 	mostEvidence = 32
 	lineLength   = 500
@@ -275,7 +277,7 @@ const (
 func (s *stepper) fail(i int, reason string, evidence []string) {
 	m := s.edit(i)
 	s.enter(m, StageFailed)
-	s.tell(true, reason, m, "batch %d of Network %s failed: %s", m.Batch, m.Network, few(evidence))
+	s.emit(true, reason, m, "batch %d of Network %s failed: %s", m.Batch, m.Network, summary(evidence))
 	if s.Failure != nil {
 		return // the first one counts
 	}
@@ -286,7 +288,7 @@ func (s *stepper) fail(i int, reason string, evidence []string) {
 	s.Failure = f
 }
 
-// clip bounds a line, between two characters.
+// clip cuts a line to lineLength, between two characters.
 func clip(line string) string {
 	if len(line) <= lineLength {
 		return line
@@ -294,8 +296,8 @@ func clip(line string) string {
 	return strings.ToValidUTF8(line[:lineLength], "")
 }
 
-// few is the first of some words.
-func few(words []string) string {
+// summary joins the first words and counts the others.
+func summary(words []string) string {
 	const some = 5
 	text := ""
 	for i, w := range words[:min(len(words), some)] {
@@ -310,8 +312,8 @@ func few(words []string) string {
 	return text
 }
 
-// giveUp takes every unit back to the default, and the content as failed.
-func (s *stepper) giveUp(f Failure) {
+// rollBack moves every unit back to the default and marks the content as failed.
+func (s *stepper) rollBack(f Failure) {
 	f.Generation, f.At = s.Generation, s.now
 	if s.Failure == nil {
 		s.Failure = &f
@@ -323,42 +325,42 @@ func (s *stepper) giveUp(f Failure) {
 	}
 	s.Moving, s.Done, s.Approved, s.order = nil, nil, nil, nil
 	s.Progressed = s.now
-	s.tell(true, "RollingBack", nil, "every unit goes back to the default; this content is not tried again until it changes or somebody says retry")
+	s.emit(true, "RollingBack", nil, "every unit goes back to the default; this content is not tried again until it changes or is retried")
 }
 
-// held tells whether nothing is to change.
-func (s *stepper) held() bool {
-	if s.Hold != nil {
-		return s.Hold.Suspend
+// paused tells whether the rollout is suspended, by Git or by a person.
+func (s *stepper) paused() bool {
+	if s.Override != nil {
+		return s.Override.Suspend
 	}
 	return s.spec.Suspend
 }
 
-// advance changes what is live where that is due.
+// advance starts the batches that are due, or a rollback.
 func (s *stepper) advance() {
 	s.Waiting = nil
 	switch {
-	case s.held() || s.blocked() || s.Back > 0:
+	case s.paused() || s.blocked() || s.Back > 0:
 		return
 	case s.failed() >= 0 && s.spec.Rollout.OnFailure == "rollback":
-		s.giveUp(Failure{})
+		s.rollBack(Failure{})
 		return
 	case s.failed() >= 0:
 		return
 	}
-	s.inOrder()
+	s.sortMoving()
 	for active := 0; active < s.spec.Rollout.Parallel; {
-		if active == len(s.Moving) && !s.begin() {
+		if active == len(s.Moving) && !s.startNetwork() {
 			return
 		}
-		if s.goOn(active) {
+		if s.proceed(active) {
 			active++
 		}
 	}
 }
 
-// inOrder sorts what moves by the order of the documents, which may have changed.
-func (s *stepper) inOrder() {
+// sortMoving sorts Moving by the order of the spec, which may have changed.
+func (s *stepper) sortMoving() {
 	slices.SortFunc(s.Moving, func(a, b *Move) int {
 		_, i := s.spec.Network(a.Network)
 		_, j := s.spec.Network(b.Network)
@@ -366,17 +368,17 @@ func (s *stepper) inOrder() {
 	})
 }
 
-// begin takes up the next Network of the order; false where there is none or it
-// waits for a gate.
-func (s *stepper) begin() bool {
+// startNetwork adds the next Network of the order to Moving. It returns false if
+// there is none or it waits for a gate.
+func (s *stepper) startNetwork() bool {
 	for ; s.next < len(s.spec.Networks); s.next++ {
 		net := &s.spec.Networks[s.next]
-		if s.IsDone(net.Name) || s.IndexOf(net.Name) >= 0 {
+		if s.isDone(net.Name) || s.indexOf(net.Name) >= 0 {
 			continue
 		}
 		m := &Move{Network: net.Name, Stage: StagePassed, Generation: s.Generation, Since: s.now}
 		step, _ := s.nextStep(m, net)
-		if !s.opens(m, step) {
+		if !s.passGate(m, step) {
 			return false
 		}
 		s.Moving = append(s.Moving, m)
@@ -384,21 +386,21 @@ func (s *stepper) begin() bool {
 		if s.spec.Rollout.Verify != nil {
 			m.Stage = StageBaseline
 		}
-		s.tell(false, "NetworkStarted", m, "Network %s is next, %d VMs", net.Name, len(net.VMs))
+		s.emit(false, "NetworkStarted", m, "Network %s is next, %d VMs", net.Name, len(net.VMs))
 		return true
 	}
 	return false
 }
 
-// step is the batch that comes next.
+// step is the next batch of a Network.
 type step struct {
 	batch int // from 1
-	vms   int // how many have moved then
+	vms   int // how many have moved with it
 	whole bool
 }
 
-// nextStep is the first batch that has more VMs than have moved, so that it follows
-// from what has moved and not from a number; else the last one. Idle where that
+// nextStep is the first batch with more VMs than have moved, or else the last one.
+// So it depends on what has moved and not on a stored number. idle tells that it
 // moves no VM.
 func (s *stepper) nextStep(m *Move, net *Network) (next step, idle bool) {
 	batches := s.spec.Rollout.Batches
@@ -411,11 +413,11 @@ func (s *stepper) nextStep(m *Move, net *Network) (next step, idle bool) {
 	return step{last + 1, len(net.VMs), true}, len(m.VMs) > 0 && len(m.VMs) == len(net.VMs)
 }
 
-// goOn has a Network make its next step if that is due; false where the Network is
-// done and has left Moving.
-func (s *stepper) goOn(i int) bool {
+// proceed starts the next batch of a Network if it is due. It returns false if the
+// Network is done and has left Moving.
+func (s *stepper) proceed(i int) bool {
 	m := s.Moving[i]
-	if m.Stage != StagePassed || m.Batch > 0 && s.now.Before(s.baked(m)) {
+	if m.Stage != StagePassed || m.Batch > 0 && s.now.Before(s.bakedAt(m)) {
 		return true
 	}
 	net, _ := s.spec.Network(m.Network)
@@ -424,7 +426,7 @@ func (s *stepper) goOn(i int) bool {
 		return false
 	}
 	next, idle := s.nextStep(m, net)
-	if !s.opens(m, next) {
+	if !s.passGate(m, next) {
 		return true
 	}
 	s.Generation++
@@ -434,18 +436,18 @@ func (s *stepper) goOn(i int) bool {
 	}
 	m = s.edit(i)
 	m.Batch, m.Whole, m.Generation, m.Attempt = next.batch, next.whole, s.Generation, 0
-	m.VMs, m.Fresh = Grow(m.VMs, net.VMs, next.vms)
+	m.VMs, m.Fresh = grow(m.VMs, net.VMs, next.vms)
 	s.enter(m, StageApplying)
-	s.tell(false, "BatchStarted", m, "batch %d of %d of Network %s: %d of %d VMs", m.Batch, len(s.spec.Rollout.Batches), m.Network, len(m.VMs), len(net.VMs))
+	s.emit(false, "BatchStarted", m, "batch %d of %d of Network %s: %d of %d VMs", m.Batch, len(s.spec.Rollout.Batches), m.Network, len(m.VMs), len(net.VMs))
 	return true
 }
 
-func (s *stepper) baked(m *Move) time.Time { return m.Since.Add(time.Duration(s.spec.Rollout.Bake)) }
+func (s *stepper) bakedAt(m *Move) time.Time { return m.Since.Add(time.Duration(s.spec.Rollout.Bake)) }
 
-// finish notes that all of a Network has moved and passed.
+// finish moves a Network from Moving to Done.
 func (s *stepper) finish(i int) {
 	name := s.Moving[i].Network
-	s.tell(false, "NetworkCompleted", s.Moving[i], "all of Network %s has moved", name)
+	s.emit(false, "NetworkCompleted", s.Moving[i], "all of Network %s has moved", name)
 	s.Moving = slices.Delete(s.Moving, i, i+1)
 	at, _ := slices.BinarySearch(s.Done, name)
 	s.Done = slices.Insert(slices.Clone(s.Done), at, name)
@@ -453,8 +455,8 @@ func (s *stepper) finish(i int) {
 	s.Progressed = s.now
 }
 
-// grow adds the first VMs that have not moved until there are n.
-func Grow(moved, all []netip.Addr, n int) (vms, fresh []netip.Addr) {
+// grow adds the first VMs that have not moved until n have.
+func grow(moved, all []netip.Addr, n int) (vms, fresh []netip.Addr) {
 	vms, fresh = make([]netip.Addr, 0, n), make([]netip.Addr, 0, max(n-len(moved), 0))
 	more := n - len(moved)
 	for _, a := range all {

@@ -124,7 +124,7 @@ func TestRollbackWaitsForTheSinks(t *testing.T) {
 	d.confirmed = false
 	d.step()
 	d.at("RollingBack/VerificationFailed")
-	d.do(VerbRetry, "", "it is still going back to the default; retry when it is there")
+	d.do(VerbRetry, "", "the rollback is not finished yet; retry when it is")
 	d.commit(func(s *Spec) { s.Content, s.Fingerprint = "c2", "f2" })
 	d.step()
 	d.at("RollingBack/RollingBack")
@@ -174,7 +174,7 @@ func TestApprovalAndThrough(t *testing.T) {
 		d.run()
 		d.at(step.want)
 	}
-	d.do(VerbPromote, "1/n2/1", "gate 1/n2/1 is not open, or was passed before; see gray rollout status")
+	d.do(VerbPromote, "1/n2/1", "gate 1/n2/1 is not waiting, or was passed before; see gray rollout status")
 
 	d = newDrill(t, movesOf("1 100%", approval("network")), 2, 2)
 	d.run()
@@ -182,7 +182,7 @@ func TestApprovalAndThrough(t *testing.T) {
 	d.do(VerbPromote, "", "")
 	d.run()
 	d.at("n1 done, Paused/ApprovalRequired")
-	d.do(VerbPromote, "9/n2", "gate 9/n2 is not open, or was passed before; see gray rollout status")
+	d.do(VerbPromote, "9/n2", "gate 9/n2 is not waiting, or was passed before; see gray rollout status")
 
 	d = newDrill(t, movesOf("1 2 100%", through("n1", 2)), 3, 3)
 	d.run()
@@ -193,7 +193,7 @@ func TestApprovalAndThrough(t *testing.T) {
 	d.do(VerbPromote, "", "")
 	d.run()
 	d.at("n1 done, n2 Passed 2 [1 2], Paused/ThroughReached")
-	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "batch 2 of Network n2 is beyond through, by ann: because" {
+	if o := d.r.Overrides(d.spec); len(o) != 1 || o[0] != "batch 2 of Network n2 is beyond through, promoted by ann: because" {
 		t.Errorf("overrides %q", o)
 	}
 	d.commit(func(s *Spec) { through("n2", 3)(s.Rollout) })

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/gray-release/gray/policies/requests"
 )
@@ -20,15 +19,12 @@ const bucketEtcd = "etcd"
 type Discovery struct {
 	store Records
 
-	mu      sync.Mutex
-	wanted  []Wanted
-	number  int
-	found   map[string]Found
-	wrong   map[string]Trouble // with single targets
-	away    Trouble            // with all of them
-	looked  map[string]bool    // targets that this process has heard of, good or bad
-	renewed chan struct{}
-	wake    chan struct{}
+	*Board[Wanted]
+	number int
+	found  map[string]Found
+	wrong  map[string]Trouble // with single targets
+	away   Trouble            // with all of them
+	looked map[string]bool    // targets that this process has heard of, good or bad
 }
 
 // Records is where a Discovery keeps what was found, as reconciler.Backend does.
@@ -56,8 +52,7 @@ type Trouble struct {
 // nothing, and keeps nothing.
 func NewDiscovery(store Records) (*Discovery, error) {
 	d := &Discovery{
-		store: store, found: map[string]Found{}, wrong: map[string]Trouble{}, looked: map[string]bool{},
-		renewed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		Board: newBoard[Wanted](), store: store, found: map[string]Found{}, wrong: map[string]Trouble{}, looked: map[string]bool{},
 	}
 	if store == nil {
 		return d, nil
@@ -80,16 +75,6 @@ type Wanted struct {
 	Target string
 	number int
 }
-
-// Wanted is the targets to look at, sorted.
-func (d *Discovery) Wanted() []Wanted {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.wanted
-}
-
-// Renewed gets a value when Wanted has changed.
-func (d *Discovery) Renewed() <-chan struct{} { return d.renewed }
 
 // Known is what was found under a target last; false where that was never looked
 // at.
@@ -120,7 +105,7 @@ func (d *Discovery) Report(w Wanted, f Found) error {
 func (d *Discovery) take(w Wanted, f Found) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !slices.Contains(d.wanted, w) { // it was on its way when the last document with it went
+	if !d.wants(w) { // it was on its way when the last document with it went
 		return false
 	}
 	was, known := d.found[w.Target]
@@ -134,7 +119,7 @@ func (d *Discovery) take(w Wanted, f Found) bool {
 func (d *Discovery) Fail(w Wanted, t Trouble) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if slices.Contains(d.wanted, w) {
+	if d.wants(w) {
 		d.say(w.Target, t, false)
 	}
 }
@@ -142,7 +127,7 @@ func (d *Discovery) Fail(w Wanted, t Trouble) {
 // say notes how a target stands and wakes the loop where that is news.
 func (d *Discovery) say(target string, t Trouble, news bool) {
 	if news || !d.looked[target] || d.wrong[target] != t {
-		poke(d.wake)
+		d.news()
 	}
 	d.looked[target] = true
 	if d.wrong[target] = t; t == (Trouble{}) {
@@ -159,7 +144,7 @@ func (d *Discovery) Away(t Trouble) bool {
 		return false
 	}
 	d.away = t
-	poke(d.wake)
+	d.news()
 	return true
 }
 
@@ -168,7 +153,7 @@ func (d *Discovery) Woken() <-chan struct{} {
 	if d == nil {
 		return nil
 	}
-	return d.wake
+	return d.Board.Woken()
 }
 
 // Want replaces the targets to look at, which are sorted. What was found under
@@ -181,16 +166,16 @@ func (d *Discovery) Want(targets []string) error {
 		for _, w := range d.wanted {
 			numbers[w.Target] = w.number
 		}
-		d.wanted = nil
+		var wanted []Wanted
 		for _, target := range targets {
 			n, still := numbers[target]
 			if !still {
 				d.number++
 				n = d.number
 			}
-			d.wanted = append(d.wanted, Wanted{target, n})
+			wanted = append(wanted, Wanted{target, n})
 		}
-		poke(d.renewed)
+		d.want(wanted)
 	}
 	unwanted := func(target string) bool {
 		_, ok := slices.BinarySearch(targets, target)

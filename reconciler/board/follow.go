@@ -2,7 +2,6 @@ package board
 
 import (
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/gray-release/gray/policies/rollout"
@@ -27,18 +26,21 @@ type Commit struct {
 // Follow is the board on which a daemon that does not lead finds what the one that
 // does has moved.
 type Follow struct {
-	mu      sync.Mutex
-	since   time.Time
-	known   Moved  // without maps: nothing was Set yet
-	asked   string // the commit that the leader's word is waited for
-	askedAt time.Time
-	wake    chan struct{}
+	*Board[string] // nothing is wanted
+	since          time.Time
+	known          Moved  // without maps: nothing was Set yet
+	asked          string // the commit that the leader's word is waited for
+	askedAt        time.Time
 }
 
 // FollowWait is how long a daemon that follows waits for what has moved before it
 // follows the documents alone, where these have rollouts. Envoys keep what they have
 // in the meantime.
 const FollowWait = 30 * time.Second
+
+// decideWait is how long a daemon that follows waits for the leader to decide about a
+// commit. Where nobody leads, or etcd is away, Envoys get the commit after that.
+const decideWait = 5 * time.Second
 
 // ErrUnknown is why a first commit waits.
 var ErrUnknown = errors.New("it waits until it is known what the leader has moved; see that etcd answers")
@@ -50,7 +52,7 @@ var ErrUndecided = errors.New("it waits until the daemon that leads has decided 
 var ErrLeaderRefuses = errors.New("the daemon that leads refuses it; see its gray status")
 
 // NewFollow returns an empty board: nothing has moved.
-func NewFollow() *Follow { return &Follow{since: time.Now(), wake: make(chan struct{}, 1)} }
+func NewFollow() *Follow { return &Follow{Board: newBoard[string](), since: time.Now()} }
 
 // Set replaces what has moved. It is not changed any more.
 func (f *Follow) Set(m Moved) {
@@ -59,7 +61,7 @@ func (f *Follow) Set(m Moved) {
 	if f.known = m; m.Rollouts == nil {
 		f.known.Rollouts = map[string]*rollout.State{}
 	}
-	poke(f.wake)
+	f.news()
 }
 
 // Woken gets a value when something was Set; never of a nil board.
@@ -67,7 +69,7 @@ func (f *Follow) Woken() <-chan struct{} {
 	if f == nil {
 		return nil
 	}
-	return f.wake
+	return f.Board.Woken()
 }
 
 // Waits is how long a first commit with rollouts is to wait for what has moved; 0: no
@@ -102,7 +104,7 @@ func (f *Follow) Decided(revision string, now time.Time) (refused bool, wait tim
 	case rec.Refused == revision:
 		return true, 0
 	}
-	return false, max(FollowWait-now.Sub(f.askedAt), 0)
+	return false, max(decideWait-now.Sub(f.askedAt), 0)
 }
 
 // Moved is what has moved.

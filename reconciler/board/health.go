@@ -3,37 +3,21 @@ package board
 import (
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/gray-release/gray/policies"
 )
 
-// Health is the board between the loop and whoever checks servers: the loop
-// writes on it what is to be checked, the checker what it found. Neither waits
-// for the other.
+// Health is the board of whoever checks servers.
 type Health struct {
-	mu      sync.Mutex
-	wanted  []policies.Check
-	known   map[string]map[string]bool  // gateway -> server -> it is wanted
-	down    map[string]map[string]error // gateway -> server -> why
-	renewed chan struct{}
-	wake    chan struct{}
+	*Board[policies.Check]                             // sorted by gateway and server
+	known                  map[string]map[string]bool  // gateway -> server -> it is wanted
+	down                   map[string]map[string]error // gateway -> server -> why
 }
 
 // NewHealth returns an empty board: nothing is to be checked, nobody is down.
 func NewHealth() *Health {
-	return &Health{down: map[string]map[string]error{}, renewed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	return &Health{Board: newBoard[policies.Check](), down: map[string]map[string]error{}}
 }
-
-// Wanted is what is to be checked, sorted by gateway and server.
-func (h *Health) Wanted() []policies.Check {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.wanted
-}
-
-// Renewed gets a value when Wanted has changed.
-func (h *Health) Renewed() <-chan struct{} { return h.renewed }
 
 // Report says how a server that is wanted stands: a nil reason says that it is
 // up. Who was never reported is up.
@@ -56,23 +40,12 @@ func (h *Health) Report(gateway, server string, reason error) {
 		h.down[gateway][server] = reason
 	}
 	if down != (reason != nil) {
-		poke(h.wake)
+		h.news()
 	}
 }
 
-// Woken gets a value when Down has changed; never of a nil board.
-func (h *Health) Woken() <-chan struct{} {
-	if h == nil {
-		return nil
-	}
-	return h.wake
-}
-
-// Why is why a server is down, nil where it is up; never of a nil board.
+// Why is why a server is down, nil where it is up.
 func (h *Health) Why(gateway, server string) error {
-	if h == nil {
-		return nil
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.down[gateway][server]
@@ -86,7 +59,7 @@ func (h *Health) Want(checks []policies.Check) {
 	if slices.Equal(h.wanted, checks) {
 		return
 	}
-	h.wanted = checks
+	h.want(checks)
 	h.known = map[string]map[string]bool{}
 	for _, c := range checks {
 		if h.known[c.Gateway] == nil {
@@ -98,10 +71,9 @@ func (h *Health) Want(checks []policies.Check) {
 		before := len(servers)
 		maps.DeleteFunc(servers, func(server string, _ error) bool { return !h.known[gateway][server] })
 		if len(servers) != before {
-			poke(h.wake)
+			h.news()
 		}
 	}
-	poke(h.renewed)
 }
 
 // Down is who is down, sorted, for every gateway that anybody was ever down of.
@@ -113,12 +85,4 @@ func (h *Health) Down() map[string][]string {
 		all[gateway] = slices.Sorted(maps.Keys(servers))
 	}
 	return all
-}
-
-// poke leaves a value in a channel that holds one.
-func poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

@@ -3,32 +3,24 @@ package board
 import (
 	"maps"
 	"slices"
-	"sync"
 )
 
-// Hints is a set of targets that want to be looked at again. It wakes the loop
-// and carries no data: whoever adds never waits, and adding twice is one hint.
+// Hints is the board of targets that sinks want to be looked at again.
 type Hints struct {
-	mu      sync.Mutex
+	*Board[string]
 	targets map[string]bool
-	wake    chan struct{}
 }
 
 // NewHints returns an empty set.
-func NewHints() *Hints {
-	return &Hints{targets: map[string]bool{}, wake: make(chan struct{}, 1)}
-}
+func NewHints() *Hints { return &Hints{newBoard[string](), map[string]bool{}} }
 
 // Add asks for a new look at a target.
 func (h *Hints) Add(target string) {
 	h.mu.Lock()
 	h.targets[target] = true
 	h.mu.Unlock()
-	poke(h.wake)
+	h.news()
 }
-
-// Woken gets a value after Add.
-func (h *Hints) Woken() <-chan struct{} { return h.wake }
 
 // Take empties the set and returns what was in it, sorted.
 func (h *Hints) Take() []string {

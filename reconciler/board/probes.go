@@ -2,7 +2,6 @@ package board
 
 import (
 	"slices"
-	"sync"
 
 	"github.com/gray-release/gray/policies/rollout"
 )
@@ -11,12 +10,9 @@ import (
 // rollouts: the loop writes on it what is to be tested now, the prober how it ended.
 // Neither waits for the other.
 type Probes struct {
-	mu       sync.Mutex
-	wanted   []*Job
+	*Board[*Job]
 	ended    []Ended
 	troubled map[*Job]string
-	renewed  chan struct{}
-	wake     chan struct{}
 }
 
 // Job is a regression test that is to run now. It is read-only, and another one
@@ -37,32 +33,22 @@ type Ended struct {
 
 // NewProbes returns an empty board.
 func NewProbes() *Probes {
-	return &Probes{troubled: map[*Job]string{}, renewed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	return &Probes{Board: newBoard[*Job](), troubled: map[*Job]string{}}
 }
-
-// Wanted is what is to be tested now.
-func (p *Probes) Wanted() []*Job {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.wanted
-}
-
-// Renewed gets a value when Wanted has changed.
-func (p *Probes) Renewed() <-chan struct{} { return p.renewed }
 
 // Report says how a Job ended. It counts once, and only while the Job is wanted.
 func (p *Probes) Report(e Ended) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	known := slices.ContainsFunc(p.ended, func(o Ended) bool { return o.Job == e.Job })
-	if known || !slices.Contains(p.wanted, e.Job) {
+	if known || !p.wants(e.Job) {
 		return
 	}
 	e.Verdict.Network, e.Verdict.Fingerprint, e.Verdict.Generation = e.Network, e.Fingerprint, e.Generation
 	e.Verdict.Attempt, e.Verdict.Baseline = e.Attempt, e.Baseline
 	p.ended = append(p.ended, e)
 	delete(p.troubled, e.Job)
-	poke(p.wake)
+	p.news()
 }
 
 // Fail says why a Job cannot be done, in one line, while it is tried again; an empty
@@ -70,21 +56,13 @@ func (p *Probes) Report(e Ended) {
 func (p *Probes) Fail(j *Job, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !slices.Contains(p.wanted, j) || p.troubled[j] == why {
+	if !p.wants(j) || p.troubled[j] == why {
 		return
 	}
 	if p.troubled[j] = why; why == "" {
 		delete(p.troubled, j)
 	}
-	poke(p.wake)
-}
-
-// Woken gets a value when a Job has ended or is in trouble; never of a nil board.
-func (p *Probes) Woken() <-chan struct{} {
-	if p == nil {
-		return nil
-	}
-	return p.wake
+	p.news()
 }
 
 // Want replaces what is to be tested for a policy. A Job that is wanted as before, of
@@ -115,9 +93,8 @@ func (p *Probes) Want(policy string, jobs []*Job) {
 		p.ended = slices.DeleteFunc(p.ended, func(e Ended) bool { return e.Job == gone })
 		changed = true
 	}
-	p.wanted = wanted
-	if changed {
-		poke(p.renewed)
+	if p.wanted = wanted; changed {
+		p.want(wanted)
 	}
 }
 

@@ -183,9 +183,9 @@ func TestBadDocuments(t *testing.T) {
 		{"asn: 64512", "asn: 23456", "all.yaml:8: spec.bgp.asn: 23456 is reserved"},
 		{"asn: 64512", "asn: 0", "all.yaml:8: spec.bgp.asn"},
 		{"{address: 192.0.2.253, asn: 64500}", "{address: 192.0.2.253, asn: 65535}", "all.yaml:14: spec.bgp.neighbors[1].asn: 65535 is reserved"},
-		{"192.0.2.253", "192.0.2.254", "all.yaml:14: spec.bgp.neighbors[1].address: 192.0.2.254 stands here twice"},
+		{"192.0.2.253", "192.0.2.254", "all.yaml:14: spec.bgp.neighbors[1].address: 192.0.2.254 is listed twice"},
 		{"192.0.2.253", "0.0.0.0", "spec.bgp.neighbors[1].address: 0.0.0.0 cannot be a neighbor"},
-		{"\"64512:200\", ", "\"64512:100\", ", "all.yaml:15: spec.bgp.communities[1]: 64512:100 stands here twice"},
+		{"\"64512:200\", ", "\"64512:100\", ", "all.yaml:15: spec.bgp.communities[1]: 64512:100 is listed twice"},
 		{"64512:200", "64512:65536", "all.yaml:15: spec.bgp.communities[0]: \"64512:65536\" is not a community"},
 		{
 			"spec: {address: \"127.0.0.1:9560\"}", "spec: {address: \"127.0.0.1:9560\", bgp: {asn: 64513, routerID: 192.0.2.2, nextHop: 192.0.2.2, nextHop6: \"2001:db8::2\", neighbors: [{address: 192.0.2.254, asn: 64500}]}}",
@@ -210,7 +210,7 @@ func TestBadDocuments(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		strings.Replace(documents, "    neighbors:\n", many, 1):                                                                                  "all.yaml:12: spec.bgp.neighbors: has 67 neighbors; gray keeps up to 64",
-		strings.Replace(strings.Replace(documents, "    routerID", "    localAddress: 192.0.2.9\n    routerID", 1), "192.0.2.253", "\"::1\"", 1): "all.yaml:15: spec.bgp.neighbors[1].address: ::1 cannot be spoken to from localAddress 192.0.2.9, they are of different IP versions",
+		strings.Replace(strings.Replace(documents, "    routerID", "    localAddress: 192.0.2.9\n    routerID", 1), "192.0.2.253", "\"::1\"", 1): "all.yaml:15: spec.bgp.neighbors[1].address: ::1 cannot be reached from localAddress 192.0.2.9, they are of different IP versions",
 	} {
 		if _, err := compile(t, text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error is\n%v\nwant\n%s", err, want)

@@ -36,8 +36,24 @@ type targetBody struct {
 
 func (b *targetBody) Equal(o reconciler.Body) bool {
 	t, ok := o.(*targetBody)
-	return ok && b.cookie == t.cookie && b.lack == t.lack
+	return ok && b.connection() == t.connection() && b.push == t.push && !b.Resets(t)
 }
+
+// connection returns the fields that a connection to the switch depends on.
+func (b *targetBody) connection() targetBody {
+	c := *b
+	c.program, c.cookie, c.lack, c.push = nil, 0, "", ""
+	return c
+}
+
+// Resets tells whether another pipeline is to be loaded, which empties the tables.
+func (b *targetBody) Resets(old reconciler.Body) bool {
+	o, ok := old.(*targetBody)
+	return !ok || b.cookie != o.cookie || b.lack != o.lack
+}
+
+// Place is the device: a switch with another one is another switch.
+func (b *targetBody) Place() string { return fmt.Sprintf("%s/%d", b.address, b.deviceID) }
 
 func (b *targetBody) String() string {
 	s := fmt.Sprintf("%s device %d, pipeline %s", b.address, b.deviceID, b.program.Name)
@@ -47,12 +63,38 @@ func (b *targetBody) String() string {
 	return s
 }
 
+// Delta names every field that changes, as the Switch document does.
 func (b *targetBody) Delta(old reconciler.Body) string {
-	was := "no pipeline"
-	if o, ok := old.(*targetBody); ok && o.cookie != 0 {
-		was = fmt.Sprintf("another pipeline with cookie %#x", o.cookie)
+	o, ok := old.(*targetBody)
+	if !ok {
+		return reconciler.FromTo(old, b)
 	}
-	s := fmt.Sprintf("%s device %d: %s -> %s", b.address, b.deviceID, was, b.program.Name)
+	var changes []string
+	for _, f := range []struct{ name, was, is string }{
+		{"role", o.role, b.role},
+		{"tls.ca", o.tls.CA, b.tls.CA},
+		{"tls.cert", o.tls.Cert, b.tls.Cert},
+		{"tls.key", o.tls.Key, b.tls.Key},
+		{"insecure", strconv.FormatBool(o.insecure), strconv.FormatBool(b.insecure)},
+		{"pushPipeline", o.push, b.push},
+	} {
+		if f.was != f.is {
+			changes = append(changes, fmt.Sprintf("%s %s -> %s", f.name, cmp.Or(f.was, "none"), cmp.Or(f.is, "none")))
+		}
+	}
+	if b.Resets(o) {
+		changes = append(changes, b.loading(o))
+	}
+	return fmt.Sprintf("%s device %d: %s", b.address, b.deviceID, strings.Join(changes, ", "))
+}
+
+// loading says which pipeline replaces which.
+func (b *targetBody) loading(old *targetBody) string {
+	was := "no pipeline"
+	if old.cookie != 0 {
+		was = fmt.Sprintf("another pipeline with cookie %#x", old.cookie)
+	}
+	s := was + " -> " + b.program.Name
 	if !b.program.Loads {
 		return s + ", to be loaded by other means"
 	}

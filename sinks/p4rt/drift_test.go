@@ -13,7 +13,6 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
@@ -31,7 +30,7 @@ func TestDrift(t *testing.T) {
 	}
 	l := newLoop(t, documents...)
 	l.settle()
-	before := entriesAt(t, l, sw)
+	before := entriesAt(t, sw)
 	if len(before) < 20_000 {
 		t.Fatalf("the switch holds %d entries", len(before))
 	}
@@ -49,7 +48,7 @@ func TestDrift(t *testing.T) {
 	if n := sw.reads.Load() - reads; n != int64(len(pipeline.Index().Tables)-1) {
 		t.Errorf("%d reads, want one of each table that can be written", n)
 	}
-	after := entriesAt(t, l, sw)
+	after := entriesAt(t, sw)
 	if !slices.Equal(slices.Sorted(maps.Keys(after)), slices.Sorted(maps.Keys(before))) {
 		t.Errorf("%d entries are there, want the %d of before", len(after), len(before))
 	}
@@ -76,12 +75,10 @@ func TestDrift(t *testing.T) {
 }
 
 // entriesAt is everything that a switch holds, by table and match.
-func entriesAt(t *testing.T, l *loop, sw *lab) map[string]*p4v1.TableEntry {
+func entriesAt(t *testing.T, sw *lab) map[string]*p4v1.TableEntry {
 	t.Helper()
-	d, err := l.sink.device(switchOf(&policies.Switch{Name: "sw", Address: sw.address, DeviceID: 1, Push: "ifDifferent"}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := &device{spec: targetBody{address: sw.address, deviceID: 1}, client: sw.client(), known: newKnown()}
+	d.runs(pipeline.V1Model())
 	sw.mu.Lock()
 	defer sw.mu.Unlock()
 	before := sw.reads.Load()

@@ -39,7 +39,7 @@ func TestForeignEntries(t *testing.T) {
 		}
 		o.write(all...)
 	}
-	keysOf := func() []string { return slices.Sorted(maps.Keys(entriesAt(t, l, sw))) }
+	keysOf := func() []string { return slices.Sorted(maps.Keys(entriesAt(t, sw))) }
 	before := keysOf()
 
 	intrude()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/tools/testnet"
 )
 
@@ -61,7 +62,7 @@ func newGuardedLoop(t testing.TB, maxDelete int, files []*schema.File, documents
 	l.set(documents)
 	var err error
 	l.Reconciler, err = reconciler.New(reconciler.Config{
-		Source: l, Sinks: []reconciler.Sink{l.sink}, Hints: l.sink.cfg.Hints, MaxDelete: maxDelete,
+		Source: l, Sinks: []reconciler.Sink{l.sink}, TableSizes: pipeline.TableSizes, Hints: l.sink.cfg.Hints, MaxDelete: maxDelete,
 		Log: slog.New(slog.NewJSONHandler(&l.log, nil)),
 	})
 	if err != nil {

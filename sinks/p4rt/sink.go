@@ -72,9 +72,8 @@ func (s *Sink) device(self *reconciler.Resource) (*device, error) {
 	if self == nil {
 		return nil, errors.New("there is no Switch document for this target")
 	}
-	spec := *self.Body.(*targetBody)
-	program := spec.program
-	spec.program, spec.cookie, spec.push = nil, 0, ""
+	body := self.Body.(*targetBody)
+	program, spec := body.program, body.connection()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.devices[self.Target]

@@ -88,7 +88,7 @@ func (w *requestWorld) commit(text string) bool {
 	base := &schema.File{Path: "base.yaml", ID: "base", Data: []byte(w.base)}
 	ir, units, err := w.compiler.Compile(w.set, w.set.Update(&schema.Snapshot{Files: schema.NewFiles(base, file)}), policies.Facts{})
 	if err != nil {
-		if !strings.Contains(err.Error(), "is also the priority of") && !strings.Contains(err.Error(), "sets of requests") {
+		if !strings.Contains(err.Error(), "is also the priority of") && !strings.Contains(err.Error(), "routes for Service") {
 			w.host.t.Fatalf("%v\n%s", err, text)
 		}
 		w.refused++

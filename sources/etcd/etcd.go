@@ -59,7 +59,7 @@ func Run(ctx context.Context, b *board.Discovery, cfg etcdclient.Config) {
 	defer all.Wait()
 	s.begin(ctx)
 	all.Go(func() { s.pulse(ctx) })
-	board.Tend(ctx, b.Wanted, b.Renewed, s.watch)
+	b.Tend(ctx, s.watch)
 }
 
 // connect makes the client, as soon as something is wanted. That asks etcd where

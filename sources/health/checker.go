@@ -23,7 +23,7 @@ const maxBody = 64 << 10
 
 // Run checks what the board wants until ctx ends, each server on its own.
 func Run(ctx context.Context, b *board.Health) {
-	board.Tend(ctx, b.Wanted, b.Renewed, func(ctx context.Context, c policies.Check) { watch(ctx, b, c) })
+	b.Tend(ctx, func(ctx context.Context, c policies.Check) { watch(ctx, b, c) })
 }
 
 // watch checks one server again and again. It begins as up: a daemon that starts

@@ -29,7 +29,7 @@ const keptAnswers = 50
 // own. A Job ends with a verdict only when it was found out; until then the board is
 // told why not, and it is tried again.
 func Run(ctx context.Context, b *board.Probes, p *Prober, log *slog.Logger) {
-	board.Tend(ctx, b.Wanted, b.Renewed, func(ctx context.Context, j *board.Job) {
+	b.Tend(ctx, func(ctx context.Context, j *board.Job) {
 		p.tend(ctx, b, j, log.With("policy", j.Policy, "network", j.Network, "batch", batchOf(j), "revision", j.Revision))
 	})
 }

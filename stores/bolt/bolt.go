@@ -37,7 +37,7 @@ func Open(state string) (*reconciler.Store, error) {
 		return nil, fmt.Errorf("--state %s: another process has it open; stop that daemon or name another file", state)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--state %s: %w; name a file that gray can write, or move this one away, which gives the numbers on the switches anew", state, err)
+		return nil, fmt.Errorf("--state %s: %w; name a file that gray can write, or move this one away, which assigns new IDs on the switches", state, err)
 	}
 	s := &file{db: db}
 	if err := s.checkVersion(); err != nil {

@@ -12,30 +12,29 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// progressed has the moves claimed anew in which the progress of a policy's rollout
-// changed.
+// progressed marks the moves of a policy's rollout that differ between two progresses.
 func (c *Compiler) progressed(policy string, was, is rollout.Progress) {
 	if was.Identity != is.Identity {
-		c.stirAll(policy, &was)
-		c.stirAll(policy, &is)
+		c.touchMoves(policy, &was)
+		c.touchMoves(policy, &is)
 		return
 	}
 	for n := range differ(was.Whole, is.Whole) {
-		c.stir(policy, n)
+		c.touchMove(policy, n)
 	}
 	for n, vms := range is.VMs {
 		if before, ok := was.VMs[n]; !ok || !slices.Equal(before, vms) {
-			c.stir(policy, n)
+			c.touchMove(policy, n)
 		}
 	}
 	for n := range was.VMs {
 		if _, still := is.VMs[n]; !still {
-			c.stir(policy, n)
+			c.touchMove(policy, n)
 		}
 	}
 }
 
-// differ yields what is in one of two sorted lists only.
+// differ yields what is in only one of two sorted lists.
 func differ(a, b []string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for len(a) > 0 || len(b) > 0 {
@@ -57,25 +56,27 @@ func differ(a, b []string) func(yield func(string) bool) {
 	}
 }
 
-// mover is the move of one Network by one policy.
-type mover struct{ policy, network string }
+// networkMove is the move of one Network by one policy's rollout.
+type networkMove struct{ policy, network string }
 
-// stir has a move be claimed anew in the next Compile.
-func (c *Compiler) stir(policy, network string) { c.stirred[mover{policy, network}] = true }
+// touchMove marks a move to be claimed again by Compile.
+func (c *Compiler) touchMove(policy, network string) {
+	c.dirtyMoves[networkMove{policy, network}] = true
+}
 
-func (c *Compiler) stirAll(policy string, p *rollout.Progress) {
+func (c *Compiler) touchMoves(policy string, p *rollout.Progress) {
 	for _, n := range p.Whole {
-		c.stir(policy, n)
+		c.touchMove(policy, n)
 	}
 	for n := range p.VMs {
-		c.stir(policy, n)
+		c.touchMove(policy, n)
 	}
 }
 
-// move claims anew what has moved of a Network for the policy whose rollout moves
-// it: on Gateways the whole VNI, or the VMs that its route table still has; on
+// claimMove claims what a rollout has moved of a Network, instead of what was claimed
+// before: on Gateways the whole VNI, or the VMs that are still in its route table; on
 // Services the account.
-func (c *Compiler) move(m mover) {
+func (c *Compiler) claimMove(m networkMove) {
 	r := c.rolls[m.policy]
 	if r == nil {
 		return
@@ -118,10 +119,10 @@ func (c *Compiler) move(m mover) {
 	}
 }
 
-// everyMatch is the match of an account that moves as a whole.
+// everyMatch is the match of all requests of an account.
 var everyMatch schema.Match
 
-// vmPair is what comes from a VM and what goes to it.
+// vmPair is the packets from a VM and those to it.
 func vmPair(vni uint32, a netip.Addr) [2]packets.Match {
 	src, dst := packets.VNIMatch(vni), packets.VNIMatch(vni)
 	src.Src = netip.PrefixFrom(a, a.BitLen())
@@ -129,12 +130,12 @@ func vmPair(vni uint32, a netip.Addr) [2]packets.Match {
 	return [2]packets.Match{src, dst}
 }
 
-// moves claims anew all that was stirred since the last Compile.
-func (c *Compiler) moves() {
-	for _, m := range slices.SortedFunc(maps.Keys(c.stirred), func(a, b mover) int {
+// claimMoves claims all marked moves again.
+func (c *Compiler) claimMoves() {
+	for _, m := range slices.SortedFunc(maps.Keys(c.dirtyMoves), func(a, b networkMove) int {
 		return cmp.Or(strings.Compare(a.policy, b.policy), strings.Compare(a.network, b.network))
 	}) {
-		c.move(m)
+		c.claimMove(m)
 	}
-	clear(c.stirred)
+	clear(c.dirtyMoves)
 }

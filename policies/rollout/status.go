@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// working tells whether the rollout waits for machines, and not for people or for
-// time to pass.
+// working tells whether the rollout waits for sinks or probes, and not for people or
+// for a bake time.
 func (s *stepper) working() bool {
-	if s.Back > 0 || s.held() || s.failed() >= 0 {
+	if s.Back > 0 || s.paused() || s.failed() >= 0 {
 		return s.Back > 0
 	}
 	return slices.ContainsFunc(s.Moving, func(m *Move) bool { return m.Stage != StagePassed })
 }
 
-// failed is the place of a Network whose batch has failed, or -1.
+// failed is the index in Moving of the first Network whose batch has failed, or -1.
 func (s *stepper) failed() int {
 	return slices.IndexFunc(s.Moving, func(m *Move) bool { return m.Stage == StageFailed })
 }
 
-// stall notes whether the rollout has not got on for longer than its deadline, says
-// which probes are to run, and when to look again.
-func (s *stepper) stall() {
+// schedule checks the deadline, and collects the probes to run and the time of the
+// next Step.
+func (s *stepper) schedule() {
 	deadline := time.Duration(s.spec.Rollout.Deadline)
 	if s.Phase == PhasePaused && s.working() {
 		s.Progressed = s.now // it waited for people until now
@@ -30,7 +30,7 @@ func (s *stepper) stall() {
 	was := s.Stalled
 	s.Stalled = deadline > 0 && s.working() && s.now.Sub(s.Progressed) >= deadline
 	if s.Stalled && !was {
-		s.tell(true, "DeadlineExceeded", nil, "did not get on for %s", deadline)
+		s.emit(true, "DeadlineExceeded", nil, "no progress for %s", deadline)
 	}
 	if deadline > 0 && s.working() && !s.Stalled {
 		s.wake(s.Progressed.Add(deadline))
@@ -44,8 +44,8 @@ func (s *stepper) stall() {
 		case m.Stage == StageVerifying:
 			p.VMs, p.Fresh, p.Ignore = m.VMs, m.Fresh, m.Dead
 			s.Probes = append(s.Probes, p)
-		case m.Stage == StagePassed && m.Batch > 0 && !s.held() && s.baked(m).After(s.now):
-			s.wake(s.baked(m))
+		case m.Stage == StagePassed && m.Batch > 0 && !s.paused() && s.bakedAt(m).After(s.now):
+			s.wake(s.bakedAt(m))
 		}
 	}
 }
@@ -56,26 +56,26 @@ func (s *stepper) wake(t time.Time) {
 	}
 }
 
-// stand says in words where the rollout stands.
-func (s *stepper) stand() {
+// report sets phase, reason and message.
+func (s *stepper) report() {
 	if !s.blocked() && s.Back == 0 && s.failed() < 0 {
-		s.Failure = nil // what had failed has changed, and was tested anew or is gone
+		s.Failure = nil // what failed was changed, tested again or removed
 	}
-	phase, reason, message := s.standing()
+	phase, reason, message := s.status()
 	if phase != s.Phase {
-		s.State.Since = s.now
-		s.tell(phase == PhaseRolledBack, "Phase"+string(phase), nil, "%s: %s", reason, message)
+		s.Since = s.now
+		s.emit(phase == PhaseRolledBack, "Phase"+string(phase), nil, "%s: %s", reason, message)
 	}
 	s.Phase, s.Reason, s.Message = phase, reason, message
 }
 
-func (s *stepper) standing() (phase Phase, reason, message string) {
+func (s *stepper) status() (phase Phase, reason, message string) {
 	reasons := map[Stage]string{
 		StageBaseline: "BaselineRunning", StageApplying: "BatchApplying", StageVerifying: "BatchVerifying", StagePassed: "Baking", StageFailed: "VerificationFailed",
 	}
 	switch {
 	case s.Back > 0:
-		phase, reason, message = PhaseRollingBack, "RollingBack", "not all sinks have said yet that every unit is at the default"
+		phase, reason, message = PhaseRollingBack, "RollingBack", "not every sink has confirmed the default yet"
 		if f := s.Failure; f != nil {
 			reason = f.Reason
 		}
@@ -83,9 +83,9 @@ func (s *stepper) standing() (phase Phase, reason, message string) {
 		phase, reason, message = PhaseRolledBack, s.Failure.Reason, s.Failure.String()
 	case len(s.Done) == len(s.spec.Networks):
 		phase, reason = PhaseCompleted, "Completed"
-	case s.held() && s.Hold != nil:
-		phase, reason, message = PhasePaused, "PausedByUser", fmt.Sprintf("by %s%s", s.Hold.Who, because(Verb{Why: s.Hold.Why}))
-	case s.held():
+	case s.paused() && s.Override != nil:
+		phase, reason, message = PhasePaused, "PausedByUser", fmt.Sprintf("by %s%s", s.Override.Who, because(Verb{Why: s.Override.Why}))
+	case s.paused():
 		phase, reason, message = PhasePaused, "Suspended", "spec.suspend is true"
 	case s.failed() >= 0:
 		phase, reason, message = PhasePaused, s.Failure.Reason, s.Failure.String()
@@ -102,7 +102,7 @@ func (s *stepper) standing() (phase Phase, reason, message string) {
 	return phase, reason, message
 }
 
-// String says in words what went wrong.
+// String describes the failure in one line.
 func (f *Failure) String() string {
 	text := ""
 	if f.Network != "" {
@@ -112,7 +112,7 @@ func (f *Failure) String() string {
 		text = "by " + f.Who + because(Verb{Why: f.Why})
 	}
 	if len(f.Evidence) > 0 {
-		text += ": " + few(f.Evidence)
+		text += ": " + summary(f.Evidence)
 	}
 	if f.Revision != "" {
 		text += ", at " + f.Revision

@@ -6,29 +6,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
 )
 
-// claimRequests claims the requests of an entry on a Service: those of each account
-// that it names, or else a share of all. An entry that also names packets is about
-// Gateways only.
-func (c *Compiler) claimRequests(e entryOf, service string) {
-	m := e.m
-	if m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil || e.percent() == 0 {
-		return
-	}
-	if m.Accounts == nil {
-		c.claim(e, Name{schema.KindService, service, policyPart + e.s.doc.Name.Name}, packets.Match{})
-	}
-	for _, a := range m.Accounts {
-		c.claim(e, Name{schema.KindService, service, accountPart + a}, packets.Match{})
-	}
-}
-
-// requestSet is the requests of a claim, as far as its account has no say; false
-// where no request passes its tests.
+// requestSet is the requests of a claim, whatever their account. It returns false if no
+// request can pass the tests.
 func requestSet(cl *claim) (requests.Match, bool) {
 	set := requests.Match{Hi: cl.percent}
 	for _, h := range cl.match.Headers {
@@ -50,23 +33,25 @@ func requestSet(cl *claim) (requests.Match, bool) {
 	return requests.Every.Intersect(set)
 }
 
-// taken is what one policy says about requests of a service.
-type taken struct {
+// requestPolicy is what one policy says about requests of a service.
+type requestPolicy struct {
 	doc            *schema.Document
 	spec           *schema.PolicySpec
 	line           int // of the first match, or else of the first exclude
 	matched        bool
 	match, exclude []requests.Match
-	sets           []requests.Match // what comes of the two
-	planned        bool             // its rollout will come to take all that it does not exclude
-	idle           bool             // and it says nothing else of the account: what it says about all requests holds for it too
-	will           []requests.Match // what sets will be then
+	sets           []requests.Match // match without exclude
+	planned        bool             // its rollout will match all that it does not exclude
+	idle           bool             // it is planned and says nothing else about the account, so its rules for all requests apply
+	final          []requests.Match // what sets will be when the rollout is complete
 }
 
-func (t *taken) origin() schema.Position { return schema.Position{Path: t.doc.Path, Line: t.line} }
+func (t *requestPolicy) origin() schema.Position {
+	return schema.Position{Path: t.doc.Path, Line: t.line}
+}
 
-// add takes in claims of the policy.
-func (t *taken) add(claims []claim) {
+// add adds those of the claims that are of the policy.
+func (t *requestPolicy) add(claims []claim) {
 	for i := range claims {
 		cl := &claims[i]
 		if cl.doc != t.doc {
@@ -92,77 +77,77 @@ func (t *taken) add(claims []claim) {
 	t.idle = t.planned && len(t.match)+len(t.exclude) == 0
 }
 
-// takenBy gathers claims by policy, in order of precedence: priority, then name
-// (which decides nothing but the order, as equal priorities may not disagree).
-func takenBy(claims []claim) []*taken {
-	byDoc := map[*schema.Document]*taken{}
-	var all []*taken
+// requestPolicies groups claims by policy, in order of precedence: priority, then name.
+// The name only fixes the order, as policies of equal priority must not conflict.
+func requestPolicies(claims []claim) []*requestPolicy {
+	byDoc := map[*schema.Document]*requestPolicy{}
+	var all []*requestPolicy
 	for i := range claims {
 		doc := claims[i].doc
 		if byDoc[doc] == nil {
-			byDoc[doc] = &taken{doc: doc, spec: claims[i].spec}
+			byDoc[doc] = &requestPolicy{doc: doc, spec: claims[i].spec}
 			byDoc[doc].add(claims)
 			all = append(all, byDoc[doc])
 		}
 	}
-	slices.SortFunc(all, func(a, b *taken) int {
+	slices.SortFunc(all, func(a, b *requestPolicy) int {
 		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), strings.Compare(a.doc.Name.Name, b.doc.Name.Name))
 	})
 	return all
 }
 
-// rule is what a policy says as a rule.
-func (t *taken) rule() requests.Rule {
+// rule is the rule of the policy.
+func (t *requestPolicy) rule() requests.Rule {
 	return requests.Rule{Priority: t.spec.Priority, Version: t.spec.Version, Match: t.sets, Policy: t.doc.Name.Name, Origin: t.origin()}
 }
 
-// settle works out the sets that a policy takes.
-func (c *Compiler) settle(n Name, t *taken) {
+// combine works out the sets of requests that a policy matches.
+func (c *Compiler) combine(n Name, t *requestPolicy) {
 	var ok bool
 	t.sets, ok = requests.Combine(t.match, t.exclude)
-	if t.will = t.sets; ok && t.planned {
-		t.will, ok = requests.Combine(requests.All, t.exclude)
+	if t.final = t.sets; ok && t.planned {
+		t.final, ok = requests.Combine(requests.All, t.exclude)
 	}
 	if ok {
 		return
 	}
-	t.sets, t.will = nil, nil
-	at := t.doc.Errorf("spec.exclude", "makes more than %d sets of requests of what the policy matches of Service %s; name less in it", requests.MaxCombinations, n.Name)
+	t.sets, t.final = nil, nil
+	at := t.doc.Errorf("spec.exclude", "match and exclude need more than %d routes for Service %s; match or exclude less", requests.MaxCombinations, n.Name)
 	c.errs[n] = append(c.errs[n], unitError{t.doc.Name.Name + " " + n.Name, at})
 }
 
-// generalOf is what policies say about all requests of a service, by precedence.
-// It is worked out once a Compile.
-func (c *Compiler) generalOf(service string) []*taken {
-	if all, done := c.generalNow[service]; done {
+// generalOf is what policies say about all requests of a service, in order of
+// precedence. It is worked out once per Compile.
+func (c *Compiler) generalOf(service string) []*requestPolicy {
+	if all, done := c.generalCache[service]; done {
 		return all
 	}
 	var claims []claim
 	for n := range c.general[service] {
 		claims = append(claims, c.claims[n]...)
 	}
-	all := takenBy(claims)
+	all := requestPolicies(claims)
 	for _, t := range all {
-		t.sets, _ = requests.Combine(t.match, t.exclude) // who claims it reports what is wrong
-		t.will = t.sets
+		t.sets, _ = requests.Combine(t.match, t.exclude) // policyRule reports the error
+		t.final = t.sets
 	}
-	c.generalNow[service] = all
+	c.generalCache[service] = all
 	return all
 }
 
-// policyRule makes the rule of one policy about all requests of a service; nil
-// where it takes none.
+// policyRule makes the rule of one policy for all requests of a service, or nil if it
+// matches none.
 func (c *Compiler) policyRule(n Name, claims []claim) any {
-	own := takenBy(claims)
+	own := requestPolicies(claims)
 	if len(own) == 0 {
 		return nil
 	}
-	c.settle(n, own[0])
+	c.combine(n, own[0])
 	sets := 0
 	for _, o := range c.generalOf(n.Name) {
 		sets += requests.CountRoutes(o.sets)
 		if o.doc == own[0].doc && sets > requests.MaxServiceSets {
-			at := o.doc.Errorf("spec.match", "makes more than %d sets of requests of Service %s, with those of the policies above it; name less", requests.MaxServiceSets, n.Name)
+			at := o.doc.Errorf("spec.match", "needs more than %d routes for Service %s, with the policies that precede it; match less", requests.MaxServiceSets, n.Name)
 			c.errs[n] = append(c.errs[n], unitError{o.doc.Name.Name + " " + n.Name, at})
 		}
 		c.requestConflict(n, own[0], o, "")
@@ -177,14 +162,14 @@ func (c *Compiler) policyRule(n Name, claims []claim) any {
 	return &r
 }
 
-// accountRoute decides about one account of one service; nil where everything is
-// as it is for all.
+// accountRoute makes the route of one account of a service, or nil if the account has
+// no rules of its own.
 func (c *Compiler) accountRoute(n Name, claims []claim) any {
 	route := &requests.AccountRoute{Service: n.Name, Account: strings.TrimPrefix(n.Part, accountPart)}
 	general := c.generalOf(n.Name)
-	own := takenBy(claims)
+	own := requestPolicies(claims)
 	for _, t := range own {
-		if i := slices.IndexFunc(general, func(g *taken) bool { return g.doc == t.doc }); i >= 0 && t.idle {
+		if i := slices.IndexFunc(general, func(g *requestPolicy) bool { return g.doc == t.doc }); i >= 0 && t.idle {
 			t.exclude = append(t.exclude, general[i].exclude...)
 		} else if i >= 0 {
 			t.match = append(t.match, general[i].match...)
@@ -193,7 +178,7 @@ func (c *Compiler) accountRoute(n Name, claims []claim) any {
 				route.Instead = append(route.Instead, t.doc.Name.Name)
 			}
 		}
-		c.settle(n, t)
+		c.combine(n, t)
 	}
 	for i, t := range own {
 		for _, o := range own[:i] {
@@ -207,7 +192,7 @@ func (c *Compiler) accountRoute(n Name, claims []claim) any {
 	}
 	route.Rules = ownRules(own)
 	if last := len(route.Rules) - 1; len(general) == 0 && last >= 0 && route.Rules[last].Version == c.ir.Service(n.Name).Default {
-		route.Rules = route.Rules[:last] // which is where it goes anyway
+		route.Rules = route.Rules[:last] // the default does the same
 	}
 	if len(route.Rules) == 0 && len(route.Instead) == 0 {
 		return nil
@@ -227,8 +212,8 @@ func (c *Compiler) accountRoute(n Name, claims []claim) any {
 	return route
 }
 
-// ownRules is the rules of an account up to the first that takes every request.
-func ownRules(own []*taken) []requests.Rule {
+// ownRules is the rules of an account, up to the first that matches every request.
+func ownRules(own []*requestPolicy) []requests.Rule {
 	var rules []requests.Rule
 	for _, t := range own {
 		if len(t.sets) == 0 {
@@ -241,15 +226,16 @@ func ownRules(own []*taken) []requests.Rule {
 	return rules
 }
 
-// requestConflict reports that two policies of one priority want different
-// versions for the same requests, of one account or of all. Whoever sends a header
-// in two lines, one for each of two policies, gets the lower version.
-func (c *Compiler) requestConflict(n Name, a, b *taken, account string) {
+// requestConflict reports that two policies of one priority match the same requests,
+// of one account or of all, with different versions. Requests that match both only
+// because they have a header twice are not reported; they get the version that
+// sorts first.
+func (c *Compiler) requestConflict(n Name, a, b *requestPolicy, account string) {
 	if a.doc == b.doc || a.spec.Priority != b.spec.Priority || a.spec.Version == b.spec.Version {
 		return
 	}
-	for _, m := range a.will {
-		for _, o := range b.will {
+	for _, m := range a.final {
+		for _, o := range b.final {
 			both, some := m.Meets(o)
 			if !some {
 				continue
@@ -267,4 +253,4 @@ func (c *Compiler) requestConflict(n Name, a, b *taken, account string) {
 	}
 }
 
-func (t *taken) side() side { return side{t.doc, t.spec, t.line} }
+func (t *requestPolicy) side() side { return side{t.doc, t.spec, t.line} }

@@ -14,11 +14,10 @@ import (
 const (
 	accountPart = "account/"
 	policyPart  = "policy/"
-	vniPart     = "vni/"
-	anyVNI      = vniPart + "*"
+	anyVNI      = packets.WildPart
 )
 
-// policy reads a GrayPolicy: its claims on units of its targets.
+// policy reads a GrayPolicy: its claims on its targets.
 func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
 	var targets []schema.Name
 	for i, t := range spec.Targets {
@@ -58,7 +57,7 @@ type entryOf struct {
 	exclude bool
 }
 
-// percent is the share of the buckets, or of the accounts, that the entry is about.
+// percent is the entry's share of the buckets or accounts.
 func (e entryOf) percent() int {
 	if e.m.Percent == nil {
 		return 100
@@ -68,7 +67,7 @@ func (e entryOf) percent() int {
 
 // claim records what an entry says about a unit.
 func (c *Compiler) claim(e entryOf, unit Name, box packets.Match) {
-	// What a document claims of a unit it claims in one go.
+	// The claims of a document on a unit follow one another.
 	if list := c.claims[unit]; len(list) == 0 || list[len(list)-1].doc != e.s.doc {
 		e.s.units = append(e.s.units, unit)
 	}
@@ -91,8 +90,8 @@ func (c *Compiler) claim(e entryOf, unit Name, box packets.Match) {
 	c.touch(unit)
 }
 
-// claimPackets claims the packets of an entry on a Gateway. An entry that also
-// names headers is about Services only.
+// claimPackets claims the packets of an entry on a Gateway. An entry with headers is
+// for Services only.
 func (c *Compiler) claimPackets(e entryOf, gateway string) {
 	if e.m.Headers != nil {
 		return
@@ -117,9 +116,24 @@ func (c *Compiler) claimPackets(e entryOf, gateway string) {
 	for _, b := range boxes {
 		part := anyVNI
 		if !b.AnyVNI {
-			part = fmt.Sprintf("%s%d", vniPart, b.VNI)
+			part = packets.VNIPart(b.VNI)
 		}
 		c.claim(e, Name{schema.KindGateway, gateway, part}, b)
+	}
+}
+
+// claimRequests claims the requests of an entry on a Service: those of the accounts
+// that it names, or else all. An entry that names packets is for Gateways only.
+func (c *Compiler) claimRequests(e entryOf, service string) {
+	m := e.m
+	if m.Networks != nil || m.NetworkSelector != nil || m.VMs != nil || m.Flow != nil || e.percent() == 0 {
+		return
+	}
+	if m.Accounts == nil {
+		c.claim(e, Name{schema.KindService, service, policyPart + e.s.doc.Name.Name}, packets.Match{})
+	}
+	for _, a := range m.Accounts {
+		c.claim(e, Name{schema.KindService, service, accountPart + a}, packets.Match{})
 	}
 }
 
@@ -135,7 +149,7 @@ func intersectAll(a, b []packets.Match) []packets.Match {
 	return all
 }
 
-// accountBoxes is the networks of the accounts of an entry.
+// accountBoxes is the VNIs of the accounts of an entry.
 func (c *Compiler) accountBoxes(e entryOf) []packets.Match {
 	var boxes []packets.Match
 	for i, a := range e.m.Accounts {
@@ -146,7 +160,7 @@ func (c *Compiler) accountBoxes(e entryOf) []packets.Match {
 			found = true
 		}
 		if !found {
-			at := e.s.doc.Errorf(fmt.Sprintf("%s.accounts[%d]", e.field, i), "no Network has the account %q, so that no Gateway moves any of its traffic", a)
+			at := e.s.doc.Errorf(fmt.Sprintf("%s.accounts[%d]", e.field, i), "no Network has the account %q, so no Gateway moves any of its traffic", a)
 			c.warns[e.s.doc.Name] = append(c.warns[e.s.doc.Name], at)
 		}
 	}
@@ -154,7 +168,7 @@ func (c *Compiler) accountBoxes(e entryOf) []packets.Match {
 	return slices.Compact(boxes)
 }
 
-// networkBoxes is the networks that an entry names or selects.
+// networkBoxes is the VNIs that an entry names or selects.
 func (c *Compiler) networkBoxes(e entryOf) []packets.Match {
 	var boxes []packets.Match
 	for i, name := range e.m.Networks {
@@ -194,7 +208,7 @@ func (c *Compiler) networkRef(s *docState, name, field string) *schema.NetworkSp
 	return nil
 }
 
-// vmBoxes is what comes from or goes to the VMs of an entry.
+// vmBoxes is the packets from and to the VMs of an entry.
 func (c *Compiler) vmBoxes(e entryOf, gw *packets.Gateway) []packets.Match {
 	var boxes []packets.Match
 	for i, vm := range e.m.VMs {
@@ -216,7 +230,7 @@ func (c *Compiler) vmBoxes(e entryOf, gw *packets.Gateway) []packets.Match {
 	return boxes
 }
 
-// flowBox is the packets of an entry's flow.
+// flowBox is the packets of the flow of an entry.
 func (c *Compiler) flowBox(e entryOf, gw *packets.Gateway) packets.Match {
 	f, m := e.m.Flow, packets.AnyMatch
 	if f.VNI != nil {
@@ -246,8 +260,7 @@ func (c *Compiler) flowBox(e entryOf, gw *packets.Gateway) packets.Match {
 	return m
 }
 
-// needIPv6 reports IPv6 where the gateway has no IPv6 VIP: whoever gives a VPC IPv6
-// gives the gateway that carries it an IPv6 VIP too.
+// needIPv6 reports an IPv6 value of an entry if the gateway has no IPv6 VIP.
 func (c *Compiler) needIPv6(s *docState, gw *packets.Gateway, field, value string) {
 	if !gw.HasIPv6() {
 		c.errorf(s, field, "%s is IPv6, and Gateway %s has no IPv6 VIP", value, gw.Name)
