@@ -101,14 +101,14 @@ func TestElect(t *testing.T) {
 	}
 }
 
-// TestSecondPrimary is pushed aside by a controller with a higher election id: it
-// says so, reads but does not write, and comes back when the other leaves.
+// TestSecondPrimary has a controller with a higher election id take over: the sink
+// reports it, reads but does not write, and is primary again when the other leaves.
 func TestSecondPrimary(t *testing.T) {
 	l := newLab(t)
 	testSecondPrimary(t, l.target(), l.client())
 }
 
-// TestSecondPrimaryFabricSim does so at a server that words it in another way.
+// TestSecondPrimaryFabricSim does the same with a server that reports it differently.
 func TestSecondPrimaryFabricSim(t *testing.T) {
 	_, address := startFabricSim(t, buildFabricSim(t))
 	testSecondPrimary(t, targetAt(address), dialTest(t, address))
@@ -146,8 +146,8 @@ func testSecondPrimary(t *testing.T, self *reconciler.Resource, client p4v1.P4Ru
 	}
 }
 
-// TestHeld has had to outbid another controller: when its connection is lost, it
-// asks for more than it had, as the switch may not have seen yet that it is gone.
+// TestHeld loses the connection after it outbid another controller: it asks with a
+// higher id than before, as the switch may not have noticed the loss yet.
 func TestHeld(t *testing.T) {
 	l := newLab(t)
 	s := newSink(t, 7)
@@ -205,8 +205,7 @@ func onePrimary(t *testing.T, a, b *Sink) (primary, backup *Sink) {
 	return primary, backup
 }
 
-// nobody is a switch that makes no controller its primary, or no more after a
-// while.
+// nobody is a switch that makes no controller primary, or none after a while.
 type nobody struct {
 	*softswitch.Switch
 	streams, asked atomic.Int64
@@ -247,8 +246,8 @@ func TestNobody(t *testing.T) {
 	}
 }
 
-// TestLostMeanwhile becomes a backup between two batches: the switch refuses the
-// second one, and that is an error of all.
+// TestLostMeanwhile becomes a backup between two batches: the switch refuses the second
+// one, and the whole Apply fails.
 func TestLostMeanwhile(t *testing.T) {
 	l := newLab(t)
 	s := newSink(t, 1)
@@ -315,9 +314,9 @@ func TestReadOnly(t *testing.T) {
 	holds(t, first, self, rules...)
 }
 
-// TestLetGo deletes the Switch document: the switch is let go, so that another
-// controller can have it, and keeps what it forwards by.
-func TestLetGo(t *testing.T) {
+// TestDisconnect deletes the Switch document: the sink disconnects, so that another
+// controller can become primary, and the switch keeps its entries.
+func TestDisconnect(t *testing.T) {
 	l := newLab(t)
 	s := newSink(t, 9)
 	self := l.load(s)
@@ -325,7 +324,7 @@ func TestLetGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := roleOf(s); got != "0 switches" {
-		t.Errorf("the sink stands at a switch that was let go: %s", got)
+		t.Errorf("the sink is still connected: %s", got)
 	}
 	testnet.Eventually(t, func() string { return "the stream is still open" }, func() bool {
 		_, err := l.client().Write(t.Context(), &p4v1.WriteRequest{DeviceId: 1, ElectionId: election{9, 1}.proto()})
@@ -334,8 +333,8 @@ func TestLetGo(t *testing.T) {
 	holds(t, s, self)
 }
 
-// TestMoved gives the document another address: the old switch is left, the new
-// one taken.
+// TestMoved gives the document another address: the sink disconnects from the old switch
+// and connects to the new one.
 func TestMoved(t *testing.T) {
 	a, b := newLab(t), newLab(t)
 	s := newSink(t, 3)
@@ -356,8 +355,8 @@ func TestMoved(t *testing.T) {
 	}
 }
 
-// TestLaterLeader leaves a switch to the leader of a later epoch, also while that one
-// is away and does not know it yet; who leads passes whatever ids the switch has seen.
+// TestLaterLeader does not outbid the leader of a later epoch, even while that one is
+// disconnected. The current leader outbids any id that the switch has seen.
 func TestLaterLeader(t *testing.T) {
 	l := newLab(t)
 	sink := func(epoch uint64, reelect func(uint64) (uint64, error)) *Sink {

@@ -97,8 +97,8 @@ func TestCollapse(t *testing.T) {
 	}
 }
 
-// TestCollapseFails loses the VPC's entry, or the read of it: the VMs' entries
-// stay and are reported, and go once it is there.
+// TestCollapseFails loses the VPC's entry, or the read of it: deleting the VMs' entries
+// fails, and succeeds once it is there.
 func TestCollapseFails(t *testing.T) {
 	var fail error
 	l := readsBy(t, func(sw *softswitch.Switch, req *p4v1.ReadRequest, s p4v1.P4Runtime_ReadServer) error {

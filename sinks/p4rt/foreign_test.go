@@ -14,9 +14,9 @@ import (
 	"github.com/gray-release/gray/tools/testnet"
 )
 
-// TestForeignEntries has somebody put 5,000 entries on a switch of a dozen
-// resources: they never count as live ones. Drift is put right in one cycle, a commit
-// is applied, and an abort ends at the default, all under the default guard.
+// TestForeignEntries adds 5,000 entries to a switch of a dozen resources: the guard never
+// counts them as live. Drift is corrected in one cycle, a commit is applied, and an abort
+// ends at the default version, all under the default guard.
 func TestForeignEntries(t *testing.T) {
 	sw := newLab(t)
 	routes := ""

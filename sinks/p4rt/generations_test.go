@@ -34,8 +34,8 @@ type flipRig struct {
 	flowing  atomic.Bool
 }
 
-// everyFlow waits until traffic, where there is any, has sent a packet of each flow
-// twice, so that no step goes by unseen.
+// everyFlow waits until traffic, if there is any, has sent two packets of each flow, so
+// that it tests every step.
 func (r *flipRig) everyFlow() {
 	for end := time.Now().Add(patience); r.flowing.Load(); time.Sleep(time.Millisecond) {
 		if sent := r.packets.Load(); sent >= 2*flowCount {
@@ -164,8 +164,8 @@ func (r *flipRig) count() *written {
 	return w
 }
 
-// TestFlip changes all of a pool, there and back and over what somebody left in
-// the idle generation, under packets. A quarter of it changes in place.
+// TestFlip changes a whole pool and back under packets, also with foreign buckets in the
+// idle generation. A quarter of the pool changes in place.
 func TestFlip(t *testing.T) {
 	r := newFlipRig(t)
 	for n, c := range []struct {
@@ -216,14 +216,14 @@ func TestFlip(t *testing.T) {
 	mustApply(t, r.s, r.self, reconciler.Change{Old: state[r.old.Key], New: r.now})
 	stop()
 	if want := (written{insert: flipSize - 3, modify: 3, remove: flipSize + 4, pool: 1}); *w != want {
-		t.Errorf("over strays: wrote %+v, want %+v", *w, want)
+		t.Errorf("over unused buckets: wrote %+v, want %+v", *w, want)
 	}
 	holds(t, r.s, r.self, append(r.rest, r.now)...)
 }
 
-// TestFlipFails has every step of a flip fail, by a refusal, by a loss that only
-// the read shows, or by the end of the connection. No packet is dropped or goes
-// astray, the pool is reported, and the next look and try get there.
+// TestFlipFails has every step of a flip fail: by a refusal, by a loss that only the read
+// shows, or by the end of the connection. No packet is dropped or misrouted, the pool is
+// reported, and the next Observe and Apply succeed.
 func TestFlipFails(t *testing.T) {
 	is := func(req *p4v1.WriteRequest, kind p4v1.Update_Type, table uint32) bool {
 		u := req.GetUpdates()[0]
@@ -342,8 +342,8 @@ func TestFlipFails(t *testing.T) {
 	}
 }
 
-// TestFlipDirty fails half of a small change; whatever is wanted next, the
-// buckets that nobody knows of are written too.
+// TestFlipDirty fails half of a small change: the next change also writes the buckets
+// whose content is not known.
 func TestFlipDirty(t *testing.T) {
 	r := newFlipRig(t)
 	change := func(hashes ...int) *reconciler.Resource {

@@ -136,7 +136,7 @@ func (l *lab) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handl
 	return handler(ctx, req)
 }
 
-// errDone is a hook's word that a Write is done already.
+// errDone is returned by a hook that has made a Write itself.
 var errDone = errors.New("done")
 
 func (l *lab) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -181,7 +181,7 @@ func (l *lab) onWrite(f func(ctx context.Context, req *p4v1.WriteRequest) error)
 	l.hook.Store(&h)
 }
 
-// stall lets calls come and answers none.
+// stall receives calls and answers none.
 func (l *lab) stall() {
 	h := hook(func(ctx context.Context, _ any) error {
 		<-ctx.Done()
@@ -246,7 +246,7 @@ func (o *other) write(updates ...*p4v1.Update) {
 	}
 }
 
-// newSink makes a sink that is impatient.
+// newSink makes a sink with short pauses.
 func newSink(t testing.TB, epoch uint64) *Sink {
 	t.Helper()
 	s := New(Config{Epoch: epoch})
@@ -324,7 +324,7 @@ func deletes(resources ...*reconciler.Resource) []reconciler.Change {
 	return all
 }
 
-// holds compares the switch with what it should hold, the pipeline apart.
+// holds compares the entries of the switch with those that it should have.
 func holds(t testing.TB, s *Sink, self *reconciler.Resource, want ...*reconciler.Resource) {
 	t.Helper()
 	state, err := s.Observe(t.Context(), self.Target, self)

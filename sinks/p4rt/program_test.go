@@ -42,8 +42,8 @@ func textOf(t testing.TB, info *p4configv1.P4Info) []byte {
 	return b
 }
 
-// TestForeignPrograms lowers switches whose P4Info gray's entries fit, and do not
-// fit: all that is missing stands at the document's line.
+// TestForeignPrograms lowers switches whose P4Info fits gray's entries or does not: the
+// errors list all that it lacks, at the document's line.
 func TestForeignPrograms(t *testing.T) {
 	type tables = map[string]*p4configv1.Table
 	lower := func(text []byte) error {
@@ -112,9 +112,9 @@ func TestForeignPrograms(t *testing.T) {
 	}
 }
 
-// TestRememberedProgram keeps a switch as the --state file does, so that it can be
-// cleaned once its document is gone: it runs the same pipeline, and the device
-// config is not kept.
+// TestRememberedProgram stores a switch as the --state file does, so that it can be
+// emptied when its document is deleted: the pipeline is the same, and the device config
+// is not stored.
 func TestRememberedProgram(t *testing.T) {
 	config := bytes.Repeat([]byte("config "), 10_000)
 	before := &policies.Switch{Name: "sw", Pipeline: "p", Push: "ifDifferent", Program: &policies.Program{
@@ -134,8 +134,8 @@ func TestRememberedProgram(t *testing.T) {
 	}
 }
 
-// sends holds that a packet of VNI 1, which a policy moves, crosses the switch to
-// the one server of v2.
+// sends checks that the switch sends a packet of VNI 1, which a policy moves, to the one
+// server of v2.
 func sends(t *testing.T, sw *lab) {
 	t.Helper()
 	p := packets.Packet{
@@ -197,8 +197,8 @@ func TestFolderPipeline(t *testing.T) {
 	sends(t, sw)
 }
 
-// TestLoadedByOthers has a switch that gray has no device config for: whatever its
-// cookie, it is programmed where its P4Info fits, and not touched where it does not.
+// TestLoadedByOthers has a switch for which gray has no device config: whatever its
+// cookie, it is programmed if its P4Info fits, and else left alone.
 func TestLoadedByOthers(t *testing.T) {
 	sw := newLab(t)
 	o := newOther(t, sw.client(), "other", &p4v1.Uint128{Low: 1})

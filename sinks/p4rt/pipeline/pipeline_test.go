@@ -9,7 +9,7 @@ import (
 	"github.com/gray-release/gray/policies"
 )
 
-// TestIDs holds the ids and field numbers in Go against the compiled P4Info.
+// TestIDs compares the ids in Go with the compiled P4Info.
 func TestIDs(t *testing.T) {
 	tables := map[string]uint32{
 		"vip_v4": TableVIPv4, "vip_v6": TableVIPv6, "gray_flow_v4": TableFlowV4, "gray_flow_v6": TableFlowV6,
@@ -42,7 +42,7 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// TestArchitectures holds that each P4Info says which face it is of.
+// TestArchitectures checks that each P4Info names its architecture.
 func TestArchitectures(t *testing.T) {
 	for want, program := range map[string]*Program{"v1model": V1Model(), "tna": TNA()} {
 		if got := program.P4Info.GetPkgInfo().GetArch(); got != want {
@@ -51,7 +51,7 @@ func TestArchitectures(t *testing.T) {
 	}
 }
 
-// TestFields holds the names and widths that the encoding relies on.
+// TestFields checks the names and widths that the encoding relies on.
 func TestFields(t *testing.T) {
 	want := map[string][]string{
 		"vip_v4":         {"dst:32:EXACT"},
@@ -74,7 +74,7 @@ func TestFields(t *testing.T) {
 	}
 }
 
-// TestSizes holds the sizes that the compiler refuses by against the P4Info.
+// TestSizes compares the sizes that the compiler checks with the P4Info.
 func TestSizes(t *testing.T) {
 	for name, size := range policies.TableSizes {
 		if table := Index().Table(name); table == nil || table.Size != int64(size) {
