@@ -55,8 +55,8 @@ func (b *neighborBody) String() string {
 
 func (b *neighborBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
-// pathBody is a VIP's route. Without a next hop it is held back: the speaker knows
-// of it and does not announce it.
+// pathBody is a VIP's path. Without a next hop the speaker keeps it and does not
+// announce it.
 type pathBody struct {
 	prefix      netip.Prefix
 	nextHop     netip.Addr
@@ -74,7 +74,7 @@ func (b *pathBody) Equal(o reconciler.Body) bool {
 func (b *pathBody) String() string {
 	s := "next hop " + b.nextHop.String()
 	if b.held() {
-		s = "held back, none of its servers is healthy"
+		s = "not announced, none of its servers is healthy"
 	}
 	for i, c := range b.communities {
 		if i == 0 {
