@@ -8,8 +8,7 @@ import (
 
 // Info is an index of a P4Info.
 type Info struct {
-	Tables map[uint32]*Table
-	byName map[string]*Table
+	Tables map[uint32]*Table // by id
 }
 
 // Table is a table of a P4Info.
@@ -62,7 +61,7 @@ func NewInfo(p *p4configv1.P4Info) *Info {
 	for _, c := range p.GetDirectCounters() {
 		direct[c.GetDirectTableId()] = c.GetPreamble().GetId()
 	}
-	info := &Info{Tables: map[uint32]*Table{}, byName: map[string]*Table{}}
+	info := &Info{Tables: map[uint32]*Table{}}
 	for _, t := range p.GetTables() {
 		table := &Table{
 			ID: t.GetPreamble().GetId(), Name: t.GetPreamble().GetName(), Size: t.GetSize(),
@@ -84,13 +83,9 @@ func NewInfo(p *p4configv1.P4Info) *Info {
 			}
 		}
 		info.Tables[table.ID] = table
-		info.byName[table.Name] = table
 	}
 	return info
 }
-
-// Table returns the table of that name, or nil.
-func (i *Info) Table(name string) *Table { return i.byName[name] }
 
 // Field returns the match field with that id, or nil.
 func (t *Table) Field(id uint32) *Field {
