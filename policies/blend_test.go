@@ -52,13 +52,15 @@ func serverNames(ir *IR, pool string) []string {
 	gw := ir.Gateway("gw")
 	var names []string
 	for bucket := range gw.Hash.Buckets {
-		version, backend := pool, uint16(0)
+		version := pool
 		if b := ir.Blend("gw", pool); b != nil {
-			version, backend = gw.Pools[b.Buckets[bucket].Pool].Version, b.Buckets[bucket].Backend
-		} else {
-			backend = gw.Pool(pool).Buckets[bucket]
+			version = gw.Pools[b.Buckets[bucket].Pool].Version
+			if b.Buckets[bucket].Backend != gw.Pool(version).Buckets[bucket] {
+				panic("a bucket of a blend has another backend than in the pool of its version")
+			}
 		}
-		names = append(names, version+"/"+gw.Pool(version).Backends[backend].Name)
+		p := gw.Pool(version)
+		names = append(names, version+"/"+p.Backends[p.Buckets[bucket]].Name)
 	}
 	return names
 }

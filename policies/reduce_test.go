@@ -370,5 +370,4 @@ func TestCopiesRepeatNoRule(t *testing.T) {
 type entry struct {
 	box     packets.Match
 	percent int
-	line    int
 }

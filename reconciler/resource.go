@@ -30,7 +30,7 @@ func (k Key) Compare(l Key) int {
 // was read back are Equal exactly when nothing has to be done. It is immutable. A
 // desired one may be Equal to whatever is live, while it is not known what is to be.
 // One with a method Heir names the kind and the name of what, where it is to be at
-// the same target, serves in its place: the prune guard does not count it as lost.
+// the same target, serves in its place: the guard does not count it as lost.
 // One with a method Takes names the VNI or the account whose traffic it takes away
 // from the default. One of KindTarget with a method Resets tells whether to come from
 // old to this takes all that is on the target; else any difference does.

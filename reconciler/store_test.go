@@ -38,8 +38,8 @@ func TestEpochsGrow(t *testing.T) {
 // them anew could change what entries on a switch mean.
 func TestADamagedStoreIsNotStartedOn(t *testing.T) {
 	for _, c := range []struct{ bucket, key, value, want string }{
-		{bucketIDs, "table", "{", "numbers"},
-		{bucketIDs, "s/1/7", "{", "numbers"},
+		{bucketIDs, "table", "{", "IDs"},
+		{bucketIDs, "s/1/7", "{", "IDs"},
 		{bucketSwitches, "s", "{", "switches"},
 	} {
 		s := newStore()

@@ -40,8 +40,8 @@ type Metadata struct {
 
 // PolicySpec is the spec of a GrayPolicy: what goes to which version, and how fast.
 type PolicySpec struct {
-	Targets  []TargetRef `json:"targets" gray:"required" doc:"what the policy drives; one policy may drive both planes in one commit"`
-	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every target must have it"`
+	Targets  []TargetRef `json:"targets" gray:"required" doc:"the Gateways and Services that the policy is about; one policy may move both planes in one commit"`
+	Version  string      `json:"version" gray:"required,label" doc:"the version that matched traffic goes to; every Gateway and Service of targets must have it"`
 	Priority int         `json:"priority" gray:"min=1,max=1000,default=100" doc:"1 to 1000, higher wins"`
 	Suspend  bool        `json:"suspend" doc:"keep what is live, change nothing"`
 	Match    []Match     `json:"match" doc:"a list of entries, any of which matches; within an entry all fields must match; without match and rollout nothing is matched"`
@@ -59,12 +59,12 @@ type TargetRef struct {
 type Match struct {
 	Line            int               `json:"-"`
 	Accounts        []string          `json:"accounts" gray:"nonempty" doc:"Service: by the routing header; Gateway: every Network of that account"`
-	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must hold"`
+	Headers         []HeaderMatch     `json:"headers" gray:"nonempty" doc:"Service only: tests of request headers, all of which must pass"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"Gateway only: whole VPCs by document name"`
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"Gateway only: whole VPCs by label"`
 	VMs             []VMMatch         `json:"vms" gray:"nonempty" doc:"Gateway only: single VMs, as source or destination"`
 	Flow            *Flow             `json:"flow" doc:"Gateway only: down to one TCP flow"`
-	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets; in exclude, the share that stays"`
+	Percent         *int              `json:"percent" gray:"min=0,max=100" doc:"Service: that share of accounts, sticky by account, requests without one come last, at 100; Gateway: that share of hash buckets; in exclude, the share that the policy does not get"`
 }
 
 // HeaderMatch is a test of one request header.
@@ -98,15 +98,15 @@ type Flow struct {
 type Rollout struct {
 	NetworkSelector map[string]string `json:"networkSelector" gray:"nonempty" doc:"the networks that move, by label"`
 	Networks        []string          `json:"networks" gray:"nonempty,label" doc:"the networks that move, by document name"`
-	Order           []string          `json:"order" gray:"nonempty,label" doc:"the order of the networks; by name where it is absent"`
-	Batches         []Batch           `json:"batches" gray:"nonempty" doc:"VMs of the VPC at hand, cumulative: counts and percentages"`
+	Order           []string          `json:"order" gray:"nonempty,label" doc:"the order of the networks; absent: by name"`
+	Batches         []Batch           `json:"batches" gray:"nonempty" doc:"VMs of the VPC that is moving, cumulative: counts and percentages"`
 	Parallel        int               `json:"parallel" gray:"min=1,max=1000,default=1" doc:"VPCs that move at the same time"`
 	Bake            Duration          `json:"bake" doc:"least time between a batch that passed and the next"`
 	Approval        string            `json:"approval" gray:"enum=none|batch|network" doc:"wait for gray rollout promote or for through"`
 	Through         *Through          `json:"through" doc:"go no further than this"`
-	Verify          *Verify           `json:"verify" doc:"the regression test that runs as soon as a batch is live"`
-	Deadline        Duration          `json:"deadline" doc:"a rollout that does not progress for so long is Stalled"`
-	OnFailure       string            `json:"onFailure" gray:"enum=rollback|pause" doc:"what a failed verification does"`
+	Verify          *Verify           `json:"verify" doc:"the probe that runs as soon as a batch is live"`
+	Deadline        Duration          `json:"deadline" doc:"a rollout that makes no progress for so long is Stalled"`
+	OnFailure       string            `json:"onFailure" gray:"enum=rollback|pause" doc:"what a failed batch does"`
 }
 
 // Through is the last batch that a rollout may move.
@@ -126,9 +126,9 @@ type Verify struct {
 
 // PingProbe pings moved VMs and their peers.
 type PingProbe struct {
-	Count   int      `json:"count" gray:"min=1,max=1000,default=3" doc:"echo requests an address"`
+	Count   int      `json:"count" gray:"min=1,max=1000,default=3" doc:"echo requests to each address"`
 	Timeout Duration `json:"timeout" doc:"how long to wait for a reply"`
-	MaxLoss Percent  `json:"maxLoss" doc:"the loss that still passes"`
+	MaxLoss Percent  `json:"maxLoss" doc:"the highest loss that passes"`
 	Peers   int      `json:"peers" gray:"min=0,max=10000" doc:"peers of the same VPC to ping as well"`
 	Source  string   `json:"source" gray:"enum=overlay|host" doc:"where the requests come from"`
 }
@@ -159,8 +159,8 @@ type ServiceSpec struct {
 	Default     string           `json:"default" gray:"required,label" doc:"the version for traffic that no policy matches"`
 	Versions    []ServiceVersion `json:"versions" gray:"required" doc:"the versions and where they run"`
 	HealthCheck *HealthCheck     `json:"healthCheck" doc:"how Envoys check the endpoints; absent: they do not"`
-	Timeout     *Duration        `json:"timeout" doc:"of a whole request, from its end to the end of the answer, which ends streams of a gRPC server too; absent: none"`
-	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that found no server is tried again"`
+	Timeout     *Duration        `json:"timeout" doc:"from the end of a request to the end of its answer; it also ends streams on which a gRPC server is still sending; absent: none"`
+	Retries     int              `json:"retries" gray:"min=0,max=10" doc:"how often a request that reached no server is sent again"`
 }
 
 // RouteBy is where a request carries its account.
@@ -206,12 +206,12 @@ type HealthCheck struct {
 // HTTPCheck is an HTTP health check.
 type HTTPCheck struct {
 	Path string `json:"path" gray:"required" doc:"the path to get"`
-	Port int    `json:"port" gray:"min=1,max=65535" doc:"the port, where it is not the endpoint's"`
+	Port int    `json:"port" gray:"min=1,max=65535" doc:"the port, if it is not the endpoint's"`
 }
 
 // TCPCheck is a TCP health check.
 type TCPCheck struct {
-	Port int `json:"port" gray:"min=1,max=65535" doc:"the port, where it is not the endpoint's"`
+	Port int `json:"port" gray:"min=1,max=65535" doc:"the port, if it is not the endpoint's"`
 }
 
 // GatewaySpec is the spec of a Gateway: VIPs on switches and the servers behind them.
@@ -246,7 +246,7 @@ type Backend struct {
 	Address Addr           `json:"address" gray:"required" doc:"the server's IP address"`
 	MAC     *MAC           `json:"mac" doc:"the server's MAC address"`
 	Port    *int           `json:"port" gray:"min=0,max=511" doc:"the switch port that leads to it"`
-	Ports   map[string]int `json:"ports" gray:"min=0,max=511" doc:"the port by switch, where switches differ"`
+	Ports   map[string]int `json:"ports" gray:"min=0,max=511" doc:"the port for each switch, if they differ"`
 	Weight  int            `json:"weight" gray:"min=1,max=1000,default=1" doc:"its share of the buckets"`
 }
 
@@ -276,8 +276,8 @@ type BGPSpec struct {
 	RouterID     Addr          `json:"routerID" gray:"required" doc:"the BGP identifier, an IPv4 address"`
 	LocalAddress *Addr         `json:"localAddress" doc:"the address of the daemon's host to speak from; absent: the route decides"`
 	NextHop      Addr          `json:"nextHop" gray:"required" doc:"the next hop of the announced VIPs of its family"`
-	NextHop6     *Addr         `json:"nextHop6" doc:"the next hop of IPv6 VIPs, where nextHop is an IPv4 address"`
-	Neighbors    []BGPNeighbor `json:"neighbors" gray:"required" doc:"whom to announce to"`
+	NextHop6     *Addr         `json:"nextHop6" doc:"the next hop of IPv6 VIPs, if nextHop is an IPv4 address"`
+	Neighbors    []BGPNeighbor `json:"neighbors" gray:"required" doc:"the peers to announce to"`
 	Communities  []Community   `json:"communities" doc:"communities on the announced VIPs, as asn:value"`
 }
 

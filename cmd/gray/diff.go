@@ -31,7 +31,7 @@ func diffCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&f.base, "base", "", "compare with this revision instead of the live state")
 	cmd.Flags().StringVar(&f.head, "head", "", "the revision to look at; default: the working tree")
-	cmd.Flags().BoolVar(&f.live, "live", false, "read the switches directly, and the Envoys' state from the daemon")
+	cmd.Flags().BoolVar(&f.live, "live", false, "have the daemon read every target again first")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or markdown")
 	cmd.Flags().BoolVar(&f.exitCode, "exit-code", true, "exit with 1 where there is a difference")
 	cmd.Flags().StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
