@@ -99,7 +99,7 @@ lint:
 fmt:
 	set -e; for m in $(MODULES); do (cd $$m && $(LINT) fmt ./...); done
 
-# Both faces of the pipeline. Their P4Info is one: without what p4c says of the
+# The pipeline for both architectures. Their P4Info is the same: without what p4c says of the
 # chip's own table of ports, Tofino's may differ in the architecture alone.
 P4DIR := sinks/p4rt/pipeline
 p4:
@@ -108,7 +108,7 @@ p4:
 	p4c-barefoot --target tofino --arch tna -D__TARGET_TOFINO__=1 --p4runtime-force-std-externs --p4runtime-files $$out/tna.p4info.txtpb -o $$out gray_tna.p4; \
 	grep -q 'match: ' $$out/pipe/gray_tna.bfa || { echo "this p4c loses what parsers select by; use one with its pull request 5753" >&2; exit 1; }; \
 	sed '/^externs {/,/^}/d; s/arch: "tna"/arch: "v1model"/' $$out/tna.p4info.txtpb | diff gray_v1model.p4info.txtpb - \
-		|| { echo "the P4Infos of the two faces differ" >&2; exit 1; }; \
+		|| { echo "the P4Infos of the two architectures differ" >&2; exit 1; }; \
 	bfas -q --target tofino --log-hashes -o $$out/asm $$out/pipe/gray_tna.bfa; \
 	grep 'm[.]hash_' $$out/asm/logs/mau.hashes.log >gray_tna.hash.txt; \
 	ls -l $$out/asm/tofino.bin; $(GO) run $(CURDIR)/tools/placement $$out/asm/context.json

@@ -40,6 +40,9 @@ type Body interface {
 	Delta(old Body) string // what has to change to come from old to this, on one line
 }
 
+// FromTo is the Delta of a Body that shows both as a whole.
+func FromTo(old, b Body) string { return old.String() + " -> " + b.String() }
+
 // Resource is one thing that a sink keeps somewhere.
 type Resource struct {
 	Key

@@ -31,7 +31,7 @@ func TestVIPsReachRoutersAndLeave(t *testing.T) {
 
 	rig.want(&pathBody{prefix: netip.MustParsePrefix("2001:db8::10/128")})
 	rig.settle()
-	routers.have("no VIP that is held back", map[string]route{"203.0.113.10/32": v4})
+	routers.have("no VIP that is not announced", map[string]route{"203.0.113.10/32": v4})
 
 	rig.want(vip("2001:db8::10/128"))
 	delete(rig.desired, pathKey(target, netip.MustParsePrefix("203.0.113.10/32")))
@@ -223,7 +223,7 @@ func TestSessionsWaitForAPath(t *testing.T) {
 	rig.want(&pathBody{prefix: netip.MustParsePrefix("203.0.113.10/32")})
 	rig.settle()
 	if n := rig.neighbor(nobody); n.State == stateWaiting {
-		t.Error("that the one path is held back is known, and the session waits")
+		t.Error("the speaker knows that its one path is not announced, and the session waits")
 	}
 	impatient := newRig(t, "")
 	impatient.cfg.patience = time.Millisecond

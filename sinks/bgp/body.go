@@ -53,12 +53,10 @@ func (b *neighborBody) String() string {
 	return s
 }
 
-func (b *neighborBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *neighborBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
-func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
-
-// pathBody is a VIP's route. Without a next hop it is held back: the speaker knows
-// of it and does not announce it.
+// pathBody is a VIP's path. Without a next hop the speaker keeps it and does not
+// announce it.
 type pathBody struct {
 	prefix      netip.Prefix
 	nextHop     netip.Addr
@@ -76,7 +74,7 @@ func (b *pathBody) Equal(o reconciler.Body) bool {
 func (b *pathBody) String() string {
 	s := "next hop " + b.nextHop.String()
 	if b.held() {
-		s = "held back, none of its servers is healthy"
+		s = "not announced, none of its servers is healthy"
 	}
 	for i, c := range b.communities {
 		if i == 0 {
@@ -90,4 +88,4 @@ func (b *pathBody) String() string {
 	return s
 }
 
-func (b *pathBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *pathBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }

@@ -6,7 +6,7 @@
 //
 // A path refers to the VIP's entry on the switch, which is another target: it is
 // announced when that is live, and withdrawn before that goes. A VIP without a
-// healthy server keeps its path, which is held back.
+// healthy server keeps its path, which is not announced.
 //
 // Speakers are restarting speakers in the sense of RFC 4724: neighbors keep the
 // routes while the daemon is away. After a start no session is opened before the

@@ -119,11 +119,11 @@ func TestLowerWithoutAHealthyServer(t *testing.T) {
 	up := lower()
 	gw.Pools[0].Backends[1].Down = true
 	down := lower()
-	if want := "vpc-gw: next hop 192.0.2.1, communities 0:1 -> vpc-gw: held back, none of its servers is healthy"; down.Delta(up) != want {
+	if want := "vpc-gw: next hop 192.0.2.1, communities 0:1 -> vpc-gw: not announced, none of its servers is healthy"; down.Delta(up) != want {
 		t.Errorf("the change reads %q, want %q", down.Delta(up), want)
 	}
 	if up.Equal(down) || !down.Equal(lower()) {
-		t.Error("a path that is held back equals one that is not, or does not equal itself")
+		t.Error("a path that is not announced equals one that is, or does not equal itself")
 	}
 }
 

@@ -43,7 +43,7 @@ type speaker struct {
 	unwatch   context.CancelFunc
 	body      targetBody
 	neighbors map[netip.Addr]session
-	held      map[netip.Prefix]bool // VIPs that are held back
+	held      map[netip.Prefix]bool // VIPs that are not announced
 	open      bool                  // the sessions are; before, they wait for the first paths
 	patience  *time.Timer           // opens them when that takes too long
 	ended     bool

@@ -43,9 +43,8 @@ func bucketPools(self *reconciler.Resource, n int) []reconciler.Change {
 	return creates(all...)
 }
 
-// BenchmarkWrite50k writes 50,000 entries through Apply, and beside it the very
-// same batches, made beforehand, in a bare loop. The ratio of the two rates is to
-// be at least 0.9.
+// BenchmarkWrite50k writes 50,000 entries through Apply, and the same batches, made
+// beforehand, in a bare loop. The ratio of the two rates must be at least 0.9.
 func BenchmarkWrite50k(b *testing.B) {
 	for _, c := range []struct {
 		name string
@@ -58,9 +57,8 @@ func BenchmarkWrite50k(b *testing.B) {
 	}
 }
 
-// pairs is how many times at least the one and the other are measured. Their
-// medians are compared, as a machine that does something else at the same time
-// makes single ones of little worth.
+// pairs is how many times each is measured at least. The medians are compared, as
+// single measurements vary with the load of the machine.
 const pairs = 11
 
 func benchWrite(b *testing.B, makeChanges func(*reconciler.Resource) []reconciler.Change) {
@@ -85,8 +83,8 @@ func benchWrite(b *testing.B, makeChanges func(*reconciler.Resource) []reconcile
 		}
 	}
 	sink := func() { mustApply(b, s, self, changes...) }
-	// onEmpty runs one of them on an empty switch. What the one leaves behind is not
-	// to be cleaned up in the time of the other.
+	// onEmpty runs one of them on an empty switch. The garbage of one must not be
+	// collected in the time of the other.
 	onEmpty := func(f func(), timed bool) time.Duration {
 		mustApply(b, s, self, creates(self)...)
 		runtime.GC()

@@ -18,8 +18,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// The bodies of resources. Fields named label hold names for people; they are
-// not on the switch and take no part in Equal.
+// The bodies of resources. Fields named label are names for people: they are not on
+// the switch, and Equal ignores them.
 
 // targetBody is a switch: how to reach it, and the pipeline it runs.
 type targetBody struct {
@@ -39,7 +39,7 @@ func (b *targetBody) Equal(o reconciler.Body) bool {
 	return ok && b.connection() == t.connection() && b.push == t.push && !b.Resets(t)
 }
 
-// connection is what of a switch a connection to it is made with.
+// connection returns the fields that a connection to the switch depends on.
 func (b *targetBody) connection() targetBody {
 	c := *b
 	c.program, c.cookie, c.lack, c.push = nil, 0, "", ""
@@ -67,7 +67,7 @@ func (b *targetBody) String() string {
 func (b *targetBody) Delta(old reconciler.Body) string {
 	o, ok := old.(*targetBody)
 	if !ok {
-		return fromTo(old, b)
+		return reconciler.FromTo(old, b)
 	}
 	var changes []string
 	for _, f := range []struct{ name, was, is string }{
@@ -88,7 +88,7 @@ func (b *targetBody) Delta(old reconciler.Body) string {
 	return fmt.Sprintf("%s device %d: %s", b.address, b.deviceID, strings.Join(changes, ", "))
 }
 
-// loading says which pipeline is to come in place of which.
+// loading says which pipeline replaces which.
 func (b *targetBody) loading(old *targetBody) string {
 	was := "no pipeline"
 	if old.cookie != 0 {
@@ -101,12 +101,12 @@ func (b *targetBody) loading(old *targetBody) string {
 	return s + fmt.Sprintf(" cookie %#x; this empties its tables", b.cookie)
 }
 
-// backendBody is a server: where its frames go.
+// backendBody is a server, and where its frames are sent.
 type backendBody struct {
 	id             uint16
 	dstMAC, srcMAC [6]byte
 	port           uint32
-	address        netip.Addr // of the outer destination; zero: the VIP stays
+	address        netip.Addr // the new outer destination; zero: the VIP stays
 	label          string
 }
 
@@ -123,7 +123,7 @@ func (b *backendBody) String() string {
 	return withLabel(b.label, s)
 }
 
-func (b *backendBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *backendBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
 func (b *backendBody) name() string { return "backend=" + itoa(b.id) }
 
@@ -134,9 +134,7 @@ func withLabel(label, s string) string {
 	return label + ": " + s
 }
 
-func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
-
-// profileBody is which fields take part in a gateway's hash.
+// profileBody says which fields a gateway hashes.
 type profileBody struct {
 	profile uint8
 	masks   [6]uint32 // vni, src, dst, protocol, src_port, dst_port
@@ -164,11 +162,11 @@ func (b *profileBody) String() string {
 	return withLabel(b.label, "hash over "+strings.Join(fields, ", "))
 }
 
-func (b *profileBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *profileBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
 func (b *profileBody) name() string { return "profile=" + itoa(uint16(b.profile)) }
 
-// vipBody is a VIP: its number, its default pool and its hash profile.
+// vipBody is a VIP: its ID, its default pool and its hash profile.
 type vipBody struct {
 	address            netip.Addr
 	vip, pool, profile uint8
@@ -184,7 +182,7 @@ func (b *vipBody) String() string {
 	return withLabel(b.label, fmt.Sprintf("vip %d, default pool %d, profile %d", b.vip, b.pool, b.profile))
 }
 
-func (b *vipBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *vipBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
 func (b *vipBody) name() string { return "dst=" + b.address.String() }
 
@@ -203,7 +201,7 @@ func (b *ruleBody) Equal(o reconciler.Body) bool {
 	return ok && b.table == x.table && b.vip == x.vip && b.pool == x.pool && b.priority == x.priority && b.match == x.match
 }
 
-// Heir is the entry of the VPC that takes the packets of a VM without one.
+// Heir returns the entry of the VPC, which takes the packets of a VM that has none.
 func (b *ruleBody) Heir() (kind, name string) {
 	if b.table == pipeline.TableVPC || b.priority != 0 {
 		return "", ""
@@ -213,7 +211,7 @@ func (b *ruleBody) Heir() (kind, name string) {
 	return tableKinds[pipeline.TableVPC], vpc.name()
 }
 
-// Takes is the VNI whose packets the entry takes away from the VIP's default.
+// Takes returns the VNI whose packets the entry takes from the VIP's default version.
 func (b *ruleBody) Takes() (vni uint32, account string) { return b.match.VNI, "" }
 
 func (b *ruleBody) String() string {
@@ -223,9 +221,9 @@ func (b *ruleBody) String() string {
 	return fmt.Sprintf("-> %s, pool %d", b.label, b.pool)
 }
 
-func (b *ruleBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *ruleBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
-// name is the rule's key, derived from its match alone.
+// name is the name in the rule's key, which follows from its match alone.
 func (b *ruleBody) name() string {
 	s := make([]byte, 0, 64)
 	number := func(key string, v int64) { s = strconv.AppendInt(append(s, key...), v, 10) }
@@ -261,17 +259,17 @@ func (b *ruleBody) name() string {
 	return string(s)
 }
 
-// poolBody is a pool and its buckets. A bucket holds a backend's id plus one; 0
-// is a hole, which only what is read back can have.
+// poolBody is a pool and its buckets. A bucket holds a backend's ID plus one; 0 is an
+// empty bucket, which only an observed pool can have.
 type poolBody struct {
 	pool       uint8
-	generation uint8 // that the pool entry points to
+	generation uint8 // to which the pool entry points
 	hasEntry   bool
 	mask       uint16
 	buckets    []uint32
-	stray      []bucketKey // bucket entries that belong to no live bucket
+	unused     []bucketKey // bucket entries to which the pool entry does not lead
 	label      string
-	backends   map[uint16]string // names of backends for people
+	backends   map[uint16]string // names of the backends, for people
 }
 
 // bucketKey is the key of an entry of the bucket table.
@@ -283,7 +281,7 @@ type bucketKey struct {
 func (b *poolBody) Equal(o reconciler.Body) bool {
 	x, ok := o.(*poolBody)
 	return ok && b.pool == x.pool && b.hasEntry == x.hasEntry && b.mask == x.mask &&
-		len(b.stray) == 0 && len(x.stray) == 0 && slices.Equal(b.buckets, x.buckets)
+		len(b.unused) == 0 && len(x.unused) == 0 && slices.Equal(b.buckets, x.buckets)
 }
 
 func (b *poolBody) String() string {
@@ -299,8 +297,8 @@ func (b *poolBody) String() string {
 	if !b.hasEntry {
 		s += ", without its pool entry"
 	}
-	if len(b.stray) > 0 {
-		s += fmt.Sprintf(", %d stray bucket entries", len(b.stray))
+	if len(b.unused) > 0 {
+		s += fmt.Sprintf(", %d unused bucket entries", len(b.unused))
 	}
 	return withLabel(b.label, s)
 }
@@ -315,12 +313,12 @@ func (b *poolBody) backendName(v uint32) string {
 	return fmt.Sprintf("backend %d", v-1)
 }
 
-// Delta counts the buckets that move, and names them where they are few.
+// Delta counts the buckets that change, and names them if they are few.
 func (b *poolBody) Delta(old reconciler.Body) string {
 	const few = 4
 	o, ok := old.(*poolBody)
 	if !ok {
-		return fromTo(old, b)
+		return reconciler.FromTo(old, b)
 	}
 	var moved []string
 	n := 0
@@ -333,15 +331,15 @@ func (b *poolBody) Delta(old reconciler.Body) string {
 			moved = append(moved, fmt.Sprintf("%d %s -> %s", i, b.backendName(was), b.backendName(is)))
 		}
 	}
-	s := fmt.Sprintf("%d of %d buckets move", n, len(b.buckets))
+	s := fmt.Sprintf("%d of %d buckets change", n, len(b.buckets))
 	if n > 0 && n <= few {
 		s += " (" + strings.Join(moved, ", ") + ")"
 	}
 	if !o.hasEntry || o.mask != b.mask {
 		s += ", its pool entry is set"
 	}
-	if len(o.stray) > 0 {
-		s += fmt.Sprintf(", %d stray bucket entries go", len(o.stray))
+	if len(o.unused) > 0 {
+		s += fmt.Sprintf(", %d unused bucket entries are deleted", len(o.unused))
 	}
 	return withLabel(b.label, s)
 }
@@ -353,7 +351,7 @@ func at(buckets []uint32, i int) uint32 {
 	return 0
 }
 
-// rawBody is an entry that gray would never write; it is only ever deleted.
+// rawBody is an entry that gray would never write. It is only deleted or overwritten.
 type rawBody struct {
 	text  string
 	proto *p4v1.TableEntry
@@ -365,9 +363,9 @@ func (b *rawBody) Equal(o reconciler.Body) bool {
 }
 
 func (b *rawBody) String() string                   { return b.text }
-func (b *rawBody) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *rawBody) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
-// tableKinds is the kind of resource of each table, and the table of each kind.
+// The kind of resource of each table, and the table of each kind.
 var (
 	tableKinds = map[uint32]string{}
 	kindTables = map[string]uint32{}

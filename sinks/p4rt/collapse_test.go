@@ -97,8 +97,8 @@ func TestCollapse(t *testing.T) {
 	}
 }
 
-// TestCollapseFails loses the VPC's entry, or the read of it: the VMs' entries
-// stay and are reported, and go once it is there.
+// TestCollapseFails loses the VPC's entry, or the read of it: deleting the VMs' entries
+// fails, and succeeds once it is there.
 func TestCollapseFails(t *testing.T) {
 	var fail error
 	l := readsBy(t, func(sw *softswitch.Switch, req *p4v1.ReadRequest, s p4v1.P4Runtime_ReadServer) error {
@@ -119,7 +119,7 @@ func TestCollapseFails(t *testing.T) {
 	l.onWrite(func(context.Context, *p4v1.WriteRequest) error { return errDone }) // it says so, and does nothing
 	mustApply(t, s, self, creates(vpc)...)
 	l.hook.Store(nil)
-	for _, want := range []string{"Unavailable: busy", "it is not there as it was written"} {
+	for _, want := range []string{"Unavailable: busy", "it is missing or was changed"} {
 		if strings.HasPrefix(want, "Unavailable") {
 			fail = status.Error(codes.Unavailable, "busy")
 		}

@@ -18,7 +18,7 @@ func TestConformance(t *testing.T) {
 	conformance(t, "strict")
 }
 
-// TestConformancePersonalities runs it against the gateway as it is like others.
+// TestConformancePersonalities runs it against the gateway with other personalities.
 func TestConformancePersonalities(t *testing.T) {
 	for _, name := range softswitch.PersonalityNames()[1:] {
 		t.Run(name, func(t *testing.T) {
@@ -48,8 +48,8 @@ func conformance(t *testing.T, personality string) {
 	}})
 }
 
-// newConformanceRig describes a switch. Somebody else's role is what disturbs it,
-// so that gray stays primary of its own.
+// newConformanceRig describes a switch. A controller of another role disturbs it, so
+// that gray stays primary of its own role.
 func newConformanceRig(t *testing.T, address string, client func() p4v1.P4RuntimeClient) *sinktest.Rig {
 	sink := newSink(t, 1)
 	epoch := uint64(1)
@@ -95,7 +95,7 @@ func foreign() []*p4v1.Update {
 	return all
 }
 
-// damage changes every second entry that is there and takes away the others.
+// damage changes every second entry and deletes the others.
 func damage(t *testing.T, s *Sink, r *sinktest.Rig) []*p4v1.Update {
 	t.Helper()
 	s.mu.Lock()

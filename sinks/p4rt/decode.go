@@ -15,13 +15,12 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// decode reads an entry back into a body and its name. What gray would not have
-// written becomes a *rawBody, under the name that gray's own entry would have
-// where the match is one that gray writes: then it is put right, not deleted
-// beside it. Buckets and pool entries are gathered elsewhere. The block is for
-// what is only needed meanwhile.
+// decode turns an entry that was read into a body and its name. An entry that gray
+// would not write becomes a *rawBody. If its match is one that gray writes, it gets the
+// name of gray's own entry, so that it is modified instead of deleted. Pools and buckets
+// are handled by reader. The block is scratch space.
 func decode(e *p4v1.TableEntry, scratch *block) (body reconciler.Body, name string) {
-	if own := decodeOwn(e); own != nil && sameEntry(own.encode(scratch), e) { // as good as always
+	if own := decodeOwn(e); own != nil && sameEntry(own.encode(scratch), e) { // almost always
 		return own, own.name()
 	}
 	n := normal(e)
@@ -37,8 +36,8 @@ func decode(e *p4v1.TableEntry, scratch *block) (body reconciler.Body, name stri
 	return &rawBody{text: rawText(n), proto: e}, rawName(n)
 }
 
-// decodeOwn reads an entry as one that gray wrote, whatever is in it; nil for a
-// table in which gray writes nothing.
+// decodeOwn reads an entry as if gray had written it, without checks; nil for a table
+// that gray does not write to.
 func decodeOwn(e *p4v1.TableEntry) namedBody {
 	f := readFields(e)
 	switch id := e.GetTableId(); id {
@@ -70,10 +69,10 @@ func decodeOwn(e *p4v1.TableEntry) namedBody {
 	return nil
 }
 
-// namedBody is a body that is one entry of gray's.
+// namedBody is a body that is one of gray's entries.
 type namedBody interface {
 	entryBody
-	name() string // of the key; it follows from the match
+	name() string // in the key; it follows from the match
 }
 
 // sameEntry tells whether two entries have the same match, priority and action,
@@ -110,8 +109,8 @@ func sameField(a, b *p4v1.FieldMatch) bool {
 	return false // gray writes no others
 }
 
-// normal is an entry with what gray compares, in the form in which gray writes.
-// Switches are known to pad values and to return don't-care fields.
+// normal returns the parts of an entry that gray compares, in the form in which gray
+// writes them: some switches pad values and return don't-care fields.
 func normal(e *p4v1.TableEntry) *p4v1.TableEntry {
 	n := &p4v1.TableEntry{TableId: e.GetTableId(), Priority: e.GetPriority(), Action: e.GetAction()}
 	for _, m := range e.GetMatch() {
@@ -131,7 +130,7 @@ func normal(e *p4v1.TableEntry) *p4v1.TableEntry {
 	return n
 }
 
-// normalField is a field in its shortest form, nil where it matches anything.
+// normalField returns a field in its shortest form, nil if it matches anything.
 func normalField(table uint32, m *p4v1.FieldMatch) *p4v1.FieldMatch {
 	id := m.GetFieldId()
 	switch v := m.GetFieldMatchType().(type) {
@@ -167,8 +166,8 @@ func rawName(e *p4v1.TableEntry) string {
 	return "raw=" + hex.EncodeToString(b)
 }
 
-// rawText shows an entry on one line. It is made here and not by the protobuf
-// library, whose text differs from build to build on purpose.
+// rawText shows an entry on one line. It does not use the protobuf library, whose text
+// differs from build to build on purpose.
 func rawText(e *p4v1.TableEntry) string {
 	text := "foreign entry"
 	for _, m := range e.GetMatch() {
@@ -187,7 +186,7 @@ func rawText(e *p4v1.TableEntry) string {
 	return text
 }
 
-func decodeRule(e *p4v1.TableEntry, f fieldsOf) *ruleBody {
+func decodeRule(e *p4v1.TableEntry, f entryFields) *ruleBody {
 	id := e.GetTableId()
 	b := &ruleBody{
 		table: id, vip: uint8(f.exact(1)), pool: uint8(f.param(1)), priority: e.GetPriority(),
@@ -209,13 +208,13 @@ func decodeRule(e *p4v1.TableEntry, f fieldsOf) *ruleBody {
 	return b
 }
 
-func decodeFlow(m *packets.Match, f fieldsOf, v6 bool) {
+func decodeFlow(m *packets.Match, f entryFields, v6 bool) {
 	m.AnyVNI = f.match[2] == nil
 	m.VNI = uint32(pipeline.ToUint(f.match[2].GetTernary().GetValue()))
 	for i, p := range []*netip.Prefix{&m.Src, &m.Dst} {
 		if t := f.match[3+i].GetTernary(); t != nil {
 			a := pipeline.ToAddr(t.GetValue(), v6)
-			*p = netip.PrefixFrom(a, onesOf(t.GetMask(), a.BitLen()))
+			*p = netip.PrefixFrom(a, prefixLen(t.GetMask(), a.BitLen()))
 		}
 	}
 	if t := f.match[5].GetTernary(); t != nil {

@@ -140,8 +140,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestForeignKeys names what has gray's match and not gray's action by the name of
-// gray's own entry, so that it is modified and not deleted beside it.
+// TestForeignKeys reads entries with gray's match and another action: they get the name
+// of gray's own entry, so that they are modified instead of deleted.
 func TestForeignKeys(t *testing.T) {
 	own := &ruleBody{table: pipeline.TableVPC, vip: 1, pool: 2, match: vniOnly(7)}
 	_, want := decode(entryOf(own), new(block))
@@ -195,8 +195,8 @@ func TestForeignKeys(t *testing.T) {
 
 func newRoom() *block { return new(block) }
 
-// FuzzDecode reads any entry: it never panics, what is taken for gray's is written
-// in the same way again, and whatever is not is deleted just as it was read.
+// FuzzDecode reads any entry: it never panics, gray's own entries encode to the same
+// entry again, and others are deleted as they were read.
 func FuzzDecode(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for _, b := range randomBodies(r) {

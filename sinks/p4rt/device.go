@@ -23,22 +23,22 @@ import (
 // Limits of the connection to a switch.
 const (
 	maxReceive    = 256 << 20 // BMv2 answers a read of a whole table in one message
-	maxHeaderList = 16 << 20  // the errors of a batch travel in a header
+	maxHeaderList = 16 << 20  // the errors of a batch are sent in a header
 	retryFirst    = 500 * time.Millisecond
 	retryMost     = 30 * time.Second
-	maxVacancies  = 8 // how often nobody may be primary, one answer after the other
+	maxNoPrimary  = 8 // answers in a row that nobody is primary, before the stream is closed
 )
 
-// alive finds out in half a minute that a switch is gone without a word. It is
-// left to TCP, as servers take the pings of HTTP/2 for abuse where they come more
+// keepAlive detects within half a minute that a switch is gone without closing the
+// connection. It is TCP's: gRPC servers close connections whose HTTP/2 pings come more
 // often than every five minutes.
-var alive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 
-// errBackup is why a device is not primary as long as another controller is.
+// errBackup is why a device is not primary while another controller is.
 var errBackup = errors.New("another controller is primary")
 
-// device is the connection to one switch. Its stream is kept up in the
-// background, as being primary lasts exactly as long as the stream.
+// device is the connection to one switch. Its stream is kept open in the background:
+// the controller is primary exactly as long as its stream is open.
 type device struct {
 	target string
 	spec   targetBody
@@ -47,32 +47,30 @@ type device struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 
-	mu       sync.Mutex
-	id       election // of the stream that is open
-	held     election // the last one that made this the primary
-	primary  bool
-	standing error         // why not primary
-	changed  chan struct{} // closed and replaced when the standing changes
-	program  *pipeline.Program
+	mu         sync.Mutex
+	id         election      // of the open stream
+	won        election      // the last id with which this controller was primary
+	notPrimary error         // nil: this controller is primary
+	changed    chan struct{} // closed and replaced when notPrimary is set
+	program    *pipeline.Program
 	known
 }
 
-// runs says which pipeline the switch is to run.
-func (d *device) runs(p *pipeline.Program) {
+// setProgram sets the pipeline that the switch is to run.
+func (d *device) setProgram(p *pipeline.Program) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.program = p
 }
 
-// table is a table of gray's as the switch's pipeline has it.
+// table returns one of gray's tables as the switch's pipeline has it.
 func (d *device) table(id uint32) *pipeline.Table {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.program.Index.Tables[id]
 }
 
-// dial makes the connection of a target and starts to arbitrate unless only
-// reads are wanted.
+// dial connects to a target and, unless the sink is read-only, starts to arbitrate.
 func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 	creds, err := s.credentials(spec)
 	if err != nil {
@@ -81,11 +79,11 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 	conn, err := grpc.NewClient(spec.address,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-			return (&net.Dialer{KeepAliveConfig: alive}).DialContext(ctx, "tcp", address)
+			return (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext(ctx, "tcp", address)
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: s.limits.retry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMost},
-			MinConnectTimeout: s.limits.lead,
+			MinConnectTimeout: s.limits.primary,
 		}),
 		grpc.WithMaxHeaderListSize(uint32(s.limits.header)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(s.limits.receive)))
@@ -96,7 +94,7 @@ func (s *Sink) dial(target string, spec targetBody) (*device, error) {
 	d := &device{
 		target: target, spec: spec, conn: conn, client: p4v1.NewP4RuntimeClient(conn), stop: stop,
 		done: make(chan struct{}), changed: make(chan struct{}),
-		standing: errors.New("not connected yet"), known: newKnown(),
+		notPrimary: errors.New("not connected yet"), known: newKnown(),
 	}
 	if s.cfg.ReadOnly {
 		close(d.done)
@@ -115,8 +113,8 @@ func (d *device) close() error {
 	return d.conn.Close()
 }
 
-// credentials are plaintext on loopback or where the document allows it, else
-// TLS with the files of the document.
+// credentials returns plaintext on loopback or if the document allows it, else TLS
+// with the files that the document names.
 func (s *Sink) credentials(spec targetBody) (credentials.TransportCredentials, error) {
 	if spec.tls.CA == "" {
 		host, _, _ := net.SplitHostPort(spec.address)

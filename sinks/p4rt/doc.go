@@ -3,8 +3,8 @@
 // pipeline (package pipeline), reads back what is on a switch and writes what
 // differs.
 //
-// gray owns the whole pipeline of a switch: an entry that nothing in Git asks
-// for is foreign, shows as drift and is deleted. A pool and its hash buckets are
-// one resource, as only together they mean something; of its buckets only those
-// that differ are written, or, where many do, the other of its two generations.
+// gray owns the whole pipeline of a switch: an entry that no document asks for is
+// foreign, shows as drift and is deleted. A pool and its hash buckets are one
+// resource, as they have a meaning only together. Only the buckets that differ are
+// written, or, where many do, the other of the pool's two generations.
 package p4rt

@@ -16,11 +16,12 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
-// TestDrift has somebody insert, change and delete 1,000 entries at random on a
-// switch of 20,000. One cycle of the real loop puts them all right and reports
-// each, a pool and its buckets as one; the next finds nothing.
+// TestDrift inserts, changes and deletes 1,000 random entries on a switch of 20,000.
+// One cycle of the real loop corrects and reports all of them, a pool and its buckets as
+// one; the next finds no drift.
 func TestDrift(t *testing.T) {
 	sw := newLab(t)
 	documents := []string{switchDoc("sw", sw.address), gatewayDoc("sw")}
@@ -77,7 +78,7 @@ func TestDrift(t *testing.T) {
 func entriesAt(t *testing.T, sw *lab) map[string]*p4v1.TableEntry {
 	t.Helper()
 	d := &device{spec: targetBody{address: sw.address, deviceID: 1}, client: sw.client(), known: newKnown()}
-	d.runs(pipeline.V1Model())
+	d.setProgram(pipeline.V1Model())
 	sw.mu.Lock()
 	defer sw.mu.Unlock()
 	before := sw.reads.Load()
@@ -112,7 +113,7 @@ func disturb(t *testing.T, entries map[string]*p4v1.TableEntry, found map[string
 	for i := range n {
 		switch e := entries[keys[i]]; i % 3 {
 		case 0:
-			foreign := strange(r, i)
+			foreign := foreignEntry(r, i)
 			note(reconciler.Create, foreign)
 			all = append(all, updateOf(p4v1.Update_INSERT, foreign))
 		case 1:
@@ -136,8 +137,8 @@ func changedEntry(e *p4v1.TableEntry) *p4v1.TableEntry {
 	return changed
 }
 
-// strange is an entry that nobody asked for.
-func strange(r *rand.Rand, i int) *p4v1.TableEntry {
+// foreignEntry is an entry that no document asks for.
+func foreignEntry(r *rand.Rand, i int) *p4v1.TableEntry {
 	prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(i >> 8), byte(i)}), 24)
 	id := uint16(2000 + i)
 	switch r.IntN(8) {
@@ -159,9 +160,9 @@ func strange(r *rand.Rand, i int) *p4v1.TableEntry {
 	return entryOf(&vipBody{address: prefix.Addr().Next(), vip: 9, pool: 9, profile: 9})
 }
 
-// TestDeadSwitches has one gateway on switches of which one does not exist, one
-// says nothing, one hangs in the middle of its programming: the others follow
-// commit after commit, and the one that hung gets there when it answers again.
+// TestDeadSwitches has one gateway on several switches: one does not exist, one never
+// answers, one hangs while it is programmed. The others apply commit after commit, and
+// the one that hung catches up when it answers again.
 func TestDeadSwitches(t *testing.T) {
 	a, b, hung := newLab(t), newLab(t), newLab(t)
 	release := make(chan struct{})
@@ -184,7 +185,7 @@ func TestDeadSwitches(t *testing.T) {
 	l := newLoop(t, append(base, vmsDoc(1, addresses(0, 50)...))...)
 	live := func(names []string, vms int) {
 		t.Helper()
-		eventually(t, l.log.String, func() bool {
+		testnet.Eventually(t, l.log.String, func() bool {
 			s, err := l.Status(t.Context())
 			if err != nil {
 				t.Fatal(err)

@@ -11,8 +11,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// block is the messages of one update, in one piece. A switch may get half a
-// million of them, so that they are used again once a batch is done.
+// block has the messages of one update in one allocation. A switch may get half a
+// million updates, so blocks are reused once a batch is done.
 type block struct {
 	update   p4v1.Update
 	entity   p4v1.Entity
@@ -25,8 +25,8 @@ type block struct {
 	match    [3]*p4v1.FieldMatch
 	params   [4]p4v1.Action_Param
 	pointers [4]*p4v1.Action_Param
-	room     [32]byte
-	bytes    []byte // the values, in room while they fit
+	buffer   [32]byte
+	bytes    []byte // the values, in buffer while they fit
 }
 
 type exactField struct {
@@ -35,16 +35,16 @@ type exactField struct {
 	exact p4v1.FieldMatch_Exact
 }
 
-// begin makes the block an entry with one action and no fields or parameters yet.
+// begin starts an entry with an action, without fields and parameters.
 func (b *block) begin(table, action uint32) {
-	b.bytes = b.room[:0]
+	b.bytes = b.buffer[:0]
 	b.act.ActionId, b.act.Params = action, b.pointers[:0]
 	b.ofAction.Action = &b.act
 	b.action.Type = &b.ofAction
 	b.entry.TableId, b.entry.Priority, b.entry.Match, b.entry.Action = table, 0, b.match[:0], &b.action
 }
 
-// exact adds exact fields, numbered from 1.
+// exact adds exact fields; ids begin at 1.
 func (b *block) exact(values ...[]byte) {
 	for _, v := range values {
 		n := len(b.entry.Match)
@@ -61,7 +61,7 @@ func (b *block) exact(values ...[]byte) {
 	}
 }
 
-// param adds parameters, numbered from 1.
+// param adds parameters; ids begin at 1.
 func (b *block) param(values ...[]byte) {
 	for _, v := range values {
 		n := len(b.act.Params)
@@ -76,7 +76,7 @@ func (b *block) param(values ...[]byte) {
 	}
 }
 
-// number gives the canonical byte string of a number.
+// number returns the canonical byte string of a number.
 func (b *block) number(v uint32) []byte {
 	from := len(b.bytes)
 	for shift := 24; shift > 0; shift -= 8 {
@@ -88,7 +88,7 @@ func (b *block) number(v uint32) []byte {
 	return b.bytes[from:len(b.bytes):len(b.bytes)]
 }
 
-// addr gives the canonical byte string of an address.
+// addr returns the canonical byte string of an address.
 func (b *block) addr(a netip.Addr) []byte {
 	if a.Is4() {
 		v := a.As4()
@@ -97,8 +97,8 @@ func (b *block) addr(a netip.Addr) []byte {
 	return pipeline.FromAddr(a)
 }
 
-// as makes the block an update of its entry.
-func (b *block) as(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update {
+// updateOf makes an update of an entry in the block.
+func (b *block) updateOf(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update {
 	b.ofEntity.TableEntry = e
 	b.entity.Entity = &b.ofEntity
 	b.update.Type, b.update.Entity = t, &b.entity
@@ -108,11 +108,11 @@ func (b *block) as(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update {
 // entryBody is a body that is one table entry.
 type entryBody interface {
 	reconciler.Body
-	// encode makes the entry in a block; it is good for as long as that is.
+	// encode makes the entry in a block, and it is valid until the block is reused.
 	encode(*block) *p4v1.TableEntry
 }
 
-// entryOf makes the entry of a body that is one.
+// entryOf makes the entry of a body in a block of its own.
 func entryOf(b entryBody) *p4v1.TableEntry { return b.encode(new(block)) }
 
 func ternary(id uint32, value, mask []byte) *p4v1.FieldMatch {
@@ -123,8 +123,6 @@ func ranged(id uint32, r packets.PortRange) *p4v1.FieldMatch {
 	v := &p4v1.FieldMatch_Range{Low: pipeline.FromUint(uint64(r.Lo)), High: pipeline.FromUint(uint64(r.Hi))}
 	return &p4v1.FieldMatch{FieldId: id, FieldMatchType: &p4v1.FieldMatch_Range_{Range: v}}
 }
-
-// The entry of each body.
 
 func (b *backendBody) encode(to *block) *p4v1.TableEntry {
 	action := pipeline.ActionForwardMAC
@@ -170,7 +168,7 @@ func (b *poolBody) encode(to *block) *p4v1.TableEntry {
 	return &to.entry
 }
 
-// encode makes the entry of a bucket.
+// encode makes the entry of a bucket in a block.
 func (k bucketKey) encode(to *block, backend uint16) *p4v1.TableEntry {
 	to.begin(pipeline.TableBucket, pipeline.ActionSetBackend)
 	to.exact(to.number(uint32(k.pool)), to.number(uint32(k.generation)), to.number(uint32(k.hash)))
@@ -211,7 +209,7 @@ func (b *ruleBody) vmAddr() netip.Addr {
 	return b.match.Dst.Addr()
 }
 
-// flowFields are the fields of a flow rule; don't-care fields are left out.
+// flowFields returns the fields of a flow rule without the don't-care fields.
 func (b *ruleBody) flowFields() []*p4v1.FieldMatch {
 	var match []*p4v1.FieldMatch
 	m := &b.match

@@ -33,8 +33,7 @@ var fabricSimCannot = map[string]string{
 // tell who is primary when the primary's stream ends (INVALID_ARGUMENT and no
 // election id, where NOT_FOUND and the highest are due).
 
-// TestConformanceFabricSim runs the suite against a P4Runtime server that is none
-// of ours.
+// TestConformanceFabricSim runs the suite against a P4Runtime server of another project.
 func TestConformanceFabricSim(t *testing.T) {
 	binary := buildFabricSim(t)
 	sinktest.Run(t, sinktest.Config{Skip: fabricSimCannot, Start: func(t *testing.T) *sinktest.Rig {
@@ -98,8 +97,7 @@ func startFabricSim(t *testing.T, binary string) (*os.Process, string) {
 	return cmd.Process, strings.TrimSpace(line)
 }
 
-// relay is a P4Runtime server that hands everything on to another one and counts
-// what goes there.
+// relay is a P4Runtime server that forwards everything to another one and counts it.
 type relay struct {
 	p4v1.UnimplementedP4RuntimeServer
 	address string

@@ -11,14 +11,14 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// fieldsOf is an entry's match fields and parameters by id.
-type fieldsOf struct {
+// entryFields has an entry's match fields and action parameters by id.
+type entryFields struct {
 	match  [8]*p4v1.FieldMatch
 	params [8][]byte
 }
 
-func readFields(e *p4v1.TableEntry) fieldsOf {
-	var f fieldsOf
+func readFields(e *p4v1.TableEntry) entryFields {
+	var f entryFields
 	for _, m := range e.GetMatch() {
 		if m.GetFieldId() < 8 {
 			f.match[m.GetFieldId()] = m
@@ -32,8 +32,8 @@ func readFields(e *p4v1.TableEntry) fieldsOf {
 	return f
 }
 
-func (f *fieldsOf) exact(id int) uint64 { return pipeline.ToUint(f.match[id].GetExact().GetValue()) }
-func (f *fieldsOf) param(id int) uint64 { return pipeline.ToUint(f.params[id]) }
+func (f *entryFields) exact(id int) uint64 { return pipeline.ToUint(f.match[id].GetExact().GetValue()) }
+func (f *entryFields) param(id int) uint64 { return pipeline.ToUint(f.params[id]) }
 
 func copyMAC(to *[6]byte, b []byte) {
 	if len(b) <= 6 {
@@ -43,9 +43,9 @@ func copyMAC(to *[6]byte, b []byte) {
 
 func itoa(v uint16) string { return strconv.Itoa(int(v)) }
 
-// onesOf is the length of the prefix that a mask is, of a width in bits.
-func onesOf(mask []byte, width int) int {
-	if len(mask)*8 < width { // its first bits are zero: no prefix mask but the empty one
+// prefixLen is the length of the prefix that a mask of a width in bits stands for.
+func prefixLen(mask []byte, width int) int {
+	if len(mask)*8 < width { // its first bits are zero
 		return 0
 	}
 	ones := 0

@@ -11,11 +11,12 @@ import (
 
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
-// TestForeignEntries has somebody put 5,000 entries on a switch of a dozen
-// resources: they never count as live ones. Drift is put right in one cycle, a commit
-// is applied, and an abort ends at the default, all under the default guard.
+// TestForeignEntries adds 5,000 entries to a switch of a dozen resources: the guard never
+// counts them as live. Drift is corrected in one cycle, a commit is applied, and an abort
+// ends at the default version, all under the default guard.
 func TestForeignEntries(t *testing.T) {
 	sw := newLab(t)
 	routes := ""
@@ -62,7 +63,7 @@ func TestForeignEntries(t *testing.T) {
 		if _, err := l.Do(t.Context(), "shard", who); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, l.log.String, func() bool {
+		testnet.Eventually(t, l.log.String, func() bool {
 			all, _, err := l.Rollouts(t.Context(), "shard")
 			return err == nil && all[0].Moved == moved && len(all[0].Gates) > 0
 		})
@@ -71,7 +72,7 @@ func TestForeignEntries(t *testing.T) {
 	if _, err := l.Do(t.Context(), "shard", rollout.Verb{Verb: rollout.VerbAbort, Who: "ann"}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, l.log.String, func() bool {
+	testnet.Eventually(t, l.log.String, func() bool {
 		all, _, err := l.Rollouts(t.Context(), "shard")
 		return err == nil && all[0].Phase == rollout.PhaseRolledBack
 	})

@@ -10,20 +10,20 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// A pool has two generations of buckets, and its entry says which is live. A small
-// change modifies buckets of the live one. A large one fills the idle generation,
-// reads it back and flips the entry, so that packets see the whole change at once;
-// until the flip everything stays as it was, and after it the old one is cleared.
+// A pool has two generations of buckets, and its entry says which one serves. A small
+// change modifies buckets of the one that serves. A large change fills the other one,
+// reads it back and flips the entry, so that packets see the whole change at once.
+// Until the flip nothing changes for packets; after it the old generation is cleared.
 
-// largeChange is the part of a pool's buckets that may change in place: a quarter.
+// largeChange: up to 1/largeChange of a pool's buckets may change in place.
 const largeChange = 4
 
-// flips tells whether a pool changes its generation.
+// flips tells whether a pool goes to its other generation.
 func flips(old, now *poolBody) bool {
 	return old.hasEntry && now.hasEntry && old.generation != now.generation
 }
 
-// large tells whether so many buckets change that a pool is to flip.
+// large tells whether so many buckets change that the pool has to flip.
 func large(old, now *poolBody) bool {
 	moved := 0
 	for i, is := range now.buckets {
@@ -34,10 +34,10 @@ func large(old, now *poolBody) bool {
 	return moved*largeChange > len(now.buckets)
 }
 
-// aim gives the bodies of a pool's change the generations that they have on the
-// switch. A pool whose last change failed half-way is written whole, as nobody
-// knows what its live generation holds.
-func (d *device) aim(c reconciler.Change) reconciler.Change {
+// withGenerations sets the generations in the bodies of a pool's change: that which
+// serves on the switch, and that which is to serve. A pool whose last change failed
+// half-way is written as a whole, as it is not known which of its buckets were written.
+func (d *device) withGenerations(c reconciler.Change) reconciler.Change {
 	old, now := poolOf(c.Old), poolOf(c.New)
 	if old == nil && now == nil {
 		return c
@@ -50,25 +50,25 @@ func (d *device) aim(c reconciler.Change) reconciler.Change {
 	}
 	d.mu.Lock()
 	known, ok := d.generations[id]
-	unsure := d.unsure[id]
+	dirty := d.dirty[id]
 	d.mu.Unlock()
 	if ok {
 		generation = known
 	}
 	with := func(r *reconciler.Resource, b poolBody, generation uint8) *reconciler.Resource {
 		if b.generation != generation {
-			b.generation, b.stray = generation, nil // what was stray may be live by now
+			b.generation, b.unused = generation, nil // they may be in use by now
 		}
-		aimed := *r
-		aimed.Body = &b
-		return &aimed
+		moved := *r
+		moved.Body = &b
+		return &moved
 	}
 	if old != nil {
 		c.Old = with(c.Old, *old, generation)
 	}
 	if now != nil {
 		next := generation
-		if old != nil && old.hasEntry && now.hasEntry && (large(old, now) || unsure) {
+		if old != nil && old.hasEntry && now.hasEntry && (large(old, now) || dirty) {
 			next = 1 - generation
 		}
 		c.New = with(c.New, *now, next)
@@ -76,25 +76,24 @@ func (d *device) aim(c reconciler.Change) reconciler.Change {
 	return c
 }
 
-// proveMost bounds how many entries one Read asks for by their keys.
-const proveMost = 1000
+// readMost is how many entries one Read asks for by their keys.
+const readMost = 1000
 
-// proveIdle reads the buckets back of the generations that pools are about to flip
-// to, those and no others. A pool whose buckets do not read as they were written
-// fails, and stays as it was.
-func (w *writer) proveIdle(ctx context.Context, changes []reconciler.Change) {
+// readBackPools reads back the buckets of the generations to which pools are about to
+// flip. A pool whose buckets are not as they were written fails, and does not flip.
+func (w *writer) readBackPools(ctx context.Context, changes []reconciler.Change) {
 	ctx, cancel := context.WithTimeout(ctx, w.limits.read)
 	defer cancel()
 	for _, c := range changes {
 		if old, now := poolOf(c.Old), poolOf(c.New); old != nil && now != nil && flips(old, now) {
-			w.fail(c.Key(), w.proveBuckets(ctx, now))
+			w.fail(c.Key(), w.readBackBuckets(ctx, now))
 		}
 	}
 }
 
-// proveBuckets asks for one bucket, then for the others: a switch that knows no
-// such filter answers with the whole table, and need not do so again.
-func (w *writer) proveBuckets(ctx context.Context, p *poolBody) error {
+// readBackBuckets reads one bucket, then the others: a switch that does not support
+// this filter answers with the whole table, which is then not read again.
+func (w *writer) readBackBuckets(ctx context.Context, p *poolBody) error {
 	got, sent := make([]uint32, len(p.buckets)), 0
 	add := func(e *p4v1.TableEntry) {
 		sent++
@@ -102,7 +101,7 @@ func (w *writer) proveBuckets(ctx context.Context, p *poolBody) error {
 			got[k.hash] = backend
 		}
 	}
-	for first, end := 0, 1; first < len(got) && sent <= first; first, end = end, min(end+proveMost, len(got)) {
+	for first, end := 0, 1; first < len(got) && sent <= first; first, end = end, min(end+readMost, len(got)) {
 		var filters []*p4v1.TableEntry
 		for i := first; i < end; i++ {
 			match := bucketKey{p.pool, p.generation, uint16(i)}.encode(new(block), 0).GetMatch()

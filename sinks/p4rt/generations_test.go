@@ -18,6 +18,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // flipRig is a switch with one VIP whose pool is changed under packets. The pool
@@ -33,8 +34,8 @@ type flipRig struct {
 	flowing  atomic.Bool
 }
 
-// everyFlow waits until traffic, where there is any, has sent a packet of each flow
-// twice, so that no step goes by unseen.
+// everyFlow waits until traffic, if there is any, has sent two packets of each flow, so
+// that it tests every step.
 func (r *flipRig) everyFlow() {
 	for end := time.Now().Add(patience); r.flowing.Load(); time.Sleep(time.Millisecond) {
 		if sent := r.packets.Load(); sent >= 2*flowCount {
@@ -163,8 +164,8 @@ func (r *flipRig) count() *written {
 	return w
 }
 
-// TestFlip changes all of a pool, there and back and over what somebody left in
-// the idle generation, under packets. A quarter of it changes in place.
+// TestFlip changes a whole pool and back under packets, also with foreign buckets in the
+// idle generation. A quarter of the pool changes in place.
 func TestFlip(t *testing.T) {
 	r := newFlipRig(t)
 	for n, c := range []struct {
@@ -215,14 +216,14 @@ func TestFlip(t *testing.T) {
 	mustApply(t, r.s, r.self, reconciler.Change{Old: state[r.old.Key], New: r.now})
 	stop()
 	if want := (written{insert: flipSize - 3, modify: 3, remove: flipSize + 4, pool: 1}); *w != want {
-		t.Errorf("over strays: wrote %+v, want %+v", *w, want)
+		t.Errorf("over unused buckets: wrote %+v, want %+v", *w, want)
 	}
 	holds(t, r.s, r.self, append(r.rest, r.now)...)
 }
 
-// TestFlipFails has every step of a flip fail, by a refusal, by a loss that only
-// the read shows, or by the end of the connection. No packet is dropped or goes
-// astray, the pool is reported, and the next look and try get there.
+// TestFlipFails has every step of a flip fail: by a refusal, by a loss that only the read
+// shows, or by the end of the connection. No packet is dropped or misrouted, the pool is
+// reported, and the next Observe and Apply succeed.
 func TestFlipFails(t *testing.T) {
 	is := func(req *p4v1.WriteRequest, kind p4v1.Update_Type, table uint32) bool {
 		u := req.GetUpdates()[0]
@@ -309,8 +310,8 @@ func TestFlipFails(t *testing.T) {
 					t.Fatalf("error %v, want one of the whole", err)
 				}
 				r.serve(r.sw)
-				eventually(t, func() string { return "no new arbitration" }, func() bool { return len(r.asked()) > asked })
-				stands(t, r.s, "primary")
+				testnet.Eventually(t, func() string { return "no new arbitration" }, func() bool { return len(r.asked()) > asked })
+				waitRole(t, r.s, "primary")
 			} else if got := failures(t, err)[r.now.Key]; got == nil || !strings.Contains(got.Error(), c.want) {
 				t.Errorf("error %v, want %q", got, c.want)
 			} else if name != "clear refused" { // the same once more, without a look
@@ -328,7 +329,7 @@ func TestFlipFails(t *testing.T) {
 			if fmt.Sprint(live.buckets) != fmt.Sprint(whole.buckets) {
 				t.Errorf("the live generation is %s, want %s", live, whole)
 			}
-			if live.Equal(r.now.Body) != (len(live.stray) == 0 && whole == r.now.Body) {
+			if live.Equal(r.now.Body) != (len(live.unused) == 0 && whole == r.now.Body) {
 				t.Errorf("%s is not told from %s", live, r.now.Body)
 			}
 			if !live.Equal(r.now.Body) {
@@ -341,9 +342,9 @@ func TestFlipFails(t *testing.T) {
 	}
 }
 
-// TestFlipUnsure fails half of a small change; whatever is wanted next, the
-// buckets that nobody knows of are written too.
-func TestFlipUnsure(t *testing.T) {
+// TestFlipDirty fails half of a small change: the next change also writes the buckets
+// whose content is not known.
+func TestFlipDirty(t *testing.T) {
 	r := newFlipRig(t)
 	change := func(hashes ...int) *reconciler.Resource {
 		p := pool(r.self, 1, flipSize, 1, 2, 3, 4)

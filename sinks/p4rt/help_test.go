@@ -27,8 +27,6 @@ import (
 // patience bounds every wait of these tests.
 const patience = 20 * time.Second
 
-var eventually = testnet.Eventually
-
 // lab is a software gateway behind a gRPC server that can be disturbed.
 type lab struct {
 	testing.TB
@@ -76,7 +74,7 @@ func (l *lab) start() {
 func (l *lab) serve(sw *softswitch.Switch) {
 	l.Helper()
 	var listener net.Listener
-	eventually(l, func() string { return l.address + " cannot be listened at" }, func() bool {
+	testnet.Eventually(l, func() string { return l.address + " cannot be listened at" }, func() bool {
 		var err error
 		listener, err = net.Listen("tcp", l.address)
 		return err == nil
@@ -113,8 +111,8 @@ func (l *lab) reconnect(s *Sink) {
 	l.Helper()
 	before := len(l.asked())
 	l.cut()
-	eventually(l, func() string { return "no new arbitration: " + standing(s) }, func() bool { return len(l.asked()) > before })
-	stands(l, s, "primary")
+	testnet.Eventually(l, func() string { return "no new arbitration: " + roleOf(s) }, func() bool { return len(l.asked()) > before })
+	waitRole(l, s, "primary")
 }
 
 func (l *lab) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -138,7 +136,7 @@ func (l *lab) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handl
 	return handler(ctx, req)
 }
 
-// errDone is a hook's word that a Write is done already.
+// errDone is returned by a hook that has made a Write itself.
 var errDone = errors.New("done")
 
 func (l *lab) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -183,7 +181,7 @@ func (l *lab) onWrite(f func(ctx context.Context, req *p4v1.WriteRequest) error)
 	l.hook.Store(&h)
 }
 
-// stall lets calls come and answers none.
+// stall receives calls and answers none.
 func (l *lab) stall() {
 	h := hook(func(ctx context.Context, _ any) error {
 		<-ctx.Done()
@@ -248,7 +246,7 @@ func (o *other) write(updates ...*p4v1.Update) {
 	}
 }
 
-// newSink makes a sink that is impatient.
+// newSink makes a sink with short pauses.
 func newSink(t testing.TB, epoch uint64) *Sink {
 	t.Helper()
 	s := New(Config{Epoch: epoch})
@@ -308,7 +306,7 @@ func resourceOf(self *reconciler.Resource, b entryBody) *reconciler.Resource {
 }
 
 // updateOf is one update of an entry.
-func updateOf(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update { return new(block).as(t, e) }
+func updateOf(t p4v1.Update_Type, e *p4v1.TableEntry) *p4v1.Update { return new(block).updateOf(t, e) }
 
 func creates(resources ...*reconciler.Resource) []reconciler.Change {
 	var all []reconciler.Change
@@ -326,7 +324,7 @@ func deletes(resources ...*reconciler.Resource) []reconciler.Change {
 	return all
 }
 
-// holds compares the switch with what it should hold, the pipeline apart.
+// holds compares the entries of the switch with those that it should have.
 func holds(t testing.TB, s *Sink, self *reconciler.Resource, want ...*reconciler.Resource) {
 	t.Helper()
 	state, err := s.Observe(t.Context(), self.Target, self)

@@ -11,12 +11,12 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// known is what a device remembers of its switch between a read of the whole and
-// the next one. The loop does not: to it, what it desired is what is there.
+// known is what a device remembers of its switch from one full read to the next, and
+// the loop does not.
 type known struct {
-	generations map[uint8]uint8      // of each pool, as its entry says
-	unsure      map[uint8]bool       // pools of which a change failed half-way
-	vpcs        map[vpcKey]*ruleBody // written, and not read back yet
+	generations map[uint8]uint8      // by pool: the generation that serves
+	dirty       map[uint8]bool       // pools of which a change failed half-way
+	vpcs        map[vpcKey]*ruleBody // entries that were written and not read back yet
 }
 
 // vpcKey is the key of an entry of gray_vpc.
@@ -26,10 +26,10 @@ type vpcKey struct {
 }
 
 func newKnown() known {
-	return known{generations: map[uint8]uint8{}, unsure: map[uint8]bool{}, vpcs: map[vpcKey]*ruleBody{}}
+	return known{generations: map[uint8]uint8{}, dirty: map[uint8]bool{}, vpcs: map[vpcKey]*ruleBody{}}
 }
 
-// learn takes over what a read of the whole switch found.
+// learn records what a full read of the switch found.
 func (d *device) learn(pools map[uint8]*poolBody) {
 	k := newKnown()
 	for id, p := range pools {
@@ -42,8 +42,8 @@ func (d *device) learn(pools map[uint8]*poolBody) {
 	d.known = k
 }
 
-// pointed notes to which generation the entries of pools point now.
-func (d *device) pointed(changes []reconciler.Change) {
+// noteGenerations records to which generations the entries of pools point now.
+func (d *device) noteGenerations(changes []reconciler.Change) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, c := range changes {
@@ -55,17 +55,17 @@ func (d *device) pointed(changes []reconciler.Change) {
 	}
 }
 
-// wrote notes how changes ended.
-func (d *device) wrote(changes []reconciler.Change, failed *reconciler.PartialError) {
+// noteWritten records which changes were made and which failed.
+func (d *device) noteWritten(changes []reconciler.Change, failed *reconciler.PartialError) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, c := range changes {
 		bad := failed != nil && failed.Keys[c.Key()] != nil
 		switch b := either(c).Body.(type) {
 		case *poolBody:
-			delete(d.unsure, b.pool)
+			delete(d.dirty, b.pool)
 			if bad {
-				d.unsure[b.pool] = true
+				d.dirty[b.pool] = true
 			}
 		case *ruleBody:
 			if b.table != pipeline.TableVPC {
@@ -87,8 +87,8 @@ func either(c reconciler.Change) *reconciler.Resource {
 	return c.Old
 }
 
-// unreadVPC is the entry of gray_vpc that takes the packets of a VM once the VM's
-// own entry is deleted, where it was written and not read back yet; else nil.
+// unreadVPC returns the entry of gray_vpc that takes the packets of a VM when the VM's
+// own entry is deleted, if it was not read back yet; else nil.
 func (d *device) unreadVPC(c reconciler.Change) *ruleBody {
 	if c.New != nil {
 		return nil
@@ -102,9 +102,9 @@ func (d *device) unreadVPC(c reconciler.Change) *ruleBody {
 	return d.vpcs[vpcKey{b.vip, b.match.VNI}]
 }
 
-// proveVPCs reads back the entries of gray_vpc that VM entries are about to be
-// deleted for, those and no others. Where one is not there, its VM entries stay.
-func (w *writer) proveVPCs(ctx context.Context, changes []reconciler.Change) {
+// readBackVPCs reads back the entries of gray_vpc for which entries of VMs are about to
+// be deleted. If one is not there, the entries of its VMs stay.
+func (w *writer) readBackVPCs(ctx context.Context, changes []reconciler.Change) {
 	users := map[*ruleBody][]reconciler.Key{}
 	var filters []*p4v1.TableEntry
 	for _, c := range changes {
@@ -131,11 +131,11 @@ func (w *writer) proveVPCs(ctx context.Context, changes []reconciler.Change) {
 		k := vpcKey{b.vip, b.match.VNI}
 		failure := reason(err)
 		if got := there[k]; err == nil && (got == nil || !b.Equal(got)) {
-			failure = errors.New("it is not there as it was written")
+			failure = errors.New("it is missing or was changed")
 		}
 		if failure != nil {
 			for _, key := range keys {
-				w.fail(key, fmt.Errorf("it stays, as entry %q of gray_vpc cannot be read back: %w", b.name(), failure))
+				w.fail(key, fmt.Errorf("not deleted, as entry %q of gray_vpc cannot be read back: %w", b.name(), failure))
 			}
 			continue
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // loop is the real reconciler with this sink and documents that change.
@@ -44,8 +45,8 @@ func (l *loop) Fetch(context.Context) (*schema.Snapshot, error) {
 
 func (l *loop) Changed() <-chan struct{} { return l.changed }
 
-// newLoop runs a reconciler until the test ends. It never reads by itself what it
-// has read once.
+// newLoop runs a reconciler until the test ends. It reads each target once, and then only
+// when told to.
 func newLoop(t testing.TB, documents ...string) *loop { return newLoopWith(t, nil, documents...) }
 
 // newLoopWith has other files beside the documents.
@@ -54,7 +55,7 @@ func newLoopWith(t testing.TB, files []*schema.File, documents ...string) *loop 
 	return newGuardedLoop(t, 100, files, documents...)
 }
 
-// newGuardedLoop lets one plan delete so many per cent.
+// newGuardedLoop has a guard that lets one commit delete maxDelete per cent.
 func newGuardedLoop(t testing.TB, maxDelete int, files []*schema.File, documents ...string) *loop {
 	t.Helper()
 	l := &loop{TB: t, sink: newSink(t, 1), changed: make(chan struct{}, 1), files: files}
@@ -105,13 +106,13 @@ func (l *loop) adopted() {
 	l.mu.Lock()
 	want := l.next.Revision
 	l.mu.Unlock()
-	eventually(l, l.log.String, func() bool {
+	testnet.Eventually(l, l.log.String, func() bool {
 		s, err := l.Status(l.Context())
 		return err == nil && s.Revision == want
 	})
 }
 
-// settle waits until all is live and nothing is in trouble.
+// settle waits until everything is live and nothing has failed.
 func (l *loop) settle() {
 	l.Helper()
 	l.adopted()
@@ -126,7 +127,7 @@ func (l *loop) settle() {
 	}
 }
 
-// look is one drift cycle: everything is read, and what differs is put right.
+// look is one drift cycle: everything is read, and drift is corrected.
 func (l *loop) look() {
 	l.Helper()
 	ctx, cancel := context.WithTimeout(l.Context(), 3*patience)

@@ -15,7 +15,7 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// The ranks: what a resource refers to has a lower one.
+// The ranks: a resource refers to lower ranks only.
 const (
 	rankTarget = iota
 	rankBackend
@@ -24,7 +24,7 @@ const (
 	rankRule
 )
 
-// TargetOf is the target that a switch is.
+// TargetOf is the name of a switch's target.
 func TargetOf(switchName string) string { return "p4rt/" + switchName }
 
 // Lower implements reconciler.Sink.
@@ -80,8 +80,8 @@ func lowerSwitch(sw *policies.Switch) (*reconciler.Resource, error) {
 	}, nil
 }
 
-// programOf is the pipeline that a switch is to run. One from the repository that
-// gray's entries do not fit is schema.Errors.
+// programOf is the pipeline that a switch is to run. If it is one of the repository and
+// gray's entries do not fit it, the error is schema.Errors.
 func programOf(sw *policies.Switch) (*pipeline.Program, error) {
 	p := sw.Program
 	switch {
@@ -96,7 +96,7 @@ func programOf(sw *policies.Switch) (*pipeline.Program, error) {
 	}
 	info := new(p4configv1.P4Info)
 	if err := prototext.Unmarshal(p.P4Info, info); err != nil {
-		wrong(fmt.Errorf("%s in %s is no P4Info of P4Runtime 1: %w; for Tofino, have p4c make it with --p4runtime-force-std-externs", schema.P4InfoFile, sw.Pipeline, err))
+		wrong(fmt.Errorf("%s in %s is not a P4Info of P4Runtime 1: %w; for Tofino, have p4c make it with --p4runtime-force-std-externs", schema.P4InfoFile, sw.Pipeline, err))
 		return nil, errs
 	}
 	program := &pipeline.Program{
@@ -162,8 +162,7 @@ func lowerGateway(ir *policies.IR, gw *packets.Gateway, sw string) []*reconciler
 	return all
 }
 
-// lowerBlend makes a pool on one switch whose buckets lead to the servers of
-// several versions.
+// lowerBlend makes the pool of a blend on one switch.
 func lowerBlend(ir *policies.IR, gw *packets.Gateway, b *packets.Blend, sw string) *reconciler.Resource {
 	target := TargetOf(sw)
 	body := newPool(ir, gw, sw, b.Name)
@@ -189,7 +188,7 @@ func lowerBlend(ir *policies.IR, gw *packets.Gateway, b *packets.Blend, sw strin
 	}
 }
 
-// newPool makes a pool of a gateway without its buckets.
+// newPool makes a pool of a gateway with empty buckets.
 func newPool(ir *policies.IR, gw *packets.Gateway, sw, name string) *poolBody {
 	return &poolBody{
 		pool: poolID(ir, sw, gw.Name, name), hasEntry: true, mask: uint16(gw.Hash.Buckets - 1),
@@ -197,12 +196,12 @@ func newPool(ir *policies.IR, gw *packets.Gateway, sw, name string) *poolBody {
 	}
 }
 
-// poolID is the number of a version's pool or of a blend.
+// poolID is the ID of a version's pool or of a blend.
 func poolID(ir *policies.IR, sw, gateway, pool string) uint8 {
 	return uint8(ir.ID(sw, policies.SpacePool, gateway+"/"+pool))
 }
 
-// backendIDs is the numbers of the servers of a version, in their order.
+// backendIDs lists the IDs of the servers of a version, in their order.
 func backendIDs(ir *policies.IR, gw *packets.Gateway, sw string, p *packets.Pool) []uint16 {
 	ids := make([]uint16, len(p.Backends))
 	for i := range p.Backends {
@@ -219,7 +218,7 @@ func masksOf(h packets.Hash) [6]uint32 {
 	return [6]uint32{m.VNI, m.Src, m.Dst, uint32(m.Protocol), uint32(m.SrcPort), uint32(m.DstPort)}
 }
 
-// rankOf is the rank of what stands in a table.
+// rankOf is the rank of a table's resources.
 func rankOf(table uint32) int {
 	switch table {
 	case pipeline.TableBackend:
@@ -232,13 +231,13 @@ func rankOf(table uint32) int {
 	return rankRule
 }
 
-// canonical is a match as it is read back from a table of one family.
+// canonical returns a match as it is read back from a table of one address family.
 func canonical(m packets.Match) packets.Match {
 	if m.AnyVNI {
 		m.VNI = 0
 	}
 	for _, p := range []*netip.Prefix{&m.Src, &m.Dst} {
-		if p.Bits() <= 0 { // any address of the family
+		if p.Bits() <= 0 { // any address
 			*p = netip.Prefix{}
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/gray-release/gray/tools/testnet"
 )
 
-// TestMain leaves a switch of somebody else's within reach.
+// TestMain keeps the machine's network if TARGET names a switch.
 func TestMain(m *testing.M) {
 	if os.Getenv("TARGET") == "" {
 		testnet.Enter()

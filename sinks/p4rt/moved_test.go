@@ -11,8 +11,8 @@ import (
 	"github.com/gray-release/gray/policies"
 )
 
-// Whatever of a switch is acted on is compared and named in a plan, and only another
-// pipeline empties the tables.
+// Every field of a switch that the sink uses is compared and shown in a plan, and only
+// another pipeline empties the tables.
 func TestASwitchIsComparedWhole(t *testing.T) {
 	base := policies.Switch{
 		Name: "gw-a", Address: "192.0.2.1:9559", DeviceID: 1, Pipeline: "v1model", Push: "ifDifferent",
@@ -48,8 +48,8 @@ func TestASwitchIsComparedWhole(t *testing.T) {
 	}
 }
 
-// TestAnotherRoleIsArbitratedFor has the role of a switch change: it is asked for on
-// a new stream and used from then on, and the tables stay.
+// TestAnotherRoleIsArbitratedFor changes the role of a switch: the sink arbitrates for it
+// on a new stream and uses it from then on, and the tables stay.
 func TestAnotherRoleIsArbitratedFor(t *testing.T) {
 	sw := newLab(t)
 	document := func(role string) string {
@@ -84,8 +84,8 @@ func TestAnotherRoleIsArbitratedFor(t *testing.T) {
 	}
 }
 
-// TestASwitchMovesToAnotherDevice has the address of a switch change: the device that
-// it was is emptied, and the one that it is now is programmed.
+// TestASwitchMovesToAnotherDevice changes the address of a switch: the old device is
+// emptied, and the new one is programmed.
 func TestASwitchMovesToAnotherDevice(t *testing.T) {
 	from, to := newLab(t), newLab(t)
 	documents := func(sw *lab) []string {

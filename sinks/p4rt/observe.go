@@ -16,8 +16,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// Observe implements reconciler.Sink. Entries under another pipeline than gray's
-// are not looked at: loading gray's removes them.
+// Observe implements reconciler.Sink. If the switch runs another pipeline, its entries
+// are not read: loading gray's removes them.
 func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Resource) (reconciler.State, error) {
 	d, err := s.device(self)
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Reso
 		return state, nil
 	}
 	r := &reader{target: target, state: state, pools: map[uint8]*poolBody{}, buckets: map[bucketKey]uint32{}}
-	for _, id := range slices.Sorted(maps.Keys(tableKinds)) { // a pipeline's own tables beside them are not gray's
+	for _, id := range slices.Sorted(maps.Keys(tableKinds)) { // a pipeline may have other tables too
 		table := d.table(id)
 		if table.Const {
 			continue
@@ -54,9 +54,9 @@ func (s *Sink) Observe(ctx context.Context, target string, self *reconciler.Reso
 	return state, nil
 }
 
-// running reads which pipeline is loaded into the cookie of a body, 0 for none.
-// Where gray has no device config of the pipeline that it wants, somebody else
-// has loaded it under a cookie of theirs, and its P4Info is compared.
+// running reads the cookie of the switch's pipeline into a body, 0 if there is none. If
+// gray has no device config of the pipeline, somebody else loads it under another
+// cookie, so its P4Info is compared instead.
 func (d *device) running(ctx context.Context, b *targetBody) error {
 	kind := p4v1.GetForwardingPipelineConfigRequest_COOKIE_ONLY
 	if !b.program.Loads {
@@ -85,14 +85,14 @@ func (d *device) running(ctx context.Context, b *targetBody) error {
 	return nil
 }
 
-// readTable streams all entries of a table, though not without end: a switch may
-// hold more than the P4Info says, but not many times as much.
+// readTable streams all entries of a table.
 func (d *device) readTable(ctx context.Context, table *pipeline.Table, add func(*p4v1.TableEntry)) error {
 	return d.read(ctx, table, []*p4v1.TableEntry{{TableId: table.ID}}, add)
 }
 
-// read streams the entries of a table that filters ask for. A switch that does
-// not know such filters may send others as well.
+// read streams the entries of a table that filters ask for. A switch that does not
+// support the filters may send others too. It may hold more entries than the P4Info
+// says, but more than twice as many are an error.
 func (d *device) read(ctx context.Context, table *pipeline.Table, filters []*p4v1.TableEntry, add func(*p4v1.TableEntry)) error {
 	req := &p4v1.ReadRequest{DeviceId: d.spec.deviceID, Role: d.spec.role}
 	for _, f := range filters {
@@ -111,7 +111,7 @@ func (d *device) read(ctx context.Context, table *pipeline.Table, filters []*p4v
 			return err
 		}
 		if most -= int64(len(res.GetEntities())); most < 0 {
-			return fmt.Errorf("it sends more than twice the %d entries that the table holds", table.Size)
+			return fmt.Errorf("it sends more than twice the %d entries that the table can hold", table.Size)
 		}
 		for _, e := range res.GetEntities() {
 			if t := e.GetTableEntry(); t.GetTableId() == table.ID && !t.GetIsDefaultAction() {
@@ -121,7 +121,7 @@ func (d *device) read(ctx context.Context, table *pipeline.Table, filters []*p4v
 	}
 }
 
-// reader makes a State of entries.
+// reader makes a State from entries.
 type reader struct {
 	target  string
 	state   reconciler.State
@@ -135,14 +135,14 @@ func (r *reader) put(kind, name string, rank int, body reconciler.Body) {
 	r.state[k] = &reconciler.Resource{Key: k, Rank: rank, Body: body}
 }
 
-// readBucket reads an entry of the bucket table: its key, and its backend as a
-// poolBody holds it.
+// readBucket returns the key of an entry of the bucket table, and its backend as in a
+// poolBody.
 func readBucket(e *p4v1.TableEntry) (bucketKey, uint32) {
 	f := readFields(e)
 	return bucketKey{uint8(f.exact(1)), uint8(f.exact(2)), uint16(f.exact(3))}, uint32(uint16(f.param(1))) + 1
 }
 
-// add takes one entry; pools and buckets wait until all are there.
+// add adds one entry. Pools and buckets are collected until finish.
 func (r *reader) add(e *p4v1.TableEntry) {
 	switch e.GetTableId() {
 	case pipeline.TablePool:
@@ -158,8 +158,7 @@ func (r *reader) add(e *p4v1.TableEntry) {
 	}
 }
 
-// finish gives every bucket to its pool. Buckets that the pool's entry does not
-// reach are stray.
+// finish adds the pools, each with its buckets.
 func (r *reader) finish() {
 	for k, v := range r.buckets {
 		p := r.pools[k.pool]
@@ -171,7 +170,7 @@ func (r *reader) finish() {
 			p.buckets = make([]uint32, int(p.mask)+1)
 		}
 		if !p.hasEntry || k.generation != p.generation || k.hash > p.mask {
-			p.stray = append(p.stray, k)
+			p.unused = append(p.unused, k)
 			continue
 		}
 		p.buckets[k.hash] = v
@@ -180,13 +179,13 @@ func (r *reader) finish() {
 		if p.hasEntry && p.buckets == nil {
 			p.buckets = make([]uint32, int(p.mask)+1)
 		}
-		slices.SortFunc(p.stray, compareBuckets)
+		slices.SortFunc(p.unused, compareBuckets)
 		r.put("pool", "pool="+itoa(uint16(id)), rankPool, p)
 	}
 }
 
-// reason takes a gRPC error's code and message without its frame, and the first
-// of the errors within it.
+// reason is the code and message of a gRPC error, or of the first of the P4Runtime
+// errors in its details.
 func reason(err error) error {
 	st, ok := status.FromError(err)
 	if err == nil || !ok {

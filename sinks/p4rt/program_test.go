@@ -19,6 +19,7 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // altered is gray's P4Info after a change.
@@ -41,8 +42,8 @@ func textOf(t testing.TB, info *p4configv1.P4Info) []byte {
 	return b
 }
 
-// TestForeignPrograms lowers switches whose P4Info gray's entries fit, and do not
-// fit: all that is missing stands at the document's line.
+// TestForeignPrograms lowers switches whose P4Info fits gray's entries or does not: the
+// errors list all that it lacks, at the document's line.
 func TestForeignPrograms(t *testing.T) {
 	type tables = map[string]*p4configv1.Table
 	lower := func(text []byte) error {
@@ -68,12 +69,12 @@ func TestForeignPrograms(t *testing.T) {
 				return strings.HasPrefix(t.GetPreamble().GetName(), "gray_vm_src")
 			})
 		}, "it has no table gray_vm_src_v4 with id 0x2000005\nit has no table gray_vm_src_v6 with id 0x2000007"},
-		{"a table of another name", func(t tables, _ *p4configv1.P4Info) { t["pool"].Preamble.Name = "group" }, "table pool is named group there"},
+		{"a table of another name", func(t tables, _ *p4configv1.P4Info) { t["pool"].Preamble.Name = "group" }, "table pool is named group"},
 		{"no size", func(t tables, _ *p4configv1.P4Info) { t["pool"].Size = 0 }, "table pool has no size"},
 		{"a field gone", func(t tables, _ *p4configv1.P4Info) { t["bucket"].MatchFields = t["bucket"].MatchFields[:2] }, "table bucket has no field hash:16:EXACT (id 3)"},
 		{"a field more", func(t tables, _ *p4configv1.P4Info) {
 			t["gray_vpc"].MatchFields = append(t["gray_vpc"].MatchFields, &p4configv1.MatchField{Id: 9, Name: "x", Bitwidth: 1, Match: &p4configv1.MatchField_MatchType_{MatchType: p4configv1.MatchField_EXACT}})
-		}, "table gray_vpc has a field more, x:1:EXACT (id 9)"},
+		}, "table gray_vpc has an extra field x:1:EXACT (id 9)"},
 		{"a narrow field", func(t tables, _ *p4configv1.P4Info) { t["bucket"].MatchFields[2].Bitwidth = 14 }, "table bucket has the field hash:14:EXACT (id 3), want hash:16:EXACT (id 3)"},
 		{"LPM for ternary", func(t tables, _ *p4configv1.P4Info) {
 			t["gray_flow_v4"].MatchFields[2].Match = &p4configv1.MatchField_MatchType_{MatchType: p4configv1.MatchField_LPM}
@@ -106,14 +107,14 @@ func TestForeignPrograms(t *testing.T) {
 			t.Errorf("%s: a %T is no error of the documents", c.what, err)
 		}
 	}
-	if err := lower([]byte("tables { match_fields { frob: 1 } }")); err == nil || !strings.HasPrefix(err.Error(), "sw.yaml:7: spec.pipeline: p4info.txtpb in p is no P4Info of P4Runtime 1: ") {
+	if err := lower([]byte("tables { match_fields { frob: 1 } }")); err == nil || !strings.HasPrefix(err.Error(), "sw.yaml:7: spec.pipeline: p4info.txtpb in p is not a P4Info of P4Runtime 1: ") {
 		t.Errorf("nonsense: %v", err)
 	}
 }
 
-// TestRememberedProgram keeps a switch as the --state file does, so that it can be
-// cleaned once its document is gone: it runs the same pipeline, and the device
-// config is not kept.
+// TestRememberedProgram stores a switch as the --state file does, so that it can be
+// emptied when its document is deleted: the pipeline is the same, and the device config
+// is not stored.
 func TestRememberedProgram(t *testing.T) {
 	config := bytes.Repeat([]byte("config "), 10_000)
 	before := &policies.Switch{Name: "sw", Pipeline: "p", Push: "ifDifferent", Program: &policies.Program{
@@ -133,8 +134,8 @@ func TestRememberedProgram(t *testing.T) {
 	}
 }
 
-// sends holds that a packet of VNI 1, which a policy moves, crosses the switch to
-// the one server of v2.
+// sends checks that the switch sends a packet of VNI 1, which a policy moves, to the one
+// server of v2.
 func sends(t *testing.T, sw *lab) {
 	t.Helper()
 	p := packets.Packet{
@@ -179,7 +180,7 @@ func TestFolderPipeline(t *testing.T) {
 
 	// The table holds no third VPC: the commit is refused.
 	l.set(append(slices.Clone(documents), vpcDoc(3)))
-	eventually(t, l.log.String, func() bool {
+	testnet.Eventually(t, l.log.String, func() bool {
 		return strings.Contains(l.log.String(), "table gray_vpc of switch sw would hold 3 entries, its size is 2")
 	})
 
@@ -196,8 +197,8 @@ func TestFolderPipeline(t *testing.T) {
 	sends(t, sw)
 }
 
-// TestLoadedByOthers has a switch that gray has no device config for: whatever its
-// cookie, it is programmed where its P4Info fits, and not touched where it does not.
+// TestLoadedByOthers has a switch for which gray has no device config: whatever its
+// cookie, it is programmed if its P4Info fits, and else left alone.
 func TestLoadedByOthers(t *testing.T) {
 	sw := newLab(t)
 	o := newOther(t, sw.client(), "other", &p4v1.Uint128{Low: 1})
@@ -217,7 +218,7 @@ func TestLoadedByOthers(t *testing.T) {
 	var status string
 	stalled := func(want string) {
 		t.Helper()
-		eventually(t, func() string { return status }, func() bool {
+		testnet.Eventually(t, func() string { return status }, func() bool {
 			s, err := l.Status(t.Context())
 			status = fmt.Sprintf("%+v, error %v", s, err)
 			return strings.Contains(status, want)

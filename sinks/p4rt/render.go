@@ -12,13 +12,13 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// wobble is the second space that the protobuf library puts behind a name in some
+// secondSpace is the second space that the protobuf library writes after a name in some
 // builds and not in others.
-var wobble = regexp.MustCompile(`(?m)^(\s*\w+:)  `)
+var secondSpace = regexp.MustCompile(`(?m)^(\s*\w+:)  `)
 
-// Text is what is written to empty switches for resources of this sink: a
-// p4.v1.WriteRequest a target as protobuf text, with the document of each
-// resource as a comment.
+// Text returns what is written to empty switches for resources of this sink: for each
+// target a p4.v1.WriteRequest as protobuf text, with the change that each update
+// belongs to as a comment.
 func Text(resources []*reconciler.Resource) (string, error) {
 	changes := make([]reconciler.Change, len(resources))
 	for i, r := range resources {
@@ -43,7 +43,7 @@ func Text(resources []*reconciler.Resource) (string, error) {
 				if err != nil {
 					return "", err
 				}
-				b.Write(wobble.ReplaceAll(text, []byte("$1 ")))
+				b.Write(secondSpace.ReplaceAll(text, []byte("$1 ")))
 			}
 		}
 	}

@@ -202,8 +202,8 @@ func programmed(t *testing.T, documents string) (*softswitch.Switch, *policies.I
 	return sw, ir
 }
 
-// TestCraftedPackets sends packets that scapy made through switches, and holds
-// where they leave, and how, against the flow model.
+// TestCraftedPackets sends packets that scapy made through switches, and compares their
+// port and content with the flow model.
 func TestCraftedPackets(t *testing.T) {
 	const rounds, each = 10, 1000
 	all := craft(t, 1, rounds*each)

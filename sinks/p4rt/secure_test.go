@@ -91,8 +91,8 @@ func writeFile(t *testing.T, path string, b []byte) {
 	}
 }
 
-// TestTLS programs a switch that wants a client's certificate, and none that has a
-// certificate of somebody else, or that has none.
+// TestTLS programs a switch that asks for a client's certificate, and none that has the
+// certificate of another name or authority, or none.
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	ours, theirs := newAuthority(t), newAuthority(t)
@@ -108,7 +108,7 @@ func TestTLS(t *testing.T) {
 	try := func(patience time.Duration, files *policies.TLS) error {
 		s := newSink(t, 1)
 		s.cfg.SecretsDir = dir
-		s.limits.lead = patience
+		s.limits.primary = patience
 		defer s.Close()
 		self := switchOf(&policies.Switch{Name: "gw-a", Address: l.address, DeviceID: 1, Push: "ifDifferent", TLS: files})
 		if err := s.Apply(t.Context(), self, creates(self)); err != nil {
@@ -150,7 +150,7 @@ func mustParse(t *testing.T, der []byte) *x509.Certificate {
 	return c
 }
 
-// TestPlaintext is for loopback, or where the document says so.
+// TestPlaintext allows plaintext on loopback, or if the document says so.
 func TestPlaintext(t *testing.T) {
 	s := New(Config{})
 	for address, ok := range map[string]bool{

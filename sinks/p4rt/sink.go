@@ -11,26 +11,26 @@ import (
 	"github.com/gray-release/gray/reconciler/board"
 )
 
-// Config is what a Sink needs to know.
+// Config configures a Sink.
 type Config struct {
-	SecretsDir string // where the TLS files of Switch documents must lie
-	Epoch      uint64 // high half of the election ids; grows from start to start
-	// Reelect gives an epoch above another, for a switch that has seen that one; an
-	// error says that a later leader has it. nil: there is no other leader to heed.
+	SecretsDir string // folder of the TLS files that Switch documents name
+	Epoch      uint64 // high half of the election ids; larger at every start
+	// Reelect returns an epoch above one that a switch has seen, or an error if that is
+	// the epoch of a later leader. nil: there is never another leader.
 	Reelect  func(above uint64) (uint64, error)
 	Hints    *board.Hints // told when a switch comes, goes or changes its primary
-	ReadOnly bool         // never arbitrate and never write
+	ReadOnly bool         // neither arbitrate nor write
 }
 
-// limits bound a single step against a switch. Tests have smaller ones.
+// limits bound each call to a switch. Tests set smaller ones.
 type limits struct {
-	lead, read, write, push time.Duration // to become primary, read all, write a batch, load a pipeline
-	retry                   time.Duration // the first pause before a new stream
-	receive, header         int           // bytes of a message and of a header
+	primary, read, write, push time.Duration // to become primary, read all, write a batch, load a pipeline
+	retry                      time.Duration // the first pause before a new stream
+	receive, header            int           // bytes of a message and of a header
 }
 
-// Sink implements reconciler.Sink for switches. Each switch has a connection of
-// its own, and none waits for another.
+// Sink implements reconciler.Sink for switches. Each switch has its own connection,
+// and none waits for another.
 type Sink struct {
 	cfg       Config
 	limits    limits
@@ -41,13 +41,13 @@ type Sink struct {
 	devices map[string]*device
 }
 
-// New returns a sink without connections; they are made at first use.
+// New returns a sink. It connects to a switch at first use.
 func New(cfg Config) *Sink {
 	if cfg.Hints == nil {
 		cfg.Hints = board.NewHints()
 	}
 	s := &Sink{cfg: cfg, devices: map[string]*device{}, limits: limits{
-		lead: 5 * time.Second, read: time.Minute, write: 20 * time.Second, push: time.Minute,
+		primary: 5 * time.Second, read: time.Minute, write: 20 * time.Second, push: time.Minute,
 		retry: retryFirst, receive: maxReceive, header: maxHeaderList,
 	}}
 	s.epoch.Store(cfg.Epoch)
@@ -66,8 +66,8 @@ func (s *Sink) Close() error {
 	return errors.Join(errs...)
 }
 
-// device returns the connection that a target's resource describes; a resource
-// that describes another connection than before replaces it.
+// device returns the connection that a target's resource describes, and replaces the
+// old one if the resource describes another.
 func (s *Sink) device(self *reconciler.Resource) (*device, error) {
 	if self == nil {
 		return nil, errors.New("there is no Switch document for this target")
@@ -78,25 +78,25 @@ func (s *Sink) device(self *reconciler.Resource) (*device, error) {
 	defer s.mu.Unlock()
 	d := s.devices[self.Target]
 	if d != nil && d.spec == spec {
-		d.runs(program)
+		d.setProgram(program)
 		return d, nil
 	}
 	if d != nil {
 		delete(s.devices, self.Target)
-		go func(old *device) { _ = old.close() }(d) // waits for its stream, which the lock must not
+		go func(old *device) { _ = old.close() }(d) // it waits for its stream, without the lock
 	}
 	d, err := s.dial(self.Target, spec)
 	if err != nil {
 		return nil, err
 	}
-	d.runs(program)
+	d.setProgram(program)
 	s.devices[self.Target] = d
 	return d, nil
 }
 
-// letGo ends the connection to a switch whose document is gone, so that another
-// controller can have it.
-func (s *Sink) letGo(d *device) error {
+// disconnect closes the connection to a switch whose document was deleted, so that
+// another controller can become primary.
+func (s *Sink) disconnect(d *device) error {
 	s.mu.Lock()
 	if s.devices[d.target] == d {
 		delete(s.devices, d.target)
@@ -105,9 +105,9 @@ func (s *Sink) letGo(d *device) error {
 	return d.close()
 }
 
-// Apply implements reconciler.Sink. Writes go out in phases, each acknowledged
-// before the next, as a switch may reorder within a batch. What failed in one
-// phase has no part in the next.
+// Apply implements reconciler.Sink. It writes in phases, each acknowledged before the
+// next, as a switch may reorder the updates of a batch. A change that failed in one
+// phase is left out of the next.
 func (s *Sink) Apply(ctx context.Context, self *reconciler.Resource, changes []reconciler.Change) error {
 	if s.cfg.ReadOnly {
 		return errors.New("this is a dry run and writes nothing")
@@ -116,8 +116,8 @@ func (s *Sink) Apply(ctx context.Context, self *reconciler.Resource, changes []r
 	if err != nil {
 		return err
 	}
-	leadCtx, cancel := context.WithTimeout(ctx, s.limits.lead)
-	id, err := d.lead(leadCtx)
+	leadCtx, cancel := context.WithTimeout(ctx, s.limits.primary)
+	id, err := d.waitPrimary(leadCtx)
 	cancel()
 	if err != nil {
 		return err
@@ -127,9 +127,9 @@ func (s *Sink) Apply(ctx context.Context, self *reconciler.Resource, changes []r
 	for _, c := range changes {
 		switch {
 		case c.Key().Kind != reconciler.KindTarget:
-			entries = append(entries, d.aim(c))
+			entries = append(entries, d.withGenerations(c))
 		case c.New == nil:
-			defer func() { _ = s.letGo(d) }()
+			defer func() { _ = s.disconnect(d) }()
 		default:
 			w.fail(c.Key(), w.load(ctx, c))
 			d.learn(nil)
@@ -138,6 +138,6 @@ func (s *Sink) Apply(ctx context.Context, self *reconciler.Resource, changes []r
 	if err := w.writeAll(ctx, entries); err != nil {
 		return err
 	}
-	d.wrote(entries, w.failed)
+	d.noteWritten(entries, w.failed)
 	return w.failed.Or()
 }

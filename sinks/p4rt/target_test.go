@@ -47,8 +47,8 @@ func TestTarget(t *testing.T) {
 	runTarget(t, address, device, name)
 }
 
-// TestTargetTNA runs it against one that somebody else has loaded with the
-// P4Info of the face for Tofino, under a cookie of theirs.
+// TestTargetTNA runs it against a switch on which somebody else has loaded the pipeline
+// for Tofino, with another cookie.
 func TestTargetTNA(t *testing.T) {
 	l := newLab(t)
 	o := newOther(t, l.client(), "", &p4v1.Uint128{Low: 1})
@@ -74,8 +74,8 @@ type targetRig struct {
 	self    *reconciler.Resource        // as a Switch document says it
 }
 
-// runTarget runs the suite. Its parts build on each other. What they wrote goes
-// in the end, also after a failure.
+// runTarget runs the suite. Its parts build on each other. What they wrote is deleted at
+// the end, also after a failure.
 func runTarget(t *testing.T, address string, deviceID uint64, name string) {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithMaxHeaderListSize(maxHeaderList), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)))
@@ -85,7 +85,7 @@ func runTarget(t *testing.T, address string, deviceID uint64, name string) {
 	t.Cleanup(func() { _ = conn.Close() })
 	self := switchOf(&policies.Switch{Name: "gw-a", Address: address, DeviceID: deviceID, Pipeline: name, Push: "ifDifferent"})
 	d := &device{spec: targetBody{address: address, deviceID: deviceID}, client: p4v1.NewP4RuntimeClient(conn), known: newKnown()}
-	d.runs(self.Body.(*targetBody).program)
+	d.setProgram(self.Body.(*targetBody).program)
 	r := &targetRig{T: t, d: d, self: self, written: map[string]*p4v1.TableEntry{}}
 	t.Cleanup(r.clean)
 	for _, p := range []struct {
@@ -181,8 +181,7 @@ func (r *targetRig) readAll(tables ...uint32) map[string]*p4v1.TableEntry {
 	return all
 }
 
-// clean takes away what was written and is left, pointers before what they point
-// to.
+// clean deletes what was written and is left, pointers before what they point to.
 func (r *targetRig) clean() {
 	for rank := rankRule; rank > rankTarget && r.close != nil; rank-- {
 		var left []*p4v1.Update
@@ -200,8 +199,7 @@ func (r *targetRig) clean() {
 	}
 }
 
-// check holds that tables, all where none is named, have what was written and
-// nothing else.
+// check checks that tables, all if none is named, have what was written and nothing else.
 func (r *targetRig) check(tables ...uint32) {
 	r.Helper()
 	got := r.readAll(tables...)

@@ -15,6 +15,7 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // arbitrate opens a stream, asks to be primary on it and returns the first answer,
@@ -54,8 +55,7 @@ func (r *targetRig) lead(id election) {
 	r.id, r.close = id, end
 }
 
-// targetArbitration becomes primary, is a backup, takes over, and writes as the
-// one and as the other.
+// targetArbitration becomes primary, is a backup, takes over, and writes in both roles.
 func targetArbitration(r *targetRig) {
 	first := election{uint64(time.Now().Unix()), 10}
 	r.lead(first)
@@ -75,11 +75,11 @@ func targetArbitration(r *targetRig) {
 	leave()
 	// While nobody is primary nobody writes, and the next needs a higher election id.
 	r.close()
-	eventually(r, func() string { return "a primary that is gone can write" }, func() bool { return r.writesAs(r.id) != codes.OK })
+	testnet.Eventually(r, func() string { return "a primary that is gone can write" }, func() bool { return r.writesAs(r.id) != codes.OK })
 	r.lead(election{first.high, 30})
 }
 
-// writesAs writes nothing as somebody, and returns the code.
+// writesAs makes an empty Write with an election id, and returns the code.
 func (r *targetRig) writesAs(id election) codes.Code {
 	_, err := r.d.client.Write(context.Background(), &p4v1.WriteRequest{DeviceId: r.d.spec.deviceID, ElectionId: id.proto()})
 	return status.Code(err)
@@ -249,8 +249,8 @@ func targetModify(r *targetRig) {
 	r.check()
 }
 
-// targetErrors has parts of a batch refused, each with its code; the others are
-// live. A switch that stops at the first error says ABORTED of those behind it.
+// targetErrors has parts of a batch refused, each with its code; the others are live. A
+// switch that stops at the first error returns ABORTED for the rest.
 func targetErrors(r *targetRig) {
 	vpc := func(vni uint32) *p4v1.TableEntry {
 		return entryOf(&ruleBody{table: pipeline.TableVPC, vip: 1, pool: 3, match: vniOnly(vni)})
@@ -303,8 +303,8 @@ func targetErrors(r *targetRig) {
 	r.check(pipeline.TableVPC)
 }
 
-// targetPriorities holds that a priority is part of an entry's key, from 1 up to
-// what the widest band uses, and that 0 is none.
+// targetPriorities checks that a priority is part of an entry's key, from 1 up to the
+// largest that gray uses, and that 0 is refused.
 func targetPriorities(r *targetRig) {
 	m := packets.Match{VNI: 42, Protocol: 6}
 	var all []entryBody

@@ -16,6 +16,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // silent is an address at which connections are taken and nothing is ever said.
@@ -53,7 +54,7 @@ func TestHang(t *testing.T) {
 	}
 	stalled.stall()
 	const each = 300 * time.Millisecond
-	s.limits.lead, s.limits.read, s.limits.write, s.limits.push = each, each, each, each
+	s.limits.primary, s.limits.read, s.limits.write, s.limits.push = each, each, each, each
 	type result struct {
 		what string
 		err  error
@@ -105,8 +106,8 @@ func TestRestartsEmpty(t *testing.T) {
 	s.cfg.Hints.Take()
 	l.stop()
 	l.start()
-	stands(t, s, "primary")
-	eventually(t, func() string { return "the loop is not woken" }, func() bool { return len(s.cfg.Hints.Take()) > 0 })
+	waitRole(t, s, "primary")
+	testnet.Eventually(t, func() string { return "the loop is not woken" }, func() bool { return len(s.cfg.Hints.Take()) > 0 })
 	state, err := s.Observe(t.Context(), self.Target, self)
 	if err != nil || len(state) != 0 {
 		t.Fatalf("an empty switch has %v, error %v", state, err)
@@ -175,7 +176,7 @@ func TestDropMidBatch(t *testing.T) {
 			}
 			l.hook.Store(nil)
 			l.serve(l.sw)
-			stands(t, s, "primary")
+			waitRole(t, s, "primary")
 			state, err := s.Observe(t.Context(), self.Target, self)
 			want := 1 + 2*batchFirst
 			if carriedOut {

@@ -10,9 +10,9 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// The phases of a batch of changes: what others may point to is filled, then the
-// pointers are set, then what is left over is cleared. Whatever is one entry is
-// written in the first.
+// The phases in which changes are written: first buckets are filled, then pool entries
+// are pointed to them, then buckets that are no longer used are deleted. Resources that
+// are a single entry are written in the first phase.
 const (
 	phaseFill = iota
 	phasePoint
@@ -24,40 +24,40 @@ const (
 type update struct {
 	key   reconciler.Key
 	proto *p4v1.Update
-	again bool // it is the second try, as the opposite of what it was
+	again bool // it is the second try: an insert as a modify, or the other way round
 }
 
-// adder takes updates one after the other; it returns false when it wants no more.
+// adder yields the updates of one key. Its methods return false when no more are wanted.
 type adder struct {
-	key   reconciler.Key
-	room  func() *block // for the next update
-	yield func(update) bool
+	key      reconciler.Key
+	newBlock func() *block // for the next update
+	yield    func(update) bool
 }
 
 func (a *adder) add(t p4v1.Update_Type, b entryBody) bool {
-	to := a.room()
-	return a.yield(update{key: a.key, proto: to.as(t, b.encode(to))})
+	to := a.newBlock()
+	return a.yield(update{key: a.key, proto: to.updateOf(t, b.encode(to))})
 }
 
 func (a *adder) bucket(t p4v1.Update_Type, k bucketKey, backend uint16) bool {
-	to := a.room()
-	return a.yield(update{key: a.key, proto: to.as(t, k.encode(to, backend))})
+	to := a.newBlock()
+	return a.yield(update{key: a.key, proto: to.updateOf(t, k.encode(to, backend))})
 }
 
-// updatesOf yields what changes write in a phase. It makes each update in a block
-// that room gives for it.
-func updatesOf(changes []reconciler.Change, phase int, room func() *block) iter.Seq[update] {
+// updatesOf yields the updates of changes in a phase. Each is made in a block of its own
+// from newBlock.
+func updatesOf(changes []reconciler.Change, phase int, newBlock func() *block) iter.Seq[update] {
 	return func(yield func(update) bool) {
 		for _, c := range changes {
-			if a := (adder{c.Key(), room, yield}); !changeUpdates(c, phase, &a) {
+			if a := (adder{c.Key(), newBlock, yield}); !changeUpdates(c, phase, &a) {
 				return
 			}
 		}
 	}
 }
 
-// changeUpdates adds what a change writes in a phase, and returns false when that
-// is not wanted any more.
+// changeUpdates adds the updates of a change in a phase, and returns false when no more
+// are wanted.
 func changeUpdates(c reconciler.Change, phase int, a *adder) bool {
 	now, old := poolOf(c.New), poolOf(c.Old)
 	switch {
@@ -81,10 +81,10 @@ func poolOf(r *reconciler.Resource) *poolBody {
 	return p
 }
 
-// poolUpdates writes the buckets that differ, then the pool's entry, then takes
-// away what is left over; a pool that goes loses its entry first. Where the two
-// bodies differ in their generation, the new one is filled whole while the old one
-// is live, and the entry's modification is the flip.
+// poolUpdates writes the buckets that differ, then the pool's entry, then deletes the
+// buckets that are no longer used. Of a pool that is deleted the entry goes first. If the
+// bodies differ in their generation, the new one is filled completely while the old one
+// serves, and modifying the entry flips the pool.
 func poolUpdates(old, now *poolBody, phase int, a *adder) bool {
 	if old == nil {
 		old = &poolBody{pool: now.pool, generation: now.generation}
@@ -122,7 +122,7 @@ func fillBuckets(old, now *poolBody, a *adder) bool {
 			continue
 		}
 		t := p4v1.Update_INSERT
-		if _, stray := slices.BinarySearchFunc(old.stray, k, compareBuckets); stray || was != 0 {
+		if _, unused := slices.BinarySearchFunc(old.unused, k, compareBuckets); unused || was != 0 {
 			t = p4v1.Update_MODIFY
 		}
 		if !a.bucket(t, k, uint16(is-1)) {
@@ -141,9 +141,9 @@ func clearBuckets(old, now *poolBody, a *adder) bool {
 			return false
 		}
 	}
-	for _, k := range old.stray {
+	for _, k := range old.unused {
 		if now.hasEntry && k.generation == now.generation && int(k.hash) < len(now.buckets) {
-			continue // it has become a live bucket
+			continue // it is in use now
 		}
 		if !a.bucket(p4v1.Update_DELETE, k, 0) {
 			return false

@@ -15,14 +15,14 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// Sizes of a batch, in updates. The largest stays well under 4 MiB, as no entry
-// of the pipeline has more than 250 bytes.
+// Sizes of a batch, in updates. The largest is well below 4 MiB, as no entry of the
+// pipeline has more than 250 bytes.
 const (
 	batchFirst = 512
 	batchMost  = 1024
 )
 
-// writer sends updates and keeps the errors by key.
+// writer sends updates and collects the errors by key.
 type writer struct {
 	d      *device
 	limits limits
@@ -40,49 +40,49 @@ func newWriter(d *device, l limits, id *p4v1.Uint128) *writer {
 	return w
 }
 
-// fail records the first error of a key; nil is ignored.
+// fail records an error of a key, if it is the first; nil is ignored.
 func (w *writer) fail(k reconciler.Key, err error) {
 	if w.failed == nil || w.failed.Keys[k] == nil {
 		w.failed = w.failed.Add(k, err)
 	}
 }
 
-// without leaves out the changes that have failed.
-func (w *writer) without(changes []reconciler.Change) []reconciler.Change {
+// unfailed returns the changes that have not failed.
+func (w *writer) unfailed(changes []reconciler.Change) []reconciler.Change {
 	if w.failed == nil {
 		return changes
 	}
 	return slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool { return w.failed.Keys[c.Key()] != nil })
 }
 
-// writeAll writes changes phase by phase. What others lean on is read back before
-// it bears them: a generation before its pool flips to it, the entry of a VPC
-// before those of its VMs go.
+// writeAll writes changes phase by phase. Entries that are about to take over packets
+// are read back first: a generation before its pool flips to it, the entry of a VPC
+// before those of its VMs are deleted.
 func (w *writer) writeAll(ctx context.Context, changes []reconciler.Change) error {
-	w.proveVPCs(ctx, changes)
+	w.readBackVPCs(ctx, changes)
 	for phase := range phases {
 		if phase == phasePoint {
-			w.proveIdle(ctx, w.without(changes))
+			w.readBackPools(ctx, w.unfailed(changes))
 		}
-		if err := w.run(ctx, w.without(changes), phase); err != nil {
+		if err := w.run(ctx, w.unfailed(changes), phase); err != nil {
 			return err
 		}
 		if phase == phasePoint {
-			w.d.pointed(w.without(changes))
+			w.d.noteGenerations(w.unfailed(changes))
 		}
 	}
 	return nil
 }
 
-// batch is updates that go out together, and the blocks that they are made in.
+// batch is the updates of one Write, and the blocks that they are made in.
 type batch struct {
 	updates []update
 	blocks  []*block
 	used    int
 }
 
-// room gives a block for the next update.
-func (b *batch) room() *block {
+// newBlock returns a block for the next update.
+func (b *batch) newBlock() *block {
 	const most = 64
 	if b.used == len(b.blocks) {
 		fresh := make([]block, min(max(b.used, 1), most))
@@ -94,8 +94,8 @@ func (b *batch) room() *block {
 	return b.blocks[b.used-1]
 }
 
-// run sends what changes write in a phase. While one batch is on its way, the
-// next is made in another.
+// run sends the updates of changes in a phase. While one batch is being sent, the next
+// is built.
 func (w *writer) run(ctx context.Context, changes []reconciler.Change, phase int) error {
 	building, stop := context.WithCancel(ctx)
 	ready, free := make(chan *batch), make(chan *batch, 2)
@@ -117,16 +117,16 @@ func (w *writer) run(ctx context.Context, changes []reconciler.Change, phase int
 	return ctx.Err()
 }
 
-// build makes batches of what changes write in a phase, until ctx ends.
+// build makes batches of the updates of changes in a phase, until ctx ends.
 func (w *writer) build(ctx context.Context, changes []reconciler.Change, phase int, ready chan<- *batch, free <-chan *batch) {
 	var b *batch
 	size := 0
-	room := func() *block {
+	newBlock := func() *block {
 		if b == nil {
 			b, size = <-free, int(w.size.Load())
 			b.updates, b.used = b.updates[:0], 0
 		}
-		return b.room()
+		return b.newBlock()
 	}
 	send := func() bool {
 		select {
@@ -137,7 +137,7 @@ func (w *writer) build(ctx context.Context, changes []reconciler.Change, phase i
 			return false
 		}
 	}
-	for u := range updatesOf(changes, phase, room) {
+	for u := range updatesOf(changes, phase, newBlock) {
 		if b.updates = append(b.updates, u); len(b.updates) >= size && !send() {
 			return
 		}
@@ -147,8 +147,8 @@ func (w *writer) build(ctx context.Context, changes []reconciler.Change, phase i
 	}
 }
 
-// write sends updates, in batches that grow while all is well and shrink when
-// one is too much for the switch.
+// write sends updates in batches, which grow while the switch is fast and shrink when
+// one is too large.
 func (w *writer) write(ctx context.Context, updates []update) error {
 	for len(updates) > 0 {
 		size := int(w.size.Load())
@@ -157,7 +157,7 @@ func (w *writer) write(ctx context.Context, updates []update) error {
 		errs, err := w.send(ctx, updates[:n])
 		switch code := status.Code(err); {
 		case err == nil:
-			if n == size && time.Since(began) < w.limits.write/4 { // twice as much will not take too long
+			if n == size && time.Since(began) < w.limits.write/4 { // twice as many will not take too long
 				w.size.Store(int64(min(2*n, w.most)))
 			}
 		case n > 1 && ctx.Err() == nil && tooLarge(code):
@@ -167,8 +167,8 @@ func (w *writer) write(ctx context.Context, updates []update) error {
 		default:
 			return fmt.Errorf("cannot write to %s: %w", w.d.spec.address, reason(err))
 		}
-		again, aborted := w.settle(updates[:n], errs)
-		if aborted { // each error costs a round, so the rounds are to be short
+		again, aborted := w.handleErrors(updates[:n], errs)
+		if aborted { // each error costs a Write, so make them small
 			w.size.Store(int64(max(n/2, 1)))
 		}
 		if updates = updates[n:]; len(again) > 0 {
@@ -178,19 +178,18 @@ func (w *writer) write(ctx context.Context, updates []update) error {
 	return nil
 }
 
-// tooLarge tells whether a batch may have failed for its size: the request is
-// larger than the server takes, or the errors than the client takes, which Go's
-// server reports as its own failure.
+// tooLarge tells whether a batch may have failed because of its size: the request is
+// too large for the server, or the errors are too large for the client, which Go's
+// server reports as an internal error.
 func tooLarge(code codes.Code) bool {
 	return code == codes.ResourceExhausted || code == codes.Internal
 }
 
-// settle looks at what failed in a batch and returns what is to be sent again.
-// Somebody else's entry, or a retry after a lost answer, may have made an insert
-// a modification, the other way round, or a deletion superfluous. Some switches
-// stop at the first error and abort the rest. Everything else is an error of its
-// key.
-func (w *writer) settle(sent []update, errs []*p4v1.Error) (again []update, stopped bool) {
+// handleErrors looks at the errors of a batch and returns what is to be sent again. After
+// a lost answer, or a change by somebody else, an insert may have to be a modify, a
+// modify an insert, and an entry that is to be deleted may be gone. Some switches stop at
+// the first error and abort the rest. Every other error is recorded by key.
+func (w *writer) handleErrors(sent []update, errs []*p4v1.Error) (again []update, stopped bool) {
 	aborted := 0
 	for i, e := range errs {
 		u := sent[i]
@@ -209,7 +208,7 @@ func (w *writer) settle(sent []update, errs []*p4v1.Error) (again []update, stop
 			w.fail(u.key, fmt.Errorf("the switch refused it: %s: %s", code, e.GetMessage()))
 		}
 	}
-	if aborted == len(sent) && aborted > 0 { // nothing else is in the way
+	if aborted == len(sent) && aborted > 0 { // no other error is the cause
 		for i, u := range sent {
 			w.fail(u.key, fmt.Errorf("the switch refused it: %s: %s", codes.Aborted, errs[i].GetMessage()))
 		}
@@ -222,8 +221,8 @@ func sameEntity(t p4v1.Update_Type, u *p4v1.Update) *p4v1.Update {
 	return &p4v1.Update{Type: t, Entity: u.GetEntity()}
 }
 
-// send makes one Write. It returns an error an update where the switch gave
-// them, or the error of the whole.
+// send makes one Write. It returns one error per update if the switch sent them, or
+// the error of the whole Write.
 func (w *writer) send(ctx context.Context, updates []update) ([]*p4v1.Error, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.limits.write)
 	defer cancel()
@@ -246,13 +245,13 @@ func (w *writer) send(ctx context.Context, updates []update) ([]*p4v1.Error, err
 	for i, d := range details {
 		errs[i] = new(p4v1.Error)
 		if err := d.UnmarshalTo(errs[i]); err != nil {
-			return nil, fmt.Errorf("the switch sent an error that cannot be read: %w", err)
+			return nil, fmt.Errorf("cannot read an error that the switch sent: %w", err)
 		}
 	}
 	return errs, nil
 }
 
-// load loads the pipeline where the switch runs another.
+// load loads the pipeline.
 func (w *writer) load(ctx context.Context, c reconciler.Change) error {
 	want := c.New.Body.(*targetBody)
 	have := &targetBody{}

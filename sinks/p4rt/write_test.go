@@ -112,13 +112,13 @@ func TestPoolPhases(t *testing.T) {
 	})
 	good, bad := pool(self, 1, 8, 4, 5), pool(self, 2, 8, 4, 5)
 	errs := failures(t, apply(t, s, self, creates(good, bad)...))
-	if err := errs[bad.Key]; len(errs) != 1 || err == nil || !strings.Contains(err.Error(), "stands twice") {
+	if err := errs[bad.Key]; len(errs) != 1 || err == nil || !strings.Contains(err.Error(), "is given twice") {
 		t.Errorf("errors %v, want one of %s", errs, bad.Key)
 	}
 	half := &poolBody{pool: 2}
 	for i := range uint16(8) {
 		if i != 3 {
-			half.stray = append(half.stray, bucketKey{2, 0, i})
+			half.unused = append(half.unused, bucketKey{2, 0, i})
 		}
 	}
 	l.hook.Store(nil)
@@ -126,7 +126,7 @@ func TestPoolPhases(t *testing.T) {
 	if err != nil || !state[good.Key].Body.Equal(good.Body) {
 		t.Fatalf("state %v, error %v", state, err)
 	}
-	if got := state[bad.Key].Body.(*poolBody); got.hasEntry || !slices.Equal(got.stray, half.stray) {
+	if got := state[bad.Key].Body.(*poolBody); got.hasEntry || !slices.Equal(got.unused, half.unused) {
 		t.Errorf("pool 2 is %s", got)
 	}
 	// The next try finds the buckets there.

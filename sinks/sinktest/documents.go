@@ -8,11 +8,11 @@ import (
 	"github.com/gray-release/gray"
 )
 
-// edit replaces a text that stands in a document once.
+// edit replaces a text that occurs once in a document.
 type edit struct{ path, old, new string }
 
-// Documents returns the quickstart, a little widened, with its switch at an
-// address, and a later commit of it that changes something of every kind.
+// Documents returns a commit, which is the quickstart with some additions and its switch
+// at an address, and a later commit that changes something of every kind.
 func Documents(t testing.TB, address string) (base, changed map[string]string) {
 	t.Helper()
 	base = map[string]string{}
@@ -58,7 +58,7 @@ func apply(t testing.TB, documents map[string]string, edits ...edit) map[string]
 	}
 	for _, e := range edits {
 		if strings.Count(next[e.path], e.old) != 1 {
-			t.Fatalf("%s does not hold %q once", e.path, e.old)
+			t.Fatalf("%s does not contain %q exactly once", e.path, e.old)
 		}
 		next[e.path] = strings.Replace(next[e.path], e.old, e.new, 1)
 	}

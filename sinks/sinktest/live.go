@@ -12,22 +12,22 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// testFull takes an empty target to the base documents.
+// testFull applies the base documents to an empty target.
 func testFull(t *testing.T, r *Rig) {
 	start(t, r)
 }
 
-// testNoOp holds that nothing is sent where nothing changes: neither by an empty
-// plan nor by looking.
+// testNoOp checks that nothing is sent if nothing changes: neither by an empty plan nor
+// by Observe.
 func testNoOp(t *testing.T, r *Rig) {
 	w, desired := start(t, r)
 	before := r.Sent()
 	if before == 0 {
-		t.Fatal("nothing counts what is sent")
+		t.Fatal("Sent does not count what is sent")
 	}
 	w.commit(r.Base)
 	if changes := plan(w.desired(r), observe(t, r, desired)); len(changes) != 0 {
-		t.Errorf("the same documents once more change %v", changes)
+		t.Errorf("the same documents again change %v", changes)
 	}
 	if err := r.Sink.Apply(t.Context(), self(r, desired), nil); err != nil {
 		t.Errorf("Apply of nothing: %v", err)
@@ -38,13 +38,13 @@ func testNoOp(t *testing.T, r *Rig) {
 	}
 }
 
-// testAgain makes all changes twice, as after an answer that was lost: the second
-// time changes nothing and is no error.
+// testAgain applies all changes twice, as after a lost answer: the second time changes
+// nothing and is not an error.
 func testAgain(t *testing.T, r *Rig) {
 	w, base := start(t, r)
 	creates := withoutTarget(plan(base, reconciler.State{}))
 	if err := applyPlan(t.Context(), r, base, creates); err != nil {
-		t.Fatalf("creating what is there: %v", err)
+		t.Fatalf("creates of existing resources: %v", err)
 	}
 	same(t, base, observe(t, r, base))
 	w.commit(r.Changed)
@@ -77,7 +77,7 @@ func testUpdate(t *testing.T, r *Rig) {
 	converge(t, r, base)
 }
 
-// testDelete takes everything away but the target itself.
+// testDelete deletes everything but the target itself.
 func testDelete(t *testing.T, r *Rig) {
 	_, desired := start(t, r)
 	left := reconciler.State{}
@@ -88,8 +88,8 @@ func testDelete(t *testing.T, r *Rig) {
 	converge(t, r, desired)
 }
 
-// testRestart holds that a new sink sees what the last one left, and sends
-// nothing. A target that forgets is filled again.
+// testRestart checks that a new sink observes what the last one left, and sends nothing.
+// A target that forgets is filled again.
 func testRestart(t *testing.T, r *Rig) {
 	need(t, r.Restart != nil, "restart the sink")
 	_, desired := start(t, r)
@@ -102,12 +102,12 @@ func testRestart(t *testing.T, r *Rig) {
 	before := r.Sent()
 	same(t, desired, observe(t, r, desired))
 	if n := r.Sent() - before; n != 0 {
-		t.Errorf("the restarted sink has sent %d, want nothing", n)
+		t.Errorf("the restarted sink sent %d, want nothing", n)
 	}
 }
 
-// testLeftover restarts with other documents: what nobody has ever desired in
-// this process is reported, so that it can be deleted, or forgotten.
+// testLeftover restarts with other documents: resources that this process never desired
+// are observed, so that they can be deleted, or are gone.
 func testLeftover(t *testing.T, r *Rig) {
 	need(t, r.Restart != nil, "restart the sink")
 	w, base := start(t, r)
@@ -120,52 +120,50 @@ func testLeftover(t *testing.T, r *Rig) {
 		if changed[k] == nil {
 			found++
 			if observed[k] == nil && !r.Forgets {
-				t.Errorf("%s is still there and is not reported", k)
+				t.Errorf("%s is still live and is not observed", k)
 			}
 		}
 	}
 	if found == 0 {
-		t.Fatal("the changed documents take nothing away")
+		t.Fatal("the changed documents delete nothing")
 	}
 	converge(t, r, changed)
 }
 
-// testForeign has somebody else put something on the target: it shows, and is
-// removed.
+// testForeign adds foreign resources to the target: they are drift, and are deleted.
 func testForeign(t *testing.T, r *Rig) {
-	need(t, r.Foreign != nil, "put something on it beside the sink")
-	_, desired := start(t, r)
-	r.Foreign()
-	changes := plan(desired, observe(t, r, desired))
-	if len(changes) == 0 {
-		t.Fatal("what somebody else put there does not show")
-	}
-	for _, c := range changes {
+	need(t, r.Foreign != nil, "add resources without the sink")
+	for _, c := range correct(t, r, r.Foreign) {
 		if c.Op() != reconciler.Delete {
-			t.Errorf("to be rid of it, %s", c)
+			t.Errorf("foreign resources are corrected by %s", c)
 		}
-		oneLine(t, c.Key(), "the change", c.String())
 	}
-	converge(t, r, desired)
 }
 
-// testDamage has somebody else change something: it shows, and is put right.
+// testDamage changes resources without the sink: that is drift, and is corrected.
 func testDamage(t *testing.T, r *Rig) {
-	need(t, r.Damage != nil, "damage it beside the sink")
+	need(t, r.Damage != nil, "change resources without the sink")
+	correct(t, r, r.Damage)
+}
+
+// correct makes drift and corrects it, and returns the changes that did so.
+func correct(t *testing.T, r *Rig, drift func()) []reconciler.Change {
+	t.Helper()
 	_, desired := start(t, r)
-	r.Damage()
+	drift()
 	changes := plan(desired, observe(t, r, desired))
 	if len(changes) == 0 {
-		t.Fatal("the damage does not show")
+		t.Fatal("the drift is not observed")
 	}
 	for _, c := range changes {
 		oneLine(t, c.Key(), "the change", c.String())
 	}
 	converge(t, r, desired)
+	return changes
 }
 
-// testRefused has the target refuse one of several resources: it is reported by
-// its key, and everything else is live.
+// testRefused has the target refuse one of several resources: that is an error of its
+// key, and the others are live.
 func testRefused(t *testing.T, r *Rig) {
 	need(t, r.Refused != nil, "refuse a resource")
 	w, desired := start(t, r)
@@ -185,7 +183,7 @@ func testRefused(t *testing.T, r *Rig) {
 	}
 	failed := applyPlan(t.Context(), r, wanted, plan(wanted, observe(t, r, desired)))
 	if failed == nil || len(failed.Keys) != 1 || failed.Keys[key] == nil {
-		t.Fatalf("failed: %v; want %s alone", failed.Or(), key)
+		t.Fatalf("failed: %v; want only %s", failed.Or(), key)
 	}
 	oneLine(t, key, "the error", failed.Keys[key].Error())
 	for _, res := range bad {
@@ -196,8 +194,8 @@ func testRefused(t *testing.T, r *Rig) {
 	same(t, changed, observe(t, r, changed))
 }
 
-// testDead loses its target: an Apply is an error, and nothing is said to be
-// there that is not.
+// testDead kills the target: Apply returns an error, and Observe an error or what is
+// still live.
 func testDead(t *testing.T, r *Rig) {
 	need(t, r.Kill != nil, "die")
 	w, base := start(t, r)
@@ -212,7 +210,7 @@ func testDead(t *testing.T, r *Rig) {
 	defer cancel()
 	err := r.Sink.Apply(ctx, self(r, changed), stage)
 	if err == nil {
-		t.Fatal("Apply to a dead target is no error")
+		t.Fatal("Apply to a dead target returns no error")
 	}
 	if partial, ok := errors.AsType[*reconciler.PartialError](err); ok && len(partial.Keys) != len(stage) {
 		t.Errorf("Apply of %d changes to a dead target: %v", len(stage), err)
@@ -224,9 +222,8 @@ func testDead(t *testing.T, r *Rig) {
 	}
 }
 
-// testCancelled calls with a context that has ended, and with one that ends at
-// some time while it works: the answer is prompt, and what is said to be done is
-// done.
+// testCancelled calls Apply and Observe with contexts that have ended, or end meanwhile:
+// they return promptly, and the changes that did not fail are made.
 func testCancelled(t *testing.T, r *Rig) {
 	w, base := start(t, r)
 	w.commit(r.Changed)
@@ -242,7 +239,7 @@ func testCancelled(t *testing.T, r *Rig) {
 		failed := applyPlan(ctx, r, to, changes)
 		_, _ = r.Sink.Observe(ctx, r.Target, self(r, to))
 		if took := time.Since(began); took > patience/2 {
-			t.Errorf("after %s: not prompt", took)
+			t.Errorf("it took %s", took)
 		}
 		cancel()
 		observed := observe(t, r, to)
@@ -250,15 +247,14 @@ func testCancelled(t *testing.T, r *Rig) {
 			if o := observed[c.Key()]; failed != nil && failed.Keys[c.Key()] != nil {
 				continue
 			} else if (o == nil) != (c.New == nil) || o != nil && !o.Body.Equal(c.New.Body) {
-				t.Errorf("try %d: said to be done, and is not: %s", try, c)
+				t.Errorf("try %d: did not fail, but was not made: %s", try, c)
 			}
 		}
 		converge(t, r, to)
 	}
 }
 
-// testStalled cancels an Apply that is under way at a target that does not
-// answer.
+// testStalled cancels an Apply to a target that does not answer.
 func testStalled(t *testing.T, r *Rig) {
 	need(t, r.Stall != nil, "stop answering")
 	w, base := start(t, r)
@@ -275,12 +271,12 @@ func testStalled(t *testing.T, r *Rig) {
 	}()
 	for end := time.Now().Add(patience); r.Sent() == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("nothing is sent")
+			t.Fatal("Apply sends nothing")
 		}
 	}
 	select {
 	case <-done:
-		t.Error("Apply did not wait for the target's answer")
+		t.Error("Apply does not wait for the target's answer")
 	default:
 	}
 	cancel()

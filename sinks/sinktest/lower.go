@@ -11,9 +11,9 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// testLower holds that Lower is pure: equal inputs give equal resources, whatever
-// was asked before and in whatever order, at any commit. References exist, and are
-// to lower ranks where they stay at the target.
+// testLower checks that Lower is pure: equal inputs give equal resources, whatever was
+// lowered before and in any order. References exist, and those within the target are to
+// lower ranks.
 func testLower(t *testing.T, r *Rig) {
 	ids := policies.NewIDs()
 	again := newWorld(t, ids.Clone(), r.Base)
@@ -32,23 +32,23 @@ func testLower(t *testing.T, r *Rig) {
 	for _, kind := range []string{schema.KindService, schema.KindGateway, schema.KindNode, schema.KindSwitch} {
 		resources, err := r.Sink.Lower(w.ir, policies.Name{Kind: kind, Name: "nobody"})
 		if err != nil || len(resources) != 0 {
-			t.Errorf("Lower of a %s that is not there: %v, error %v", kind, resources, err)
+			t.Errorf("Lower of a %s that does not exist: %v, error %v", kind, resources, err)
 		}
 	}
 }
 
-// identical holds that two states are the same to the last field.
+// identical checks that all fields of two states are the same.
 func identical(t *testing.T, a, b reconciler.State) {
 	t.Helper()
 	for k := range reconciler.Union(a, b) {
 		x, y := a[k], b[k]
 		switch {
 		case x == nil || y == nil:
-			t.Errorf("%s is lowered at one time and not at another", k)
+			t.Errorf("%s is lowered in one run and not in another", k)
 		case x.Rank != y.Rank || x.Origin != y.Origin || !slices.Equal(x.Refs, y.Refs):
-			t.Errorf("%s has %d %v %v at one time and %d %v %v at another", k, x.Rank, x.Origin, x.Refs, y.Rank, y.Origin, y.Refs)
+			t.Errorf("%s has %d %v %v in one run and %d %v %v in another", k, x.Rank, x.Origin, x.Refs, y.Rank, y.Origin, y.Refs)
 		case !x.Body.Equal(y.Body) || !y.Body.Equal(x.Body) || x.Body.String() != y.Body.String():
-			t.Errorf("%s is %s at one time and %s at another", k, x.Body, y.Body)
+			t.Errorf("%s is %s in one run and %s in another", k, x.Body, y.Body)
 		}
 	}
 }
@@ -58,16 +58,16 @@ func checkRefs(t *testing.T, state, everywhere reconciler.State) {
 	for _, k := range slices.SortedFunc(maps.Keys(state), reconciler.Key.Compare) {
 		res := state[k]
 		if res.Origin.Path == "" || res.Origin.Line == 0 {
-			t.Errorf("%s does not know its document's line: %v", k, res.Origin)
+			t.Errorf("%s has no origin: %v", k, res.Origin)
 		}
 		if k.Kind == "" || k.Name == "" && k.Kind != reconciler.KindTarget {
-			t.Errorf("%s is no full key", k)
+			t.Errorf("%s is not a complete key", k)
 		}
 		for _, ref := range res.Refs {
 			to := everywhere[ref]
 			switch {
 			case to == nil:
-				t.Errorf("%s refers to %s, which is not there", k, ref)
+				t.Errorf("%s refers to %s, which does not exist", k, ref)
 			case ref.Target == k.Target && to.Rank >= res.Rank:
 				t.Errorf("%s of rank %d refers to %s of rank %d", k, res.Rank, ref, to.Rank)
 			}
@@ -75,8 +75,8 @@ func checkRefs(t *testing.T, state, everywhere reconciler.State) {
 	}
 }
 
-// testLines holds that what is printed of a resource is one line, and that bodies
-// of different kinds are neither equal nor a reason to panic.
+// testLines checks that bodies print as one line, and that bodies of different kinds can
+// be compared and are not equal.
 func testLines(t *testing.T, r *Rig) {
 	w := newWorld(t, policies.NewIDs(), r.Base)
 	base := w.desired(r)
@@ -116,8 +116,8 @@ func oneLine(t *testing.T, k reconciler.Key, what, text string) {
 	}
 }
 
-// testOrder holds that plans make before they break: what is referred to is
-// there before, and goes after.
+// testOrder checks that plans make before they break: a resource is created after those
+// that it refers to, and deleted before them.
 func testOrder(t *testing.T, r *Rig) {
 	w := newWorld(t, policies.NewIDs(), r.Base)
 	base, all := w.desired(r), w.everywhere(r)
@@ -136,30 +136,30 @@ func testOrder(t *testing.T, r *Rig) {
 	}
 }
 
-// checkOrder walks through the plans of all targets, each in its own order, and
-// holds that no step leaves a reference open. A change that another target has to
-// make room for holds its plan until that has, and no two wait for each other.
+// checkOrder makes the plans of all targets, each in its order, and checks that no change
+// leaves a dangling reference. A change that has to wait for another target blocks its
+// own target until then, and no two targets wait for each other.
 func checkOrder(t *testing.T, desired, observed reconciler.State) {
 	t.Helper()
 	live := maps.Clone(observed)
 	for left := plan(desired, observed); len(left) > 0; {
-		held := map[string]bool{}
+		blocked := map[string]bool{}
 		i := slices.IndexFunc(left, func(c reconciler.Change) bool {
 			target := c.Key().Target
-			held[target] = held[target] || waits(c, desired, live)
-			return !held[target]
+			blocked[target] = blocked[target] || waits(c, desired, live)
+			return !blocked[target]
 		})
 		if i < 0 {
-			t.Errorf("%d changes wait for each other for ever, the first is %s", len(left), left[0])
+			t.Errorf("%d changes wait for each other forever, the first is %s", len(left), left[0])
 			return
 		}
-		step(t, left[i], live)
+		makeChange(t, left[i], live)
 		left = slices.Delete(left, i, i+1)
 	}
 }
 
-// waits tells whether a change has to wait for another target: until what it refers
-// to there is as it is to be, or until nothing there refers to what goes.
+// waits tells whether a change has to wait for another target: until what it refers to
+// there is live, or until nothing there refers to what it deletes.
 func waits(c reconciler.Change, desired, live reconciler.State) bool {
 	if c.New != nil {
 		return slices.ContainsFunc(refsElsewhere(c.New), func(ref reconciler.Key) bool {
@@ -174,14 +174,14 @@ func waits(c reconciler.Change, desired, live reconciler.State) bool {
 	return false
 }
 
-// step makes one change, and holds that it leaves no reference open.
-func step(t *testing.T, c reconciler.Change, live reconciler.State) {
+// makeChange makes one change, and checks that it leaves no dangling reference.
+func makeChange(t *testing.T, c reconciler.Change, live reconciler.State) {
 	t.Helper()
 	if c.New != nil {
 		live[c.Key()] = c.New
 		for _, ref := range c.New.Refs {
 			if live[ref] == nil {
-				t.Errorf("%s comes before %s, to which it refers", c.Key(), ref)
+				t.Errorf("%s is created before %s, to which it refers", c.Key(), ref)
 			}
 		}
 		return
@@ -189,7 +189,7 @@ func step(t *testing.T, c reconciler.Change, live reconciler.State) {
 	delete(live, c.Key())
 	for k, res := range live {
 		if slices.Contains(res.Refs, c.Key()) {
-			t.Errorf("%s goes while %s refers to it", c.Key(), k)
+			t.Errorf("%s is deleted while %s refers to it", c.Key(), k)
 		}
 	}
 }

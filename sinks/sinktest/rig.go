@@ -8,51 +8,48 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// patience is how long a sink may take for what has to be prompt.
+// patience bounds each call that a test waits for.
 const patience = 10 * time.Second
 
 // Config is a sink and its kind of target.
 type Config struct {
-	// Start makes a fresh live target and a sink that reaches it. Everything ends
-	// with the test.
+	// Start starts a new live target and a sink for it, which end with the test.
 	Start func(t *testing.T) *Rig
-	// Skip says which parts this kind of target cannot take, and why.
+	// Skip has the parts of the suite that do not work with this kind of target, and why.
 	Skip map[string]string
 }
 
-// Rig is a live target and a sink on it. Functions that are nil are for what
-// this kind of target does not have; the parts that need them are skipped.
+// Rig is a live target and its sink. Functions may be nil: the parts that need them are
+// skipped.
 type Rig struct {
 	Sink   reconciler.Sink
-	Target string // the target that is looked at
+	Target string // the target under test
 
-	// Elsewhere are the sinks whose targets the resources refer to. They only lower:
-	// what is referred to there is taken to be live, as the reconciler promises.
+	// Elsewhere are the sinks of other targets to which resources refer. They only
+	// lower: what they lower is assumed to be live, as the reconciler ensures.
 	Elsewhere []reconciler.Sink
 
-	// Documents of a commit and of a later one, by path: the second adds, changes
-	// and takes away resources of the target.
+	// The documents of a commit and of a later one, by path. The later one creates,
+	// updates and deletes resources of the target.
 	Base, Changed map[string]string
 
-	// Restart ends the sink and returns another one on the same live target, as a
-	// restarted process has it.
+	// Restart closes the sink and returns a new one for the same live target, as after
+	// a restart of the process.
 	Restart func() reconciler.Sink
-	// Forgets says that the target ends with its sink: after a restart it is empty and
-	// has to be filled again.
+	// Forgets says that the target ends with its sink: after a restart it is empty.
 	Forgets bool
-	// Sent counts what the sink has sent to the target to change it, in whatever
-	// unit.
+	// Sent counts what the sink has sent to change the target, in any unit.
 	Sent func() int
 	// Kill ends the target, or what the sink cannot work without.
 	Kill func()
-	// Stall makes the target take what is sent and answer no more.
+	// Stall makes the target receive without answering.
 	Stall func()
-	// Foreign puts something on the target that no document asks for.
+	// Foreign adds something to the target that no document asks for.
 	Foreign func()
-	// Damage changes or removes something behind the sink's back.
+	// Damage changes or removes something at the target without the sink.
 	Damage func()
-	// Refused puts a unit into an IR whose resource the target refuses, and returns
-	// the unit and the resource's key.
+	// Refused adds a unit to an IR with a resource that the target refuses, and returns
+	// the unit's name and the resource's key.
 	Refused func(*policies.IR) (policies.Name, reconciler.Key)
 }
 
@@ -91,7 +88,7 @@ func Run(t *testing.T, cfg Config) {
 	}
 	for name := range cfg.Skip {
 		if !isPart(name) {
-			t.Errorf("there is no part %q to skip", name)
+			t.Errorf("there is no part %q", name)
 		}
 	}
 }
@@ -105,7 +102,7 @@ func isPart(name string) bool {
 	return false
 }
 
-// need skips a part that this kind of target does not have.
+// need skips a part that needs what this kind of target does not have.
 func need(t *testing.T, have bool, what string) {
 	t.Helper()
 	if !have {

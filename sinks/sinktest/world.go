@@ -13,13 +13,13 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// world follows documents from commit to commit, as the reconciler does.
+// world compiles commits one after the other, as the reconciler does.
 type world struct {
 	t        *testing.T
 	set      *schema.Set
 	compiler *policies.Compiler
 	ir       *policies.IR
-	units    []policies.Name // that the IR holds
+	units    []policies.Name // of the IR
 }
 
 func newWorld(t *testing.T, ids *policies.IDs, documents map[string]string) *world {
@@ -37,7 +37,7 @@ func (w *world) commit(documents map[string]string) {
 	}
 	ir, changed, err := w.compiler.Compile(w.set, w.set.Update(&schema.Snapshot{Files: schema.NewFiles(files...)}), policies.Facts{})
 	if err != nil {
-		w.t.Fatalf("the documents are at fault: %v", err)
+		w.t.Fatalf("cannot compile the documents: %v", err)
 	}
 	w.ir = ir
 	for _, n := range changed {
@@ -51,7 +51,7 @@ func (w *world) commit(documents map[string]string) {
 	}
 }
 
-// desired is what the sink wants at the target.
+// desired is the desired state of the target.
 func (w *world) desired(r *Rig) reconciler.State {
 	w.t.Helper()
 	state := w.lower(r.Sink)
@@ -62,7 +62,7 @@ func (w *world) desired(r *Rig) reconciler.State {
 	return state
 }
 
-// everywhere is what is desired at the target and at all targets elsewhere.
+// everywhere is the desired state of the target and of the targets of Elsewhere.
 func (w *world) everywhere(r *Rig) reconciler.State {
 	w.t.Helper()
 	state := w.desired(r)
@@ -72,7 +72,7 @@ func (w *world) everywhere(r *Rig) reconciler.State {
 	return state
 }
 
-// lower is what a sink makes of all units, asked about them in any order.
+// lower lowers all units by a sink, in random order.
 func (w *world) lower(sink reconciler.Sink) reconciler.State {
 	w.t.Helper()
 	state := reconciler.State{}
@@ -85,7 +85,7 @@ func (w *world) lower(sink reconciler.Sink) reconciler.State {
 		}
 		for _, res := range resources {
 			if state[res.Key] != nil {
-				w.t.Errorf("two units, %s the second, are lowered to %s", n, res.Key)
+				w.t.Errorf("%s and another unit are lowered to %s", n, res.Key)
 			}
 			state[res.Key] = res
 		}
@@ -93,7 +93,7 @@ func (w *world) lower(sink reconciler.Sink) reconciler.State {
 	return state
 }
 
-// start makes the base documents live, and returns them and what was desired.
+// start makes the base documents live, and returns their world and desired state.
 func start(t *testing.T, r *Rig) (*world, reconciler.State) {
 	t.Helper()
 	w := newWorld(t, policies.NewIDs(), r.Base)
@@ -117,13 +117,13 @@ func observe(t *testing.T, r *Rig, desired reconciler.State) reconciler.State {
 	}
 	for k, res := range state {
 		if k != res.Key || res.Body == nil {
-			t.Errorf("Observe has %s under the key %s", res.Key, k)
+			t.Errorf("Observe returns %s under the key %s", res.Key, k)
 		}
 	}
 	return state
 }
 
-// plan is what has to change.
+// plan lists the changes from observed to desired.
 func plan(desired, observed reconciler.State) []reconciler.Change {
 	return reconciler.Diff(desired, observed, reconciler.Union(desired, observed))
 }
@@ -146,12 +146,11 @@ func applyPlan(ctx context.Context, r *Rig, desired reconciler.State, changes []
 	return failed
 }
 
-// converge takes the target to a state and holds that it is there, all of it and
-// nothing else.
+// converge takes the target to a state, and checks that it is observed.
 func converge(t *testing.T, r *Rig, desired reconciler.State) {
 	t.Helper()
 	changes := plan(desired, observe(t, r, desired))
-	if slices.ContainsFunc(changes, isTarget) { // what is behind it shows once it is there
+	if slices.ContainsFunc(changes, isTarget) { // the rest is observed only once this is live
 		if err := applyPlan(t.Context(), r, desired, slices.DeleteFunc(slices.Clone(changes), func(c reconciler.Change) bool { return !isTarget(c) })); err != nil {
 			t.Fatalf("Apply: %v", err)
 		}
@@ -165,14 +164,15 @@ func converge(t *testing.T, r *Rig, desired reconciler.State) {
 
 func isTarget(c reconciler.Change) bool { return c.Key().Kind == reconciler.KindTarget }
 
-// same holds that what is observed is what is desired, seen from both sides.
+// same checks that the observed state equals the desired one, compared in both
+// directions.
 func same(t *testing.T, desired, observed reconciler.State) {
 	t.Helper()
 	for _, k := range slices.SortedFunc(maps.Keys(desired), reconciler.Key.Compare) {
 		d, o := desired[k], observed[k]
 		switch {
 		case o == nil:
-			t.Errorf("%s is not there", k)
+			t.Errorf("%s is not observed", k)
 		case !d.Body.Equal(o.Body) || !o.Body.Equal(d.Body):
 			t.Errorf("%s is %s, want %s", k, o.Body, d.Body)
 		case d.Rank != o.Rank:
@@ -183,7 +183,7 @@ func same(t *testing.T, desired, observed reconciler.State) {
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(observed), reconciler.Key.Compare) {
 		if desired[k] == nil {
-			t.Errorf("%s is there and nobody wants it: %s", k, observed[k].Body)
+			t.Errorf("%s is observed and not desired: %s", k, observed[k].Body)
 		}
 	}
 	if changes := plan(desired, observed); len(changes) != 0 {
@@ -191,7 +191,7 @@ func same(t *testing.T, desired, observed reconciler.State) {
 	}
 }
 
-// refsElsewhere is what a resource refers to at other targets.
+// refsElsewhere lists the references of a resource to other targets.
 func refsElsewhere(res *reconciler.Resource) []reconciler.Key {
 	return slices.DeleteFunc(slices.Clone(res.Refs), func(ref reconciler.Key) bool { return ref.Target == res.Target })
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/xds/lower"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestNeverAcknowledges has one client that answers nothing and one that does not
@@ -42,7 +43,7 @@ func TestNeverAcknowledges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, func() string { return fmt.Sprint(h.sink.Proxies()) }, func() bool { return len(h.sink.Proxies()) == 2 })
+	testnet.Eventually(t, func() string { return fmt.Sprint(h.sink.Proxies()) }, func() bool { return len(h.sink.Proxies()) == 2 })
 	good := newMirror(h, "host-2", nil)
 	good.converges(h.sink)
 	good.mu.Lock()
@@ -104,7 +105,7 @@ func TestReconnectStorm(t *testing.T) {
 	if err := connect(t, conn, "host-3"); err != nil {
 		t.Errorf("a third node: %v", err)
 	}
-	eventually(t, func() string { return "it is never let in again" }, func() bool { return connect(t, conn, "host-1") == nil })
+	testnet.Eventually(t, func() string { return "it is never let in again" }, func() bool { return connect(t, conn, "host-1") == nil })
 }
 
 // connect opens a stream, has one answer, and leaves.
@@ -162,7 +163,7 @@ func TestRefusesEverything(t *testing.T) {
 	c.subscribe(typeCluster)
 	const clusters = 2 * (services + 1)
 	n := 0
-	eventually(t, func() string { return fmt.Sprintf("%d refused, %+v", n, proxyOf(h, "host-1")) }, func() bool {
+	testnet.Eventually(t, func() string { return fmt.Sprintf("%d refused, %+v", n, proxyOf(h, "host-1")) }, func() bool {
 		for {
 			select {
 			case res := <-c.got:
@@ -218,13 +219,13 @@ func TestTwoStreamsOfANode(t *testing.T) {
 	h.node("host-1", 15002)
 	_ = h.apply()
 	old.converges(h.sink)
-	eventually(t, func() string { return fmt.Sprint(h.sink.Proxies()) }, func() bool {
+	testnet.Eventually(t, func() string { return fmt.Sprint(h.sink.Proxies()) }, func() bool {
 		_, err := h.sink.Observe(t.Context(), Target, nil)
 		p := h.sink.Proxies()
 		return err != nil && len(p) == 2 && p[0].LastNACK == nil && p[1].LastNACK != nil
 	})
 	fresh.leave()
-	eventually(t, func() string { return "the refusal outlives its stream" }, func() bool {
+	testnet.Eventually(t, func() string { return "the refusal outlives its stream" }, func() bool {
 		_, err := h.sink.Observe(t.Context(), Target, nil)
 		return err == nil && len(h.sink.Proxies()) == 1
 	})

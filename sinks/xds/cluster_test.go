@@ -73,7 +73,7 @@ func at(list ...netip.AddrPort) []requests.Endpoint {
 func (e *envoy) answerers(host, want string) {
 	e.t.Helper()
 	var got string
-	eventually(e.t, func() string { return fmt.Sprintf("%s is answered by %q, want %q", host, got, want) }, func() bool {
+	testnet.Eventually(e.t, func() string { return fmt.Sprintf("%s is answered by %q, want %q", host, got, want) }, func() bool {
 		seen := map[string]bool{}
 		for range 12 {
 			_, body := e.get(true, host)
@@ -139,7 +139,7 @@ func TestEnvoyChecksEndpoints(t *testing.T) {
 	h.mustApply()
 	healthy := func(cluster string, want int) {
 		t.Helper()
-		eventually(t, func() string {
+		testnet.Eventually(t, func() string {
 			return fmt.Sprintf("%d endpoints of %s are healthy, want %d", e.stat("cluster."+cluster+".membership_healthy"), cluster, want)
 		}, func() bool { return e.stat("cluster."+cluster+".membership_healthy") == want })
 	}

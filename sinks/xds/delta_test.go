@@ -17,6 +17,7 @@ import (
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/xds/lower"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // one makes a host with one service, and one node.
@@ -32,7 +33,7 @@ func TestNotReady(t *testing.T) {
 	h := one(t, Config{AckWait: time.Millisecond})
 	c := newClient(h, "host-1")
 	c.subscribe(typeCluster)
-	eventually(t, func() string { return "the client is not known" }, func() bool { return len(h.sink.Proxies()) == 1 })
+	testnet.Eventually(t, func() string { return "the client is not known" }, func() bool { return len(h.sink.Proxies()) == 1 })
 	if m := h.sent(); len(m) != 0 {
 		t.Errorf("sent %v", m)
 	}
@@ -275,12 +276,12 @@ func TestRefusalWithoutName(t *testing.T) {
 	m.mu.Unlock()
 	want := served(h.sink, "host-1")
 	delete(want[typeVirtualHost], bad)
-	eventually(t, func() string { return "the others do not come through" }, func() bool {
+	testnet.Eventually(t, func() string { return "the others do not come through" }, func() bool {
 		has, _ := m.state()
 		return maps.Equal(has[typeVirtualHost], want[typeVirtualHost])
 	})
 	var err error
-	eventually(t, func() string { return fmt.Sprintf("observed %v", err) }, func() bool {
+	testnet.Eventually(t, func() string { return fmt.Sprintf("observed %v", err) }, func() bool {
 		_, err = h.sink.Observe(t.Context(), Target, nil)
 		partial, ok := errors.AsType[*reconciler.PartialError](err)
 		return ok && len(partial.Keys) == 1 && partial.Keys[lower.Key(lower.KindAccount, "api/42")] != nil
@@ -307,7 +308,7 @@ func TestInitialVersions(t *testing.T) {
 	m.converges(h.sink)
 	before := h.sent()
 	again := newMirror(h, "host-1", m)
-	eventually(t, func() string { return "it has not asked" }, func() bool { return len(h.sink.Proxies()) == 2 && h.sink.Proxies()[1].Synced })
+	testnet.Eventually(t, func() string { return "it has not asked" }, func() bool { return len(h.sink.Proxies()) == 2 && h.sink.Proxies()[1].Synced })
 	again.converges(h.sink)
 	if sent := h.sent(); len(sent) != 0 || len(before) < 5 {
 		t.Errorf("sent %v to one that has everything", sent)
@@ -360,7 +361,7 @@ func TestTooFarBehind(t *testing.T) {
 		t.Errorf("%d names are remembered", n)
 	}
 	close(asleep)
-	eventually(t, func() string { return "the stream goes on" }, func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.err != nil })
+	testnet.Eventually(t, func() string { return "the stream goes on" }, func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.err != nil })
 	if status.Code(m.err) != codes.Aborted {
 		t.Errorf("ended with %v", m.err)
 	}
@@ -412,7 +413,7 @@ func TestManyClients(t *testing.T) {
 		m.converges(h.sink)
 		h.synced(m.node)
 	}
-	eventually(t, func() string { return fmt.Sprint(h.sink.Proxies()) }, func() bool { return len(h.sink.Proxies()) == 101 })
+	testnet.Eventually(t, func() string { return fmt.Sprint(h.sink.Proxies()) }, func() bool { return len(h.sink.Proxies()) == 101 })
 	p := h.sink.Proxies()[0]
 	if p.Node != "host-1" || p.Synced || p.Waits == "" {
 		t.Errorf("the mute one: %+v", p)

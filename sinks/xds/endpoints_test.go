@@ -112,7 +112,7 @@ func TestEnvoyKeepsWhatNobodyKnows(t *testing.T) {
 	lost.Versions = append([]requests.ServiceVersion{}, svc.Versions...)
 	lost.Versions[0].Etcd, lost.Versions[0].Unknown, lost.Versions[0].Endpoints = "/api", true, nil
 	again.put(policies.Name{Kind: schema.KindService, Name: "api"}, &lost)
-	eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
+	testnet.Eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
 	if failed := again.apply(); failed == nil {
 		t.Fatal("unknown endpoints are served")
 	}
@@ -131,6 +131,6 @@ func TestEnvoyKeepsWhatNobodyKnows(t *testing.T) {
 	again.sink.mu.Lock()
 	again.sink.unknown = time.Now().Add(-knownAfter)
 	again.sink.mu.Unlock()
-	eventually(t, func() string { return "what nobody names is not removed" }, func() bool { code, _ := e.get(true, "old.internal"); return code == 404 })
+	testnet.Eventually(t, func() string { return "what nobody names is not removed" }, func() bool { code, _ := e.get(true, "old.internal"); return code == 404 })
 	e.answers("one HTTP/1.1", "api.internal")
 }

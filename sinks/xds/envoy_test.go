@@ -211,7 +211,7 @@ func TestEnvoyRestart(t *testing.T) {
 	if code, _ := e.get(true, "old.internal"); code != 404 {
 		t.Errorf("a service that is gone: %d", code)
 	}
-	eventually(t, func() string { return "the clusters of a service that is gone stay" }, func() bool { return e.stat("cluster_manager.active_clusters") == 3 })
+	testnet.Eventually(t, func() string { return "the clusters of a service that is gone stay" }, func() bool { return e.stat("cluster_manager.active_clusters") == 3 })
 }
 
 // TestEnvoyLostState starts a server whose state is gone below an Envoy: it
@@ -232,7 +232,7 @@ func TestEnvoyLostState(t *testing.T) {
 	again := newHost(t, Config{Grace: patience}, h.addr)
 	again.ir, again.names = h.ir, h.names
 	again.put(policies.Name{Kind: "Service", Name: "old"}, nil)
-	eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
+	testnet.Eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
 	again.mustApply()
 	again.synced("host-1")
 	e.answers("two HTTP/1.1", "vpc-api.internal", who)
@@ -244,7 +244,7 @@ func TestEnvoyLostState(t *testing.T) {
 	again.sink.cfg.Grace = 1
 	again.sink.restartGrace()
 	again.sink.mu.Unlock()
-	eventually(t, func() string { return "what nobody knows is not removed" }, func() bool { code, _ := e.get(true, "old.internal"); return code == 404 })
+	testnet.Eventually(t, func() string { return "what nobody knows is not removed" }, func() bool { code, _ := e.get(true, "old.internal"); return code == 404 })
 	e.answers("two HTTP/1.1", "vpc-api.internal", who)
 }
 
@@ -320,19 +320,19 @@ func TestEnvoyListenerReturns(t *testing.T) {
 		name := policies.Name{Kind: "Node", Name: "host-1"}
 		h.put(name, nil)
 		h.mustApply()
-		eventually(t, func() string { return "the listener stays" }, func() bool { return e.stat("listener_manager.total_listeners_active") == 0 })
-		eventually(t, func() string { return "the listener drains for ever" }, func() bool { return e.stat("listener_manager.total_listeners_draining") == 0 })
+		testnet.Eventually(t, func() string { return "the listener stays" }, func() bool { return e.stat("listener_manager.total_listeners_active") == 0 })
+		testnet.Eventually(t, func() string { return "the listener drains for ever" }, func() bool { return e.stat("listener_manager.total_listeners_draining") == 0 })
 		h.put(name, n)
 		h.mustApply()
 		e.answers("one HTTP/1.1", "vpc-api.internal")
 
 		h.put(name, nil)
 		h.mustApply()
-		eventually(t, func() string { return "the listener stays" }, func() bool { return e.stat("listener_manager.total_listeners_draining") == 0 })
+		testnet.Eventually(t, func() string { return "the listener stays" }, func() bool { return e.stat("listener_manager.total_listeners_draining") == 0 })
 		h.server.Stop()
 		again := newHost(t, Config{Store: store}, h.addr)
 		again.ir, again.names = h.ir, h.names
-		eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
+		testnet.Eventually(t, func() string { return "envoy does not come back" }, func() bool { return len(again.sink.Proxies()) == 1 })
 		again.put(name, n)
 		again.mustApply()
 		e.answers("one HTTP/1.1", "vpc-api.internal")

@@ -22,6 +22,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // grpcBackend is a gRPC server; it returns its address.
@@ -80,7 +81,7 @@ func (c *grpcClient) reaches(want ...string) {
 	c.t.Helper()
 	slices.Sort(want)
 	var got []string
-	eventually(c.t, func() string { return fmt.Sprintf("calls reach %q, want %q", got, want) }, func() bool {
+	testnet.Eventually(c.t, func() string { return fmt.Sprintf("calls reach %q, want %q", got, want) }, func() bool {
 		got = nil
 		for range 8 {
 			addr, err := c.call()
@@ -154,7 +155,7 @@ func TestGRPCClient(t *testing.T) {
 
 	h.put(policies.Name{Kind: "Service", Name: "vpc-api"}, nil)
 	h.mustApply()
-	eventually(t, func() string { return "a service that is gone is reached" }, func() bool { _, err := c.call(); return err != nil })
+	testnet.Eventually(t, func() string { return "a service that is gone is reached" }, func() bool { _, err := c.call(); return err != nil })
 	h.put(policies.Name{Kind: "Service", Name: "vpc-api"}, &flipped)
 	h.mustApply()
 	c.reaches(three)
@@ -163,7 +164,7 @@ func TestGRPCClient(t *testing.T) {
 // synced1 waits until a client has all that is served.
 func (h *host) synced1(node string) (p Proxy) {
 	h.t.Helper()
-	eventually(h.t, func() string { return fmt.Sprintf("%+v", h.sink.Proxies()) }, func() bool {
+	testnet.Eventually(h.t, func() string { return fmt.Sprintf("%+v", h.sink.Proxies()) }, func() bool {
 		i := slices.IndexFunc(h.sink.Proxies(), func(p Proxy) bool { return p.Node == node && p.Synced })
 		if i >= 0 {
 			p = h.sink.Proxies()[i]
@@ -200,7 +201,7 @@ func TestGRPCClientRules(t *testing.T) {
 	}
 	h.mustApply()
 	h.synced1("app-1")
-	eventually(t, func() string { return "the rules do not come" }, func() bool { got, _ := c.call("x-canary", "yes"); return got == two })
+	testnet.Eventually(t, func() string { return "the rules do not come" }, func() bool { got, _ := c.call("x-canary", "yes"); return got == two })
 	for _, headers := range [][]string{
 		nil,
 		{"x-canary", "no"},
@@ -228,7 +229,7 @@ func TestGRPCClientRules(t *testing.T) {
 	}
 	h.rule("api", "p1", nil)
 	h.mustApply()
-	eventually(t, func() string { return "a rule that is gone still holds" }, func() bool { got, _ := c.call("x-canary", "yes"); return got == one })
+	testnet.Eventually(t, func() string { return "a rule that is gone still holds" }, func() bool { got, _ := c.call("x-canary", "yes"); return got == one })
 }
 
 // holds tells whether a rule is about a request with headers and no account.

@@ -35,8 +35,6 @@ import (
 // patience bounds every wait of these tests.
 const patience = 20 * time.Second
 
-var eventually = testnet.Eventually
-
 // host is a sink behind a gRPC server, with the IR that it is to serve.
 type host struct {
 	t      testing.TB
@@ -242,7 +240,7 @@ func (h *host) mustApply() {
 // whole waits until the sink knows, and has stored, that its state is whole.
 func (h *host) whole() {
 	h.t.Helper()
-	eventually(h.t, func() string { return "the state is never whole" }, func() bool {
+	testnet.Eventually(h.t, func() string { return "the state is never whole" }, func() bool {
 		found := false
 		_ = h.cfg.Store.Load(bucket, func(name string, _ []byte) error { found = found || name == whole; return nil })
 		return found
@@ -262,7 +260,7 @@ func (h *host) asked(node string) bool {
 func (h *host) synced(node string) Proxy {
 	h.t.Helper()
 	var p Proxy
-	eventually(h.t, func() string { return fmt.Sprintf("%+v", h.sink.Proxies()) }, func() bool {
+	testnet.Eventually(h.t, func() string { return fmt.Sprintf("%+v", h.sink.Proxies()) }, func() bool {
 		i := slices.IndexFunc(h.sink.Proxies(), func(p Proxy) bool { return p.Node == node && p.Synced })
 		if i >= 0 {
 			p = h.sink.Proxies()[i]
@@ -401,7 +399,7 @@ func (e *envoy) get(h1 bool, host string, headers ...string) (int, string) {
 func (e *envoy) answers(want, host string, headers ...string) {
 	e.t.Helper()
 	var got string
-	eventually(e.t, func() string { return fmt.Sprintf("%s %q: got %q, want %q", host, headers, got, want) }, func() bool {
+	testnet.Eventually(e.t, func() string { return fmt.Sprintf("%s %q: got %q, want %q", host, headers, got, want) }, func() bool {
 		_, got = e.get(true, host, headers...)
 		return got == want
 	})

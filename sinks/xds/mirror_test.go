@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gray-release/gray/sinks/xds/lower"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 type deltaClient = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
@@ -115,7 +116,7 @@ func (m *mirror) leave() {
 	m.sendMu.Lock()
 	_ = m.stream.CloseSend()
 	m.sendMu.Unlock()
-	eventually(m.t, func() string { return "it does not leave" }, func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.err != nil })
+	testnet.Eventually(m.t, func() string { return "it does not leave" }, func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.err != nil })
 }
 
 func (m *mirror) run() {
@@ -259,7 +260,7 @@ func served(s *Sink, node string) (has [wireTypes]map[string]string) {
 // converges waits until a mirror has what is served.
 func (m *mirror) converges(s *Sink) {
 	m.t.Helper()
-	eventually(m.t, func() string {
+	testnet.Eventually(m.t, func() string {
 		has, log := m.state()
 		return fmt.Sprintf("%s has %v\nserved %v\nlog %v\nproxies %+v", m.node, has, served(s, m.node), log[max(0, len(log)-30):], s.Proxies())
 	}, func() bool {

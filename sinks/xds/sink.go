@@ -94,7 +94,7 @@ func New(cfg Config) (*Sink, error) {
 	}
 	s.wire.commit([]put{{typeRoutes, lower.RoutesName, routes}, {typeVirtualHost, lower.AnchorName, anchor}})
 	if err := s.load(); err != nil {
-		return nil, fmt.Errorf("the --state file holds what cannot be served: %w; start with another --state file, the Envoys keep what they have until the first commit is applied", err)
+		return nil, fmt.Errorf("the --state file has resources that cannot be served: %w; start with another --state file, the Envoys keep what they have until the first commit is applied", err)
 	}
 	if s.ready && s.partial { // the last process ended before its state was whole
 		s.restartGrace()

@@ -13,6 +13,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // sotwTypes are what a state-of-the-world client asks for.
@@ -162,7 +163,7 @@ func TestSotwRandom(t *testing.T) {
 	}
 	m.mu.Unlock()
 	_ = h.apply() // tells the refusals
-	eventually(t, func() string { return fmt.Sprintf("it lacks %s; %+v", m.lacks(h.sink), h.sink.Proxies()) }, func() bool { return m.lacks(h.sink) == "" })
+	testnet.Eventually(t, func() string { return fmt.Sprintf("it lacks %s; %+v", m.lacks(h.sink), h.sink.Proxies()) }, func() bool { return m.lacks(h.sink) == "" })
 	if m.nacks == 0 {
 		t.Error("nothing was refused")
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/gray-release/gray/schema"
 	"github.com/gray-release/gray/sinks/xds/lower"
 	"github.com/gray-release/gray/stores/bolt"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestStoreBroken serves nothing that could not be written down.
@@ -61,7 +62,7 @@ func TestStoreWhole(t *testing.T) {
 	m.converges(h.sink)
 	h.whole()
 	h.server.Stop()
-	eventually(t, func() string { return "the stream goes on" }, func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.err != nil })
+	testnet.Eventually(t, func() string { return "the stream goes on" }, func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.err != nil })
 	offline, err := New(Config{Store: store})
 	if err != nil {
 		t.Fatal(err)

@@ -154,7 +154,7 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest) error {
 	return nil
 }
 
-// identify reads who the client is, and admits it or not.
+// identify reads the identity of the client, and admits or refuses it.
 func (st *stream) identify(n *corev3.Node) error {
 	id := n.GetId()
 	if id == "" || len(id) > maxNodeID || lower.CheckLabel(id) != nil {
@@ -266,7 +266,7 @@ func (st *stream) dropVirtualHosts() {
 	}
 }
 
-// mustSend has a name sent, be it to say that there is no such resource.
+// mustSend makes sure that a name is sent, even if only to say that it does not exist.
 func (ts *typeState) mustSend(name string) {
 	if ts.answers[name] {
 		return

@@ -130,7 +130,7 @@ func (l *lines) String() string {
 // holds waits until a line has all the words.
 func (l *lines) holds(t testing.TB, words ...string) {
 	t.Helper()
-	eventually(t, func() string { return "no line has " + strings.Join(words, ", ") + ":\n" + l.String() }, func() bool {
+	testnet.Eventually(t, func() string { return "no line has " + strings.Join(words, ", ") + ":\n" + l.String() }, func() bool {
 		for line := range strings.Lines(l.String()) {
 			n := 0
 			for _, w := range words {
@@ -300,7 +300,7 @@ func TestEnvoyTLS(t *testing.T) {
 	h.mustApply()
 	e.answers("one HTTP/1.1", "api.internal")
 	log.holds(t, "a client of xDS is refused", `node id host-2 is not among the DNS names [\"host-9\"]`)
-	eventually(t, func() string { return "the daemon's name is not checked" }, func() bool {
+	testnet.Eventually(t, func() string { return "the daemon's name is not checked" }, func() bool {
 		return misled.stat("cluster.gray-xds.ssl.fail_verify_san") > 0
 	})
 	h.account("api", "7", "v2")

@@ -8,9 +8,9 @@ import (
 	p4configv1 "github.com/p4lang/p4runtime/go/p4/config/v1"
 )
 
-// Lacks says what a pipeline lacks that gray's entries need, one line each, in
-// order of the tables' ids: tables, fields and actions as in gray's own P4Info.
-// Sizes may differ, and so may all that stands beside gray's tables.
+// Lacks lists what a pipeline lacks that gray's entries need, one line each, ordered by
+// table id: tables, fields and actions must be as in gray's own P4Info. Sizes may
+// differ, and there may be other tables.
 func Lacks(have *Info) []string {
 	var all []string
 	for _, id := range slices.Sorted(maps.Keys(Index().Tables)) {
@@ -25,14 +25,14 @@ func Lacks(have *Info) []string {
 	return all
 }
 
-// lacksOf says what a table lacks.
+// lacksOf lists what a table lacks.
 func lacksOf(t, want *Table) []string {
 	var all []string
 	lack := func(format string, args ...any) {
 		all = append(all, fmt.Sprintf("table %s ", want.Name)+fmt.Sprintf(format, args...))
 	}
 	if t.Name != want.Name {
-		lack("is named %s there", t.Name)
+		lack("is named %s", t.Name)
 	}
 	for _, f := range want.Fields {
 		switch has := t.Field(f.ID); {
@@ -44,7 +44,7 @@ func lacksOf(t, want *Table) []string {
 	}
 	for _, f := range t.Fields {
 		if want.Field(f.ID) == nil {
-			lack("has a field more, %s", f)
+			lack("has an extra field %s", f)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(want.Actions)) {
@@ -69,11 +69,11 @@ func lacksOf(t, want *Table) []string {
 	return all
 }
 
-// String gives "name:width:kind (id n)".
+// String returns "name:width:kind (id n)".
 func (f Field) String() string { return fmt.Sprintf("%s:%d:%s (id %d)", f.Name, f.Width, f.Kind, f.ID) }
 
-// Lacks says in one line what a switch that runs another P4Info lacks to be the
-// program's; empty where it lacks nothing. Its tables may be larger.
+// Lacks says in one line what a switch with a P4Info lacks to run this program; empty:
+// nothing. Its tables may be larger.
 func (p *Program) Lacks(have *p4configv1.P4Info) string {
 	info := NewInfo(have)
 	if all := Lacks(info); len(all) > 0 {

@@ -1,14 +1,14 @@
-// The gray gateway for TNA (Tofino). gray_v1model.p4 says what it does, parser.p4
-// and tables.p4 say it for both; what stands in this file is what only Tofino
-// does this way.
+// The gray gateway for TNA (Tofino). gray_v1model.p4 describes what it does, and
+// parser.p4 and tables.p4 have the code for both architectures. This file has what
+// is specific to Tofino.
 //
-// A packet that is cut short is dropped by the ingress parser itself, as nothing
-// here reads its error code.
+// The ingress parser itself drops truncated packets, as nothing here reads its
+// error code.
 #include <core.p4>
 #include <tna.p4>
 
-// What the checksums are updated from: the outer destination and the checksums as
-// they came, complemented.
+// The checksums are updated from these: the outer destination and the checksums of
+// the received packet, complemented.
 struct face_t {
   bit<32>  not_dst4;
   bit<128> not_dst6;
@@ -19,9 +19,9 @@ struct face_t {
 #include "headers.p4"
 #include "ids.p4"
 
-// FIRST complements what is kept. It is copied here and not there, as fields that
-// an action takes from one another have to share a group of 16 containers, and
-// those around an address are many.
+// FIRST complements the fields that are kept. The parser copies them, because fields
+// that an action reads and writes together must be in one group of 16 containers, and
+// an address comes with many other fields.
 #define KEEP_IPV4 m.face.not_dst4 = h.ipv4.dst;
 #define KEEP_IPV6 m.face.not_dst6 = h.ipv6.dst;
 #define KEEP_SUM(checksum) m.face.not_l4_sum = checksum;
@@ -35,16 +35,16 @@ parser GrayParser(packet_in packet, out headers_t h, out metadata_t m, out ingre
 #include "parser.p4"
 }
 
-// Two counters to a word of SRAM, which its driver widens to 64 bits.
+// Two counters in a word of SRAM; the driver extends them to 64 bits.
 #define DIRECT_COUNTER(name) DirectCounter<bit<32>>(CounterType_t.PACKETS_AND_BYTES) name;
 #define PARSER_FAILED false
 #define FIRST complement();
 // A backend of the other family writes to the destination of a header that is not
-// there. Nothing else may lie in its place.
+// valid. No other field may share its container.
 @pa_no_overlay("ingress", "h.ipv4.dst")
 @pa_no_overlay("ingress", "h.ipv6.dst")
-// Addresses lie in whole words: without that the compiler looks at so many ways to
-// cut them up that it does not come to an end.
+// Addresses are in whole words: without this the compiler tries so many ways to split
+// them that it does not finish.
 @pa_container_size("ingress", "h.ipv4.src", 32)
 @pa_container_size("ingress", "h.ipv4.dst", 32)
 @pa_container_size("ingress", "h.ipv6.src", 32)
@@ -84,12 +84,12 @@ control GrayIngress(inout headers_t h, inout metadata_t m, in ingress_intrinsic_
 #include "tables.p4"
 }
 
-// The checksums over the outer destination are updated by the difference (RFC
-// 1624), which changes nothing where the destination stays. The deparser does it
-// for all packets: to ask whether the backend rewrote the destination would be a
-// table after the last one, a stage. A UDP checksum of 0 is none and stays so;
-// one that comes out as 0 is sent as 0xffff (RFC 768). Another checksum that came
-// as 0xffff, as which no sender writes it, is sent as 0, the same sum.
+// The checksums over the outer destination are updated by the difference (RFC 1624),
+// which changes nothing if the destination stays. The deparser does it for all
+// packets: a test whether the backend rewrote the destination would need another
+// stage after the last table. A UDP checksum of 0 means none and stays 0; one whose
+// new value is 0 is sent as 0xffff (RFC 768). Another checksum that is received as
+// 0xffff, which no sender writes, is sent as 0, the same sum.
 control GrayDeparser(packet_out packet, inout headers_t h, in metadata_t m,
                      in ingress_intrinsic_metadata_for_deparser_t deparser) {
   Checksum() ipv4_sum;

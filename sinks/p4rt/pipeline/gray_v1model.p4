@@ -1,21 +1,21 @@
 // The gray gateway for v1model (BMv2).
 //
-// A packet for a VIP gets up to four candidates for its pool, side by side:
-// from the flow rules, its source VM, its destination VM and its VPC. The first
-// that is there wins, else the VIP's default pool. A hash over the chosen
-// fields picks a bucket of the pool and with it a backend.
+// A packet for a VIP has up to four candidates for its pool: from the flow rules,
+// its source VM, its destination VM and its VPC, in this order. The first one
+// wins. If there is none, it goes to the VIP's default pool. A hash of the
+// configured fields selects a bucket of the pool, and the bucket a backend.
 //
-// Dropped: what is for no VIP, what is cut short, what has no pool, bucket or
-// backend. A fragment that is not the first has ports 0, and is looked at as
-// plain traffic, as its VXLAN header is in another packet. TTL and hop limit
-// stay as they are: the gateway is transparent.
+// Dropped are packets for no VIP, truncated packets, and packets without a pool,
+// bucket or backend. Fragments other than the first have ports 0 and are treated
+// as plain traffic, as the VXLAN header is in another packet. TTL and hop limit
+// do not change: the gateway is transparent.
 //
-// parser.p4 and tables.p4 say all of that, here and for Tofino. What stands in
-// this file is what only v1model does this way.
+// parser.p4 and tables.p4 have the code for this and for Tofino. This file has
+// what is specific to v1model.
 #include <core.p4>
 #include <v1model.p4>
 
-// The outer destination as it came, for the checksums over it.
+// The outer destination of the received packet, for the checksums over it.
 struct face_t {
   bit<32>  dst4;
   bit<128> dst6;
@@ -47,9 +47,9 @@ control GrayIngress(inout headers_t h, inout metadata_t m, inout standard_metada
 #include "tables.p4"
 }
 
-// Where the outer destination was rewritten, the checksums over it are updated
-// by the difference (RFC 1624). A UDP checksum of 0 is none and stays so, that
-// of VXLAN too; one that comes out as 0 is sent as 0xffff (RFC 768).
+// If the outer destination was rewritten, the checksums over it are updated by
+// the difference (RFC 1624). A UDP checksum of 0 means none and stays 0, for VXLAN
+// too; one whose new value is 0 is sent as 0xffff (RFC 768).
 control GrayEgress(inout headers_t h, inout metadata_t m, inout standard_metadata_t std) {
   bit<16> change = 0;  // the sum of the old address complemented and the new one
   @hidden action change_v4() {

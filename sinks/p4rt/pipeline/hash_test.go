@@ -57,9 +57,8 @@ func equations(t *testing.T) map[int]equation {
 	return all
 }
 
-// TestTofinoHashesAlike holds the hash that Tofino's assembler made against the one
-// of the flow model and the software gateway, in all 16 bits that a bucket can be
-// picked by.
+// TestTofinoHashesAlike compares the hash of Tofino's assembler with that of the flow
+// model and the software gateway, in all 16 bits that can select a bucket.
 func TestTofinoHashesAlike(t *testing.T) {
 	bits := equations(t)
 	if len(bits) != 16 {

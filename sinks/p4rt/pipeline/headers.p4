@@ -1,12 +1,12 @@
-// Headers and metadata of the gray gateway, shared by its faces. A face declares
-// face_t, what it alone keeps of a packet, before it includes this.
+// Headers and metadata of the gray gateway, for both architectures. Before it
+// includes this, the program of each declares face_t, which has its own metadata.
 #ifndef GRAY_HEADERS
 #define GRAY_HEADERS
 
 typedef bit<48> mac_t;
-typedef bit<8>  vip_t;      // one a gateway on this switch; 0 is none
-typedef bit<8>  pool_t;     // one a version of a gateway; 0 is none
-typedef bit<8>  profile_t;  // one a gateway
+typedef bit<8>  vip_t;      // one per gateway on this switch; 0: none
+typedef bit<8>  pool_t;     // one per version of a gateway, or blend; 0: none
+typedef bit<8>  profile_t;  // one per gateway
 typedef bit<16> backend_t;
 typedef bit<9>  port_t;
 
@@ -26,9 +26,9 @@ header ipv4_h {
   bit<8> ttl; bit<8> protocol; bit<16> checksum;
   bit<32> src; bit<32> dst;
 }
-// Options have no meaning here, but they lie between the header and its ports.
-// Tofino parses no length that the packet gives, so they come in four parts:
-// one to four words, of which every length from one to ten words is a sum.
+// Options are ignored, but they are between the IP header and the ports. Tofino
+// cannot parse a length that is in the packet, so they are parsed in up to four
+// parts of one to four words. Every length from one to ten words is such a sum.
 header options1_h { bit<32> data; }
 header options2_h { bit<64> data; }
 header options3_h { bit<96> data; }
@@ -72,10 +72,10 @@ struct headers_t {
 
 struct metadata_t {
   face_t    face;
-  bit<1>    malformed;    // no IP header of the version that its EtherType says
-  bool      has_udp_sum;  // its outer UDP checksum is not 0, which is none
-  bit<1>    dropped;      // no table has a say in it any more
-  // Lookup fields: inner, or outer with VNI 0 where the packet is no VXLAN.
+  bit<1>    malformed;    // the IP header does not match the EtherType
+  bool      has_udp_sum;  // the outer UDP checksum is not 0, which means none
+  bit<1>    dropped;      // the tables no longer matter
+  // Lookup fields: inner, or outer with VNI 0 if the packet is not VXLAN.
   bit<1>    is_v6;
   bit<24>   vni;
   bit<32>   src4;
@@ -85,7 +85,7 @@ struct metadata_t {
   bit<8>    protocol;
   bit<16>   src_port;
   bit<16>   dst_port;
-  // What the tables say.
+  // Results of the tables.
   vip_t     vip;
   profile_t profile;
   pool_t    pool;
@@ -93,7 +93,7 @@ struct metadata_t {
   pool_t    pool_src;
   pool_t    pool_dst;
   pool_t    pool_vpc;
-  // The fields that take part in the hash, folded to 32 bits and masked.
+  // The fields that are hashed, folded to 32 bits and masked.
   bit<32>   fold_src;
   bit<32>   fold_dst;
   bit<24>   hash_vni;
@@ -108,8 +108,8 @@ struct metadata_t {
   backend_t backend;
 }
 
-// The hash is the CRC32 of Ethernet over these 16 bytes; a bucket is picked by
-// its low bits. The software gateway computes the same.
+// The hash is the CRC32 of Ethernet over these 16 bytes. Its low bits select the
+// bucket. The software gateway computes the same hash.
 #define HASH_FIELDS { m.hash_vni, m.hash_src, m.hash_dst, m.hash_protocol, m.hash_src_port, m.hash_dst_port }
 
 #endif

@@ -1,5 +1,5 @@
-// P4Runtime ids, the same on every face. The Go side has them in ids.go; a test
-// holds the two against each other.
+// P4Runtime ids, the same for both architectures. ids.go has them for Go; a test
+// compares the two.
 #ifndef GRAY_IDS
 #define GRAY_IDS
 

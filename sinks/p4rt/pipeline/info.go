@@ -6,10 +6,9 @@ import (
 	p4configv1 "github.com/p4lang/p4runtime/go/p4/config/v1"
 )
 
-// Info finds things in a P4Info.
+// Info is an index of a P4Info.
 type Info struct {
-	Tables map[uint32]*Table
-	byName map[string]*Table
+	Tables map[uint32]*Table // by id
 }
 
 // Table is a table of a P4Info.
@@ -20,9 +19,9 @@ type Table struct {
 	Actions map[uint32]*Action
 	Size    int64
 	Const   bool   // its entries are part of the program
-	Counter uint32 // id of its direct counter, 0 where it has none
-	Ordered bool   // has ternary, range or optional fields, so entries have a priority
-	Default uint32 // id of its constant default action, 0 where it has none
+	Counter uint32 // id of its direct counter, 0 if it has none
+	Ordered bool   // it has ternary, range or optional fields, so entries have a priority
+	Default uint32 // id of its constant default action, 0 if it has none
 }
 
 // Field is a match field.
@@ -62,7 +61,7 @@ func NewInfo(p *p4configv1.P4Info) *Info {
 	for _, c := range p.GetDirectCounters() {
 		direct[c.GetDirectTableId()] = c.GetPreamble().GetId()
 	}
-	info := &Info{Tables: map[uint32]*Table{}, byName: map[string]*Table{}}
+	info := &Info{Tables: map[uint32]*Table{}}
 	for _, t := range p.GetTables() {
 		table := &Table{
 			ID: t.GetPreamble().GetId(), Name: t.GetPreamble().GetName(), Size: t.GetSize(),
@@ -84,13 +83,9 @@ func NewInfo(p *p4configv1.P4Info) *Info {
 			}
 		}
 		info.Tables[table.ID] = table
-		info.byName[table.Name] = table
 	}
 	return info
 }
-
-// Table returns the table of that name, or nil.
-func (i *Info) Table(name string) *Table { return i.byName[name] }
 
 // Field returns the match field with that id, or nil.
 func (t *Table) Field(id uint32) *Field {
@@ -112,8 +107,8 @@ func (a *Action) Param(id uint32) *Param {
 	return nil
 }
 
-// Canonical returns the shortest form of a byte string: no leading zero bytes,
-// zero is one zero byte. It shares memory with b.
+// Canonical returns the shortest form of a byte string: without leading zero bytes, but
+// at least one byte. It shares memory with b.
 func Canonical(b []byte) []byte {
 	for len(b) > 1 && b[0] == 0 {
 		b = b[1:]
@@ -127,7 +122,7 @@ func Canonical(b []byte) []byte {
 // IsCanonical tells whether a byte string is in its shortest form.
 func IsCanonical(b []byte) bool { return len(b) == 1 || len(b) > 1 && b[0] != 0 }
 
-// Fits tells whether the value of a byte string fits into so many bits.
+// Fits tells whether the value of a byte string fits into width bits.
 func Fits(b []byte, width int) bool {
 	b = Canonical(b)
 	bits := len(b) * 8
@@ -137,7 +132,7 @@ func Fits(b []byte, width int) bool {
 	return bits <= width
 }
 
-// Ones gives the canonical byte string of the largest number of so many bits.
+// Ones returns the canonical byte string of the largest number of width bits.
 func Ones(width int) []byte {
 	b := make([]byte, (width+7)/8)
 	for i := range b {
@@ -149,13 +144,13 @@ func Ones(width int) []byte {
 	return b
 }
 
-// FromUint gives the canonical byte string of a number.
+// FromUint returns the canonical byte string of a number.
 func FromUint(v uint64) []byte {
 	b := []byte{byte(v >> 56), byte(v >> 48), byte(v >> 40), byte(v >> 32), byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
 	return Canonical(b)
 }
 
-// ToUint reads a byte string of up to 8 bytes; longer ones lose their head.
+// ToUint returns the number in a byte string, of longer ones that in the last 8 bytes.
 func ToUint(b []byte) uint64 {
 	var v uint64
 	for _, x := range b {
@@ -164,11 +159,11 @@ func ToUint(b []byte) uint64 {
 	return v
 }
 
-// FromAddr gives the canonical byte string of an address.
+// FromAddr returns the canonical byte string of an address.
 func FromAddr(a netip.Addr) []byte { return Canonical(a.AsSlice()) }
 
-// ToAddr reads an address of a family from a byte string; a string that is too
-// long gives the zero Addr.
+// ToAddr returns the address of a family in a byte string, and the zero Addr if the
+// string is too long.
 func ToAddr(b []byte, v6 bool) netip.Addr {
 	size := 4
 	if v6 {
@@ -183,7 +178,7 @@ func ToAddr(b []byte, v6 bool) netip.Addr {
 	return a
 }
 
-// PrefixMask gives the canonical mask of the first bits of an address.
+// PrefixMask returns the canonical mask of a prefix of an address.
 func PrefixMask(bits int, v6 bool) []byte {
 	size := 4
 	if v6 {

@@ -1,12 +1,12 @@
-// The parser's states, shared by the faces: each includes this into its parser,
-// whose parameters are packet, h and m, and goes from start to ethernet. A face
-// defines
+// The parser's states, for both architectures. The program of each includes this in
+// its parser, whose parameters are packet, h and m and whose start goes to ethernet.
+// It defines
 //   KEEP_IPV4, KEEP_IPV6  what it keeps of the outer IP header
 //   KEEP_SUM(checksum)    what it keeps of a checksum over the outer addresses
 //
-// The lookup fields of VXLAN packets are taken here. Those of plain ones are the
-// outer addresses, of which the parser does not know yet that no VXLAN header
-// follows; the control copies them.
+// The lookup fields of VXLAN packets are set here. Those of plain packets are the
+// outer addresses. The control copies them, as the parser does not know yet that no
+// VXLAN header follows.
 state ethernet {
   packet.extract(h.ethernet);
   transition select(h.ethernet.type) {

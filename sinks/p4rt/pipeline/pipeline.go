@@ -21,10 +21,10 @@ var (
 type Program struct {
 	Name         string
 	P4Info       *p4configv1.P4Info
-	Index        *Info  // over P4Info
-	DeviceConfig []byte // what the target wants as p4_device_config
-	Loads        bool   // there is a DeviceConfig; else somebody else loads it, under a cookie of theirs
-	Cookie       uint64 // differs when P4Info or DeviceConfig does; never 0
+	Index        *Info  // of P4Info
+	DeviceConfig []byte // the p4_device_config
+	Loads        bool   // gray loads it; else there is no DeviceConfig, and somebody else loads it with another cookie
+	Cookie       uint64 // a hash of P4Info and DeviceConfig; never 0
 }
 
 func newProgram(name string, info, config []byte) *Program {
@@ -43,14 +43,13 @@ func newProgram(name string, info, config []byte) *Program {
 // V1Model is gray's pipeline for BMv2.
 var V1Model = sync.OnceValue(func() *Program { return newProgram("gray/v1model", v1modelInfo, v1modelConfig) })
 
-// TNA is gray's pipeline for Tofino. What its compiler makes for the switch
-// depends on the switch's SDE, so gray has no device config of it. Its P4Info is
-// the other's but for the architecture, which make p4 checks.
+// TNA is gray's pipeline for Tofino. Its device config depends on the switch's SDE, so
+// gray has none. Its P4Info differs from V1Model's only in the architecture; make p4
+// checks that.
 var TNA = sync.OnceValue(func() *Program {
 	info := bytes.Replace(v1modelInfo, []byte(`arch: "v1model"`), []byte(`arch: "tna"`), 1)
 	return newProgram("gray/tna", info, nil)
 })
 
-// Index is the index over the P4Info of gray's pipeline, which is the same on every face
-// but for the architecture's name.
+// Index is the index of the P4Info of gray's pipeline for any architecture.
 func Index() *Info { return V1Model().Index }

@@ -8,15 +8,15 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 )
 
-// TableSizes reads the sizes of the tables by their names from a P4Info in
-// protobuf's text format. It implements policies.ReadTableSizes.
+// TableSizes returns the sizes of the tables by name from a P4Info in protobuf's text
+// format. It implements policies.ReadTableSizes.
 func TableSizes(text []byte) (map[string]int, error) {
 	if deep(text) {
 		return nil, fmt.Errorf("it is nested more than %d levels deep", maxDepth)
 	}
 	info := new(p4configv1.P4Info)
 	if err := (prototext.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, info); err != nil {
-		_, reason, _ := strings.Cut(err.Error(), ":") // the library's name stands before it
+		_, reason, _ := strings.Cut(err.Error(), ":") // without the library's name
 		return nil, fmt.Errorf("%s", strings.TrimLeft(reason, " \u00a0"))
 	}
 	sizes := map[string]int{}
@@ -26,12 +26,12 @@ func TableSizes(text []byte) (map[string]int, error) {
 	return sizes, nil
 }
 
-// maxDepth is how deep a P4Info may be nested; p4c's are less than ten. What is
-// discarded unread goes as deep into the stack as the text does.
+// maxDepth is how deep a P4Info may be nested; those of p4c have less than ten levels.
+// The parser skips unknown fields recursively, and would run out of stack.
 const maxDepth = 100
 
-// deep tells whether a text goes deeper than maxDepth, before the first string
-// that does not end in its line.
+// deep tells whether a text is nested deeper than maxDepth before the first string that
+// does not end on its line.
 func deep(text []byte) bool {
 	depth := 0
 	for i := 0; i < len(text); i++ {
@@ -51,7 +51,7 @@ func deep(text []byte) bool {
 				if text[i] == '\\' {
 					i++
 				} else if text[i] == '\n' {
-					return false // the parser goes no further
+					return false // the parser stops here
 				}
 			}
 		}

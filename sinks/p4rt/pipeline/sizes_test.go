@@ -31,7 +31,7 @@ func TestTableSizes(t *testing.T) {
 	}
 }
 
-// A text that is nested without end is refused, and not gone into.
+// A text that is nested too deep is refused without parsing it.
 func TestDeepP4Info(t *testing.T) {
 	const want = "it is nested more than 100 levels deep"
 	for _, level := range []string{"a{", "tables{", "a<", "a:[{", "a{ #}\n", `b:"}" a{`, `b:'\'}' a{`, "b:\"\\\\\" a{"} {
@@ -49,7 +49,7 @@ func TestDeepP4Info(t *testing.T) {
 	}
 }
 
-// FuzzTableSizes holds that no text is too much.
+// FuzzTableSizes checks that no text makes it crash.
 func FuzzTableSizes(f *testing.F) {
 	f.Add([]byte("tables { preamble { name: \"pool\" } size: 256 } x: [{ y: 1 }]"))
 	f.Fuzz(func(_ *testing.T, text []byte) {

@@ -1,18 +1,18 @@
-// Counters, actions, tables and their order, shared by the faces: each includes
-// this into its ingress control, whose parameters h and m are. A face defines
+// Counters, actions, tables and their order, for both architectures. The program of
+// each includes this in its ingress control, which has parameters h and m. It defines
 //   DIRECT_COUNTER(name)  the declaration of a direct counter
-//   PARSER_FAILED         whether the packet was cut short
-//   FIRST                 what it does with a packet before all else
+//   PARSER_FAILED         whether the packet is truncated
+//   FIRST                 what it does first with each packet
 //   action drop()         drops the packet and sets m.dropped
-//   action send(port)     sends the packet by a port
+//   action send(port)     sends the packet out of a port
 //   action hash_fields()  m.hash = the low bits of CRC32 over HASH_FIELDS
 //
-// The rules of one packet are looked up side by side: what one finds is no key
-// of another. On Tofino each table that waits for another is a stage, and the
-// way through vip, rules, resolve, pool, bucket and backend takes all there are.
+// The rule tables are looked up in parallel: none uses the result of another. On
+// Tofino each table that depends on another needs a stage, and the path through
+// vip, rules, resolve, pool, bucket and backend needs all stages there are.
 
-// p4c gives the counters of Tofino numbers that follow from their names, whatever
-// @id says; BMv2 has the same ones by it.
+// For Tofino, p4c derives the ids of counters from their names and ignores @id. For
+// BMv2, @id sets the same ones.
 @id(0x136b1b76) @name(".count_flow_v4") DIRECT_COUNTER(count_flow_v4)
 @id(0x13bcdc18) @name(".count_flow_v6") DIRECT_COUNTER(count_flow_v6)
 @id(0x13979c32) @name(".count_vm_src_v4") DIRECT_COUNTER(count_vm_src_v4)
@@ -216,8 +216,8 @@ action forward_mac(@id(1) mac_t dst_mac, @id(2) mac_t src_mac, @id(3) port_t por
   send(port);
   count_backend.count();
 }
-// The checksums over the outer destination follow it in the face. An address of
-// the other family is written to no header, and the packet keeps its VIP.
+// Each program updates the checksums over the outer destination. An address of the
+// other family is not written to any header, and the packet keeps its VIP.
 @id(ID_FORWARD_IP_V4) @name(".forward_ip_v4")
 action forward_ip_v4(@id(1) mac_t dst_mac, @id(2) mac_t src_mac, @id(3) port_t port, @id(4) bit<32> address) {
   h.ethernet.dst = dst_mac;
@@ -242,9 +242,9 @@ action forward_ip_v6(@id(1) mac_t dst_mac, @id(2) mac_t src_mac, @id(3) port_t p
   counters = count_backend;
 }
 
-// Plain packets are looked up by their outer fields. An IPv6 address takes part
-// in the hash as the XOR of its four words: of two and two at once, as Tofino's
-// ALUs have two inputs, then of those.
+// Plain packets are looked up by their outer fields. An IPv6 address is hashed as the
+// XOR of its four words: first two pairs in parallel, as Tofino's ALUs have two
+// inputs, then their results.
 @hidden action plain_v4() {
   m.src4 = h.ipv4.src;
   m.dst4 = h.ipv4.dst;
@@ -277,10 +277,10 @@ action forward_ip_v6(@id(1) mac_t dst_mac, @id(2) mac_t src_mac, @id(3) port_t p
   m.hash_dst = m.hash_dst ^ m.fold_dst;
 }
 
-// Tofino goes through the rules of one family from stage to stage and does
-// nothing else on the way. So the hash is begun before them and ended after.
-// Whether a packet is dropped is not asked there, or the rules and the hash would
-// wait for each other: one for no VIP has number 0, which no rule has.
+// The compiler for Tofino puts nothing else in the stages between the rule tables of
+// one family. So the hash is begun before them and completed after them. There is no
+// test between them whether a packet was dropped, as it would add stages: a packet
+// for no VIP has VIP number 0, which no rule has.
 apply {
   FIRST
   if (PARSER_FAILED || m.malformed == 1) {

@@ -19,7 +19,7 @@ const (
 	maxRoles       = 64
 )
 
-// electionID is a 128-bit number, or none, which is lower than any.
+// electionID is a 128-bit number, or none, which is lower than all.
 type electionID struct {
 	set       bool
 	high, low uint64
@@ -53,9 +53,8 @@ type controller struct {
 	send chan *p4v1.StreamMessageResponse
 }
 
-// role is the controllers of one role. The primary is the one whose election id
-// is the highest that the role has ever seen; while that one is away there is
-// none.
+// role is the controllers of one role. The primary is the one whose election id is the
+// highest that the role has ever seen. While that controller is away there is none.
 type role struct {
 	highest     electionID
 	controllers map[*controller]bool
@@ -70,9 +69,8 @@ func (r *role) primary() *controller {
 	return nil
 }
 
-// controllers is everyone who is connected, by role. A Write holds the lock for
-// reading as long as it runs: nobody becomes primary before the Writes of the
-// last one are done.
+// controllers has all connected controllers, by role. A Write holds the read lock while
+// it runs: nobody becomes primary before the Writes of the last primary are done.
 type controllers struct {
 	mu     sync.RWMutex
 	roles  map[string]*role
@@ -80,8 +78,8 @@ type controllers struct {
 	device uint64
 }
 
-// authorise lets a request through that names the primary's election id. Nobody
-// else becomes primary until done is called.
+// authorise refuses a request that does not have the primary's election id. Until done
+// is called, no other controller becomes primary.
 func (s *Switch) authorise(device uint64, roleName string, id *p4v1.Uint128) (done func(), err error) {
 	if err := s.checkDevice(device); err != nil {
 		return nil, err
@@ -90,7 +88,7 @@ func (s *Switch) authorise(device uint64, roleName string, id *p4v1.Uint128) (do
 	r := s.controllers.roles[roleName]
 	switch {
 	case r == nil && roleName != "":
-		err = status.Errorf(codes.NotFound, "nobody has arbitrated for role %q", roleName)
+		err = status.Errorf(codes.NotFound, "no controller has arbitrated for role %q", roleName)
 	case r == nil || r.primary() == nil || r.highest != toElectionID(id):
 		err = status.Errorf(codes.PermissionDenied, "the request is not from the primary controller")
 	}
@@ -101,8 +99,8 @@ func (s *Switch) authorise(device uint64, roleName string, id *p4v1.Uint128) (do
 	return s.controllers.mu.RUnlock, nil
 }
 
-// StreamChannel arbitrates. There are no packet-ins, packet-outs and digests in
-// the gray pipeline.
+// StreamChannel arbitrates. The gray pipeline has no packet-ins, packet-outs and
+// digests.
 func (s *Switch) StreamChannel(stream p4v1.P4Runtime_StreamChannelServer) error {
 	if err := s.controllers.open(); err != nil {
 		return err
@@ -126,7 +124,7 @@ func (s *Switch) StreamChannel(stream p4v1.P4Runtime_StreamChannelServer) error 
 		case m := <-incoming:
 			a := m.GetArbitration()
 			if a == nil {
-				continue // nothing else has a meaning here
+				continue // other messages are ignored
 			}
 			if err := s.checkArbitration(a, self != nil, roleName); err != nil {
 				return err
@@ -140,20 +138,21 @@ func (s *Switch) StreamChannel(stream p4v1.P4Runtime_StreamChannelServer) error 
 	}
 }
 
-// checkArbitration checks what a stream asks for; a live one has asked before.
-func (s *Switch) checkArbitration(a *p4v1.MasterArbitrationUpdate, live bool, roleName string) error {
+// checkArbitration checks an arbitration request; again says that it is not the first
+// on its stream.
+func (s *Switch) checkArbitration(a *p4v1.MasterArbitrationUpdate, again bool, roleName string) error {
 	switch {
-	case live && a.GetDeviceId() != s.deviceID:
+	case again && a.GetDeviceId() != s.deviceID:
 		return status.Errorf(codes.FailedPrecondition, "a stream cannot change its device")
-	case live && a.GetRole().GetName() != roleName:
+	case again && a.GetRole().GetName() != roleName:
 		return status.Errorf(codes.FailedPrecondition, "a stream cannot change its role")
 	case a.GetRole().GetConfig() != nil:
-		return status.Errorf(codes.InvalidArgument, "roles have no config here; each has the whole pipeline")
+		return status.Errorf(codes.InvalidArgument, "role configs are not supported; each role has the whole pipeline")
 	}
 	return s.checkDevice(a.GetDeviceId())
 }
 
-// receive reads a stream into a channel until it ends.
+// receive reads a stream into a channel until the stream ends.
 func receive(stream p4v1.P4Runtime_StreamChannelServer) (<-chan *p4v1.StreamMessageRequest, <-chan error) {
 	incoming, failed := make(chan *p4v1.StreamMessageRequest), make(chan error, 1)
 	go func() {
@@ -179,21 +178,21 @@ func (c *controllers) open() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.count >= maxControllers {
-		return status.Errorf(codes.ResourceExhausted, "%d controllers are connected already", c.count)
+		return status.Errorf(codes.ResourceExhausted, "%d controllers are already connected", c.count)
 	}
 	c.count++
 	return nil
 }
 
-// arbitrate lets a controller in, or gives it another election id, and tells
-// everyone whom it concerns who is primary now.
+// arbitrate adds a controller, or changes its election id, and tells the controllers
+// that have to know who is primary now.
 func (c *controllers) arbitrate(name string, self *controller, id electionID) (*controller, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.roles[name]
 	if r == nil {
 		if len(c.roles) >= maxRoles {
-			return nil, status.Errorf(codes.ResourceExhausted, "there are %d roles already", len(c.roles))
+			return nil, status.Errorf(codes.ResourceExhausted, "there are already %d roles", len(c.roles))
 		}
 		r = &role{controllers: map[*controller]bool{}}
 		c.roles[name] = r
@@ -213,14 +212,14 @@ func (c *controllers) arbitrate(name string, self *controller, id electionID) (*
 		r.highest = id
 	}
 	if self == before || self == r.primary() {
-		r.tell(name, c.device)
+		r.notifyAll(name, c.device)
 	} else {
-		r.tellOne(self, name, c.device)
+		r.notify(self, name, c.device)
 	}
 	return self, nil
 }
 
-// leave forgets a stream; self is nil where it has never arbitrated.
+// leave removes a stream; self is nil if it has not arbitrated.
 func (c *controllers) leave(name string, self *controller) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -232,19 +231,19 @@ func (c *controllers) leave(name string, self *controller) {
 	wasPrimary := r.primary() == self
 	delete(r.controllers, self)
 	if wasPrimary {
-		r.tell(name, c.device)
+		r.notifyAll(name, c.device)
 	}
 }
 
-func (r *role) tell(name string, device uint64) {
+func (r *role) notifyAll(name string, device uint64) {
 	for c := range r.controllers {
-		r.tellOne(c, name, device)
+		r.notify(c, name, device)
 	}
 }
 
-// tellOne sends a controller its standing. One that does not read its messages
-// misses some; it learns its standing from the refusal of its writes.
-func (r *role) tellOne(c *controller, name string, device uint64) {
+// notify tells a controller whether it is primary. One that does not read its messages
+// misses some, and learns from its refused writes that it is not.
+func (r *role) notify(c *controller, name string, device uint64) {
 	code := codes.OK
 	switch p := r.primary(); {
 	case p == nil:

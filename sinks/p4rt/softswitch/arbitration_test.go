@@ -12,8 +12,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// TestPrimaries lets controllers of one role come, rise, fall and leave. The
-// primary is the one with the highest election id ever seen, or nobody.
+// TestPrimaries has controllers of one role connect, raise and lower their election ids,
+// and leave. The primary is the one with the highest id ever seen, or nobody.
 func TestPrimaries(t *testing.T) {
 	r := newRig(t)
 	a, b, c := r.stream(), r.stream(), r.stream()
@@ -76,14 +76,14 @@ func TestPrimaries(t *testing.T) {
 	a.wants("AlreadyExists 1/1")
 }
 
-// denied tells that nobody writes with this id.
+// denied checks that a Write with an election id is refused.
 func (r *rig) denied(election *p4v1.Uint128) {
 	r.Helper()
 	_, err := r.client.Write(r.Context(), &p4v1.WriteRequest{DeviceId: device, ElectionId: election})
 	wantCode(r, "write by nobody", err, codes.PermissionDenied)
 }
 
-// TestElectionIDs tells a zero id from none, and refuses one that is in use.
+// TestElectionIDs distinguishes a zero id from none, and refuses one that is in use.
 func TestElectionIDs(t *testing.T) {
 	r := newRig(t)
 	none := r.stream()
@@ -119,7 +119,7 @@ func TestElectionIDs(t *testing.T) {
 	fourth.wants("AlreadyExists 0/3")
 }
 
-// TestRoles keeps roles apart.
+// TestRoles checks that roles are independent.
 func TestRoles(t *testing.T) {
 	r := ready(t)
 	x, y := r.stream(), r.stream()
@@ -135,7 +135,7 @@ func TestRoles(t *testing.T) {
 	x.wants("OK 0/9 role x")
 }
 
-// TestStreamEnds ends streams that ask for what they cannot have.
+// TestStreamEnds sends arbitration requests that end the stream.
 func TestStreamEnds(t *testing.T) {
 	r := newRig(t)
 	for _, c := range []struct {
@@ -175,7 +175,8 @@ func TestStreamEnds(t *testing.T) {
 	r.denied(id(1))
 }
 
-// TestTooMany bounds streams, also those that never arbitrate, and roles.
+// TestTooMany checks the limits of streams, even of those that never arbitrate, and of
+// roles.
 func TestTooMany(t *testing.T) {
 	r := newRig(t)
 	first := r.stream()

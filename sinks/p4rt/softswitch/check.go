@@ -12,15 +12,15 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// The checks that the P4Runtime specification asks for, with its codes. Where it
-// names two for one thing (the value of a field or parameter that is empty or
-// too wide), the one of its section on byte strings is taken, OUT_OF_RANGE.
+// The checks that the P4Runtime specification asks for, with its codes. For a value of
+// a field or parameter that is empty or too wide it names two codes; OUT_OF_RANGE is
+// that of its section on byte strings.
 
-// checkWritable refuses what cannot be written whatever is in it.
+// checkWritable refuses entries that cannot be written whatever their content is.
 func checkWritable(t *pipeline.Table, kind p4v1.Update_Type, e *p4v1.TableEntry) error {
 	switch {
 	case e.GetIsConst():
-		return status.Errorf(codes.InvalidArgument, "is_const is for the switch to set, not for a client")
+		return status.Errorf(codes.InvalidArgument, "only the switch may set is_const")
 	case e.GetIsDefaultAction() && kind != p4v1.Update_MODIFY:
 		return status.Errorf(codes.InvalidArgument, "the default entry of table %s can only be modified", t.Name)
 	case e.GetIsDefaultAction() && (len(e.GetMatch()) > 0 || e.GetPriority() != 0):
@@ -30,13 +30,13 @@ func checkWritable(t *pipeline.Table, kind p4v1.Update_Type, e *p4v1.TableEntry)
 	case t.Const:
 		return status.Errorf(codes.PermissionDenied, "the entries of table %s are constant", t.Name)
 	case len(t.Fields) == 0:
-		return status.Errorf(codes.InvalidArgument, "table %s has no key and so no entries", t.Name)
+		return status.Errorf(codes.InvalidArgument, "table %s has no key, so it can have no entries", t.Name)
 	}
 	return nil
 }
 
-// checkKey holds match and priority against the P4Info and returns the key that
-// they are.
+// checkKey checks match and priority against the P4Info and returns the key that they
+// make.
 func checkKey(t *pipeline.Table, e *p4v1.TableEntry) ([]byte, error) {
 	match, err := checkMatch(t, e.GetMatch())
 	switch {
@@ -45,13 +45,13 @@ func checkKey(t *pipeline.Table, e *p4v1.TableEntry) ([]byte, error) {
 	case t.Ordered && e.GetPriority() <= 0:
 		return nil, status.Errorf(codes.InvalidArgument, "table %s needs a priority above 0", t.Name)
 	case !t.Ordered && e.GetPriority() != 0:
-		return nil, status.Errorf(codes.InvalidArgument, "table %s has exact fields only and takes no priority", t.Name)
+		return nil, status.Errorf(codes.InvalidArgument, "table %s has only exact fields and takes no priority", t.Name)
 	}
 	return withPriority(match, e), nil
 }
 
-// checkContent holds what is not key against the P4Info. A modification may
-// leave the action out.
+// checkContent checks the rest of an entry against the P4Info. A MODIFY may leave out
+// the action.
 func checkContent(t *pipeline.Table, kind p4v1.Update_Type, e *p4v1.TableEntry) error {
 	switch {
 	case e.GetMeterConfig() != nil || e.GetMeterCounterData() != nil:
@@ -66,8 +66,8 @@ func checkContent(t *pipeline.Table, kind p4v1.Update_Type, e *p4v1.TableEntry) 
 	return checkAction(t, e.GetAction())
 }
 
-// checkMatch checks the match fields and encodes them as the first part of a
-// key: equal matches give equal keys in whatever order the fields come.
+// checkMatch checks the match fields and encodes them as the first part of a key. The
+// order of the fields does not matter.
 func checkMatch(t *pipeline.Table, match []*p4v1.FieldMatch) ([]byte, error) {
 	for i, m := range match {
 		if t.Field(m.GetFieldId()) == nil {
@@ -75,7 +75,7 @@ func checkMatch(t *pipeline.Table, match []*p4v1.FieldMatch) ([]byte, error) {
 		}
 		for _, other := range match[:i] {
 			if other.GetFieldId() == m.GetFieldId() {
-				return nil, status.Errorf(codes.InvalidArgument, "match field %d stands twice", m.GetFieldId())
+				return nil, status.Errorf(codes.InvalidArgument, "match field %d is given twice", m.GetFieldId())
 			}
 		}
 	}
@@ -90,7 +90,7 @@ func checkMatch(t *pipeline.Table, match []*p4v1.FieldMatch) ([]byte, error) {
 		}
 		if m == nil {
 			if f.Kind == p4configv1.MatchField_EXACT {
-				return nil, status.Errorf(codes.InvalidArgument, "table %s wants exact field %s", t.Name, f.Name)
+				return nil, status.Errorf(codes.InvalidArgument, "table %s needs exact field %s", t.Name, f.Name)
 			}
 			key = append(key, 0xff)
 			continue
@@ -107,8 +107,8 @@ func checkMatch(t *pipeline.Table, match []*p4v1.FieldMatch) ([]byte, error) {
 	return key, nil
 }
 
-// checkField checks one field of a match and returns the byte strings in it: the
-// value, or value and mask, or both ends of a range.
+// checkField checks one field of a match and returns its byte strings: the value, or
+// value and mask, or both ends of a range.
 func checkField(f *pipeline.Field, m *p4v1.FieldMatch) (a, b []byte, err error) {
 	switch v := m.GetFieldMatchType().(type) {
 	case *p4v1.FieldMatch_Exact_:
@@ -132,7 +132,7 @@ func checkTernary(f *pipeline.Field, value, mask []byte) error {
 		return err
 	}
 	if len(mask) == 1 && mask[0] == 0 {
-		return status.Errorf(codes.InvalidArgument, "match field %s has an all-zero mask; leave a don't-care field out", f.Name)
+		return status.Errorf(codes.InvalidArgument, "match field %s has an all-zero mask; leave out a don't-care field", f.Name)
 	}
 	outside := len(value) > len(mask)
 	for i := range value {
@@ -152,7 +152,7 @@ func checkRange(f *pipeline.Field, low, high []byte) error {
 	case cmp.Or(cmp.Compare(len(low), len(high)), bytes.Compare(low, high)) > 0:
 		return status.Errorf(codes.InvalidArgument, "match field %s has an empty range", f.Name)
 	case len(low) == 1 && low[0] == 0 && bytes.Equal(high, pipeline.Ones(f.Width)):
-		return status.Errorf(codes.InvalidArgument, "match field %s has the whole range; leave a don't-care field out", f.Name)
+		return status.Errorf(codes.InvalidArgument, "match field %s has the whole range; leave out a don't-care field", f.Name)
 	}
 	return nil
 }
@@ -188,7 +188,7 @@ func checkAction(t *pipeline.Table, ta *p4v1.TableAction) error {
 		}
 		for _, other := range given[:i] {
 			if other.GetParamId() == p.GetParamId() {
-				return status.Errorf(codes.InvalidArgument, "parameter %d of action %s stands twice", p.GetParamId(), a.Name)
+				return status.Errorf(codes.InvalidArgument, "parameter %d of action %s is given twice", p.GetParamId(), a.Name)
 			}
 		}
 	}
@@ -202,7 +202,7 @@ func checkAction(t *pipeline.Table, ta *p4v1.TableAction) error {
 			}
 		}
 		if missing {
-			return status.Errorf(codes.InvalidArgument, "action %s wants parameter %s", a.Name, p.Name)
+			return status.Errorf(codes.InvalidArgument, "action %s needs parameter %s", a.Name, p.Name)
 		}
 		if err := checkBytes(value, p.Width, "parameter", p.Name); err != nil {
 			return err

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzProcess gives the gateway any bytes. It never panics, counts what it drops
-// once, and what it sends differs from what came in by the next hop alone.
+// FuzzProcess gives the gateway any bytes. It never panics, counts each drop once, and
+// what it sends differs from what it received only in the next hop.
 func FuzzProcess(f *testing.F) {
 	for _, p := range packets() {
 		f.Add(p.frame)

@@ -139,7 +139,7 @@ func (c *stream) next() string {
 	}
 }
 
-// wants waits for a message that is known.
+// wants waits for a message and compares it.
 func (c *stream) wants(want string) {
 	c.r.Helper()
 	if got := c.next(); got != want {
@@ -147,7 +147,7 @@ func (c *stream) wants(want string) {
 	}
 }
 
-// quiet tells that no message has come. It asks for one that must be the next.
+// quiet checks that no message has come: it asks for one, which must be the next.
 func (c *stream) quiet(role string, own *p4v1.Uint128, next string) {
 	c.r.Helper()
 	c.arbitrate(role, own)

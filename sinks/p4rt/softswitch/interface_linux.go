@@ -11,16 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vnetHeader is the size of a virtio_net_hdr, which the kernel puts before each
-// frame under PACKET_VNET_HDR. It says what of the frame is left to do: a
-// checksum, the segmentation of a large frame. It goes out as it came in, so
-// that frames of local senders, which are large and without checksums, pass as
-// they are; the rewriting moves no header that it points to.
+// vnetHeader is the size of a virtio_net_hdr, which the kernel puts before each frame
+// because of PACKET_VNET_HDR. It says what still has to be done: to fill in a checksum,
+// to segment a large frame. It is sent as it was received, so that frames of local
+// senders, which are large and have no checksums, pass unchanged. Rewriting moves no
+// header to which it points.
 const vnetHeader = 10
 
-// AttachInterface makes a port of a network interface by AF_PACKET. It needs
-// CAP_NET_RAW. Frames come in by a reader of its own; the frames that this
-// switch sends are not read back.
+// AttachInterface makes a network interface a port, with AF_PACKET. It needs
+// CAP_NET_RAW. Frames that the switch itself sends are not received.
 func (s *Switch) AttachInterface(number uint32, name string) error {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
@@ -40,7 +39,7 @@ func (s *Switch) AttachInterface(number uint32, name string) error {
 		}
 		invert(offload, frame)
 		var sendErr error
-		// A queue that is full drops, as a wire would; nothing waits.
+		// A full queue drops the frame, as a wire would; nothing waits.
 		err := raw.Control(func(fd uintptr) { _, sendErr = unix.Writev(int(fd), [][]byte{offload, frame}) })
 		return errors.Join(err, sendErr)
 	}}
@@ -63,7 +62,7 @@ func (s *Switch) AttachInterface(number uint32, name string) error {
 	return nil
 }
 
-// packetReader reads frames one by one into one buffer.
+// packetReader reads one frame at a time into its buffer.
 type packetReader struct {
 	raw    syscall.RawConn
 	buffer []byte // the offload header, and a frame with room for a VLAN tag before it
@@ -75,13 +74,13 @@ func newPacketReader(raw syscall.RawConn) *packetReader {
 }
 
 const (
-	macs        = 12 // the two addresses that a frame begins with
+	macs        = 12 // the two MAC addresses at the start of a frame
 	vlanTag     = 4
 	auxdataSize = 20 // of struct tpacket_auxdata
 )
 
-// next waits for a frame. A VLAN tag, which the kernel takes out of a frame and
-// tells beside it, is put back in.
+// next waits for a frame. The kernel takes out a VLAN tag and reports it separately;
+// next puts it back.
 func (r *packetReader) next() (offload, frame []byte, err error) {
 	offload = r.buffer[:vnetHeader]
 	body := r.buffer[vnetHeader+vlanTag:]
@@ -132,9 +131,8 @@ func vlanOf(oob []byte) (tpid, tci uint16, tagged bool) {
 	return 0, 0, false
 }
 
-// invert turns a checksum that is left to do, which holds the plain sum of the
-// pseudo header, into the form of one that is done, and back: then a new address
-// changes both in the same way.
+// invert complements a partial checksum, which is the plain sum of the pseudo header.
+// In that form a new address changes it in the same way as a complete checksum.
 func invert(offload, frame []byte) {
 	at := int(binary.NativeEndian.Uint16(offload[6:])) + int(binary.NativeEndian.Uint16(offload[8:]))
 	if offload[0]&needsChecksum != 0 && at+2 <= len(frame) {
@@ -142,10 +140,10 @@ func invert(offload, frame []byte) {
 	}
 }
 
-// needsChecksum is the flag of a virtio_net_hdr that says so.
+// needsChecksum is the flag in a virtio_net_hdr for a partial checksum.
 const needsChecksum = 1
 
-// shift moves the places in a virtio_net_hdr by what was put in before them.
+// shift moves the offsets in a virtio_net_hdr by the number of bytes put in before them.
 func shift(offload []byte, by uint16) {
 	for _, at := range []int{2, 6} { // hdr_len, csum_start
 		if v := binary.NativeEndian.Uint16(offload[at:]); v != 0 && (at == 2 || offload[0]&needsChecksum != 0) {
@@ -156,15 +154,15 @@ func shift(offload []byte, by uint16) {
 
 // openPacket opens a raw socket on an interface.
 func openPacket(ifi *net.Interface) (*os.File, error) {
-	// Without a protocol the socket gets nothing before it is bound, when it would
-	// get the frames of all interfaces.
+	// Without a protocol the socket receives nothing until it is bound; else it would
+	// receive the frames of all interfaces.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a raw socket: %w; it needs CAP_NET_RAW", err)
 	}
 	address := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifi.Index}
 	member := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_PROMISC}
-	// As root beyond the system's limit, so that a pause loses nothing.
+	// A large buffer, so that no frames are lost in a pause. Root may exceed the limit.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) != nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20)
 	}
@@ -182,5 +180,5 @@ func openPacket(ifi *net.Interface) (*os.File, error) {
 	return os.NewFile(uintptr(fd), ifi.Name), nil // non-blocking, so that Close ends a Read
 }
 
-// htons gives a number in network byte order.
+// htons returns a number in network byte order.
 func htons(v uint16) uint16 { return v<<8 | v>>8 }

@@ -145,7 +145,7 @@ func TestInterfaces(t *testing.T) {
 	// Both ways, and the port of a pool may be the one that the frame came by.
 	flows.send(frame)
 	flows.wants("a frame that came by the flow's port", forwarded(frame, flowPool))
-	if err := s.AttachInterface(9, "flows"); err == nil || !strings.Contains(err.Error(), "port 9 is attached already") {
+	if err := s.AttachInterface(9, "flows"); err == nil || !strings.Contains(err.Error(), "port 9 is already attached") {
 		t.Errorf("a port was attached twice: %v", err)
 	}
 	if err := s.AttachInterface(10, "nothing"); err == nil || !strings.Contains(err.Error(), `"nothing"`) {

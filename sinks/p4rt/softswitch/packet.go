@@ -16,12 +16,12 @@ const (
 	portVXLAN  = 4789
 )
 
-// lookup is the fields that the tables look at: inner ones, or outer ones with
-// VNI 0 where the packet is no VXLAN. IPv4 addresses stand in the first bytes.
+// lookup has the fields that the tables match: the inner ones, or the outer ones with
+// VNI 0 if the packet is not VXLAN. IPv4 addresses are in the first bytes.
 type lookup struct {
 	outer    int // offset of the outer IP header
 	outer6   bool
-	sum      int // offset of the checksum over the outer addresses, 0 where there is none
+	sum      int // offset of the checksum over the outer addresses, 0 if there is none
 	v6       bool
 	vni      uint32
 	src, dst [16]byte
@@ -71,7 +71,7 @@ func parse(b []byte, l *lookup) (dropReason, bool) {
 	return parseInner(b, l4+8, l)
 }
 
-// ports reads the ports of a header of which size bytes must be there.
+// ports reads the ports of a header that must have at least size bytes.
 func ports(b []byte, at, size int, l *lookup) (dropReason, bool) {
 	if len(b) < at+size {
 		return dropTruncated, false
@@ -98,8 +98,8 @@ func parseInner(b []byte, at int, l *lookup) (dropReason, bool) {
 	return ports(b, l4, 4, l)
 }
 
-// parseIP reads an IP header into the lookup fields and returns the offset of a
-// TCP or UDP header, 0 where none follows.
+// parseIP reads an IP header into the lookup fields and returns the offset of the TCP
+// or UDP header, 0 if none follows.
 func parseIP(b []byte, at int, etherType uint16, l *lookup) (int, dropReason, bool) {
 	next := 0
 	switch etherType {
@@ -140,9 +140,8 @@ func parseIP(b []byte, at int, etherType uint16, l *lookup) (int, dropReason, bo
 	return next, 0, true
 }
 
-// Process runs a frame through the pipeline. It returns the port to leave by and
-// the frame, rewritten in place; false where the packet is dropped, which is
-// counted by reason.
+// Process runs a frame through the pipeline. It returns the egress port and the frame,
+// rewritten in place, or false if the packet is dropped, which is counted by reason.
 func (s *Switch) Process(frame []byte) (uint32, []byte, bool) {
 	var l lookup
 	if reason, ok := parse(frame, &l); !ok {
@@ -166,8 +165,7 @@ func (s *Switch) Process(frame []byte) (uint32, []byte, bool) {
 	return b.port, frame, true
 }
 
-// choose finds the backend of a packet: VIP, candidates side by side, hash,
-// pool, bucket.
+// choose finds the backend of a packet: VIP, rules, hash, pool, bucket.
 func (p *plane) choose(frame []byte, l *lookup) (backendData, dropReason, bool) {
 	vip, ok := p.vips[outerDestination(frame, l)]
 	if !ok {
@@ -201,8 +199,8 @@ func outerDestination(frame []byte, l *lookup) netip.Addr {
 	return netip.AddrFrom4([4]byte(frame[l.outer+16 : l.outer+20]))
 }
 
-// candidate asks the rule tables; 0 is the default. Every table that knows the
-// packet counts it, as each is looked up on the switch.
+// candidate returns the pool that the rule tables choose; 0: the default. Every table
+// with a matching entry counts the packet, as a switch looks them all up.
 func (p *plane) candidate(vip uint8, l *lookup, size int) uint8 {
 	family, src, dst := 0, netip.AddrFrom4([4]byte(l.src[:4])), netip.AddrFrom4([4]byte(l.dst[:4]))
 	if l.v6 {
@@ -232,7 +230,7 @@ func (p *plane) candidate(vip uint8, l *lookup, size int) uint8 {
 	return pool
 }
 
-// hash is the CRC32 of the fields that take part.
+// hash is the CRC32 of the masked fields.
 func (l *lookup) hash(m masks) uint32 {
 	var b [16]byte
 	vni := l.vni & m.vni
@@ -243,13 +241,13 @@ func (l *lookup) hash(m masks) uint32 {
 	binary.BigEndian.PutUint16(b[12:], l.srcPort&m.srcPort)
 	binary.BigEndian.PutUint16(b[14:], l.dstPort&m.dstPort)
 	crc := ^uint32(0)
-	for _, x := range b { // ChecksumIEEE would have b on the heap
+	for _, x := range b { // crc32.ChecksumIEEE would move b to the heap
 		crc = crc32.IEEETable[byte(crc)^x] ^ crc>>8
 	}
 	return ^crc
 }
 
-// fold makes 32 bits of an address.
+// fold reduces an address to 32 bits.
 func fold(a *[16]byte, v6 bool) uint32 {
 	h := binary.BigEndian.Uint32(a[0:])
 	if v6 {
@@ -258,16 +256,16 @@ func fold(a *[16]byte, v6 bool) uint32 {
 	return h
 }
 
-// rewrite makes a frame ready for its next hop. Where that has an address, the
-// outer destination becomes it and the checksums over it follow by the
-// difference (RFC 1624); an address of the other family is not written.
+// rewrite makes a frame ready for its backend. If that has an address, it becomes the
+// outer destination, and the checksums over it are updated by the difference (RFC
+// 1624). An address of the other family is not written.
 func rewrite(b []byte, l *lookup, to *backendData) {
 	copy(b[0:6], to.dstMAC[:])
 	copy(b[6:12], to.srcMAC[:])
 	if !to.address.IsValid() || to.address.Is6() != l.outer6 {
 		return
 	}
-	full := to.address.As16() // an IPv4 address stands in the last bytes
+	full := to.address.As16() // an IPv4 address is in the last bytes
 	at, address, protocol := l.outer+16, full[12:], b[l.outer+9]
 	if l.outer6 {
 		at, address, protocol = l.outer+24, full[:], b[l.outer+6]
@@ -289,7 +287,7 @@ func rewrite(b []byte, l *lookup, to *backendData) {
 	}
 }
 
-// adjust adds a change to the sum of which b starts with the checksum.
+// adjust updates the checksum at the start of b by a change of its sum.
 func adjust(b []byte, change uint32) {
 	sum := uint32(^binary.BigEndian.Uint16(b)) + change
 	for sum>>16 != 0 {

@@ -13,8 +13,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// packet is a frame and the port it leaves by, or why it is dropped. The last
-// rest bytes of the frame are of no interest to the gateway.
+// packet is a frame and its egress port, or why it is dropped. The gateway does not look
+// at the last rest bytes of the frame.
 type packet struct {
 	name  string
 	frame []byte
@@ -98,8 +98,8 @@ func packets() []packet {
 	}
 }
 
-// TestPackets follows frames through the gateway: they leave by the right port
-// with their next hop set, and are otherwise what came in.
+// TestPackets sends frames through the gateway: they leave by the right port with their
+// next hop set, and are otherwise unchanged.
 func TestPackets(t *testing.T) {
 	s := New(device)
 	if err := s.load(gateway()...); err != nil {
@@ -130,8 +130,8 @@ func forwarded(frame []byte, port uint32) []byte {
 	return f
 }
 
-// TestTruncated cuts every frame at every byte. What is cut within a header that
-// is looked at is dropped and counted; what is cut behind leaves as before.
+// TestTruncated truncates every frame at every byte. If a header that is read is
+// truncated, the frame is dropped and counted; else it leaves as before.
 func TestTruncated(t *testing.T) {
 	s := New(device)
 	if err := s.load(gateway()...); err != nil {
@@ -163,7 +163,7 @@ func total(dropped map[string]uint64) (n uint64) {
 	return n
 }
 
-// TestDrops takes away one part of the gateway at a time.
+// TestDrops removes one part of the gateway at a time.
 func TestDrops(t *testing.T) {
 	frame := in4(1001, inner4("10.0.0.5", "10.0.0.6", tcp(40001, 443)))
 	without := func(drop func(*p4v1.TableEntry) bool) []*p4v1.TableEntry {
@@ -212,8 +212,7 @@ func TestDrops(t *testing.T) {
 	}
 }
 
-// TestHash holds the bucket against CRC32 over the fields that a profile lets
-// through.
+// TestHash compares the bucket with CRC32 over the fields of a profile.
 func TestHash(t *testing.T) {
 	s := New(device)
 	entries := slices.DeleteFunc(gateway(), func(e *p4v1.TableEntry) bool {

@@ -11,23 +11,22 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Personality is in what a switch differs from the strict one, as other P4Runtime
-// servers do. All of them refuse the atomicity
-// modes other than CONTINUE_ON_ERROR, empty the tables when a pipeline is
-// committed, and leave don't-care fields out of what is read.
+// Personality says how a switch differs from a strict one, as other P4Runtime servers
+// do. All of them refuse atomicity modes other than CONTINUE_ON_ERROR, empty the tables
+// when a pipeline is committed, and omit don't-care fields when read.
 type Personality struct {
 	Name string // strict, bmv2, stratum or pins
 
-	message     string // of a Write of which updates failed
-	fullUnknown bool   // an entry that a full table does not take is UNKNOWN
+	message     string // the error message of a Write with failed updates
+	fullUnknown bool   // an insert into a full table fails with UNKNOWN
 	oneResponse bool   // a Read is answered in one message, however large
-	anyPriority bool   // a wildcard Read takes no notice of a priority
+	anyPriority bool   // a wildcard Read ignores the priority
 	stopAtFirst bool   // after the first update that fails, the rest is ABORTED
-	uniqueKeys  bool   // an update with the key of one before it in the batch is refused
+	uniqueKeys  bool   // a second update with the same key in a batch is refused
 }
 
-// personalities are all that there are: the strict one, which is the default, BMv2
-// with PI, Stratum on Tofino, and PINS.
+// personalities has all personalities: the strict one, which is the default, BMv2 with
+// PI, Stratum on Tofino, and PINS.
 var personalities = []Personality{
 	{Name: "strict", message: "some updates failed"},
 	{Name: "bmv2", fullUnknown: true, oneResponse: true, anyPriority: true},
@@ -35,7 +34,7 @@ var personalities = []Personality{
 	{Name: "pins", message: "some updates failed", stopAtFirst: true, uniqueKeys: true},
 }
 
-// PersonalityNames are the names that PersonalityOf takes.
+// PersonalityNames lists the names that PersonalityOf accepts.
 func PersonalityNames() []string {
 	var names []string
 	for _, p := range personalities {
@@ -44,7 +43,7 @@ func PersonalityNames() []string {
 	return names
 }
 
-// PersonalityOf returns the personality of a name.
+// PersonalityOf returns the personality with a name.
 func PersonalityOf(name string) (Personality, error) {
 	i := slices.IndexFunc(personalities, func(p Personality) bool { return p.Name == name })
 	if i < 0 {
@@ -53,14 +52,14 @@ func PersonalityOf(name string) (Personality, error) {
 	return personalities[i], nil
 }
 
-// writeAll carries out the updates of a batch and returns the error of each.
+// writeAll makes the updates of a batch and returns the error of each.
 func (p *Personality) writeAll(to *program, updates []*p4v1.Update) (errs []error, failed bool) {
 	errs = make([]error, len(updates))
 	seen := map[string]bool{}
 	for i, u := range updates {
 		switch {
 		case failed && p.stopAtFirst:
-			errs[i] = status.Error(codes.Aborted, "not tried, as one before it failed")
+			errs[i] = status.Error(codes.Aborted, "not tried, as an earlier update failed")
 		case p.uniqueKeys && to.repeats(seen, u):
 			errs[i] = status.Error(codes.InvalidArgument, "another update of the batch has the same key")
 		default:
@@ -74,8 +73,8 @@ func (p *Personality) writeAll(to *program, updates []*p4v1.Update) (errs []erro
 	return errs, failed
 }
 
-// repeats tells whether an update of a table entry has a key that was seen, and
-// notes the key.
+// repeats tells whether an update has the key of an earlier one, and adds its key to
+// seen.
 func (p *program) repeats(seen map[string]bool, u *p4v1.Update) bool {
 	e := u.GetEntity().GetTableEntry()
 	t := p.tables[e.GetTableId()]
@@ -84,7 +83,7 @@ func (p *program) repeats(seen map[string]bool, u *p4v1.Update) bool {
 	}
 	key, err := checkKey(t.info, e)
 	if err != nil {
-		return false // the update itself will say so
+		return false // the update itself will fail
 	}
 	k := fmt.Sprintf("%d %s", t.info.ID, key)
 	before := seen[k]
@@ -92,8 +91,8 @@ func (p *program) repeats(seen map[string]bool, u *p4v1.Update) bool {
 	return before
 }
 
-// asked is what a request for an entity is taken for.
-func (p *Personality) asked(e *p4v1.Entity) *p4v1.Entity {
+// filter returns an entity of a Read as this personality understands it.
+func (p *Personality) filter(e *p4v1.Entity) *p4v1.Entity {
 	if f := e.GetTableEntry(); p.anyPriority && f.GetPriority() != 0 && len(f.GetMatch()) == 0 {
 		e = proto.CloneOf(e)
 		e.GetTableEntry().Priority = 0
@@ -101,7 +100,7 @@ func (p *Personality) asked(e *p4v1.Entity) *p4v1.Entity {
 	return e
 }
 
-// chunk is how many entities of so many a response of a Read holds.
+// chunk is how many of all entities one response of a Read holds.
 func (p *Personality) chunk(all int) int {
 	if p.oneResponse {
 		return all

@@ -14,7 +14,7 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// like makes a rig of a personality, with a primary and the gray pipeline.
+// like makes a rig with a personality, a primary and the gray pipeline.
 func like(t *testing.T, name string) *rig {
 	t.Helper()
 	p, err := PersonalityOf(name)
@@ -23,7 +23,7 @@ func like(t *testing.T, name string) *rig {
 	}
 	r := ready(t)
 	r.sw.mu.Lock()
-	r.sw.like = p
+	r.sw.personality = p
 	r.sw.mu.Unlock()
 	return r
 }
@@ -38,7 +38,7 @@ func codesOf(t *testing.T, err error) string {
 	return strings.Join(all, " ")
 }
 
-// TestPersonalities holds what the personalities differ in, and what they do not.
+// TestPersonalities checks how the personalities differ, and what they have in common.
 func TestPersonalities(t *testing.T) {
 	for name, want := range map[string]struct {
 		message, mixed, twice, full string // of a failed Write; the codes of its updates
@@ -89,7 +89,7 @@ func TestPersonalities(t *testing.T) {
 	}
 }
 
-// alike holds what all personalities do.
+// alike checks what all personalities have in common.
 func (r *rig) alike(t *testing.T) {
 	t.Helper()
 	for _, a := range []p4v1.WriteRequest_Atomicity{p4v1.WriteRequest_ROLLBACK_ON_ERROR, p4v1.WriteRequest_DATAPLANE_ATOMIC} {

@@ -11,8 +11,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// plane is the entries of the gray pipeline in the form in which packets look
-// them up. It is empty, and drops everything, under any other pipeline.
+// plane has the entries of the gray pipeline in the form in which packets look them up.
+// With any other pipeline it is empty and drops everything.
 type plane struct {
 	gray bool
 
@@ -55,13 +55,13 @@ type (
 	backendData struct {
 		dstMAC, srcMAC [6]byte
 		port           uint32
-		address        netip.Addr // of the outer destination; zero: stays
+		address        netip.Addr // the new outer destination; zero: the old one stays
 		entry          *entry
 	}
 )
 
-// flowData is a flow rule. A field that the entry leaves out has a zero mask or
-// the whole range.
+// flowData is a flow rule. A field that the entry omits has a zero mask or the whole
+// range.
 type flowData struct {
 	poolData
 	priority         int32
@@ -81,7 +81,7 @@ func newPlane(gray bool) *plane {
 	}
 }
 
-// fields gives an entry's exact values and its action's parameters by id.
+// fields returns an entry's exact values and its action's parameters by id.
 func fields(e *p4v1.TableEntry) (match, params [8][]byte) {
 	for _, m := range e.GetMatch() {
 		if x := m.GetExact(); x != nil && m.GetFieldId() < 8 {
@@ -103,8 +103,8 @@ func mac(b []byte) (m [6]byte) {
 
 func number[T uint8 | uint16 | uint32](b []byte) T { return T(pipeline.ToUint(b)) }
 
-// replace gives an entry another protobuf, or takes it out where that is nil.
-// Packets see it before or after, never in between.
+// replace gives an entry another protobuf, or removes it if that is nil. To packets
+// this is atomic.
 func (p *plane) replace(e *entry, with *p4v1.TableEntry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,7 +157,7 @@ func (p *plane) insert(e *entry) {
 	}
 }
 
-// remove takes an entry out. The caller holds the lock.
+// remove removes an entry. The caller holds the lock.
 func (p *plane) remove(e *entry) {
 	m, _ := fields(e.proto)
 	switch id := e.proto.GetTableId(); id {
@@ -234,7 +234,7 @@ func flowOf(e *entry) flowData {
 	return f
 }
 
-// matches tells whether a packet is in a flow rule.
+// matches tells whether a flow rule matches a packet.
 func (f *flowData) matches(vip uint8, l *lookup) bool {
 	return f.vip == vip && l.vni&f.vniMask == f.vni && l.protocol&f.pMask == f.protocol &&
 		f.srcPort[0] <= l.srcPort && l.srcPort <= f.srcPort[1] &&

@@ -9,7 +9,7 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// program is a pipeline, the entries of its tables and what packets see of them.
+// program is a pipeline with its tables, and their entries as packets see them.
 type program struct {
 	config *p4v1.ForwardingPipelineConfig
 	tables map[uint32]*table
@@ -24,13 +24,13 @@ func newProgram(config *p4v1.ForwardingPipelineConfig) *program {
 	return p
 }
 
-// isGray tells whether a P4Info is one that the packet path can run: gray's, with
-// tables of any size and no others.
+// isGray tells whether the packet path can run a P4Info: it must be gray's, with tables
+// of any size and no others.
 func isGray(p *p4configv1.P4Info) bool {
 	return len(p.GetTables()) == len(pipeline.Index().Tables) && len(pipeline.Lacks(pipeline.NewInfo(p))) == 0
 }
 
-// table finds a table by its id.
+// table returns the table with an id.
 func (p *program) table(id uint32) (*table, error) {
 	t := p.tables[id]
 	if t == nil {
@@ -39,7 +39,7 @@ func (p *program) table(id uint32) (*table, error) {
 	return t, nil
 }
 
-// update carries out one update.
+// update makes one update.
 func (p *program) update(u *p4v1.Update) error {
 	switch u.GetType() {
 	case p4v1.Update_INSERT, p4v1.Update_MODIFY, p4v1.Update_DELETE:
@@ -57,8 +57,7 @@ func (p *program) update(u *p4v1.Update) error {
 	return status.Errorf(codes.Unimplemented, "only table entries and direct counters can be written")
 }
 
-// updateEntry carries out one update of a table entry, which is the switch's
-// from then on.
+// updateEntry makes one update of a table entry. It keeps e.
 func (p *program) updateEntry(kind p4v1.Update_Type, e *p4v1.TableEntry) error {
 	t, err := p.table(e.GetTableId())
 	if err != nil {
@@ -77,7 +76,7 @@ func (p *program) updateEntry(kind p4v1.Update_Type, e *p4v1.TableEntry) error {
 	have := t.entries[string(key)]
 	switch {
 	case kind == p4v1.Update_INSERT && have != nil:
-		return status.Errorf(codes.AlreadyExists, "the entry is in table %s already", t.info.Name)
+		return status.Errorf(codes.AlreadyExists, "the entry is already in table %s", t.info.Name)
 	case kind == p4v1.Update_INSERT && int64(len(t.entries)) >= t.info.Size:
 		return status.Errorf(codes.ResourceExhausted, "table %s is full with %d entries", t.info.Name, t.info.Size)
 	case kind != p4v1.Update_INSERT && have == nil:
@@ -91,11 +90,11 @@ func (p *program) updateEntry(kind p4v1.Update_Type, e *p4v1.TableEntry) error {
 	case kind == p4v1.Update_INSERT:
 		have = &entry{}
 		t.entries[string(key)] = have
-	case e.GetAction() == nil: // it stays as it is
+	case e.GetAction() == nil: // the old action stays
 		e.Action = have.proto.GetAction()
 	}
 	have.set(e.GetCounterData())
-	e.CounterData = nil // it is kept beside the entry
+	e.CounterData = nil // it is kept in have
 	p.plane.replace(have, e)
 	return nil
 }
@@ -103,7 +102,7 @@ func (p *program) updateEntry(kind p4v1.Update_Type, e *p4v1.TableEntry) error {
 // updateCounter sets the counter of an entry.
 func (p *program) updateCounter(kind p4v1.Update_Type, c *p4v1.DirectCounterEntry) error {
 	if kind != p4v1.Update_MODIFY {
-		return status.Errorf(codes.InvalidArgument, "a direct counter comes and goes with its entry; it can only be modified")
+		return status.Errorf(codes.InvalidArgument, "a direct counter can only be modified; it is inserted and deleted with its entry")
 	}
 	t, err := p.table(c.GetTableEntry().GetTableId())
 	if err != nil {
@@ -124,7 +123,7 @@ func (p *program) updateCounter(kind p4v1.Update_Type, c *p4v1.DirectCounterEntr
 	return nil
 }
 
-// read appends what one entity of a request asks for.
+// read appends the entities that one entity of a request asks for.
 func (p *program) read(found []*p4v1.Entity, e *p4v1.Entity) ([]*p4v1.Entity, error) {
 	var filter *p4v1.TableEntry
 	counters := false

@@ -77,8 +77,8 @@ func sameEntries(got []*p4v1.Entity, want []*p4v1.TableEntry) bool {
 	return len(left) == 0
 }
 
-// TestReadRefusals asks for what cannot be read: what is valid in the request is
-// answered all the same.
+// TestReadRefusals asks for entities that cannot be read: the valid ones of the request
+// are answered nevertheless.
 func TestReadRefusals(t *testing.T) {
 	r := ready(t)
 	r.mustWrite(insert(vpc(1, 1001, 2)))
@@ -140,7 +140,7 @@ func TestChunks(t *testing.T) {
 	}
 }
 
-// counted is what counters have counted together.
+// counted is the sum of all counters.
 type counted struct {
 	packets, octets int64
 	entries         int
@@ -231,7 +231,7 @@ func TestSetCounters(t *testing.T) {
 	r.mustWrite(set(&p4v1.CounterData{}))
 	process()
 	expect("clearing", 1, size)
-	// What is read without asking for the count has none, so that it compares.
+	// An entry that is read without asking for its counter has none.
 	all, err := r.read(asked(&p4v1.TableEntry{TableId: pipeline.TableVPC}))
 	if err != nil || len(all) != 1 || !proto.Equal(all[0].GetTableEntry(), counterOf(nil)) {
 		t.Errorf("read %v, error %v", all, err)

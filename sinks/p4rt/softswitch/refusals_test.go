@@ -17,12 +17,12 @@ type refusal struct {
 	code   codes.Code
 }
 
-// installed is what is there while the refusals are tried.
+// installed has the entries on the switch during the refusals.
 var installed = []*p4v1.TableEntry{vpc(1, 1001, 2), flow(10, 1, 2, ternary(2, num(1001), num(1<<24-1)))}
 
-// TestRefusals sends every update that the P4Runtime specification refuses, in
-// one batch with good ones: each has its own code, the good ones are carried out,
-// and nothing else changes.
+// TestRefusals sends every update that the P4Runtime specification refuses, in one batch
+// with valid ones: each has its own code, the valid ones succeed, and nothing else
+// changes.
 func TestRefusals(t *testing.T) {
 	r := ready(t)
 	for _, e := range installed {
@@ -162,7 +162,7 @@ func refusedActions() []refusal {
 	}
 }
 
-// refusedKinds are what is no plain entry, or not to be written.
+// refusedKinds are entities that are not table entries, or cannot be written.
 func refusedKinds() []refusal {
 	fresh := func(change func(*p4v1.TableEntry)) *p4v1.Update { return insert(with(vpc(1, 1002, 2), change)) }
 	standard := func(change func(*p4v1.TableEntry)) *p4v1.TableEntry {

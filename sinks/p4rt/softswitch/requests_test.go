@@ -12,8 +12,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// TestRequests sends whole requests that are refused, before anything in them
-// is looked at.
+// TestRequests sends requests that are refused as a whole, before their entities are
+// checked.
 func TestRequests(t *testing.T) {
 	r := ready(t)
 	backup := r.stream()
@@ -102,8 +102,8 @@ func TestNoPipeline(t *testing.T) {
 	}
 }
 
-// TestKeysAlone deletes by the key alone, whatever else stands in the entry, and
-// keeps an action that a modification leaves out.
+// TestKeysAlone deletes by the key alone, whatever else is in the entry, and keeps the
+// action if a MODIFY omits it.
 func TestKeysAlone(t *testing.T) {
 	r := ready(t)
 	r.mustWrite(insert(vpc(1, 1001, 2)), insert(flow(10, 1, 2, between(6, num(5), num(9)), ternary(3, num(0x0a000000), num(0xff000000)))))
@@ -125,7 +125,7 @@ func TestKeysAlone(t *testing.T) {
 	}
 }
 
-// TestFull fills a table to its size, and no further.
+// TestFull fills a table to its size, and not beyond.
 func TestFull(t *testing.T) {
 	r := ready(t)
 	size := int(pipeline.Index().Tables[pipeline.TablePool].Size)
@@ -173,7 +173,7 @@ func configOf(cookie uint64, info *p4configv1.P4Info) *p4v1.ForwardingPipelineCo
 	return &p4v1.ForwardingPipelineConfig{P4Info: info, P4DeviceConfig: []byte("blob"), Cookie: &p4v1.ForwardingPipelineConfig_Cookie{Cookie: cookie}}
 }
 
-// TestConfigRefusals sets pipelines that are none, or in ways that are none.
+// TestConfigRefusals sets pipelines that are invalid, or with invalid requests.
 func TestConfigRefusals(t *testing.T) {
 	r := newRig(t)
 	c := r.stream()
@@ -212,8 +212,8 @@ func TestConfigRefusals(t *testing.T) {
 	}
 }
 
-// TestConfigActions walks through save and commit: what is saved takes the
-// writes, and packets see it from the commit on.
+// TestConfigActions saves and commits: writes are for the saved pipeline, and packets use
+// it from the commit on.
 func TestConfigActions(t *testing.T) {
 	r := ready(t)
 	gray := pipeline.V1Model().P4Info

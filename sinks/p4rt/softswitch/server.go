@@ -15,8 +15,8 @@ const readChunk = 1000
 
 var errNoPipeline = status.Error(codes.FailedPrecondition, "no forwarding pipeline is loaded")
 
-// Write carries out a batch. Each update succeeds or fails on its own; a batch
-// in which some failed has the code UNKNOWN and one p4.v1.Error an update.
+// Write makes the updates of a batch. Each succeeds or fails on its own. If any fails,
+// the error has the code UNKNOWN and one p4.v1.Error per update.
 func (s *Switch) Write(_ context.Context, req *p4v1.WriteRequest) (*p4v1.WriteResponse, error) {
 	done, err := s.authorise(req.GetDeviceId(), req.GetRole(), req.GetElectionId())
 	if err != nil {
@@ -24,7 +24,7 @@ func (s *Switch) Write(_ context.Context, req *p4v1.WriteRequest) (*p4v1.WriteRe
 	}
 	defer done()
 	if req.GetAtomicity() != p4v1.WriteRequest_CONTINUE_ON_ERROR {
-		return nil, status.Errorf(codes.Unimplemented, "atomicity %s is not offered; send CONTINUE_ON_ERROR", req.GetAtomicity())
+		return nil, status.Errorf(codes.Unimplemented, "atomicity %s is not supported; send CONTINUE_ON_ERROR", req.GetAtomicity())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,14 +32,14 @@ func (s *Switch) Write(_ context.Context, req *p4v1.WriteRequest) (*p4v1.WriteRe
 	if p == nil {
 		return nil, errNoPipeline
 	}
-	errs, failed := s.like.writeAll(p, req.GetUpdates())
+	errs, failed := s.personality.writeAll(p, req.GetUpdates())
 	for _, err := range errs {
 		if err == nil {
 			s.stats.writes.Add(1)
 		}
 	}
 	if failed {
-		return nil, batchError(s.like.message, errs)
+		return nil, batchError(s.personality.message, errs)
 	}
 	return &p4v1.WriteResponse{}, nil
 }
@@ -57,8 +57,8 @@ func batchError(message string, errs []error) error {
 	return status.ErrorProto(st)
 }
 
-// Read streams what the request asks for, in bounded responses. What is valid
-// in it is answered before the errors of the rest. All of it is of one moment.
+// Read streams what the request asks for, in bounded responses, all as of one moment.
+// Its valid entities are answered before the errors of the others.
 func (s *Switch) Read(req *p4v1.ReadRequest, stream p4v1.P4Runtime_ReadServer) error {
 	if err := s.checkDevice(req.GetDeviceId()); err != nil {
 		return err
@@ -67,7 +67,7 @@ func (s *Switch) Read(req *p4v1.ReadRequest, stream p4v1.P4Runtime_ReadServer) e
 	if err != nil {
 		return err
 	}
-	for most := s.like.chunk(len(found)); len(found) > most; found = found[most:] {
+	for most := s.personality.chunk(len(found)); len(found) > most; found = found[most:] {
 		if err := stream.Send(&p4v1.ReadResponse{Entities: found[:most]}); err != nil {
 			return err
 		}
@@ -83,23 +83,23 @@ func (s *Switch) Read(req *p4v1.ReadRequest, stream p4v1.P4Runtime_ReadServer) e
 	return nil
 }
 
-// readAll gathers what is asked for, and an error for each request that is not
-// valid. Entries are immutable, so that they can be sent after the lock is gone.
-func (s *Switch) readAll(asked []*p4v1.Entity) (found []*p4v1.Entity, errs []error, err error) {
+// readAll collects what filters ask for, and an error for each filter that is not
+// valid. Entries are immutable, so they can be sent after the lock is released.
+func (s *Switch) readAll(filters []*p4v1.Entity) (found []*p4v1.Entity, errs []error, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	p := s.program()
 	if p == nil {
 		return nil, nil, errNoPipeline
 	}
-	errs = make([]error, len(asked))
-	for i, e := range asked {
-		found, errs[i] = p.read(found, s.like.asked(e))
+	errs = make([]error, len(filters))
+	for i, e := range filters {
+		found, errs[i] = p.read(found, s.personality.filter(e))
 	}
 	return found, errs, nil
 }
 
-// program is what Reads and Writes are for. The caller holds the lock.
+// program is the one that Reads and Writes are for. The caller holds the lock.
 func (s *Switch) program() *program {
 	if s.saved != nil {
 		return s.saved
@@ -107,9 +107,9 @@ func (s *Switch) program() *program {
 	return s.live
 }
 
-// SetForwardingPipelineConfig verifies, saves or commits a pipeline. One that is
-// saved takes the Writes from then on; packets run through it once it is
-// committed. A commit without a save begins with empty tables.
+// SetForwardingPipelineConfig verifies, saves or commits a pipeline. Writes are for a
+// saved pipeline as soon as it is saved; packets use it once it is committed. A commit
+// without a save begins with empty tables.
 func (s *Switch) SetForwardingPipelineConfig(_ context.Context, req *p4v1.SetForwardingPipelineConfigRequest) (*p4v1.SetForwardingPipelineConfigResponse, error) {
 	done, err := s.authorise(req.GetDeviceId(), req.GetRole(), req.GetElectionId())
 	if err != nil {
@@ -134,7 +134,7 @@ func (s *Switch) SetForwardingPipelineConfig(_ context.Context, req *p4v1.SetFor
 			return nil, status.Errorf(codes.NotFound, "no config is saved")
 		}
 	case p4v1.SetForwardingPipelineConfigRequest_RECONCILE_AND_COMMIT:
-		return nil, status.Errorf(codes.Unimplemented, "RECONCILE_AND_COMMIT is not offered; send VERIFY_AND_COMMIT")
+		return nil, status.Errorf(codes.Unimplemented, "RECONCILE_AND_COMMIT is not supported; send VERIFY_AND_COMMIT")
 	default:
 		return nil, status.Errorf(codes.InvalidArgument, "the request has no action")
 	}
@@ -156,7 +156,7 @@ func verifyConfig(c *p4v1.ForwardingPipelineConfig) error {
 	ids := map[uint32]bool{}
 	for _, t := range c.GetP4Info().GetTables() {
 		if id := t.GetPreamble().GetId(); id == 0 || ids[id] {
-			return status.Errorf(codes.InvalidArgument, "table id %#x is zero or stands twice in the P4Info", id)
+			return status.Errorf(codes.InvalidArgument, "table id %#x is zero or occurs twice in the P4Info", id)
 		}
 		ids[t.GetPreamble().GetId()] = true
 	}
@@ -169,8 +169,8 @@ func (s *Switch) commit(p *program) {
 	s.pushes.Add(1)
 }
 
-// GetForwardingPipelineConfig returns the pipeline that Reads and Writes are for,
-// or parts of it; nothing where there is none.
+// GetForwardingPipelineConfig returns the pipeline that Reads and Writes are for, or
+// parts of it; nothing if there is none.
 func (s *Switch) GetForwardingPipelineConfig(_ context.Context, req *p4v1.GetForwardingPipelineConfigRequest) (*p4v1.GetForwardingPipelineConfigResponse, error) {
 	if err := s.checkDevice(req.GetDeviceId()); err != nil {
 		return nil, err

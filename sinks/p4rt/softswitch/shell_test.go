@@ -16,8 +16,8 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 )
 
-// python is the interpreter of the environment that make tools makes. Without it
-// the test is skipped, but on CI it fails.
+// python is the Python of the venv that make tools makes. Without it the test is skipped;
+// on CI it fails.
 func python(t *testing.T) string {
 	t.Helper()
 	path, err := filepath.Abs("../../../.tools/venv/bin/python")
@@ -34,8 +34,8 @@ func python(t *testing.T) string {
 	return path
 }
 
-// TestShell has p4runtime-shell, a client that is not ours, program a switch,
-// read it back and be refused.
+// TestShell has p4runtime-shell, a client of another project, program a switch, read it
+// back and be refused.
 func TestShell(t *testing.T) {
 	py := python(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -2,7 +2,7 @@ package softswitch
 
 import "sync/atomic"
 
-// dropReason is why a packet went nowhere.
+// dropReason is why a packet was dropped.
 type dropReason int
 
 const (
@@ -31,11 +31,11 @@ type stats struct {
 
 func (s *stats) drop(r dropReason) { s.dropped[r].Add(1) }
 
-// Stats is what a switch has counted since it began.
+// Stats is what a switch has counted since it was made.
 type Stats struct {
 	Forwarded uint64            // packets sent on
 	Dropped   map[string]uint64 // packets dropped, by reason
-	Writes    uint64            // updates of the tables that were carried out
+	Writes    uint64            // updates of the tables that succeeded
 	Pushes    uint64            // pipelines that were committed
 }
 

@@ -21,15 +21,15 @@ const maxMessage = 64 << 20
 // Switch is one software gateway.
 type Switch struct {
 	p4v1.UnimplementedP4RuntimeServer
-	deviceID uint64
-	like     Personality
+	deviceID    uint64
+	personality Personality
 
-	// The programs are what Writes and Reads see. Packets see the plane of the
-	// live one; its own lock is held for one update at a time, so that a large
-	// batch does not hold up packets.
+	// Writes and Reads see the programs. Packets see the plane of the live one, whose
+	// own lock is held for one update at a time, so that a large batch does not delay
+	// packets.
 	mu    sync.RWMutex
 	live  *program // nil: no pipeline
-	saved *program // verified and saved, not yet committed: Reads and Writes are for it
+	saved *program // saved and not committed yet: Reads and Writes are for it
 	plane atomic.Pointer[plane]
 
 	controllers controllers
@@ -41,31 +41,31 @@ type Switch struct {
 	closing sync.WaitGroup
 }
 
-// port is where frames leave.
+// port sends frames.
 type port struct {
-	// send sends a frame out, or tells why not. offload is what the interface that
-	// the frame came in by said about it, nil where there is nothing to say.
+	// send sends a frame. offload is the offload header that the ingress port received
+	// with it, or nil.
 	send  func(offload, frame []byte) error
 	close func() error
 }
 
-// New returns a strict switch without pipeline and without ports.
+// New returns a strict switch without a pipeline and without ports.
 func New(deviceID uint64) *Switch { return NewLike(deviceID, personalities[0]) }
 
-// NewLike returns a switch of another personality.
-func NewLike(deviceID uint64, like Personality) *Switch {
-	s := &Switch{deviceID: deviceID, like: like, ports: map[uint32]port{}}
+// NewLike is New with another personality.
+func NewLike(deviceID uint64, p Personality) *Switch {
+	s := &Switch{deviceID: deviceID, personality: p, ports: map[uint32]port{}}
 	s.controllers.roles = map[string]*role{}
 	s.controllers.device = deviceID
 	return s
 }
 
-// Register adds the P4Runtime service to a server. The server should be made
-// with ServerOptions, or large batches fail.
+// Register adds the P4Runtime service to a server. Without ServerOptions, large batches
+// fail on the server.
 func (s *Switch) Register(server *grpc.Server) { p4v1.RegisterP4RuntimeServer(server, s) }
 
-// ServerOptions are the limits that a switch wants: large messages, and clients
-// that look often whether it is still there.
+// ServerOptions are the limits that a switch needs: large messages, and frequent
+// keepalive pings.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxHeaderListSize(16 << 20),
@@ -73,8 +73,8 @@ func ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// Attach makes a port whose frames go to a function. The frame is valid only
-// during the call, which must not block.
+// Attach makes a port that sends frames to a function. A frame is valid only during the
+// call, which must not block.
 func (s *Switch) Attach(number uint32, send func(frame []byte)) error {
 	return s.attach(number, port{
 		send:  func(_, frame []byte) error { send(frame); return nil },
@@ -86,14 +86,14 @@ func (s *Switch) attach(number uint32, p port) error {
 	s.portsMu.Lock()
 	defer s.portsMu.Unlock()
 	if _, taken := s.ports[number]; taken {
-		return fmt.Errorf("port %d is attached already; give each interface its own number", number)
+		return fmt.Errorf("port %d is already attached; give each interface its own number", number)
 	}
 	s.ports[number] = p
 	return nil
 }
 
-// Inject lets a frame come in, rewrites it in place and sends it out of the port
-// that the pipeline says. It reports whether the frame was sent on.
+// Inject receives a frame, rewrites it in place and sends it out of the port that the
+// pipeline chooses. It reports whether the frame was sent.
 func (s *Switch) Inject(frame []byte) bool { return s.inject(nil, frame) }
 
 func (s *Switch) inject(offload, frame []byte) bool {
@@ -130,7 +130,7 @@ func (s *Switch) Close() error {
 	return errors.Join(errs...)
 }
 
-// Capabilities says which version of P4Runtime is served.
+// Capabilities returns the supported version of P4Runtime.
 func (s *Switch) Capabilities(_ context.Context, req *p4v1.CapabilitiesRequest) (*p4v1.CapabilitiesResponse, error) {
 	if req.GetDeviceId() != 0 {
 		if err := s.checkDevice(req.GetDeviceId()); err != nil {

@@ -14,14 +14,14 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 )
 
-// table is the entries of one table by their key.
+// table has the entries of one table by key.
 type table struct {
 	info    *pipeline.Table
 	entries map[string]*entry
 }
 
-// entry is one table entry. The protobuf is immutable: a modification replaces
-// the entry's pointer to it.
+// entry is one table entry. The protobuf is immutable: a modification replaces the
+// pointer to it.
 type entry struct {
 	proto   *p4v1.TableEntry
 	packets atomic.Uint64
@@ -33,7 +33,7 @@ func (e *entry) count(size int) {
 	e.bytes.Add(uint64(size))
 }
 
-// set gives the counter a value, where there is one to give.
+// set sets the counter; nil is ignored.
 func (e *entry) set(c *p4v1.CounterData) {
 	if c != nil {
 		e.packets.Store(uint64(c.GetPacketCount()))
@@ -41,8 +41,8 @@ func (e *entry) set(c *p4v1.CounterData) {
 	}
 }
 
-// read appends the entries of a table that a filter asks for. Constant entries
-// belong to the program, and are not in the P4Info.
+// read appends the entries of a table that a filter asks for. Constant entries are part
+// of the P4 program and not in the P4Info.
 func (t *table) read(found []*p4v1.Entity, filter *p4v1.TableEntry, counters bool) ([]*p4v1.Entity, error) {
 	switch {
 	case counters && t.info.Counter == 0:
@@ -66,7 +66,7 @@ func (t *table) read(found []*p4v1.Entity, filter *p4v1.TableEntry, counters boo
 	if err != nil {
 		return found, err
 	}
-	if t.info.Ordered && filter.GetPriority() == 0 { // of any priority
+	if t.info.Ordered && filter.GetPriority() == 0 { // any priority
 		for key, e := range t.entries {
 			if strings.HasPrefix(key, string(match)) && len(key) == len(match)+4 && passes(e.proto, filter) {
 				found = append(found, t.entity(e, filter, counters))
@@ -81,7 +81,7 @@ func (t *table) read(found []*p4v1.Entity, filter *p4v1.TableEntry, counters boo
 	return found, nil
 }
 
-// passes holds an entry against the filters other than its match.
+// passes checks an entry against all of a filter but its match.
 func passes(e, filter *p4v1.TableEntry) bool {
 	action := filter.GetAction().GetAction().GetActionId()
 	return (filter.GetPriority() == 0 || filter.GetPriority() == e.GetPriority()) &&
@@ -90,7 +90,7 @@ func passes(e, filter *p4v1.TableEntry) bool {
 		(len(filter.GetMetadata()) == 0 || bytes.Equal(filter.GetMetadata(), e.GetMetadata()))
 }
 
-// entity is an entry in the form in which a request asks for it.
+// entity returns an entry in the form that a request asks for.
 func (t *table) entity(e *entry, filter *p4v1.TableEntry, counters bool) *p4v1.Entity {
 	data := &p4v1.CounterData{PacketCount: int64(e.packets.Load()), ByteCount: int64(e.bytes.Load())}
 	if counters {
@@ -105,7 +105,7 @@ func (t *table) entity(e *entry, filter *p4v1.TableEntry, counters bool) *p4v1.E
 	return &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: p}}
 }
 
-// defaultEntry is what a table does with packets that no entry matches.
+// defaultEntry is the entry for packets that no other entry matches.
 func (t *table) defaultEntry() *p4v1.Entity {
 	e := &p4v1.TableEntry{TableId: t.info.ID, IsDefaultAction: true}
 	if t.info.Default != 0 {
@@ -115,7 +115,7 @@ func (t *table) defaultEntry() *p4v1.Entity {
 	return &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: e}}
 }
 
-// withPriority makes an entry's key of its match.
+// withPriority makes an entry's key from its encoded match and its priority.
 func withPriority(match []byte, e *p4v1.TableEntry) []byte {
 	return binary.BigEndian.AppendUint32(match, uint32(e.GetPriority()))
 }

@@ -101,7 +101,7 @@ func (b *Cluster) HealthChecked() bool { return b.Check != (check{}) }
 func (b *Cluster) Delta(old reconciler.Body) string {
 	o, ok := old.(*Cluster)
 	if !ok || o.Protocol != b.Protocol {
-		return fromTo(old, b)
+		return reconciler.FromTo(old, b)
 	}
 	return fmt.Sprintf("%s -> %s", o.Check, b.Check)
 }

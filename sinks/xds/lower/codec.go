@@ -30,7 +30,7 @@ func Encode(r *reconciler.Resource) ([]byte, error) {
 func Decode(k reconciler.Key, b []byte) (*reconciler.Resource, error) {
 	body := newBody(k)
 	if body == nil {
-		return nil, fmt.Errorf("%s is no resource of target %s", k, Target)
+		return nil, fmt.Errorf("%s is not a resource of target %s", k, Target)
 	}
 	var rec record
 	err := json.Unmarshal(b, &rec)

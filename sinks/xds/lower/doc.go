@@ -1,5 +1,5 @@
 // Package lower makes Envoy configuration of gray's IR: first resources, which the
-// loop compares, prints and stores, then the Envoy messages that they stand for.
+// loop compares, prints and stores, then their Envoy messages.
 // It is pure and holds no state but small caches.
 //
 // In the order in which a resource passes:

@@ -63,7 +63,7 @@ func endpointText(e requests.Endpoint) string {
 func (b *Endpoints) Delta(old reconciler.Body) string {
 	o, ok := old.(*Endpoints)
 	if !ok {
-		return fromTo(old, b)
+		return reconciler.FromTo(old, b)
 	}
 	var words []string
 	for _, e := range b.Endpoints {

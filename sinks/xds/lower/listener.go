@@ -40,7 +40,7 @@ func (b *Listener) String() string {
 }
 
 // Delta implements reconciler.Body.
-func (b *Listener) Delta(old reconciler.Body) string { return fromTo(old, b) }
+func (b *Listener) Delta(old reconciler.Body) string { return reconciler.FromTo(old, b) }
 
 // Message implements Native.
 func (b *Listener) Message(node string) proto.Message {

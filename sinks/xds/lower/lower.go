@@ -125,8 +125,6 @@ func accountRefs(b *Account) []reconciler.Key {
 	return refs
 }
 
-func fromTo(old, b reconciler.Body) string { return old.String() + " -> " + b.String() }
-
 // deltaOf says what differs of triples of a word, an old and a new value.
 func deltaOf(triples ...string) string {
 	var words []string

@@ -37,7 +37,7 @@ func (b *Rule) matchString() string { return (&requests.Rule{Match: b.Match}).Ma
 func (b *Rule) Delta(old reconciler.Body) string {
 	o, ok := old.(*Rule)
 	if !ok {
-		return fromTo(old, b)
+		return reconciler.FromTo(old, b)
 	}
 	return deltaOf(
 		"", o.matchString(), b.matchString(),
@@ -201,7 +201,7 @@ func (d *rules) String() string {
 func (b *Account) Delta(old reconciler.Body) string {
 	o, ok := old.(*Account)
 	if !ok {
-		return fromTo(old, b)
+		return reconciler.FromTo(old, b)
 	}
 	was, is := o.Decision.read(), b.Decision.read()
 	if len(was.Rules) == 1 && len(is.Rules) == 1 && slices.Equal(was.Instead, is.Instead) {

@@ -67,7 +67,7 @@ func (b *VirtualHost) String() string {
 func (b *VirtualHost) Delta(old reconciler.Body) string {
 	o, ok := old.(*VirtualHost)
 	if !ok {
-		return fromTo(old, b)
+		return reconciler.FromTo(old, b)
 	}
 	return deltaOf(
 		"hosts ", strings.Join(o.Hosts, " "), strings.Join(b.Hosts, " "),

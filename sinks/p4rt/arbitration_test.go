@@ -17,30 +17,31 @@ import (
 
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
+	"github.com/gray-release/gray/tools/testnet"
 )
 
-// standing is how a sink stands at its only switch: "primary", or why not.
-func standing(s *Sink) string {
+// roleOf is "primary", or why the sink is not primary of its only switch.
+func roleOf(s *Sink) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, d := range s.devices {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if len(s.devices) == 1 && d.primary && d.standing == nil {
+		if len(s.devices) == 1 && d.notPrimary == nil {
 			return "primary"
 		}
-		if len(s.devices) == 1 && d.standing != nil {
-			return d.standing.Error()
+		if len(s.devices) == 1 {
+			return d.notPrimary.Error()
 		}
 	}
 	return fmt.Sprintf("%d switches", len(s.devices))
 }
 
-// stands waits until a sink's standing holds a text.
-func stands(t testing.TB, s *Sink, text string) {
+// waitRole waits until roleOf contains a text.
+func waitRole(t testing.TB, s *Sink, text string) {
 	t.Helper()
-	eventually(t, func() string { return fmt.Sprintf("the standing is %q, want %q", standing(s), text) }, func() bool {
-		return strings.Contains(standing(s), text)
+	testnet.Eventually(t, func() string { return fmt.Sprintf("it is %q, want %q", roleOf(s), text) }, func() bool {
+		return strings.Contains(roleOf(s), text)
 	})
 }
 
@@ -62,7 +63,7 @@ func TestReconnect(t *testing.T) {
 	for n := range uint32(3) {
 		hints.Take()
 		l.reconnect(s)
-		eventually(t, func() string { return "the loop is not woken" }, func() bool { return len(hints.Take()) > 0 })
+		testnet.Eventually(t, func() string { return "the loop is not woken" }, func() bool { return len(hints.Take()) > 0 })
 		if err := s.Apply(t.Context(), self, creates(vpcs(self, n, 1, 2)...)); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +79,7 @@ func TestReconnect(t *testing.T) {
 		t.Errorf("the first election id is %v, want the epoch as its high half", ids[0])
 	}
 	// A later start has higher ids, though it counts from 1 again.
-	if later, err := newSink(t, 8).elect(election{}); err != nil || later.compare(ids[len(ids)-1]) <= 0 {
+	if later, err := newSink(t, 8).nextElection(election{}); err != nil || later.compare(ids[len(ids)-1]) <= 0 {
 		t.Errorf("a later start begins with %v, %v, which is not above %v", later, err, ids)
 	}
 }
@@ -94,20 +95,20 @@ func TestElect(t *testing.T) {
 		{election{5, math.MaxUint64}, election{6, 0}},
 		{election{9, 9}, election{9, 10}},
 	} {
-		if got, err := s.elect(c.than); err != nil || got != c.want {
+		if got, err := s.nextElection(c.than); err != nil || got != c.want {
 			t.Errorf("above %v: %v, want %v", c.than, got, c.want)
 		}
 	}
 }
 
-// TestSecondPrimary is pushed aside by a controller with a higher election id: it
-// says so, reads but does not write, and comes back when the other leaves.
+// TestSecondPrimary has a controller with a higher election id take over: the sink
+// reports it, reads but does not write, and is primary again when the other leaves.
 func TestSecondPrimary(t *testing.T) {
 	l := newLab(t)
 	testSecondPrimary(t, l.target(), l.client())
 }
 
-// TestSecondPrimaryFabricSim does so at a server that words it in another way.
+// TestSecondPrimaryFabricSim does the same with a server that reports it differently.
 func TestSecondPrimaryFabricSim(t *testing.T) {
 	_, address := startFabricSim(t, buildFabricSim(t))
 	testSecondPrimary(t, targetAt(address), dialTest(t, address))
@@ -119,50 +120,50 @@ func testSecondPrimary(t *testing.T, self *reconciler.Resource, client p4v1.P4Ru
 		t.Fatal(err)
 	}
 	o := newOther(t, client, "", &p4v1.Uint128{High: 100, Low: 3})
-	stands(t, s, "another controller is primary of p4rt/gw-a, with election id 100/3")
+	waitRole(t, s, "another controller is primary of p4rt/gw-a, with election id 100/3")
 	hints := s.cfg.Hints.Take()
 	if len(hints) == 0 {
 		t.Error("the loop is not woken when the switch is lost")
 	}
 	began := time.Now()
 	err := s.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...))
-	if !errors.Is(err, errBackup) || time.Since(began) > s.limits.lead/2 {
+	if !errors.Is(err, errBackup) || time.Since(began) > s.limits.primary/2 {
 		t.Errorf("Apply by a backup after %s: %v", time.Since(began), err)
 	}
 	holds(t, s, self) // reading goes on
 	o.write(updateOf(p4v1.Update_INSERT, bucketKey{9, 0, 1}.encode(new(block), 4)))
 	o.close()
-	stands(t, s, "primary")
-	eventually(t, func() string { return "the loop is not woken when the switch is back" }, func() bool { return len(s.cfg.Hints.Take()) > 0 })
+	waitRole(t, s, "primary")
+	testnet.Eventually(t, func() string { return "the loop is not woken when the switch is back" }, func() bool { return len(s.cfg.Hints.Take()) > 0 })
 	rules := vpcs(self, 1, 1, 2)
 	if err := s.Apply(t.Context(), self, creates(rules...)); err != nil {
 		t.Fatal(err)
 	}
-	stray := &poolBody{pool: 9, stray: []bucketKey{{9, 0, 1}}}
+	leftover := &poolBody{pool: 9, unused: []bucketKey{{9, 0, 1}}}
 	state, err := s.Observe(t.Context(), self.Target, self)
-	if err != nil || state[rules[0].Key] == nil || state[reconciler.Key{Target: self.Target, Kind: "pool", Name: "pool=9"}].Body.String() != stray.String() {
+	if err != nil || state[rules[0].Key] == nil || state[reconciler.Key{Target: self.Target, Kind: "pool", Name: "pool=9"}].Body.String() != leftover.String() {
 		t.Errorf("state %v, error %v; want the own rule and what the other left", state, err)
 	}
 }
 
-// TestHeld has had to outbid another controller: when its connection is lost, it
-// asks for more than it had, as the switch may not have seen yet that it is gone.
+// TestHeld loses the connection after it outbid another controller: it asks with a
+// higher id than before, as the switch may not have noticed the loss yet.
 func TestHeld(t *testing.T) {
 	l := newLab(t)
 	s := newSink(t, 7)
 	connect(t, s, l.target())
-	stands(t, s, "primary")
+	waitRole(t, s, "primary")
 	newOther(t, l.client(), "", &p4v1.Uint128{High: 100, Low: 3}).close()
-	eventually(t, func() string { return fmt.Sprint(l.asked()) }, func() bool {
-		return standing(s) == "primary" && l.asked()[len(l.asked())-1] == election{100, 4}
+	testnet.Eventually(t, func() string { return fmt.Sprint(l.asked()) }, func() bool {
+		return roleOf(s) == "primary" && l.asked()[len(l.asked())-1] == election{100, 4}
 	})
 	before := len(l.asked())
 	l.cut()
-	eventually(t, func() string { return fmt.Sprint(l.asked()) }, func() bool { return len(l.asked()) > before })
+	testnet.Eventually(t, func() string { return fmt.Sprint(l.asked()) }, func() bool { return len(l.asked()) > before })
 	if got := l.asked()[before]; got != (election{100, 5}) {
 		t.Errorf("it asks for %v, want the next above the one it had", got)
 	}
-	stands(t, s, "primary")
+	waitRole(t, s, "primary")
 }
 
 // TestReplicas has two sinks at one switch: one is primary, and when it leaves the
@@ -174,8 +175,8 @@ func TestReplicas(t *testing.T) {
 	connect(t, b, self)
 	onePrimary(t, a, b)
 	o := newOther(t, l.client(), "", &p4v1.Uint128{High: 50})
-	stands(t, a, "another controller is primary of p4rt/gw-a, with election id 50/0")
-	stands(t, b, "another controller is primary of p4rt/gw-a, with election id 50/0")
+	waitRole(t, a, "another controller is primary of p4rt/gw-a, with election id 50/0")
+	waitRole(t, b, "another controller is primary of p4rt/gw-a, with election id 50/0")
 	o.close() // both see that there is nobody, and ask for 50/1
 	first, second := onePrimary(t, a, b)
 	if err := first.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err != nil {
@@ -184,7 +185,7 @@ func TestReplicas(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stands(t, second, "primary")
+	waitRole(t, second, "primary")
 	if err := second.Apply(t.Context(), self, creates(vpcs(self, 2, 1, 2)...)); err != nil {
 		t.Error(err)
 	}
@@ -194,18 +195,17 @@ func TestReplicas(t *testing.T) {
 // returns them in that order.
 func onePrimary(t *testing.T, a, b *Sink) (primary, backup *Sink) {
 	t.Helper()
-	eventually(t, func() string { return standing(a) + "; " + standing(b) }, func() bool {
+	testnet.Eventually(t, func() string { return roleOf(a) + "; " + roleOf(b) }, func() bool {
 		primary, backup = a, b
-		if standing(b) == "primary" {
+		if roleOf(b) == "primary" {
 			primary, backup = b, a
 		}
-		return standing(primary) == "primary" && strings.Contains(standing(backup), "another controller")
+		return roleOf(primary) == "primary" && strings.Contains(roleOf(backup), "another controller")
 	})
 	return primary, backup
 }
 
-// nobody is a switch that makes no controller its primary, or no more after a
-// while.
+// nobody is a switch that makes no controller primary, or none after a while.
 type nobody struct {
 	*softswitch.Switch
 	streams, asked atomic.Int64
@@ -234,20 +234,20 @@ func TestNobody(t *testing.T) {
 	l.start()
 	defer l.stop()
 	s := newSink(t, 1)
-	s.limits.lead = 50 * time.Millisecond
+	s.limits.primary = 50 * time.Millisecond
 	self := l.target()
 	err := s.Apply(t.Context(), self, creates(self))
 	if err == nil || errors.Is(err, errBackup) {
 		t.Errorf("Apply: %v", err)
 	}
-	eventually(t, func() string { return "it gives up" }, func() bool { return n.streams.Load() >= 3 })
-	if asked, streams := n.asked.Load(), n.streams.Load(); asked > (1+maxVacancies)*(streams+1) {
-		t.Errorf("%d questions on %d streams, want one and at most %d more on each", asked, streams, maxVacancies)
+	testnet.Eventually(t, func() string { return "it gives up" }, func() bool { return n.streams.Load() >= 3 })
+	if asked, streams := n.asked.Load(), n.streams.Load(); asked > (1+maxNoPrimary)*(streams+1) {
+		t.Errorf("%d questions on %d streams, want one and at most %d more on each", asked, streams, maxNoPrimary)
 	}
 }
 
-// TestLostMeanwhile becomes a backup between two batches: the switch refuses the
-// second one, and that is an error of all.
+// TestLostMeanwhile becomes a backup between two batches: the switch refuses the second
+// one, and the whole Apply fails.
 func TestLostMeanwhile(t *testing.T) {
 	l := newLab(t)
 	s := newSink(t, 1)
@@ -265,7 +265,7 @@ func TestLostMeanwhile(t *testing.T) {
 	}
 	l.hook.Store(nil)
 	o.close()
-	stands(t, s, "primary")
+	waitRole(t, s, "primary")
 	holds(t, s, self, vpcs(self, 0, batchFirst, 2)...)
 }
 
@@ -285,9 +285,9 @@ func TestRole(t *testing.T) {
 	}
 	holds(t, s, self, rules...)
 	o := newOther(t, l.client(), "gray", &p4v1.Uint128{High: 9})
-	stands(t, s, "another controller is primary")
+	waitRole(t, s, "another controller is primary")
 	o.close()
-	stands(t, s, "primary")
+	waitRole(t, s, "primary")
 }
 
 // TestReadOnly reads without a stream, and writes nothing.
@@ -314,27 +314,27 @@ func TestReadOnly(t *testing.T) {
 	holds(t, first, self, rules...)
 }
 
-// TestLetGo deletes the Switch document: the switch is let go, so that another
-// controller can have it, and keeps what it forwards by.
-func TestLetGo(t *testing.T) {
+// TestDisconnect deletes the Switch document: the sink disconnects, so that another
+// controller can become primary, and the switch keeps its entries.
+func TestDisconnect(t *testing.T) {
 	l := newLab(t)
 	s := newSink(t, 9)
 	self := l.load(s)
 	if err := s.Apply(t.Context(), self, deletes(self)); err != nil {
 		t.Fatal(err)
 	}
-	if got := standing(s); got != "0 switches" {
-		t.Errorf("the sink stands at a switch that was let go: %s", got)
+	if got := roleOf(s); got != "0 switches" {
+		t.Errorf("the sink is still connected: %s", got)
 	}
-	eventually(t, func() string { return "the stream is still open" }, func() bool {
+	testnet.Eventually(t, func() string { return "the stream is still open" }, func() bool {
 		_, err := l.client().Write(t.Context(), &p4v1.WriteRequest{DeviceId: 1, ElectionId: election{9, 1}.proto()})
 		return status.Code(err) == codes.PermissionDenied
 	})
 	holds(t, s, self)
 }
 
-// TestMoved gives the document another address: the old switch is left, the new
-// one taken.
+// TestMoved gives the document another address: the sink disconnects from the old switch
+// and connects to the new one.
 func TestMoved(t *testing.T) {
 	a, b := newLab(t), newLab(t)
 	s := newSink(t, 3)
@@ -343,10 +343,10 @@ func TestMoved(t *testing.T) {
 	if err := s.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err != nil {
 		t.Fatal(err)
 	}
-	if got := standing(s); got != "primary" {
-		t.Errorf("the standing is %s", got)
+	if got := roleOf(s); got != "primary" {
+		t.Errorf("after the move it is %s", got)
 	}
-	eventually(t, func() string { return "the old switch still has its primary" }, func() bool {
+	testnet.Eventually(t, func() string { return "the old switch still has its primary" }, func() bool {
 		_, err := a.client().Write(t.Context(), &p4v1.WriteRequest{DeviceId: 1, ElectionId: election{3, 1}.proto()})
 		return status.Code(err) == codes.PermissionDenied
 	})
@@ -355,8 +355,8 @@ func TestMoved(t *testing.T) {
 	}
 }
 
-// TestLaterLeader leaves a switch to the leader of a later epoch, also while that one
-// is away and does not know it yet; who leads passes whatever ids the switch has seen.
+// TestLaterLeader does not outbid the leader of a later epoch, even while that one is
+// disconnected. The current leader outbids any id that the switch has seen.
 func TestLaterLeader(t *testing.T) {
 	l := newLab(t)
 	sink := func(epoch uint64, reelect func(uint64) (uint64, error)) *Sink {
@@ -368,12 +368,12 @@ func TestLaterLeader(t *testing.T) {
 	self := l.load(old)
 	later := sink(2, nil)
 	connect(t, later, self)
-	stands(t, later, "primary")
-	stands(t, old, "another controller is primary")
+	waitRole(t, later, "primary")
+	waitRole(t, old, "another controller is primary")
 	if err := later.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stands(t, old, "another leads")
+	waitRole(t, old, "another leads")
 	for _, id := range l.asked() {
 		if id.high > 2 {
 			t.Errorf("the old leader asks with %v", id)
@@ -384,7 +384,7 @@ func TestLaterLeader(t *testing.T) {
 	}
 	first := sink(1, func(above uint64) (uint64, error) { return above + 5, nil }) // of a store that was set up anew
 	connect(t, first, self)
-	stands(t, first, "primary")
+	waitRole(t, first, "primary")
 	if err := first.Apply(t.Context(), self, creates(vpcs(self, 1, 1, 2)...)); err != nil {
 		t.Error(err)
 	}

@@ -13,14 +13,14 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// election is an election id. The zero one is none.
+// election is an election id; zero: none.
 type election struct{ high, low uint64 }
 
 func (e election) compare(o election) int {
 	return cmp.Or(cmp.Compare(e.high, o.high), cmp.Compare(e.low, o.low))
 }
 
-// next is the smallest one that is larger.
+// next returns the next larger id.
 func (e election) next() election {
 	if e.low++; e.low == 0 {
 		e.high++
@@ -30,10 +30,10 @@ func (e election) next() election {
 
 func (e election) proto() *p4v1.Uint128 { return &p4v1.Uint128{High: e.high, Low: e.low} }
 
-// elect gives an election id that this sink has not had yet and that is larger
-// than another. One of a later epoch is passed only by leave of Reelect: else an
-// old leader, which does not know it yet, would push the new one aside.
-func (s *Sink) elect(than election) (election, error) {
+// nextElection returns an election id that this sink has not used yet and that is
+// larger than another. Only Reelect allows it to pass an id of a later epoch: an old
+// leader that does not know of the new one yet must not take over from it.
+func (s *Sink) nextElection(than election) (election, error) {
 	own := election{s.epoch.Load(), s.elections.Add(1)}
 	if own.compare(than) > 0 {
 		return own, nil
@@ -43,37 +43,37 @@ func (s *Sink) elect(than election) (election, error) {
 	}
 	epoch, err := s.cfg.Reelect(than.high)
 	if err != nil {
-		return election{}, fmt.Errorf("the switch has seen election id %d/%d, and that cannot be passed: %w", than.high, than.low, err)
+		return election{}, fmt.Errorf("the switch has seen election id %d/%d, and gray cannot use a larger one: %w", than.high, than.low, err)
 	}
 	s.epoch.Store(epoch)
 	return election{epoch, s.elections.Add(1)}, nil
 }
 
-// supervise keeps the stream up: arbitrate, listen, and when it ends do it again
-// with a higher election id.
+// supervise keeps the stream open. When it ends, it opens another one, with a higher
+// election id.
 func (d *device) supervise(ctx context.Context, s *Sink) {
 	wait := s.limits.retry
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := d.listen(ctx, s)
-		d.stand(s, false, fmt.Errorf("the stream to %s ended: %w", d.spec.address, reason(err)))
-		if status.Code(err) == codes.InvalidArgument { // another has the id, and is not to be pushed aside
-			d.held = election{}
+		d.setPrimary(s, fmt.Errorf("the stream to %s ended: %w", d.spec.address, reason(err)))
+		if status.Code(err) == codes.InvalidArgument { // another controller uses the id; do not outbid it
+			d.won = election{}
 		}
 		if time.Since(began) > retryMost {
 			wait = s.limits.retry
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait + rand.N(wait/5)): // spread, so that many daemons do not come back at once
+		case <-time.After(wait + rand.N(wait/5)): // jitter, so that many daemons do not reconnect at once
 		}
 		wait = min(2*wait, retryMost)
 	}
 }
 
-// listen opens a stream, arbitrates on it and follows its standing until it
-// ends. Where somebody else is primary it waits; where nobody is, it asks again
-// with an id above the highest that the switch has seen.
+// listen opens a stream, arbitrates, and handles the answers until the stream ends.
+// While another controller is primary it waits. When nobody is, it asks again with an
+// id above the highest that the switch has seen.
 func (d *device) listen(ctx context.Context, s *Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -81,14 +81,14 @@ func (d *device) listen(ctx context.Context, s *Sink) error {
 	if err != nil {
 		return err
 	}
-	id, err := s.elect(d.held)
+	id, err := s.nextElection(d.won)
 	if err == nil {
 		err = d.arbitrate(stream, id)
 	}
 	if err != nil {
 		return err
 	}
-	for vacancies := 0; vacancies < maxVacancies; {
+	for noPrimary := 0; noPrimary < maxNoPrimary; {
 		m, err := stream.Recv()
 		if err != nil {
 			return err
@@ -100,19 +100,19 @@ func (d *device) listen(ctx context.Context, s *Sink) error {
 		highest := election{a.GetElectionId().GetHigh(), a.GetElectionId().GetLow()}
 		switch codes.Code(a.GetStatus().GetCode()) {
 		case codes.OK:
-			vacancies = 0
-			if a.GetElectionId() == nil || highest == d.id { // else it answers what was asked before
-				d.held = d.id
-				d.stand(s, true, nil)
+			noPrimary = 0
+			if a.GetElectionId() == nil || highest == d.id { // else it answers an earlier request
+				d.won = d.id
+				d.setPrimary(s, nil)
 			}
 		case codes.AlreadyExists:
-			vacancies = 0
-			d.stand(s, false, fmt.Errorf("%w of %s, with election id %d/%d; stop it, or wait until it lets go",
+			noPrimary = 0
+			d.setPrimary(s, fmt.Errorf("%w of %s, with election id %d/%d; stop it, or wait until it disconnects",
 				errBackup, d.target, highest.high, highest.low))
 		default:
-			vacancies++
-			d.stand(s, false, fmt.Errorf("nobody is primary of %s yet", d.target))
-			id, err := s.elect(highest)
+			noPrimary++
+			d.setPrimary(s, fmt.Errorf("no controller is primary of %s yet", d.target))
+			id, err := s.nextElection(highest)
 			if err == nil {
 				err = d.arbitrate(stream, id)
 			}
@@ -121,7 +121,7 @@ func (d *device) listen(ctx context.Context, s *Sink) error {
 			}
 		}
 	}
-	return errors.New("the switch makes nobody its primary")
+	return errors.New("the switch makes no controller primary")
 }
 
 // arbitrate asks to be primary.
@@ -136,11 +136,12 @@ func (d *device) arbitrate(stream p4v1.P4Runtime_StreamChannelClient, id electio
 	return stream.Send(&p4v1.StreamMessageRequest{Update: &p4v1.StreamMessageRequest_Arbitration{Arbitration: a}})
 }
 
-// stand records whether this is the primary, and wakes the loop if that is new.
-func (d *device) stand(s *Sink, primary bool, standing error) {
+// setPrimary records that this controller is primary, or why it is not, and wakes the
+// loop if that is news.
+func (d *device) setPrimary(s *Sink, notPrimary error) {
 	d.mu.Lock()
-	news := d.primary != primary || primary
-	d.primary, d.standing = primary, standing
+	news := d.notPrimary == nil || notPrimary == nil
+	d.notPrimary = notPrimary
 	close(d.changed)
 	d.changed = make(chan struct{})
 	d.mu.Unlock()
@@ -149,23 +150,23 @@ func (d *device) stand(s *Sink, primary bool, standing error) {
 	}
 }
 
-// lead waits until this is the primary and returns the election id to write
-// with. It gives up at the end of ctx, or at once where another is primary.
-func (d *device) lead(ctx context.Context) (*p4v1.Uint128, error) {
+// waitPrimary waits until this controller is primary and returns the election id to
+// write with. It gives up when ctx ends, or at once if another controller is primary.
+func (d *device) waitPrimary(ctx context.Context) (*p4v1.Uint128, error) {
 	for {
 		d.mu.Lock()
-		id, primary, standing, changed := d.id, d.primary, d.standing, d.changed
+		id, notPrimary, changed := d.id, d.notPrimary, d.changed
 		d.mu.Unlock()
 		switch {
-		case primary:
+		case notPrimary == nil:
 			return id.proto(), nil
-		case errors.Is(standing, errBackup):
-			return nil, standing
+		case errors.Is(notPrimary, errBackup):
+			return nil, notPrimary
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, standing
+			return nil, notPrimary
 		}
 	}
 }
