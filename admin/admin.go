@@ -30,7 +30,7 @@ type Status struct {
 type Peers struct {
 	Proxies   []xds.Proxy     `json:"proxies"`            // Envoys
 	Neighbors []bgp.Neighbor  `json:"neighbors"`          // BGP sessions
-	Replica   *etcd.Standing  `json:"replica,omitempty"`  // who leads, where there are several daemons
+	Replica   *etcd.Status    `json:"replica,omitempty"`  // who leads, where there are several daemons
 	Webhooks  []WebhookStatus `json:"webhooks,omitempty"` // where there are some
 }
 

@@ -28,7 +28,7 @@ type ReplicaConfig struct {
 }
 
 // Standing is how a replica stands.
-type Standing struct {
+type Status struct {
 	Name   string     `json:"name"`
 	Role   string     `json:"role"`             // leader or follower
 	Leader string     `json:"leader,omitempty"` // the name of who leads; empty where nobody does, or nobody knows
@@ -36,7 +36,7 @@ type Standing struct {
 	Error  string     `json:"error,omitempty"`  // why nobody knows, or why this replica cannot lead; one line
 }
 
-// The roles of a Standing.
+// The roles of a Status.
 const (
 	RoleLeader   = "leader"
 	RoleFollower = "follower"
@@ -46,22 +46,22 @@ const (
 type Replica struct {
 	cfg ReplicaConfig
 
-	mu       sync.Mutex
-	standing Standing
-	unseen   string // why it is not known who leads
-	unable   string // why this one cannot lead
+	mu     sync.Mutex
+	status Status
+	unseen string // why it is not known who leads
+	unable string // why this one cannot lead
 }
 
 // NewReplica returns a replica that follows.
 func NewReplica(cfg ReplicaConfig) *Replica {
-	return &Replica{cfg: cfg, standing: Standing{Name: cfg.Name, Role: RoleFollower}}
+	return &Replica{cfg: cfg, status: Status{Name: cfg.Name, Role: RoleFollower}}
 }
 
 // Standing is how the replica stands; it never waits.
-func (r *Replica) Standing() Standing {
+func (r *Replica) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.standing
+	s := r.status
 	s.Error = cmp.Or(r.unseen, r.unable)
 	return s
 }
@@ -99,7 +99,7 @@ func (r *Replica) Run(ctx context.Context, follow func(context.Context), lead fu
 			p = etcdclient.Pause{}
 		}
 		r.note(func() {
-			r.standing.Role, r.standing.Leader, r.standing.Since, r.unable = RoleFollower, "", nil, ""
+			r.status.Role, r.status.Leader, r.status.Since, r.unable = RoleFollower, "", nil, ""
 			if err != nil {
 				r.unable = "this replica could not lead: " + firstLine(err)
 			}
@@ -136,7 +136,7 @@ func (r *Replica) elected(ctx, life context.Context, after time.Duration) *Lead 
 		}
 		r.note(func() {
 			r.unseen = "etcd cannot be asked who leads: " + err.Error()
-			r.standing.Leader, r.standing.Since = "", nil
+			r.status.Leader, r.status.Since = "", nil
 		})
 		if err.Error() != last {
 			last = err.Error()
@@ -204,7 +204,7 @@ func (l *Lead) win(ctx context.Context, r *Replica) error {
 		return err
 	}
 	r.note(func() { // the leader's word about itself needs no look into etcd
-		r.standing.Role, r.standing.Leader, r.standing.Since = RoleLeader, r.cfg.Name, &now
+		r.status.Role, r.status.Leader, r.status.Since = RoleLeader, r.cfg.Name, &now
 		r.unseen, r.unable = "", ""
 	})
 	l.ctx, l.lost = context.WithCancelCause(ctx)
@@ -214,7 +214,7 @@ func (l *Lead) win(ctx context.Context, r *Replica) error {
 
 // value is what stands under a candidate's key.
 func (l *Lead) value(since *time.Time) string {
-	b, _ := json.Marshal(Standing{Name: l.cfg.Name, Role: RoleLeader, Since: since})
+	b, _ := json.Marshal(Status{Name: l.cfg.Name, Role: RoleLeader, Since: since})
 	return string(b)
 }
 
@@ -227,7 +227,7 @@ func (r *Replica) watch(ctx context.Context, l *Lead) {
 		if ctx.Err() != nil {
 			return
 		}
-		var leads Standing
+		var leads Status
 		if err == nil {
 			since = time.Time{}
 			if len(res.Kvs) > 0 {
@@ -240,7 +240,7 @@ func (r *Replica) watch(ctx context.Context, l *Lead) {
 			if r.unseen = ""; err != nil {
 				r.unseen = fmt.Sprintf("etcd cannot be asked who leads since %s: %v", since.UTC().Format(time.RFC3339), etcdclient.Plain(err))
 			}
-			r.standing.Leader, r.standing.Since = leads.Name, leads.Since
+			r.status.Leader, r.status.Since = leads.Name, leads.Since
 		})
 		select {
 		case <-time.After(min(r.cfg.Lease/4, 2*time.Second)):

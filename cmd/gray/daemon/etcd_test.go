@@ -74,11 +74,11 @@ func TestEtcdFlagsAreRefused(t *testing.T) {
 		flags Etcd
 		want  string
 	}{
-		{Etcd{Members: []string{"127.0.0.1:2379"}}, "is no URL of a member"},
-		{Etcd{Members: []string{"https://u:hunter2@127.0.0.1:2379"}}, "is no URL of a member"},
-		{Etcd{Members: []string{"https://%zz:hunter2@h"}}, "is no URL of a member"},
-		{Etcd{Members: []string{"http://10.0.0.1:2379"}}, "is plaintext and not on loopback"},
-		{Etcd{Members: []string{"http://etcd.internal:2379"}}, "is plaintext and not on loopback"},
+		{Etcd{Members: []string{"127.0.0.1:2379"}}, "is not the URL of a member"},
+		{Etcd{Members: []string{"https://u:hunter2@127.0.0.1:2379"}}, "is not the URL of a member"},
+		{Etcd{Members: []string{"https://%zz:hunter2@h"}}, "is not the URL of a member"},
+		{Etcd{Members: []string{"http://10.0.0.1:2379"}}, "is plaintext beyond loopback"},
+		{Etcd{Members: []string{"http://etcd.internal:2379"}}, "is plaintext beyond loopback"},
 		{Etcd{Members: []string{"http://127.0.0.1:1", "https://10.0.0.1:1"}}, "both http and https"},
 		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem"}, "--etcd-cert and --etcd-key go together"},
 		{Etcd{Members: []string{"https://h:1"}, Username: "gray"}, "--etcd-username and --etcd-password-file go together"},
