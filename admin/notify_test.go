@@ -224,7 +224,7 @@ func TestBackoff(t *testing.T) {
 		if gap := r.times[15].Sub(r.times[14]); gap > minBackoff {
 			t.Errorf("its second attempt came after %s, want %s at the most", gap, minBackoff)
 		}
-		if strings.Count(log.String(), "was not delivered") != 14 || strings.Contains(log.String(), "hushhush") {
+		if strings.Count(log.String(), "cannot deliver an event") != 14 || strings.Contains(log.String(), "hushhush") {
 			t.Errorf("the log is %s", log)
 		}
 	})
@@ -320,7 +320,7 @@ func TestUnreachable(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 			stop()
-			if strings.Contains(log.String(), "hushhush") || !strings.Contains(log.String(), "events were not delivered before the end") {
+			if strings.Contains(log.String(), "hushhush") || !strings.Contains(log.String(), "the daemon ends with events that were not delivered") {
 				t.Errorf("the log is %s", log)
 			}
 		})

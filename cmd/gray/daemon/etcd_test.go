@@ -85,7 +85,7 @@ func TestEtcdFlagsAreRefused(t *testing.T) {
 		{Etcd{Members: []string{"http://[::1]:1"}, CA: "ca.pem"}, "are for https members"},
 		{Etcd{Members: []string{"https://h:1"}, CA: "../x.pem"}, "--etcd-ca: "},
 		{Etcd{Members: []string{"https://h:1"}, CA: "key.pem"}, "holds no certificate"},
-		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem", Key: "password"}, "no certificate and key that belong together"},
+		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem", Key: "password"}, "not a certificate and its key"},
 		{Etcd{Username: "gray", PasswordFile: "/etc/passwd"}, "is not below --secrets-dir"},
 		{Etcd{Username: "gray", PasswordFile: "empty"}, "want the password on one line"},
 	} {
@@ -156,7 +156,7 @@ func TestEtcdAsksWhoIsThere(t *testing.T) {
 		change func(*Etcd)
 		want   string
 	}{
-		{func(f *Etcd) { f.PasswordFile = "wrong" }, "EtcdAway: etcd cannot be asked since"},
+		{func(f *Etcd) { f.PasswordFile = "wrong" }, "EtcdAway: etcd has not answered since"},
 		{func(f *Etcd) { f.PasswordFile = "wrong" }, "authentication failed"},
 		{func(f *Etcd) { f.Cert, f.Key, f.Username, f.PasswordFile = "", "", "", "" }, "certificate required"},
 		// The certificate's user may read nothing.
