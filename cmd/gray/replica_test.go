@@ -318,7 +318,7 @@ func (p *pair) frozenLeader() {
 	release()
 	one.signal(syscall.SIGCONT)
 	one.until("the first follows", follows("two"))
-	if !one.logged("lead lost, this replica follows", "etcd has not confirmed the lease in time") {
+	if !one.logged("lost the lead, this replica follows", "etcd has not confirmed the lease in time") {
 		p.t.Error("the first did not stop by its own clock")
 	}
 	p.policy("one-flow")
