@@ -1,5 +1,5 @@
-// Package gray holds the quickstart repository, which gray demo starts from. It
-// lies at the root because a program can embed only what lies below its folder.
+// Package gray embeds the quickstart repository, which gray demo starts from. It is at
+// the root because a program can embed only files below its own folder.
 package gray
 
 import (
@@ -10,11 +10,11 @@ import (
 //go:embed testdata/quickstart
 var embedded embed.FS
 
-// Quickstart returns the files of testdata/quickstart, named from there.
+// Quickstart returns the files below testdata/quickstart.
 func Quickstart() fs.FS {
 	quickstart, err := fs.Sub(embedded, "testdata/quickstart")
 	if err != nil {
-		panic(err) // the name is no path
+		panic(err) // only if the path is invalid
 	}
 	return quickstart
 }

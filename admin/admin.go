@@ -26,12 +26,12 @@ type Status struct {
 	Peers
 }
 
-// Peers is how those stand that a daemon speaks with, beside switches.
+// Peers is the state of everything that a daemon talks to, except switches.
 type Peers struct {
-	Proxies   []xds.Proxy     `json:"proxies"`            // Envoys
-	Neighbors []bgp.Neighbor  `json:"neighbors"`          // BGP sessions
-	Replica   *etcd.Standing  `json:"replica,omitempty"`  // who leads, where there are several daemons
-	Webhooks  []WebhookStatus `json:"webhooks,omitempty"` // where there are some
+	Proxies   []xds.Proxy     `json:"proxies"`           // Envoys
+	Neighbors []bgp.Neighbor  `json:"neighbors"`         // BGP sessions
+	Replica   *etcd.Status    `json:"replica,omitempty"` // nil for a daemon that runs alone
+	Webhooks  []WebhookStatus `json:"webhooks,omitempty"`
 }
 
 // ProxiesVersion is the apiVersion of Proxies.
@@ -52,9 +52,9 @@ type Diff struct {
 	Changes    []Change          `json:"changes"`
 	Waiting    []Waiting         `json:"waiting"`  // changes that cannot be made yet, in the order of changes
 	Refused    []Refused         `json:"refused"`  // why the daemon refuses the commit, for all targets
-	Rollouts   []string          `json:"rollouts"` // what changes of the rollouts, a line each
+	Rollouts   []string          `json:"rollouts"` // changes of rollouts, a line each
 	Warnings   []string          `json:"warnings"`
-	Text       string            `json:"text"` // the plan's text, as the daemon logs it
+	Text       string            `json:"text"` // the plan as text, as the daemon logs it
 }
 
 // Change is one change of a plan.
@@ -74,10 +74,10 @@ type Waiting struct {
 	Kind    string `json:"kind"`
 	Name    string `json:"name"`
 	For     string `json:"for,omitempty"` // "TARGET KIND NAME" of what it waits for
-	Message string `json:"message"`       // the whole of it on one line
+	Message string `json:"message"`       // all of it on one line
 }
 
-// Refused is a target at which a commit deletes more than it may.
+// Refused is a target at which a commit deletes too much.
 type Refused struct {
 	Target  string `json:"target"`
 	Deletes int    `json:"deletes"` // of what the commit in force has live there
@@ -126,7 +126,7 @@ func NewDiff(base string, p *reconciler.Plan) *Diff {
 // upload is a snapshot on its way to the daemon.
 type upload struct {
 	Revision string
-	Fresh    bool // read every target anew first
+	Fresh    bool // read every target again first
 	Files    []file
 }
 
@@ -180,7 +180,7 @@ func Handler(r *reconciler.Reconciler, peers func() Peers) http.Handler {
 
 func reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // a client that went away needs no answer
+	_ = json.NewEncoder(w).Encode(v) // fails only if the client went away
 }
 
 func (u *upload) snapshot() *schema.Snapshot {
@@ -198,7 +198,7 @@ func (u *upload) snapshot() *schema.Snapshot {
 // Client talks to a daemon.
 type Client struct{ Address string }
 
-// Status asks how everything stands; the answer is the JSON too.
+// Status gets the status, also as the JSON that the daemon sent.
 func (c Client) Status(ctx context.Context) (*Status, []byte, error) {
 	b, err := c.do(ctx, http.MethodGet, "/v1/status", nil)
 	if err != nil {
@@ -208,7 +208,7 @@ func (c Client) Status(ctx context.Context) (*Status, []byte, error) {
 	return s, b, json.Unmarshal(b, s)
 }
 
-// Proxies asks for the clients of xDS.
+// Proxies gets the clients of xDS.
 func (c Client) Proxies(ctx context.Context) (*Proxies, error) {
 	b, err := c.do(ctx, http.MethodGet, "/v1/proxies", nil)
 	if err != nil {
@@ -218,8 +218,8 @@ func (c Client) Proxies(ctx context.Context) (*Proxies, error) {
 	return p, json.Unmarshal(b, p)
 }
 
-// Diff asks what adopting a snapshot would change in what is live; fresh has the
-// daemon read every target anew first.
+// Diff asks what the daemon would change if it adopted a snapshot. With fresh, the
+// daemon reads every target again first.
 func (c Client) Diff(ctx context.Context, s *schema.Snapshot, fresh bool) (*Diff, error) {
 	u := upload{Revision: s.Revision, Fresh: fresh}
 	for f := range s.Files.All() {

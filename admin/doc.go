@@ -1,4 +1,4 @@
-// Package admin is the daemon's face to people: its HTTP API on loopback and the
-// client of that (status, traces, rollouts and what people say about them, and the
-// dry run behind `gray diff`), and webhooks that are told of events.
+// Package admin is what people see of the daemon: the HTTP API on loopback and its
+// client (status, traces, rollouts and their verbs, and the dry run behind `gray
+// diff`), and webhooks for events.
 package admin

@@ -19,39 +19,39 @@ import (
 
 // The bounds of webhooks.
 const (
-	maxQueue     = 1000             // events that wait, a webhook
+	maxQueue     = 1000             // events in the queue of a webhook
 	postTimeout  = 10 * time.Second // of one delivery
 	minBackoff   = time.Second
 	maxBackoff   = 2 * time.Minute
-	maxReply     = 4 << 10 // of an answer that is read, in bytes
-	maxReplyText = 200     // of an answer that is shown
-	minSecret    = 8       // of a part of a URL that may be a token
+	maxReply     = 4 << 10 // bytes of an answer that are read
+	maxReplyText = 200     // bytes of an answer that are shown
+	minSecret    = 8       // bytes of a part of a URL that may be a token
 )
 
 // The formats of webhooks.
 const (
-	FormatJSON  = "json"  // an Event, with how many were dropped before it
-	FormatSlack = "slack" // a text, as Slack and what is compatible with it take
+	FormatJSON  = "json"  // an Event, and how many were dropped before it
+	FormatSlack = "slack" // a text, for Slack and what is compatible with it
 )
 
-// Webhook is where events go.
+// Webhook is a URL that gets events.
 type Webhook struct {
 	URL    string // may hold a token and is never shown
 	Format string // FormatJSON or FormatSlack
 }
 
-// WebhookStatus tells how a webhook fares.
+// WebhookStatus counts the deliveries of a webhook.
 type WebhookStatus struct {
-	Name      string `json:"name"` // its place in the list, and its host
+	Name      string `json:"name"` // its number in the list, and its host
 	Queued    int    `json:"queued"`
 	Delivered int    `json:"delivered"`
-	Refused   int    `json:"refused"`         // events that the other side does not want
-	Dropped   int    `json:"dropped"`         // events that a full queue lost, the oldest first
+	Refused   int    `json:"refused"`         // events that the server refused for good
+	Dropped   int    `json:"dropped"`         // events dropped from a full queue, the oldest first
 	Error     string `json:"error,omitempty"` // of the last attempt, if it failed
 }
 
-// Notifier sends events to webhooks. Each has a queue of its own, so that one that
-// is slow holds up neither the others nor who notifies.
+// Notifier sends events to webhooks. Each has a queue of its own, so that a slow one
+// delays neither the others nor the caller.
 type Notifier struct {
 	hooks []*hook
 	log   *slog.Logger
@@ -72,7 +72,7 @@ type hook struct {
 	skipped int    // events that were dropped since the last delivery
 }
 
-// NewNotifier makes a Notifier. Its errors name a webhook by its place, from 1, and
+// NewNotifier makes a Notifier. Its errors name a webhook by its number, from 1, and
 // never show the URL.
 func NewNotifier(log *slog.Logger, webhooks ...Webhook) (*Notifier, error) {
 	n := &Notifier{log: log}
@@ -89,7 +89,7 @@ func NewNotifier(log *slog.Logger, webhooks ...Webhook) (*Notifier, error) {
 			Webhook: w, secrets: secretsOf(u), log: log.With("webhook", name), wake: make(chan struct{}, 1), status: WebhookStatus{Name: name},
 			client: &http.Client{
 				Timeout: postTimeout,
-				// Elsewhere the token is nobody's business.
+				// A redirect must not carry the token elsewhere.
 				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			},
 		})
@@ -97,8 +97,8 @@ func NewNotifier(log *slog.Logger, webhooks ...Webhook) (*Notifier, error) {
 	return n, nil
 }
 
-// Notify queues an event for every webhook and returns at once; what it points to
-// must not change any more. A full queue drops its oldest event.
+// Notify queues an event for every webhook and returns at once. The caller must not
+// change what the event points to. A full queue drops its oldest event.
 func (n *Notifier) Notify(e Event) {
 	e.Message = clip(e.Message, maxMessage)
 	if e.Evidence != nil {
@@ -109,7 +109,7 @@ func (n *Notifier) Notify(e Event) {
 	}
 }
 
-// Status tells how the webhooks fare.
+// Status returns the state of all webhooks.
 func (n *Notifier) Status() []WebhookStatus {
 	out := []WebhookStatus{}
 	for _, h := range n.hooks {
@@ -131,7 +131,7 @@ func (n *Notifier) Run(ctx context.Context) {
 	all.Wait()
 	for _, s := range n.Status() {
 		if s.Queued > 0 {
-			n.log.Warn("events were not delivered before the end", "webhook", s.Name, "events", s.Queued)
+			n.log.Warn("the daemon ends with events that were not delivered", "webhook", s.Name, "events", s.Queued)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func (h *hook) head() (e Event, number uint64, skipped int, ok bool) {
 	return h.queue[0], h.first, h.skipped, true
 }
 
-// run delivers event after event, each until it is taken or refused.
+// run delivers one event after another, each until it is delivered or refused.
 func (h *hook) run(ctx context.Context) {
 	for backoff := minBackoff; ; {
 		e, number, skipped, ok := h.head()
@@ -184,10 +184,10 @@ func (h *hook) run(ctx context.Context) {
 			backoff = minBackoff
 			continue
 		}
-		// Spread, so that daemons that failed together do not come back together.
+		// Jitter, so that daemons that failed together do not retry together.
 		wait := max(backoff/2+rand.N(backoff/2), again.after)
 		backoff = min(2*backoff, maxBackoff)
-		h.log.Warn("an event was not delivered", "kind", e.Kind, "error", err, "again", wait.Round(time.Millisecond).String())
+		h.log.Warn("cannot deliver an event, will try again", "kind", e.Kind, "error", err, "again", wait.Round(time.Millisecond).String())
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -198,8 +198,8 @@ func (h *hook) run(ctx context.Context) {
 	}
 }
 
-// settle notes what came of an attempt; the event leaves the queue unless it is to
-// be tried again, or has been dropped in the meantime.
+// settle records the result of an attempt. The event leaves the queue unless it has to
+// be retried, or was dropped in the meantime.
 func (h *hook) settle(number uint64, skipped int, err error, retry bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -215,25 +215,25 @@ func (h *hook) settle(number uint64, skipped int, err error, retry bool) {
 		h.skipped -= skipped
 	} else {
 		h.status.Refused++
-		h.log.Error("an event is refused and not sent again", "error", err)
+		h.log.Error("an event was refused and is not sent again", "error", err)
 	}
 	switch {
 	case h.first == number:
 		h.queue = h.queue[1:]
 		h.first++
-	case err == nil: // it was dropped while it was on its way, and arrived
+	case err == nil: // it was dropped during its delivery, and arrived
 		h.status.Dropped--
 		h.skipped--
 	}
 }
 
-// retryable is a failure that may pass.
+// retryable is a failure that may be temporary.
 type retryable struct {
 	error
-	after time.Duration // what the other side asked for
+	after time.Duration // how long the server asked to wait
 }
 
-// post delivers one event; its errors never hold the URL.
+// post delivers one event. Its errors never contain the URL.
 func (h *hook) post(ctx context.Context, e Event, skipped int) error {
 	body, err := e.payload(h.Format, skipped)
 	if err != nil {
@@ -266,7 +266,7 @@ func (h *hook) post(ctx context.Context, e Event, skipped int) error {
 	return err
 }
 
-// secretsOf are the texts of a URL that may hold a token, the longest first.
+// secretsOf lists the parts of a URL that may be a token, the longest first.
 func secretsOf(u *url.URL) []string {
 	password, _ := u.User.Password()
 	all := []string{u.String(), u.RequestURI(), u.Path, u.RawQuery, u.User.Username(), password}
@@ -279,7 +279,7 @@ func secretsOf(u *url.URL) []string {
 	return all
 }
 
-// redact takes what may be secret of the URL out of a text.
+// redact removes the parts of the URL that may be a token from a text.
 func (h *hook) redact(s string) string {
 	for _, secret := range h.secrets {
 		s = strings.ReplaceAll(s, secret, "[redacted]")

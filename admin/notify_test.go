@@ -116,8 +116,8 @@ func TestPayloads(t *testing.T) {
 	}
 	for _, want := range []string{
 		"*RolledBack* of `gw-v2`: 1 &amp; 2 &lt;!channel&gt; are lost\nnetwork vpc-1001, batch 2 of 4, commit main@sha1:abc\n```\nping overlay 203.0.113.10: 10.0.0.5 (web-&lt;0&gt;), a peer, answered 0 of 3, lost 100%, 0% before\n",
-		"\nping overlay 203.0.113.10: failed, 60 of 101 addresses worse than before, 50 of them not named here; 123 of 303 answered, ",
-		", 1 dead before\n```",
+		"\nping overlay 203.0.113.10: failed, 60 of 101 addresses are worse than before, 50 of them not shown; 123 of 303 answered, ",
+		", 1 did not answer before either\n```",
 	} {
 		if !strings.Contains(text.Text, want) {
 			t.Errorf("%q is not in %q", want, text.Text)
@@ -224,7 +224,7 @@ func TestBackoff(t *testing.T) {
 		if gap := r.times[15].Sub(r.times[14]); gap > minBackoff {
 			t.Errorf("its second attempt came after %s, want %s at the most", gap, minBackoff)
 		}
-		if strings.Count(log.String(), "was not delivered") != 14 || strings.Contains(log.String(), "hushhush") {
+		if strings.Count(log.String(), "cannot deliver an event") != 14 || strings.Contains(log.String(), "hushhush") {
 			t.Errorf("the log is %s", log)
 		}
 	})
@@ -320,7 +320,7 @@ func TestUnreachable(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 			stop()
-			if strings.Contains(log.String(), "hushhush") || !strings.Contains(log.String(), "events were not delivered before the end") {
+			if strings.Contains(log.String(), "hushhush") || !strings.Contains(log.String(), "the daemon ends with events that were not delivered") {
 				t.Errorf("the log is %s", log)
 			}
 		})

@@ -13,8 +13,8 @@ import (
 
 // The bounds of an event's payload.
 const (
-	maxEvidence = 50   // answers a check
-	maxShown    = 10   // answers a check in a text
+	maxEvidence = 50   // answers per test
+	maxShown    = 10   // answers per test in a text
 	maxMessage  = 2000 // bytes of a message
 	maxText     = 6000 // bytes of a text
 )
@@ -22,21 +22,21 @@ const (
 // EventVersion is the apiVersion of an Event's payload.
 const EventVersion = "gray.dev/event/v1"
 
-// Event is something that people are told: a transition of a rollout, mostly.
+// Event is something to tell people: a transition of a rollout.
 type Event struct {
 	Time     time.Time     `json:"time"`
 	Warning  bool          `json:"warning,omitempty"` // people should look
 	Kind     string        `json:"kind"`              // what happened, in one word: BatchPassed, RolledBack
 	Policy   string        `json:"policy,omitempty"`
 	Network  string        `json:"network,omitempty"`
-	Batch    string        `json:"batch,omitempty"` // as it is shown: 2 of 4
+	Batch    string        `json:"batch,omitempty"` // such as 2 of 4
 	Commit   string        `json:"commit,omitempty"`
 	Message  string        `json:"message"`            // one line, at most 2,000 bytes
-	Evidence *probe.Result `json:"evidence,omitempty"` // of the verification that led to it
+	Evidence *probe.Result `json:"evidence,omitempty"` // of the probe that led to it
 }
 
-// LogValue is the event as a structured log line has it; of the evidence the
-// verdict and the reason.
+// LogValue is the event for a structured log line, with verdict and reason of its
+// evidence.
 func (e Event) LogValue() slog.Value {
 	var attrs []slog.Attr
 	for _, a := range [][2]string{{"kind", e.Kind}, {"policy", e.Policy}, {"network", e.Network}, {"batch", e.Batch}, {"commit", e.Commit}, {"message", e.Message}} {
@@ -50,7 +50,7 @@ func (e Event) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// payload encodes the event; dropped is how many before it were lost.
+// payload encodes the event; dropped counts the events lost before it.
 func (e Event) payload(format string, dropped int) ([]byte, error) {
 	if format == FormatSlack {
 		return json.Marshal(struct {
@@ -64,7 +64,7 @@ func (e Event) payload(format string, dropped int) ([]byte, error) {
 	}{EventVersion, e, dropped})
 }
 
-// text is the event for people, in Slack's markup.
+// text formats the event for people, in Slack's markup.
 func (e Event) text(dropped int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s*", escape(e.Kind))
@@ -82,7 +82,7 @@ func (e Event) text(dropped int) string {
 		fmt.Fprintf(&b, "\n%s", strings.Join(about, ", "))
 	}
 	if e.Evidence != nil {
-		// A text that is cut must not leave the block open.
+		// A clipped text must not leave the block open.
 		fmt.Fprintf(&b, "\n```\n%s\n```", escape(clipLines(e.Evidence.Lines(maxShown), maxText)))
 	}
 	if dropped > 0 {
@@ -104,7 +104,7 @@ func clipLines(lines []string, most int) string {
 	return strings.Join(lines, "\n")
 }
 
-// clip bounds a text of one line.
+// clip makes a text one line of at most so many bytes.
 func clip(s string, most int) string {
 	return schema.Clip(strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " "), most)
 }

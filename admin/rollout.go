@@ -17,14 +17,14 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// The apiVersions of what is said about rollouts.
+// The apiVersions of answers about rollouts.
 const (
 	RolloutVersion  = "gray.dev/rollout/v1"  // Rollout and Done
 	RolloutsVersion = "gray.dev/rollouts/v1" // Rollouts
 	AuditVersion    = "gray.dev/audit/v1"    // Audit
 )
 
-// AuditPath is where the audit log is; only the daemon that leads has it.
+// AuditPath is the path of the audit log, which only the leader has.
 const AuditPath = "/v1/audit"
 
 // Rollout is the daemon's answer to GET /v1/rollouts/{policy}.
@@ -41,8 +41,8 @@ type Rollouts struct {
 	Rollouts   []reconciler.RolloutStatus `json:"rollouts"` // sorted by policy
 }
 
-// Done is the daemon's answer to POST /v1/rollouts/{policy}/{verb}: what became of
-// the rollout; no events where all was so already.
+// Done is the daemon's answer to POST /v1/rollouts/{policy}/{verb}: what the verb did.
+// It has no events if there was nothing to do.
 type Done struct {
 	APIVersion string          `json:"apiVersion"`
 	Policy     string          `json:"policy"`
@@ -55,8 +55,8 @@ type Audit struct {
 	Records    []reconciler.AuditRecord `json:"records"` // oldest first
 }
 
-// said is what a person says with a verb. Who is claimed, not proved.
-type said struct {
+// command is the body of a verb. Nobody verifies Who.
+type command struct {
 	Gate string `json:"gate,omitempty"`
 	Who  string `json:"who"`
 	Why  string `json:"why,omitempty"`
@@ -64,7 +64,7 @@ type said struct {
 
 // The bounds of a verb, in bytes, and of an answer about the audit log, in records.
 const (
-	maxSaid      = 64 << 10
+	maxCommand   = 64 << 10
 	maxGate      = 1000
 	maxWho       = 200
 	maxWhy       = 2000
@@ -72,10 +72,10 @@ const (
 	auditMost    = 10_000
 )
 
-// verbs are those that the API takes.
+// verbs are the verbs that the API accepts.
 var verbs = []string{rollout.VerbPromote, rollout.VerbPause, rollout.VerbResume, rollout.VerbAbort, rollout.VerbRetry}
 
-// handleRollouts serves what is about rollouts.
+// handleRollouts serves everything about rollouts.
 func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
 	mux.HandleFunc("GET /v1/rollouts", func(w http.ResponseWriter, req *http.Request) {
 		all, revision, err := r.Rollouts(req.Context(), "")
@@ -92,18 +92,18 @@ func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		case len(all) > 0:
 			reply(w, Rollout{RolloutVersion, revision, &all[0]})
-		case revision == "": // it was started just now, or has never seen a good commit
+		case revision == "": // the daemon has just started, or never seen a valid commit
 			http.Error(w, "no commit is in force yet; wait, or look at gray status", http.StatusServiceUnavailable)
 		default:
 			http.Error(w, reconciler.ErrNoRollout.Error(), http.StatusNotFound)
 		}
 	})
-	// A page in a browser on the daemon's host must not be able to say a verb.
+	// A web page in a browser on the daemon's host must not be able to send a verb.
 	mux.Handle("POST /v1/rollouts/{policy}/{verb}", http.NewCrossOriginProtection().Handler(handleVerb(r)))
 	mux.HandleFunc("GET "+AuditPath, func(w http.ResponseWriter, req *http.Request) {
 		limit, err := strconv.Atoi(cmp.Or(req.URL.Query().Get("limit"), strconv.Itoa(auditDefault)))
 		if err != nil || limit < 1 || limit > auditMost {
-			http.Error(w, fmt.Sprintf("limit: want a number of 1 to %d", auditMost), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("limit: want a number from 1 to %d", auditMost), http.StatusBadRequest)
 			return
 		}
 		records, err := r.Audit(req.URL.Query().Get("policy"), limit)
@@ -115,16 +115,16 @@ func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
 	})
 }
 
-// handleVerb takes in what a person says about a rollout.
+// handleVerb carries out a verb on a rollout.
 func handleVerb(r *reconciler.Reconciler) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		policy, verb := req.PathValue("policy"), req.PathValue("verb")
 		if !slices.Contains(verbs, verb) {
-			http.Error(w, fmt.Sprintf("unknown verb %q; want one of %s", verb, strings.Join(verbs, ", ")), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("%q is not a verb; want one of %s", verb, strings.Join(verbs, ", ")), http.StatusBadRequest)
 			return
 		}
-		var s said
-		dec := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxSaid))
+		var s command
+		dec := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxCommand))
 		dec.DisallowUnknownFields()
 		if err := cmp.Or(dec.Decode(&s), s.check(verb)); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -144,10 +144,10 @@ func handleVerb(r *reconciler.Reconciler) http.HandlerFunc {
 	}
 }
 
-// check refuses what could not stand in a log or on a terminal as one line.
-func (s *said) check(verb string) error {
+// check refuses what does not fit on one line of a log or a terminal.
+func (s *command) check(verb string) error {
 	if s.Who == "" {
-		return errors.New("who: says nothing; the audit log needs a name")
+		return errors.New("who: is empty; the audit log needs a name")
 	}
 	if s.Gate != "" && verb != rollout.VerbPromote {
 		return fmt.Errorf("gate: belongs to promote, not to %s", verb)
@@ -160,14 +160,14 @@ func (s *said) check(verb string) error {
 			return fmt.Errorf("%s: has %d bytes; want up to %d", f.name, len(f.text), f.most)
 		}
 		if strings.ContainsFunc(f.text, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			return fmt.Errorf("%s: want one line of text that can be printed", f.name)
+			return fmt.Errorf("%s: want one line of printable text", f.name)
 		}
 	}
 	return nil
 }
 
-// Rollout asks how the rollout of a policy stands; the answer is the JSON too. The
-// error is reconciler.ErrNoRollout where there is none.
+// Rollout gets the rollout of a policy, also as the JSON that the daemon sent. The
+// error is reconciler.ErrNoRollout if there is none.
 func (c Client) Rollout(ctx context.Context, policy string) (*Rollout, []byte, error) {
 	b, err := c.do(ctx, http.MethodGet, "/v1/rollouts/"+url.PathEscape(policy), nil)
 	if err != nil {
@@ -177,7 +177,7 @@ func (c Client) Rollout(ctx context.Context, policy string) (*Rollout, []byte, e
 	return r, b, json.Unmarshal(b, r)
 }
 
-// Rollouts asks how all rollouts stand; the answer is the JSON too.
+// Rollouts gets all rollouts, also as the JSON that the daemon sent.
 func (c Client) Rollouts(ctx context.Context) (*Rollouts, []byte, error) {
 	b, err := c.do(ctx, http.MethodGet, "/v1/rollouts", nil)
 	if err != nil {
@@ -187,10 +187,11 @@ func (c Client) Rollouts(ctx context.Context) (*Rollouts, []byte, error) {
 	return r, b, json.Unmarshal(b, r)
 }
 
-// Do says a verb about the rollout of a policy. The error is reconciler.ErrNoRollout
-// where there is none, and wraps reconciler.ErrNotNow where the verb does not apply.
+// Do carries out a verb on the rollout of a policy. The error is
+// reconciler.ErrNoRollout if there is none, and wraps reconciler.ErrNotNow if the verb
+// does not apply now.
 func (c Client) Do(ctx context.Context, policy string, v rollout.Verb) (*Done, error) {
-	body, err := json.Marshal(said{v.Gate, v.Who, v.Why})
+	body, err := json.Marshal(command{v.Gate, v.Who, v.Why})
 	if err != nil {
 		return nil, err
 	}
@@ -202,8 +203,8 @@ func (c Client) Do(ctx context.Context, policy string, v rollout.Verb) (*Done, e
 	return d, json.Unmarshal(b, d)
 }
 
-// Audit asks for the newest records of the audit log, of a policy or with an empty
-// name of all; the answer is the JSON too.
+// Audit gets the newest records of the audit log, also as the JSON that the daemon
+// sent; those of one policy, or of all if its name is empty.
 func (c Client) Audit(ctx context.Context, policy string, most int) (*Audit, []byte, error) {
 	query := url.Values{"policy": {policy}, "limit": {strconv.Itoa(most)}}
 	b, err := c.do(ctx, http.MethodGet, AuditPath+"?"+query.Encode(), nil)
@@ -214,7 +215,7 @@ func (c Client) Audit(ctx context.Context, policy string, most int) (*Audit, []b
 	return a, b, json.Unmarshal(b, a)
 }
 
-// refused is an answer of the daemon that is no.
+// refused is an answer of the daemon that is not 200 OK.
 type refused struct {
 	address string
 	code    int // of HTTP
@@ -223,7 +224,7 @@ type refused struct {
 
 func (r *refused) Error() string { return fmt.Sprintf("the daemon at %s: %s", r.address, r.text) }
 
-// meant is an error about a rollout as the daemon had it.
+// meant turns an answer back into the error that the daemon had.
 func meant(err error) error {
 	r, is := errors.AsType[*refused](err)
 	switch {

@@ -188,11 +188,11 @@ func TestVerbsAreChecked(t *testing.T) {
 		code             int
 		want             string
 	}{
-		{"p/undo", `{"who":"a"}`, "", 400, `unknown verb "undo"; want one of promote, pause, resume, abort, retry`},
-		{"p/pause", `{}`, "", 400, "who: says nothing; the audit log needs a name"},
+		{"p/undo", `{"who":"a"}`, "", 400, `"undo" is not a verb; want one of promote, pause, resume, abort, retry`},
+		{"p/pause", `{}`, "", 400, "who: is empty; the audit log needs a name"},
 		{"p/pause", `{"who":"a","gate":"1/n1/1"}`, "", 400, "gate: belongs to promote, not to pause"},
-		{"p/pause", `{"who":"a\nb"}`, "", 400, "who: want one line of text that can be printed"},
-		{"p/pause", `{"who":"a","why":"\u001b[2J"}`, "", 400, "why: want one line of text that can be printed"},
+		{"p/pause", `{"who":"a\nb"}`, "", 400, "who: want one line of printable text"},
+		{"p/pause", `{"who":"a","why":"\u001b[2J"}`, "", 400, "why: want one line of printable text"},
 		{"p/pause", `{"who":"a","why":"` + strings.Repeat("x", 2001) + `"}`, "", 400, "why: has 2001 bytes; want up to 2000"},
 		{"p/pause", `{"who":"a","why":"` + strings.Repeat("x", 1<<20) + `"}`, "", 400, "http: request body too large"},
 		{"p/pause", `{"who":"a","force":true}`, "", 400, `json: unknown field "force"`},
@@ -216,7 +216,7 @@ func TestVerbsAreChecked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if code, text := ask(t, req); code != 400 || text != "limit: want a number of 1 to 10000" {
+		if code, text := ask(t, req); code != 400 || text != "limit: want a number from 1 to 10000" {
 			t.Errorf("limit %s: %d %q", limit, code, text)
 		}
 	}

@@ -14,27 +14,27 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// TraceQuery asks for the way of a packet, or else of a request.
+// TraceQuery asks where a packet or a request goes.
 type TraceQuery struct {
 	Packet  *packets.Packet   `json:",omitempty"`
-	Switch  string            `json:",omitempty"` // that the packet comes to; empty: the first one that has the VIP
+	Switch  string            `json:",omitempty"` // the switch that gets the packet; empty: the first one that has the VIP
 	Request *requests.Request `json:",omitempty"`
 }
 
-// Traced is the way of a packet or of a request.
+// Traced says where a packet or a request goes.
 type Traced struct {
 	Revision string
 	Packet   *packets.Trace  `json:",omitempty"`
 	Request  *requests.Trace `json:",omitempty"`
 }
 
-// Trace follows what is asked for through a commit.
+// Trace follows the packet or the request of a query through a commit.
 func Trace(ir *policies.IR, q TraceQuery) (*Traced, error) {
 	switch on := q.Switch; {
 	case q.Request != nil:
 		return &Traced{Request: requests.Follow(ir, *q.Request)}, nil
 	case q.Packet == nil:
-		return nil, errors.New("nothing is asked for; want a packet or a request")
+		return nil, errors.New("the query is empty; want a packet or a request")
 	case on != "" && ir.Switch(on) == nil:
 		return nil, fmt.Errorf("there is no Switch %q", on)
 	default:
@@ -47,7 +47,7 @@ func Trace(ir *policies.IR, q TraceQuery) (*Traced, error) {
 	}
 }
 
-// handleTrace answers by the commit that is in force, with what its daemon knows of
+// handleTrace traces through the commit in force, with what the daemon knows about
 // servers and endpoints.
 func handleTrace(r *reconciler.Reconciler) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
@@ -74,7 +74,7 @@ func handleTrace(r *reconciler.Reconciler) http.HandlerFunc {
 // maxQuery bounds a query, in bytes.
 const maxQuery = 1 << 20
 
-// Trace asks the daemon for the way of a packet or a request.
+// Trace asks the daemon where a packet or a request goes.
 func (c Client) Trace(ctx context.Context, q TraceQuery) (*Traced, error) {
 	body, err := json.Marshal(q)
 	if err != nil {

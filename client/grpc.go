@@ -10,14 +10,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Scheme is the scheme of gRPC targets that are reached through a Config:
-// gray:///vpc-api.internal or gray:///10.9.1.11:8080.
+// Scheme is the scheme of gRPC targets for a Config: gray:///vpc-api.internal or
+// gray:///10.9.1.11:8080.
 const Scheme = "gray"
 
-// DialOptions are the options of grpc.NewClient for targets of Scheme. Requests
-// take turns among the addresses of a name unless a later option says otherwise;
-// transport credentials are left to the caller. The environment's proxies are not
-// used.
+// DialOptions returns the options of grpc.NewClient for targets of Scheme. Requests take
+// turns among the addresses of a name, unless a later option says otherwise. The caller
+// adds transport credentials. Proxies in the environment are not used.
 func DialOptions(cfg Config) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithResolvers(builder{cfg}),
@@ -67,8 +66,8 @@ type builder struct{ cfg Config }
 // Scheme implements resolver.Builder.
 func (builder) Scheme() string { return Scheme }
 
-// Build implements resolver.Builder. The :authority stays the target's name, by
-// which the proxy knows the service.
+// Build implements resolver.Builder. The :authority stays the target's name, because the
+// proxy routes by it.
 func (b builder) Build(target resolver.Target, conn resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
 	how, to, err := b.cfg.choose(target.Endpoint(), "")
 	if err != nil {
@@ -92,7 +91,7 @@ func (b builder) Build(target resolver.Target, conn resolver.ClientConn, _ resol
 				return
 			}
 			known = true
-			// An error here asks for another lookup, and lookups do not end.
+			// An error would ask for another lookup, but this one does not end.
 			_ = conn.UpdateState(stateOf(addresses))
 		})
 	}()
@@ -113,7 +112,7 @@ type grayResolver struct {
 	done chan struct{}
 }
 
-// ResolveNow implements resolver.Resolver; changes come by themselves.
+// ResolveNow implements resolver.Resolver. It does nothing: Naming reports changes.
 func (*grayResolver) ResolveNow(resolver.ResolveNowOptions) {}
 
 // Close implements resolver.Resolver.

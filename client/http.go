@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// maxNames bounds how many names a Transport follows; the one that was not asked
-// for longest gives way.
+// maxNames bounds how many names a Transport follows; beyond it the least recently used
+// one is forgotten.
 const maxNames = 1024
 
-// dialTimeout bounds the setup of a connection; an address that does not answer
-// is not waited for long, as others may.
+// dialTimeout bounds the setup of a connection. It is short because another address may
+// answer.
 const dialTimeout = 5 * time.Second
 
 // Transport is an http.RoundTripper that reaches services by their names. It is
@@ -25,19 +25,19 @@ const dialTimeout = 5 * time.Second
 type Transport struct {
 	cfg  Config
 	base *http.Transport
-	ctx  context.Context // of what follows names
+	ctx  context.Context // of the lookups
 	stop context.CancelFunc
 
 	mu    sync.Mutex
 	names map[string]*lookup
 }
 
-// NewTransport returns a transport; Close ends it. The environment's proxies
-// (HTTP_PROXY) are not for services and are not used.
+// NewTransport returns a transport, which Close ends. Proxies in the environment
+// (HTTP_PROXY) are not used.
 func NewTransport(cfg Config) (*Transport, error) {
 	base := &http.Transport{
 		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSHandshakeTimeout: dialTimeout,
-		// All requests of a program meet at one proxy, or at few endpoints.
+		// All requests of a program go to one proxy, or to few endpoints.
 		MaxIdleConns: 256, MaxIdleConnsPerHost: 256, IdleConnTimeout: 90 * time.Second,
 	}
 	if cfg.Proxy != "" {
@@ -51,8 +51,7 @@ func NewTransport(cfg Config) (*Transport, error) {
 	return t, nil
 }
 
-// Close ends the lookups and closes idle connections. Requests by name fail from
-// then on.
+// Close ends the lookups and closes idle connections. Later requests by name fail.
 func (t *Transport) Close() error {
 	t.stop()
 	t.CloseIdleConnections()
@@ -80,8 +79,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.takeTurns(out, addresses)
 }
 
-// prepare returns the request with its account, and the name to look up where it
-// goes by name.
+// prepare returns the request with its account, and the name to look up if there is one.
 func (t *Transport) prepare(req *http.Request) (*http.Request, string, error) {
 	how, to, err := t.cfg.choose(req.URL.Host, map[string]string{"http": "80", "https": "443"}[req.URL.Scheme])
 	if err != nil {
@@ -107,8 +105,7 @@ func (t *Transport) prepare(req *http.Request) (*http.Request, string, error) {
 	return out, to, nil
 }
 
-// takeTurns tries addresses until one can be dialled: nothing was sent to those
-// before it.
+// takeTurns tries addresses until one can be dialled; nothing was sent to the others.
 func (t *Transport) takeTurns(req *http.Request, addresses []string) (*http.Response, error) {
 	for i, address := range addresses {
 		try := req.Clone(req.Context())
@@ -140,12 +137,12 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// lookup is a name that is followed.
+// lookup follows a name.
 type lookup struct {
 	name  string
 	used  time.Time // guarded by the Transport's lock
 	stop  context.CancelFunc
-	known chan struct{} // closed after the first word
+	known chan struct{} // closed after the first update
 
 	mu        sync.Mutex
 	addresses []string
@@ -153,7 +150,7 @@ type lookup struct {
 	turn      int
 }
 
-// lookup returns the lookup of a name, which begins where it is new.
+// lookup returns the lookup of a name, and begins it if it is new.
 func (t *Transport) lookup(name string) *lookup {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -171,7 +168,7 @@ func (t *Transport) lookup(name string) *lookup {
 	return l
 }
 
-// forget ends the lookup that was not used for longest.
+// forget ends the least recently used lookup.
 func (t *Transport) forget() {
 	var oldest *lookup
 	for _, l := range t.names {
@@ -183,7 +180,7 @@ func (t *Transport) forget() {
 	delete(t.names, oldest.name)
 }
 
-// update takes what the naming says.
+// update stores what the naming reports.
 func (l *lookup) update(addresses []string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -198,8 +195,8 @@ func (l *lookup) update(addresses []string, err error) {
 	}
 }
 
-// wait returns the addresses, each call in another order, as soon as they are
-// known or known not to be.
+// wait waits for the first update and returns the addresses, rotated by one with each
+// call.
 func (l *lookup) wait(ctx, life context.Context) ([]string, error) {
 	select {
 	case <-l.known:

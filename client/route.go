@@ -10,18 +10,18 @@ import (
 	"strings"
 )
 
-// Config says how services are reached. The zero Config dials IP:port only.
+// Config says how to reach services. The zero Config only dials IP:port.
 type Config struct {
 	Proxy  string // host:port of the node's Envoy; empty: requests do not go through the mesh
-	Naming Naming // where domain names are looked up; nil: nowhere
+	Naming Naming // looks up domain names; nil: they cannot be looked up
 }
 
 // Naming turns names into addresses and follows them.
 type Naming interface {
-	// Watch calls update with all addresses (host:port, sorted) of a name, empty
-	// where it has none, at the start and whenever they change. It calls update with
-	// an error where they cannot be looked up; the last ones stay good, and it goes
-	// on trying. It returns when ctx ends, and makes one call at a time.
+	// Watch calls update with all addresses (host:port, sorted) of a name, empty if
+	// there are none, at the start and whenever they change. If they cannot be looked
+	// up, it calls update with an error and retries; the last addresses stay valid. It
+	// makes one call at a time, and returns when ctx ends.
 	Watch(ctx context.Context, name string, update func(addresses []string, err error))
 }
 
@@ -35,9 +35,9 @@ const (
 	direct
 )
 
-// choose finds the way to a service and where it leads: the proxy's address, a
-// name without port, or IP:port. service is host or host:port; port is for the
-// direct way, where service has none.
+// choose returns the way to a service and its address: that of the proxy, a name without
+// a port, or IP:port. service is host or host:port; port is the default for the direct
+// way.
 func (c Config) choose(service, port string) (way, string, error) {
 	host := service
 	if h, p, err := net.SplitHostPort(service); err == nil {
@@ -47,13 +47,13 @@ func (c Config) choose(service, port string) (way, string, error) {
 	ip, isIP := parseIP(host)
 	isName := !isIP
 	if isName && !isDomain(host) {
-		return 0, "", fmt.Errorf("%q names no service; want a domain name or IP:port", service)
+		return 0, "", fmt.Errorf("%q is not a service; want a domain name or IP:port", service)
 	}
 	switch {
 	case c.Proxy != "":
 		return viaProxy, c.Proxy, checkProxy(c.Proxy)
 	case isName && c.Naming == nil:
-		return 0, "", fmt.Errorf("%q is a name, and there is neither a proxy nor a naming to ask; set Proxy or Naming, or give IP:port", service)
+		return 0, "", fmt.Errorf("%q is a name, and cannot be looked up; set Proxy or Naming, or give IP:port", service)
 	case isName:
 		return byName, host, nil
 	case port == "":
@@ -67,7 +67,7 @@ func parseIP(host string) (netip.Addr, bool) {
 	return ip, err == nil
 }
 
-// isDomain tells whether a name is made of labels with dots between them.
+// isDomain reports whether a name consists of labels separated by dots.
 func isDomain(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || strings.ContainsFunc(label, func(r rune) bool {

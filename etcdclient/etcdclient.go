@@ -1,6 +1,5 @@
-// Package etcdclient is how gray reaches an etcd, for the source of endpoints and for
-// the store of replicas alike: which members, as whom, how long to wait for an answer,
-// and what an error says.
+// Package etcdclient connects gray to an etcd, for the source of endpoints and for the
+// store of replicas: which members, which user, how long to wait, and what errors say.
 package etcdclient
 
 import (
@@ -27,17 +26,17 @@ const (
 	MaxMessage = 32 << 20         // bytes of one answer
 )
 
-// Config is which etcd to ask, and how.
+// Config says which etcd to ask, and how.
 type Config struct {
-	Members  []string    // http:// or https:// URLs; none: what is wanted cannot be looked up
+	Members  []string    // http:// or https:// URLs; none: nothing can be looked up
 	TLS      *tls.Config // for https
 	Username string
 	Password string
-	Pulse    time.Duration // how often to see whether etcd is there and has its history; 0: 2 s
+	Pulse    time.Duration // how often to check that etcd answers and has its history; 0: 2 s
 	Log      *slog.Logger
 }
 
-// Dial makes a client that lives until ctx ends. Where there is a user, it asks etcd.
+// Dial makes a client that lives until ctx ends. If there is a user, it logs in.
 func (cfg Config) Dial(ctx context.Context) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Context: ctx, Endpoints: cfg.Members, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
@@ -54,13 +53,13 @@ func (cfg Config) Dial(ctx context.Context) (*clientv3.Client, error) {
 	return client, nil
 }
 
-// notPatient has a call fail where no member can be reached, and so say why, which
-// etcd's client would wait through.
+// notPatient makes a call fail, and say why, if no member can be reached. etcd's client
+// would wait.
 func notPatient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
-// Plain is an error of etcd without what gRPC says around it, on one line.
+// Plain returns an error of etcd on one line, without what gRPC adds.
 func Plain(err error) error {
 	text := err.Error()
 	if st, ok := status.FromError(err); ok {
@@ -72,7 +71,7 @@ func Plain(err error) error {
 	return errors.New(strings.Join(strings.Fields(text), " "))
 }
 
-// Pause is how long to wait before the next try; zero: not at all.
+// Pause is how long to wait before the next attempt; zero: not at all.
 type Pause struct{ Next time.Duration }
 
 // Grow makes the pause longer, from 200 ms up to LongPause.

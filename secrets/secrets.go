@@ -1,5 +1,5 @@
-// Package secrets reads files of keys, certificates and passwords, which must lie below
-// one folder.
+// Package secrets reads keys, certificates and passwords from files below the secrets
+// folder.
 package secrets
 
 import (
@@ -11,13 +11,13 @@ import (
 	"path/filepath"
 )
 
-// maxSecret bounds a file of keys or passwords, in bytes.
+// maxSecret bounds a file with keys or passwords, in bytes.
 const maxSecret = 1 << 20
 
-// Read reads a file that a document names: a key, a certificate or a
-// password, of at most 1 MiB. It must lie below the secrets folder after
-// symbolic links are resolved, as documents are not trusted with the host. The
-// error names the file and never holds a byte of it.
+// Read reads a file that a document or a flag names: a key, a certificate or a
+// password of at most 1 MiB. The file must be below the secrets folder after symbolic
+// links are resolved, because documents are not trusted with the host. The error names
+// the file and never contains any of it.
 func Read(dir, path string) ([]byte, error) {
 	root, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -49,7 +49,7 @@ func Read(dir, path string) ([]byte, error) {
 	return b, nil
 }
 
-// ReadKeyPair reads a certificate and its key as ReadSecret does.
+// ReadKeyPair reads a certificate and its key, as Read does.
 func ReadKeyPair(dir, cert, key string) (tls.Certificate, error) {
 	var content [2][]byte
 	for i, path := range []string{cert, key} {
@@ -60,13 +60,13 @@ func ReadKeyPair(dir, cert, key string) (tls.Certificate, error) {
 		content[i] = b
 	}
 	pair, err := tls.X509KeyPair(content[0], content[1])
-	if err != nil { // which may show what is in a file
-		return pair, fmt.Errorf("%s and %s are no certificate and key that belong together", cert, key)
+	if err != nil { // it may show what is in a file
+		return pair, fmt.Errorf("%s and %s are not a certificate and its key", cert, key)
 	}
 	return pair, nil
 }
 
-// ReadAuthorities reads the certificates of authorities as ReadSecret does.
+// ReadAuthorities reads CA certificates, as Read does.
 func ReadAuthorities(dir, path string) (*x509.CertPool, error) {
 	b, err := Read(dir, path)
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package sources holds what all sources of documents share: which files are
-// read, how large they may be, and how symbolic links are followed. The sources
-// themselves, git and dir, turn a repository or a folder into a schema.Snapshot,
-// the first step of the straight line; they know nothing of what documents mean.
+// Package sources holds what the sources of documents share: which files are read, how
+// large they may be, and how symbolic links are followed. Its packages git and dir turn
+// a repository or a folder into a schema.Snapshot; they do not know what documents
+// mean. etcd, health and probe are the sources of facts.
 package sources
 
 import (
@@ -16,22 +16,21 @@ import (
 // MaxFiles bounds the files of a snapshot.
 const MaxFiles = 500_000
 
-// MaxBytes bounds the content of all files of a snapshot together, in bytes:
-// it is held in memory.
+// MaxBytes bounds the total size of a snapshot's files, in bytes. They are held in
+// memory.
 const MaxBytes = 1 << 30
 
-// ErrTooMany is why a snapshot with more than MaxFiles files is not read.
+// ErrTooMany is the error of a snapshot with more than MaxFiles files.
 var ErrTooMany = fmt.Errorf("more than %d files; give a folder with fewer by --path", MaxFiles)
 
-// ErrTooLarge is why a snapshot with more than MaxBytes bytes is not read.
+// ErrTooLarge is the error of a snapshot with more than MaxBytes bytes.
 var ErrTooLarge = fmt.Errorf("files with more than %d bytes together; give a folder with fewer by --path", MaxBytes)
 
-// ErrNotRegular is why a folder, pipe or device with the name of a document is
-// not read.
-var ErrNotRegular = errors.New("is no regular file")
+// ErrNotRegular is the error of a folder, pipe or device with the name of a document.
+var ErrNotRegular = errors.New("is not a regular file")
 
-// Wanted tells whether gray reads a file: YAML and CSV files and those of
-// pipelines that lie in no dot-folder, and the .grayignore at the root.
+// Wanted reports whether gray reads a file: YAML, CSV and pipeline files outside
+// dot-folders, and the .grayignore at the root.
 func Wanted(p string) bool {
 	if p == schema.IgnoreFile {
 		return true
@@ -48,10 +47,10 @@ func Wanted(p string) bool {
 	return schema.IsPipelineFile(p)
 }
 
-// MaxFile is the largest of all sizes that Refuse lets pass, in bytes.
+// MaxFile is the largest size that Refuse accepts for any file, in bytes.
 const MaxFile = max(schema.MaxYAML, schema.MaxCSV, schema.MaxP4Info, schema.MaxDeviceConfig)
 
-// Refuse returns why a file of that size is not read, or nil.
+// Refuse returns why a file is too large to be read, or nil.
 func Refuse(p string, size int64) error {
 	limit, remedy := int64(schema.MaxYAML), "; split it"
 	switch {

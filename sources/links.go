@@ -16,15 +16,15 @@ var (
 	errTooMany  = errors.New("is a symbolic link that leads to too many others")
 )
 
-// Readlink tells where the symbolic link at a path points; false if there is
-// none. The path has no link above its last part.
+// Readlink returns the target of the symbolic link at a path, and false if there is no
+// link. Only the last part of the path may be a link.
 type Readlink func(p string) (target string, isLink bool, err error)
 
-// Resolve follows all symbolic links on a path, part by part as a file system
-// does, and returns a path with none. Paths are slash-separated and relative to
-// the root, which is never left: not by an absolute target, not by "..", and
-// not into .git, where the secrets of a clone lie. Whether something is at the
-// end is for the caller to see.
+// Resolve follows all symbolic links in a path, part by part as a file system does, and
+// returns a path without links. Paths are slash-separated and relative to the root. A
+// link cannot leave the root, by an absolute target or by "..", nor lead into .git,
+// where a clone keeps secrets. Resolve does not check that anything is at the path that
+// it returns.
 func Resolve(p string, readlink Readlink) (string, error) {
 	todo := strings.Split(p, "/")
 	var at []string

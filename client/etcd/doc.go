@@ -1,4 +1,4 @@
-// Package etcd lets clients of package client find services that are registered
-// by etcd's gRPC naming. It is a module of its own, and needs nothing of client's,
-// so that programs which go through the mesh do not carry etcd's client.
+// Package etcd lets package client find services that are registered with etcd's gRPC
+// naming. It is a module of its own, so that programs that go through the mesh do not
+// depend on etcd's client.
 package etcd

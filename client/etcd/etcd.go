@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	readTimeout = 2 * time.Second // of a first read, so that an etcd that is away is noticed
+	readTimeout = 2 * time.Second // of the first read, to notice that etcd is away
 	firstPause  = 200 * time.Millisecond
 	longPause   = 5 * time.Second
 )
@@ -24,10 +24,10 @@ type Naming struct {
 	prefix string
 }
 
-// New returns the naming of services whose endpoints are registered by
+// New returns the naming of services whose endpoints are registered with
 // go.etcd.io/etcd/client/v3/naming/endpoints under prefix + name: with the prefix
-// "/services/", the endpoints of vpc-api.internal have keys that begin with
-// "/services/vpc-api.internal/". The client stays the caller's to close.
+// "/services/", the keys of the endpoints of vpc-api.internal begin with
+// "/services/vpc-api.internal/". The caller closes the client.
 func New(etcd *clientv3.Client, prefix string) *Naming { return &Naming{etcd, prefix} }
 
 // Watch calls update with the addresses of a name, at the start and whenever they
@@ -52,10 +52,10 @@ func (n *Naming) Watch(ctx context.Context, name string, update func([]string, e
 	}
 }
 
-// follow tells a target's addresses until etcd ends the watch, as it does where
-// it compacted what the client missed.
+// follow reports the addresses of a target until etcd ends the watch, which it does if
+// it has compacted what the watch missed.
 func (n *Naming) follow(ctx context.Context, target string, tell func([]string)) error {
-	// A member that lost its leader says so instead of going quiet.
+	// A member without a leader then fails instead of staying silent.
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	manager, err := endpoints.NewManager(n.etcd, target)
@@ -70,7 +70,7 @@ func (n *Naming) follow(ctx context.Context, target string, tell func([]string))
 	if err != nil {
 		return err
 	}
-	// What is there is in the channel already, and nothing is where nothing is there.
+	// The channel already has the endpoints, or nothing if there are none.
 	known := endpoints.Key2EndpointMap{}
 	select {
 	case batch := <-updates:
@@ -101,8 +101,8 @@ func take(known endpoints.Key2EndpointMap, batch []*endpoints.Update) {
 
 var errAway = fmt.Errorf("no answer for %s", readTimeout)
 
-// addressesOf is the addresses of endpoints, sorted and each once. What is no
-// host:port cannot be dialled and is left out.
+// addressesOf returns the addresses of endpoints, sorted and without duplicates. It
+// leaves out what is not host:port, which cannot be dialled.
 func addressesOf(known endpoints.Key2EndpointMap) []string {
 	addresses := []string{}
 	for _, e := range known {

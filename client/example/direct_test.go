@@ -67,7 +67,7 @@ func TestBadAccounts(t *testing.T) {
 		"tab\there":              "printable ASCII",
 		"line\r\nx-evil: 1":      "printable ASCII",
 		"kont\u00f3":             "printable ASCII",
-		" 1":                     "a space at an end",
+		" 1":                     "begins or ends with a space",
 		strings.Repeat("1", 257): "the most is 256",
 	} {
 		for form, ask := range a.forms() {
@@ -89,9 +89,9 @@ func TestBadServices(t *testing.T) {
 		service string
 		want    string
 	}{
-		{client.Config{}, "vpc-api.internal", "neither a proxy nor a naming"},
-		{client.Config{}, "", "names no service"},
-		{client.Config{}, "a..b", "names no service"},
+		{client.Config{}, "vpc-api.internal", "cannot be looked up"},
+		{client.Config{}, "", "is not a service"},
+		{client.Config{}, "a..b", "is not a service"},
 		{client.Config{Proxy: "127.0.0.1"}, "vpc-api.internal", "is not host:port"},
 		{client.Config{Proxy: ":15001"}, "vpc-api.internal", "is not host:port"},
 		{client.Config{Proxy: "127.0.0.1:port"}, "vpc-api.internal", "is not host:port"},

@@ -1,5 +1,5 @@
-// Command example asks a service twice on behalf of an account: over HTTP, and
-// over gRPC for its health.
+// Command example sends two requests to a service on behalf of an account: one over
+// HTTP, and a health check over gRPC.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 func main() {
 	proxy := flag.String("proxy", "", "the node's Envoy, such as 127.0.0.1:15001")
 	members := flag.String("etcd", "", "etcd's members, such as 10.9.0.1:2379,10.9.0.2:2379")
-	account := flag.String("account", "", "on whose behalf to ask")
+	account := flag.String("account", "", "the account on whose behalf to ask")
 	flag.Parse()
 	log.SetFlags(0)
 	if flag.NArg() != 1 {

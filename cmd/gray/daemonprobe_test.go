@@ -123,7 +123,7 @@ echo "$kind $address of $GRAY_NETWORK at $GRAY_BATCH, $1"
 	l.kill()
 	log, err := os.ReadFile(l.log)
 	l.ok(err)
-	if all := string(raw) + string(log); strings.Contains(all, "hushhush") || !strings.Contains(all, "an event was not delivered") {
+	if all := string(raw) + string(log); strings.Contains(all, "hushhush") || !strings.Contains(all, "cannot deliver an event") {
 		t.Errorf("the status is %s, the log\n%s", raw, log)
 	}
 }

@@ -31,8 +31,8 @@ func TestDemo(t *testing.T) {
 func TestDemoRollout(t *testing.T) {
 	t.Setenv("PATH", gitOnly(t))
 	for broken, wants := range map[bool][]string{
-		false: {"vpc-1002  22222 11111 11111 11111   5/20 on v2", "PhaseCompleted", "the rollout is Completed, with 40 of 40 VMs moved", "0 were lost, by nobody"},
-		true:  {"vpc-1002  x1111 11111 11111 11111   1/20 on v2", "PhaseRolledBack", "failure  VerificationFailed, batch 1 of Network vpc-1002, at main@sha1:", "still RolledBack, in run 1, with 0 VMs moved", "were lost, by vpc-1002/vm-1"},
+		false: {"vpc-1002  22222 11111 11111 11111   5/20 on v2", "PhaseCompleted", "the rollout is Completed, with 40 of 40 VMs moved", "0 were lost: by nobody"},
+		true:  {"vpc-1002  x1111 11111 11111 11111   1/20 on v2", "PhaseRolledBack", "failure  VerificationFailed, batch 1 of Network vpc-1002, at main@sha1:", "still RolledBack, in run 1, with 0 VMs moved", "were lost: by vpc-1002/vm-1"},
 	} {
 		t.Run(fmt.Sprintf("broken=%v", broken), func(t *testing.T) {
 			t.Parallel()

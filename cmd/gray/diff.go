@@ -25,16 +25,16 @@ type diffFlags struct {
 func diffCommand() *cobra.Command {
 	var f diffFlags
 	cmd := &cobra.Command{
-		Use: "diff [PATH]", Short: "Show what would change", Args: cobra.MaximumNArgs(1),
-		Long: "Compare the working tree at PATH with the live state of the daemon, or two commits offline.",
+		Use: "diff [PATH]", Short: "Show what a commit would change", Args: cobra.MaximumNArgs(1),
+		Long: "Compare the working tree at PATH with what the daemon has live or, with --base, two revisions without a daemon.",
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, pathArg(args)) },
 	}
-	cmd.Flags().StringVar(&f.base, "base", "", "compare with this revision instead of the live state")
-	cmd.Flags().StringVar(&f.head, "head", "", "the revision to look at; default: the working tree")
+	cmd.Flags().StringVar(&f.base, "base", "", "compare with this revision, not with what is live")
+	cmd.Flags().StringVar(&f.head, "head", "", "compare this revision; default: the working tree")
 	cmd.Flags().BoolVar(&f.live, "live", false, "have the daemon read every target again first")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or markdown")
-	cmd.Flags().BoolVar(&f.exitCode, "exit-code", true, "exit with 1 where there is a difference")
-	cmd.Flags().StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
+	cmd.Flags().BoolVar(&f.exitCode, "exit-code", true, "exit with 1 if there is a difference")
+	cmd.Flags().StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "the daemon's admin API, host:port")
 	return cmd
 }
 
@@ -45,7 +45,7 @@ func (f *diffFlags) run(cmd *cobra.Command, path string) error {
 		return fmt.Errorf("-o %s is not known; want text, json or markdown", f.output)
 	}
 	if f.base != "" && f.live {
-		return fmt.Errorf("--base is offline and --live is not; give one of the two")
+		return fmt.Errorf("--base needs no daemon and --live asks one; give only one of them")
 	}
 	d, err := f.compare(cmd.Context(), path)
 	if err != nil {
@@ -60,7 +60,7 @@ func (f *diffFlags) run(cmd *cobra.Command, path string) error {
 	return nil
 }
 
-// headSnapshot is what is looked at: a revision or the working tree.
+// headSnapshot reads the revision of --head, or the working tree.
 func (f *diffFlags) headSnapshot(ctx context.Context, path string) (*schema.Snapshot, error) {
 	if f.head == "" {
 		s, err := dir.Read(ctx, path)
@@ -96,7 +96,7 @@ func (f *diffFlags) compare(ctx context.Context, path string) (*admin.Diff, erro
 	if f.base != "" {
 		return compareOffline(ctx, offline, path, f.base, head)
 	}
-	// Documents that are wrong need no daemon to say so.
+	// Invalid documents are reported without a daemon.
 	c, err := offline.Compile(head, reconciler.Nothing())
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func texts(errs schema.Errors) []string {
 	return out
 }
 
-// compareOffline compares what two snapshots mean.
+// compareOffline plans from one snapshot to another.
 func compareOffline(ctx context.Context, offline reconciler.Offline, path, baseRev string, head *schema.Snapshot) (*admin.Diff, error) {
 	base, err := readRevision(ctx, path, baseRev)
 	if err != nil {
@@ -160,7 +160,7 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 	return err
 }
 
-// outcome says what of a plan will wait and why it will be refused, a line each.
+// outcome lists the changes that wait and why the plan is refused, one per line.
 func outcome(d *admin.Diff) string {
 	var b strings.Builder
 	for i, w := range d.Waiting {
@@ -176,7 +176,7 @@ func outcome(d *admin.Diff) string {
 	return b.String()
 }
 
-// mostWaiting bounds how many changes that wait are listed for people.
+// mostWaiting bounds how many waiting changes are listed for people.
 const mostWaiting = 20
 
 func summary(d *admin.Diff) string {
@@ -193,7 +193,7 @@ func summary(d *admin.Diff) string {
 	return text
 }
 
-// rolloutChanges counts what changes of rollouts, without what follows from it.
+// rolloutChanges counts the changes of rollouts, without their consequences.
 func rolloutChanges(d *admin.Diff) int {
 	n := 0
 	for _, line := range d.Rollouts {
@@ -204,7 +204,7 @@ func rolloutChanges(d *admin.Diff) int {
 	return n
 }
 
-// markdown is a pull request's comment: the sum first, then a table by document.
+// markdown renders a comment for a pull request: the totals, then a table of changes.
 func markdown(d *admin.Diff) string {
 	var b strings.Builder
 	if len(d.Changes)+len(d.Rollouts) == 0 {
@@ -253,8 +253,8 @@ func markdown(d *admin.Diff) string {
 	return b.String()
 }
 
-// cell makes a text safe within a table: a document must not be able to write
-// Markdown into somebody's review.
+// cell escapes a text for a table, so that a document cannot write Markdown into a
+// review.
 func cell(s string) string {
 	return strings.NewReplacer("|", "\\|", "\n", " ", "`", "'", "<", "&lt;", "[", "\\[").Replace(s)
 }

@@ -213,7 +213,7 @@ func (l *etcdLab) endpointsFromEtcd() {
 	l.startDaemon("--etcd", l.server.URL)
 	// etcd is away at the start: what is in no proxy yet waits for it.
 	c := l.degraded("looked", "EtcdAway")
-	if !strings.Contains(c.Message, "services/looked.yaml:8: version v1, etcd "+lookedV1+": etcd cannot be asked since 20") {
+	if !strings.Contains(c.Message, "services/looked.yaml:8: version v1, etcd "+lookedV1+": etcd has not answered since 20") {
 		l.t.Errorf("an etcd that is away shows as %+v", c)
 	}
 	l.until("the rest is live", func(s *admin.Status) bool {

@@ -22,10 +22,10 @@ import (
 const (
 	exitFine = 0
 	exitNo   = 1 // the answer is no: a difference, an invalid document, a rollout that has failed
-	exitFail = 2 // gray could not do it
+	exitFail = 2 // gray could not answer
 )
 
-// errNo is an answer that is no and has been printed already.
+// errNo says that the answer is no. It has been printed already.
 var errNo = errors.New("no")
 
 func main() { os.Exit(run()) }
@@ -51,7 +51,7 @@ func run() int {
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use: "gray", Short: "GitOps for gray release in a virtual network",
+		Use: "gray", Short: "GitOps for gray (canary) releases in a virtual network",
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd) },
 	}
@@ -60,7 +60,7 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// gray runs a command line, for the demo. Exit code 1 is no error there.
+// gray runs a command line for the demo, where exit code 1 is not an error.
 func gray(ctx context.Context, out io.Writer, args ...string) error {
 	root := newRoot()
 	root.SetArgs(args)

@@ -10,12 +10,12 @@ import (
 	"github.com/gray-release/gray/sources/probe"
 )
 
-// probe makes a verification from the monitors' host.
+// probe runs a probe from the monitors' host.
 func (l *netlab) probe(r probe.Request) *probe.Result {
 	l.t.Helper()
 	var res *probe.Result
 	err := l.inside("sw", func() error {
-		res = probe.New(probe.Options{}).Verify(l.t.Context(), r)
+		res = probe.New(probe.Options{}).Probe(l.t.Context(), r)
 		return nil
 	})
 	if err != nil {

@@ -21,15 +21,15 @@ import (
 )
 
 func renderCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "render", Short: "Print what gray makes of the documents"}
+	cmd := &cobra.Command{Use: "render", Short: "Print what gray generates from the documents"}
 	native := &cobra.Command{
-		Use: "xds [PATH]", Short: "Print what Envoys are sent, as YAML", Args: cobra.MaximumNArgs(1),
+		Use: "xds [PATH]", Short: "Print the xDS resources for Envoys, as YAML", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return renderNative(cmd, pathArg(args), xds.Target, xds.YAML)
 		},
 	}
 	entries := &cobra.Command{
-		Use: "p4 [PATH]", Short: "Print what switches are written, as protobuf text", Args: cobra.MaximumNArgs(1),
+		Use: "p4 [PATH]", Short: "Print the table entries for switches, as protobuf text", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return renderNative(cmd, pathArg(args), p4rt.TargetOf(""), p4rt.Text)
 		},
@@ -38,7 +38,7 @@ func renderCommand() *cobra.Command {
 	return cmd
 }
 
-// renderNative prints the resources of the targets whose names have a prefix.
+// renderNative prints the resources of the targets whose names begin with a prefix.
 func renderNative(cmd *cobra.Command, path, targets string, text func([]*reconciler.Resource) (string, error)) error {
 	c, err := compileFolder(cmd.Context(), path)
 	if err != nil {
@@ -58,10 +58,10 @@ func renderNative(cmd *cobra.Command, path, targets string, text func([]*reconci
 	return err
 }
 
-// defaultXDS is where a daemon serves xDS unless it is told otherwise.
+// defaultXDS is where a daemon serves xDS by default.
 const defaultXDS = "127.0.0.1:18000"
 
-// nodeText makes a text for a node.
+// nodeText renders a file for a node.
 type nodeText func(*policies.IR, *policies.Node) (string, error)
 
 func composeCommand() *cobra.Command {
@@ -92,37 +92,37 @@ func systemdCommand() *cobra.Command {
 	cmd := nodeCommand("systemd", "Print the systemd unit of a node's Envoy, for a host without containers", compose.UnitSuffix, func(_ *policies.IR, n *policies.Node) (string, error) {
 		return compose.Unit(n, envoy)
 	})
-	cmd.Flags().StringVar(&envoy, "envoy", "/usr/bin/envoy", "where the Envoy is on the host")
+	cmd.Flags().StringVar(&envoy, "envoy", "/usr/bin/envoy", "the path of Envoy on the host")
 	return cmd
 }
 
 func serverFlags(cmd *cobra.Command, server *xds.Server) {
-	cmd.Flags().StringVar(&server.Address, "xds-listen", defaultXDS, "where the daemon serves xDS, as the nodes reach it")
+	cmd.Flags().StringVar(&server.Address, "xds-listen", defaultXDS, "the address at which the nodes reach the daemon's xDS, host:port")
 	nodeTLSFlags(cmd, server)
 }
 
-// nodeTLSFlags are about the TLS of nodes; the files are those on the nodes.
+// nodeTLSFlags adds the flags for the TLS of nodes. Their files are on the nodes.
 func nodeTLSFlags(cmd *cobra.Command, server *xds.Server) {
 	f := cmd.Flags()
-	f.StringVar(&server.CA, "node-ca", "", "on the nodes, the file with the authority of the daemon's certificate")
-	f.StringVar(&server.Cert, "node-cert", "", "on the nodes, the file with the node's certificate, with the Node's name as DNS name")
-	f.StringVar(&server.Key, "node-key", "", "on the nodes, the file with the key of that")
-	f.StringVar(&server.Name, "xds-name", "", "the daemon's name in its certificate; default: the host by which nodes reach it")
+	f.StringVar(&server.CA, "node-ca", "", "file on the nodes with the CA certificate that signs the daemon's")
+	f.StringVar(&server.Cert, "node-cert", "", "file on the nodes with the node's certificate, which has the Node's name as its DNS name")
+	f.StringVar(&server.Key, "node-key", "", "file on the nodes with the key of --node-cert")
+	f.StringVar(&server.Name, "xds-name", "", "the daemon's name in its certificate; default: the host at which nodes reach it")
 }
 
-// nodeCommand prints a text of one node, or keeps those of all nodes in a folder.
+// nodeCommand prints the file of one node, or keeps those of all nodes in a folder.
 func nodeCommand(name, short, suffix string, text nodeText) *cobra.Command {
 	var all bool
 	var out string
 	cmd := &cobra.Command{
 		Use: name + " NODE [PATH]", Short: short,
-		Long: short + ". With --all it takes no NODE, and keeps a file a node in the folder of --out: it writes where a file differs, removes those of nodes that are gone, and leaves files of others alone.",
+		Long: short + ". With --all, leave out NODE: the folder --out then gets a file for each node. Only files that differ are written, those of nodes that are gone are removed, and files that gray did not write are left alone.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case all && out == "":
-				return errors.New("--all writes to a folder; name it by --out")
+				return errors.New("--all writes to a folder; name it with --out")
 			case !all && out != "":
-				return errors.New("--out is for all nodes; give --all as well, or leave it out to print one")
+				return errors.New("--out is for all nodes; add --all, or leave out --out to print one")
 			case all:
 				return cobra.MaximumNArgs(1)(cmd, args)
 			}
@@ -148,13 +148,13 @@ func nodeCommand(name, short, suffix string, text nodeText) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "all nodes, to the folder of --out")
-	cmd.Flags().StringVar(&out, "out", "", "the folder of --all")
+	cmd.Flags().BoolVar(&all, "all", false, "write the files of all nodes to the folder --out")
+	cmd.Flags().StringVar(&out, "out", "", "with --all, the folder to write to")
 	return cmd
 }
 
-// renderNodes keeps the texts of all nodes in a folder. All are made before any is
-// written.
+// renderNodes keeps the files of all nodes in a folder. It renders all of them before
+// it writes any.
 func renderNodes(cmd *cobra.Command, path string, folder compose.Folder, text nodeText) error {
 	ir, units, err := compileIR(cmd.Context(), path)
 	if err != nil {

@@ -318,7 +318,7 @@ func (p *pair) frozenLeader() {
 	release()
 	one.signal(syscall.SIGCONT)
 	one.until("the first follows", follows("two"))
-	if !one.logged("lead lost, this replica follows", "etcd has not confirmed the lease in time") {
+	if !one.logged("lost the lead, this replica follows", "etcd has not confirmed the lease in time") {
 		p.t.Error("the first did not stop by its own clock")
 	}
 	p.policy("one-flow")
@@ -381,7 +381,7 @@ func (p *pair) withoutEtcd(away, back func()) {
 	cmd.SetOut(text)
 	cmd.SetArgs([]string{"status", "--admin-listen", one.Address("18001")})
 	p.ok(cmd.Execute())
-	if want := "one follows, nobody is known to lead; it serves Envoys, and leaves switches, BGP, compose files and checks of servers alone; etcd cannot be asked"; !strings.Contains(text.String(), want) {
+	if want := "one follows, nobody is known to lead; it serves Envoys only: no switches, BGP, compose files or health checks; etcd cannot be asked"; !strings.Contains(text.String(), want) {
 		p.t.Errorf("gray status says\n%s, want %q", text, want)
 	}
 	if _, err := (&diffFlags{admin: one.Address("18001")}).compare(p.t.Context(), p.Repo); err == nil || !strings.Contains(err.Error(), "ask the daemon that leads") {

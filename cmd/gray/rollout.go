@@ -30,20 +30,20 @@ func (f *rolloutFlags) client() admin.Client { return admin.Client{Address: f.ad
 func rolloutCommand() *cobra.Command {
 	var f rolloutFlags
 	cmd := &cobra.Command{
-		Use: "rollout", Short: "Show rollouts, and say how they are to go on", Args: cobra.NoArgs,
+		Use: "rollout", Short: "Show and control rollouts", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("say what: status, history, promote, pause, resume, abort or retry; see gray rollout --help")
+			return errors.New("a command is missing; want status, history, promote, pause, resume, abort or retry; see gray rollout --help")
 		},
 	}
-	cmd.PersistentFlags().StringVar(&f.address, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
+	cmd.PersistentFlags().StringVar(&f.address, "admin-listen", "127.0.0.1:18001", "the daemon's admin API, host:port")
 	cmd.PersistentFlags().StringVarP(&f.output, "output", "o", "text", "text or json")
 	cmd.AddCommand(rolloutStatusCommand(&f), rolloutHistoryCommand(&f))
 	for _, v := range []struct{ verb, short string }{
-		{rollout.VerbPromote, "Let the steps go that wait for a person"},
-		{rollout.VerbPause, "Keep what is live, and begin nothing"},
-		{rollout.VerbResume, "Go on after a pause, or after a batch that failed and was kept"},
-		{rollout.VerbAbort, "Take everything of it back to the default"},
-		{rollout.VerbRetry, "Begin again with what has failed"},
+		{rollout.VerbPromote, "Open gates, so that the steps behind them begin"},
+		{rollout.VerbPause, "Pause a rollout: keep what is live and begin nothing new"},
+		{rollout.VerbResume, "Continue after a pause, or after a failed batch that was kept"},
+		{rollout.VerbAbort, "Take the whole rollout back to the default version"},
+		{rollout.VerbRetry, "Test a failed batch again, or begin a rolled back rollout again"},
 	} {
 		cmd.AddCommand(rolloutVerbCommand(&f, v.verb, v.short))
 	}
@@ -61,12 +61,12 @@ func rolloutCommand() *cobra.Command {
 
 func rolloutStatusCommand(f *rolloutFlags) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "status [NAME]", Short: "Show how all rollouts stand, or that of a policy", Args: cobra.MaximumNArgs(1),
-		Long: "Show how all rollouts stand, or that of a policy: 1 where that has failed. With --watch it follows one until it is completed, or 1 where it has failed.",
+		Use: "status [NAME]", Short: "Show the state of all rollouts, or of one policy's", Args: cobra.MaximumNArgs(1),
+		Long: "Show the state of all rollouts, or of the policy NAME's; the exit code is 1 if that one has failed. With --watch, follow it until it has completed or failed.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case f.watch && f.output == "json":
-				return errors.New("--watch is for people; ask for -o json again and again instead")
+				return errors.New("--watch prints text only; repeat the command with -o json instead")
 			case f.watch && len(args) == 0:
 				return errors.New("--watch follows one rollout; give the name of its policy")
 			case f.watch:
@@ -77,14 +77,14 @@ func rolloutStatusCommand(f *rolloutFlags) *cobra.Command {
 			return f.showOne(cmd, args[0])
 		},
 	}
-	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "follow it until it has completed or failed")
-	cmd.Flags().BoolVar(&f.all, "all", false, "show each Network, not only those at hand")
+	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "follow the rollout until it has completed or failed")
+	cmd.Flags().BoolVar(&f.all, "all", false, "show every Network, not only those that move now or next")
 	return cmd
 }
 
 func rolloutHistoryCommand(f *rolloutFlags) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "history [NAME]", Short: "Print the audit log of all rollouts, or of a policy's", Args: cobra.MaximumNArgs(1),
+		Use: "history [NAME]", Short: "Print the audit log of all rollouts, or of one policy's", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) > 0 {
@@ -101,7 +101,7 @@ func rolloutHistoryCommand(f *rolloutFlags) *cobra.Command {
 			return printAudit(cmd.OutOrStdout(), a.Records)
 		},
 	}
-	cmd.Flags().IntVarP(&f.limit, "limit", "n", 100, "how many records, the newest ones")
+	cmd.Flags().IntVarP(&f.limit, "limit", "n", 100, "show this many of the newest records")
 	return cmd
 }
 
@@ -113,18 +113,18 @@ func rolloutVerbCommand(f *rolloutFlags, verb, short string) *cobra.Command {
 			if verb == rollout.VerbPromote && f.gate == "" {
 				return f.promote(cmd, args[0], v)
 			}
-			return f.say(cmd, args[0], v)
+			return f.do(cmd, args[0], v)
 		},
 	}
-	cmd.Flags().StringVar(&f.who, "who", "", "the name for the audit log, claimed and not proved; default: $USER@host")
-	cmd.Flags().StringVarP(&f.why, "reason", "m", "", "why, for the audit log and for those who look at the status")
+	cmd.Flags().StringVar(&f.who, "who", "", "your name for the audit log, which nobody verifies; default: $USER@host")
+	cmd.Flags().StringVarP(&f.why, "reason", "m", "", "your reason, for the audit log and the status")
 	if verb == rollout.VerbPromote {
-		cmd.Flags().StringVar(&f.gate, "gate", "", "the one that is meant, such as 1/vpc-1001/2; default: all that are open now")
+		cmd.Flags().StringVar(&f.gate, "gate", "", "the gate to open, such as 1/vpc-1001/2; default: all gates that wait now")
 	}
 	return cmd
 }
 
-// whoami is the name that the audit log gets where none is given.
+// whoami is the default name for the audit log.
 func whoami() string {
 	name := os.Getenv("USER")
 	if u, err := user.Current(); name == "" && err == nil {
@@ -134,7 +134,7 @@ func whoami() string {
 	return cmp.Or(name, "somebody") + "@" + cmp.Or(host, "somewhere")
 }
 
-// notNow prints why a verb does not apply, which is an answer and no failure.
+// notNow prints why a verb does not apply. That is an answer, not a failure.
 func notNow(cmd *cobra.Command, err error) error {
 	if !errors.Is(err, reconciler.ErrNotNow) {
 		return err
@@ -143,8 +143,8 @@ func notNow(cmd *cobra.Command, err error) error {
 	return errNo
 }
 
-// say says a verb and prints what became of it.
-func (f *rolloutFlags) say(cmd *cobra.Command, name string, v rollout.Verb) error {
+// do carries out a verb and prints what it did.
+func (f *rolloutFlags) do(cmd *cobra.Command, name string, v rollout.Verb) error {
 	done, err := f.client().Do(cmd.Context(), name, v)
 	if err != nil {
 		return notNow(cmd, about(name, err))
@@ -157,7 +157,7 @@ func (f *rolloutFlags) printDone(w io.Writer, d *admin.Done) error {
 		return json.NewEncoder(w).Encode(d)
 	}
 	if len(d.Events) == 0 {
-		_, err := fmt.Fprintf(w, "%s: that was so already\n", d.Policy)
+		_, err := fmt.Fprintf(w, "%s: nothing to do\n", d.Policy)
 		return err
 	}
 	for _, e := range d.Events {
@@ -168,15 +168,15 @@ func (f *rolloutFlags) printDone(w io.Writer, d *admin.Done) error {
 	return nil
 }
 
-// promote opens the gates that are open at a first look, by name: whoever promotes
-// at the same time opens none of them twice, and none that was not seen.
+// promote lists the gates that wait, then opens each by its ID. So people who promote
+// at the same time open no gate twice, and none that they were not shown.
 func (f *rolloutFlags) promote(cmd *cobra.Command, name string, v rollout.Verb) error {
 	r, _, err := f.client().Rollout(cmd.Context(), name)
 	if err != nil {
 		return about(name, err)
 	}
 	if len(r.Gates) == 0 {
-		return notNow(cmd, fmt.Errorf("%w: no step of %s waits for anybody; it is %s", reconciler.ErrNotNow, name, standing(r.RolloutStatus)))
+		return notNow(cmd, fmt.Errorf("%w: no gate of %s waits to be opened; it is %s", reconciler.ErrNotNow, name, stateLine(r.RolloutStatus)))
 	}
 	all, opened := &admin.Done{APIVersion: admin.RolloutVersion, Policy: name, Events: []rollout.Event{}}, false
 	for _, g := range r.Gates {
@@ -209,7 +209,7 @@ func gateText(g rollout.Gate) string {
 	return text + " needs approval"
 }
 
-// failed tells whether a rollout will not get to its end by itself.
+// failed reports whether a rollout cannot complete by itself.
 func failed(r *reconciler.RolloutStatus) bool {
 	for _, c := range r.Conditions {
 		if c.Type == "Stalled" {
@@ -251,7 +251,7 @@ func (f *rolloutFlags) showOne(cmd *cobra.Command, name string) error {
 	return err
 }
 
-// about says of which policy an error is.
+// about adds the name of the policy to an error.
 func about(name string, err error) error {
 	if errors.Is(err, reconciler.ErrNoRollout) {
 		return fmt.Errorf("%s: %w", name, err)

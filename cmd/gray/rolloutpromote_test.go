@@ -62,7 +62,7 @@ spec:
 	cmd.SetOut(&out)
 	cmd.SetArgs([]string{"rollout", "promote", "shard", "--who", "bob", "--admin-listen", strings.TrimPrefix(slow.URL, "http://")})
 	l.ok(cmd.ExecuteContext(t.Context()))
-	if want := "gate 1/vpc-1001/1: batch 1 of Network vpc-1001 needs approval\nshard: that was so already\n"; out.String() != want {
+	if want := "gate 1/vpc-1001/1: batch 1 of Network vpc-1001 needs approval\nshard: nothing to do\n"; out.String() != want {
 		t.Errorf("it prints\n%swant\n%s", out.String(), want)
 	}
 	waits(2, 1)

@@ -20,9 +20,9 @@ import (
 	"golang.org/x/text/width"
 )
 
-// How many Networks are shown where not all are asked for.
+// How many Networks are shown without --all.
 const (
-	mostNetworks = 10 // all of them, if there are no more
+	mostNetworks = 10 // up to this many, all are shown
 	mostMoving   = 20
 	nextNetworks = 3
 )
@@ -30,8 +30,8 @@ const (
 // stageDone is the stage of a Network that has moved and passed.
 const stageDone rollout.Stage = "Done"
 
-// plain is a text without what a terminal would take for a command: reasons and
-// evidence are written by people and programs.
+// plain replaces the characters that a terminal could take for commands: people and
+// programs write the reasons and the evidence.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -41,9 +41,8 @@ func plain(s string) string {
 	}, s)
 }
 
-// stand is the phase of a rollout, its reason, and what there is to say beside what
-// it waits for.
-func stand(r *reconciler.RolloutStatus) (phase, reason, message string) {
+// state splits a status into phase, reason and message, without what it waits for.
+func state(r *reconciler.RolloutStatus) (phase, reason, message string) {
 	phase = string(r.Phase)
 	if len(r.Conditions) > 0 {
 		reason, message = r.Conditions[0].Reason, r.Conditions[0].Message
@@ -55,9 +54,9 @@ func stand(r *reconciler.RolloutStatus) (phase, reason, message string) {
 	return phase, reason, plain(message)
 }
 
-// standing is how a rollout stands on one line.
-func standing(r *reconciler.RolloutStatus) string {
-	phase, reason, message := stand(r)
+// stateLine is the state of a rollout on one line.
+func stateLine(r *reconciler.RolloutStatus) string {
+	phase, reason, message := state(r)
 	text := strings.TrimSpace(phase + " " + reason)
 	if about := strings.Join(some(message, plain(r.Waits)), "; "); about != "" {
 		text += ": " + about
@@ -65,7 +64,7 @@ func standing(r *reconciler.RolloutStatus) string {
 	return text
 }
 
-// some are the texts that are not empty.
+// some returns the texts that are not empty.
 func some(texts ...string) []string {
 	var out []string
 	for _, t := range texts {
@@ -76,14 +75,14 @@ func some(texts ...string) []string {
 	return out
 }
 
-// rolloutLines is all about one rollout, for people.
+// rolloutLines describes one rollout for people.
 func rolloutLines(r *reconciler.RolloutStatus, all bool) []string {
 	var b strings.Builder
 	out := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(out, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	phase, reason, message := stand(r)
+	phase, reason, message := state(r)
 	line("rollout", "%s, run %d: %s of %s", r.Policy, r.Run, r.Version, strings.Join(r.Targets, ", "))
 	line("phase", "%s since %s", strings.TrimSpace(phase+" "+reason), stamp(r.Since))
 	if message != "" && (r.Failure == nil || message != plain(r.Failure.String())) {
@@ -126,7 +125,7 @@ func rolloutLines(r *reconciler.RolloutStatus, all bool) []string {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// finished is how many Networks have moved and passed.
+// finished counts the Networks that have moved and passed.
 func finished(r *reconciler.RolloutStatus) int {
 	n := 0
 	for i := range r.Networks {
@@ -137,7 +136,7 @@ func finished(r *reconciler.RolloutStatus) int {
 	return n
 }
 
-// failureLines says what went wrong, and below it what the test found.
+// failureLines says what went wrong, followed by the evidence.
 func failureLines(f *rollout.Failure) []string {
 	text := f.Reason
 	if f.Network != "" {
@@ -159,7 +158,7 @@ func failureLines(f *rollout.Failure) []string {
 	return lines
 }
 
-// writeNetworks is the table of Networks: without all, those that move and the next.
+// writeNetworks prints the table of Networks: all, or those that move now or next.
 func writeNetworks(w io.Writer, r *reconciler.RolloutStatus, all bool) {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	shown, done, left, moving := pick(r.Networks, all)
@@ -172,7 +171,7 @@ func writeNetworks(w io.Writer, r *reconciler.RolloutStatus, all bool) {
 			batch = fmt.Sprintf("%d of %d", n.Batch, len(r.Batches))
 		}
 		if n.Dead > 0 {
-			stage += fmt.Sprintf(", %d checks were dead before", n.Dead)
+			stage += fmt.Sprintf(", %d checks failed before it moved", n.Dead)
 		}
 		fmt.Fprintf(out, "%s\t%d\t%s %d/%d\t%s\t%s\n", n.Name, n.VNI, bar(n), n.Moved, n.Total, batch, stage)
 	}
@@ -187,12 +186,12 @@ func writeNetworks(w io.Writer, r *reconciler.RolloutStatus, all bool) {
 		}
 	}
 	if len(rest) > 0 {
-		fmt.Fprintf(w, "and %d more Networks: %s; --all shows them\n", done+moving+left, strings.Join(rest, ", "))
+		fmt.Fprintf(w, "and %d more Networks: %s; add --all to see them\n", done+moving+left, strings.Join(rest, ", "))
 	}
 }
 
-// pick is which Networks are shown, and how many of the others are done, are to
-// come, and move.
+// pick chooses the Networks to show, and counts the others by stage: done, left (not
+// begun) and moving.
 func pick(networks []reconciler.NetworkProgress, all bool) (shown []reconciler.NetworkProgress, done, left, moving int) {
 	if all || len(networks) <= mostNetworks {
 		return networks, 0, 0, 0
@@ -216,8 +215,8 @@ func pick(networks []reconciler.NetworkProgress, all bool) (shown []reconciler.N
 	return shown, done, left, moving
 }
 
-// bar is how much of a Network has moved. It is full when all has, and not empty
-// when anything has.
+// bar draws how much of a Network has moved. It is full only when everything has, and
+// empty only when nothing has.
 func bar(n reconciler.NetworkProgress) string {
 	const width = 20
 	full := 0
@@ -230,21 +229,21 @@ func bar(n reconciler.NetworkProgress) string {
 	return "[" + strings.Repeat("#", full) + strings.Repeat("-", width-full) + "]"
 }
 
-// printRollouts is the table of all rollouts.
+// printRollouts prints the table of all rollouts.
 func printRollouts(w io.Writer, rollouts []reconciler.RolloutStatus) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(out, "ROLLOUT\tPHASE\tBATCH\tMOVED\tMESSAGE\n")
 	for i := range rollouts {
 		r := &rollouts[i]
-		phase, reason, message := stand(r)
+		phase, reason, message := state(r)
 		text := strings.Join(some(strings.Join(some(reason, message), ": "), plain(r.Waits)), "; ")
 		fmt.Fprintf(out, "%s\t%s\t%s\t%d/%d\t%s\n", r.Policy, phase, batchAtHand(r), r.Moved, r.Total, text)
 	}
 	return out.Flush()
 }
 
-// statusRollouts is what gray status has of rollouts: of all policies a line, of the
-// policy or the Network that is named its Networks too.
+// statusRollouts prints the rollouts for gray status: a line for each and, for the
+// policy or Network that was asked for, its Networks too.
 func statusRollouts(w io.Writer, rollouts []reconciler.RolloutStatus, names []string) error {
 	var about, named []reconciler.RolloutStatus
 	for _, r := range rollouts {
@@ -272,7 +271,7 @@ func statusRollouts(w io.Writer, rollouts []reconciler.RolloutStatus, names []st
 	return nil
 }
 
-// batchAtHand is that of the first Network that moves.
+// batchAtHand is the batch of the first Network that moves.
 func batchAtHand(r *reconciler.RolloutStatus) string {
 	for i := range r.Networks {
 		if n := &r.Networks[i]; n.Stage != "" && n.Stage != stageDone {
@@ -282,7 +281,7 @@ func batchAtHand(r *reconciler.RolloutStatus) string {
 	return "-"
 }
 
-// printAudit is the audit log, a line an event and its evidence below it.
+// printAudit prints the audit log: a line for each event, with its evidence below.
 func printAudit(w io.Writer, records []reconciler.AuditRecord) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(out, "TIME\tROLLOUT\tRUN\tCOMMIT\tEVENT\tMESSAGE\n")
@@ -301,7 +300,7 @@ func printAudit(w io.Writer, records []reconciler.AuditRecord) error {
 	return out.Flush()
 }
 
-// short is a revision that fits a table: of main@sha1:0123456789ab the 01234567.
+// short abbreviates a revision: main@sha1:0123456789ab becomes 01234567.
 func short(revision string) string {
 	_, digest, ok := strings.Cut(revision, ":")
 	if !ok {
@@ -316,12 +315,12 @@ const (
 	watchTimeout = 5 * time.Second
 )
 
-// watcher shows a rollout as it goes on: on a terminal a picture that is drawn over
-// the one before, elsewhere a line for each change.
+// watcher shows the progress of a rollout: on a terminal as a picture that is redrawn
+// in place, elsewhere as a line for each change.
 type watcher struct {
 	out, errs io.Writer
 	all       bool
-	size      func() (columns, rows int) // nil: it is no terminal
+	size      func() (columns, rows int) // nil: the output is no terminal
 	color     bool
 	drawn     int    // lines of the picture on the terminal
 	last      string // what was printed last
@@ -345,8 +344,8 @@ func newWatcher(cmd *cobra.Command, all bool) *watcher {
 	return w
 }
 
-// follow watches a rollout until it has completed or failed. A daemon that goes away
-// after it has answered once is waited for.
+// follow shows a rollout until it has completed or failed. It waits for a daemon that
+// goes away after it has answered once.
 func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 	ctx, w := cmd.Context(), newWatcher(cmd, f.all)
 	tick := time.NewTicker(watchEvery)
@@ -357,11 +356,11 @@ func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 		cancel()
 		switch {
 		case ctx.Err() != nil:
-			return errors.New("interrupted; the rollout goes on")
+			return errors.New("interrupted; the rollout continues")
 		case err != nil && !seen:
 			return about(name, err)
 		case errors.Is(err, reconciler.ErrNoRollout):
-			fmt.Fprintf(w.errs, "gray: %s has no rollout any more; all its units go to the default\n", name)
+			fmt.Fprintf(w.errs, "gray: %s has no rollout any more; all its units go to the default version\n", name)
 			return errNo
 		case err != nil:
 			w.absent(err)
@@ -382,7 +381,7 @@ func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 	}
 }
 
-// over tells whether a rollout has failed and nothing of it is under way.
+// over reports whether a rollout has failed and its rollback is not under way.
 func over(r *reconciler.RolloutStatus) bool {
 	return failed(r) && r.Phase != rollout.PhaseRollingBack
 }
@@ -396,7 +395,7 @@ func (w *watcher) absent(err error) {
 	w.trouble = err.Error()
 }
 
-// show shows how a rollout stands now.
+// show shows the current state of a rollout.
 func (w *watcher) show(r *reconciler.RolloutStatus, now time.Time) {
 	if w.trouble != "" {
 		fmt.Fprintln(w.errs, "gray: the daemon answers again")
@@ -406,15 +405,15 @@ func (w *watcher) show(r *reconciler.RolloutStatus, now time.Time) {
 		w.draw(r)
 		return
 	}
-	text := fmt.Sprintf("%d/%d VMs, %d/%d Networks, %s", r.Moved, r.Total, finished(r), len(r.Networks), standing(r))
+	text := fmt.Sprintf("%d/%d VMs, %d/%d Networks, %s", r.Moved, r.Total, finished(r), len(r.Networks), stateLine(r))
 	if text != w.last {
 		fmt.Fprintf(w.out, "%s %s\n", stamp(now), text)
 	}
 	w.last = text
 }
 
-// draw replaces the picture, which never is larger than the terminal, in one write.
-// Its end stays below the screen's for the cursor.
+// draw replaces the picture in one write. The picture always fits the terminal, whose
+// last line is left to the cursor.
 func (w *watcher) draw(r *reconciler.RolloutStatus) {
 	columns, rows := w.size()
 	lines := rolloutLines(r, w.all)
@@ -439,7 +438,7 @@ func (w *watcher) draw(r *reconciler.RolloutStatus) {
 	w.last, w.drawn = text, len(lines)
 }
 
-// paint is the phase in the color of how good that is.
+// paint colors the phase: red for failed, green for completed.
 func paint(r *reconciler.RolloutStatus) string {
 	color := 36 // cyan
 	switch {
@@ -453,7 +452,7 @@ func paint(r *reconciler.RolloutStatus) string {
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", color, r.Phase)
 }
 
-// cut is as much of a line as fits so many columns.
+// cut shortens a line to so many columns.
 func cut(line string, columns int) string {
 	at := 0
 	for i, r := range line {

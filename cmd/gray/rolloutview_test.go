@@ -83,11 +83,11 @@ commit   main@sha1:0123456789abcdef
 
 NETWORK  VNI   MOVED                        BATCH   STAGE
 vpc-301  1300  [##########----------] 5/10  2 of 3  Verifying
-vpc-302  1301  [--------------------] 0/10  -       Baseline, 2 checks were dead before
+vpc-302  1301  [--------------------] 0/10  -       Baseline, 2 checks failed before it moved
 vpc-303  1302  [--------------------] 0/10  -       to come
 vpc-304  1303  [--------------------] 0/10  -       to come
 vpc-305  1304  [--------------------] 0/10  -       to come
-and 995 more Networks: 300 done, 695 to come; --all shows them`},
+and 995 more Networks: 300 done, 695 to come; add --all to see them`},
 		{failedAt(), `
 rollout  s1, run 1: v2 of Gateway/gw, Service/api
 phase    RolledBack VerificationFailed since 2026-11-25T07:00:00Z

@@ -21,8 +21,8 @@ func statusCommand() *cobra.Command {
 	var address, output string
 	var proxies bool
 	cmd := &cobra.Command{
-		Use: "status [NAME]", Short: "Show policies, commits, sinks and conditions", Args: cobra.MaximumNArgs(1),
-		Long: "Show policies, commits, sinks and conditions: of all documents, or of those with a name. With --proxies it shows the Envoys instead, all or that of a node.",
+		Use: "status [NAME]", Short: "Show the commit in force, and whether it is live", Args: cobra.MaximumNArgs(1),
+		Long: "Show the commit in force, the targets, and the conditions of all documents, or only of those called NAME. With --proxies, show the connected Envoys instead, or only those of the node NAME.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := admin.Client{Address: address}
 			if output != "text" && output != "json" {
@@ -42,8 +42,8 @@ func statusCommand() *cobra.Command {
 			return printStatus(cmd, s, args)
 		},
 	}
-	cmd.Flags().StringVar(&address, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
-	cmd.Flags().BoolVar(&proxies, "proxies", false, "show each connected Envoy: since when, what it waits for, what it refused and cannot do")
+	cmd.Flags().StringVar(&address, "admin-listen", "127.0.0.1:18001", "the daemon's admin API, host:port")
+	cmd.Flags().BoolVar(&proxies, "proxies", false, "show each connected Envoy: since when, what it waits for, what it has refused, and what it does not support")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
 }
@@ -111,8 +111,8 @@ func printPeers(out io.Writer, p *admin.Peers) {
 	}
 }
 
-// replicaText is who a replica is, who leads, and what this one leaves alone.
-func replicaText(r *etcd.Standing) string {
+// replicaText says who this replica is, who leads, and what it does not do.
+func replicaText(r *etcd.Status) string {
 	since := ""
 	if r.Since != nil {
 		since = " since " + r.Since.Format(time.RFC3339Nano)
@@ -127,12 +127,12 @@ func replicaText(r *etcd.Standing) string {
 		default:
 			text = r.Name + " follows " + r.Leader + ", which leads" + since
 		}
-		text += "; it serves Envoys, and leaves switches, BGP, compose files and checks of servers alone"
+		text += "; it serves Envoys only: no switches, BGP, compose files or health checks"
 	}
 	return strings.Join(some(text, r.Error), "; ")
 }
 
-// showProxies prints the clients of xDS, or those of a node.
+// showProxies prints the xDS clients, or only those of one node.
 func showProxies(cmd *cobra.Command, client admin.Client, output string, names []string) error {
 	all, err := client.Proxies(cmd.Context())
 	if err != nil {

@@ -20,7 +20,7 @@ func switchCommand() *cobra.Command {
 	var personality string
 	var insecure bool
 	cmd := &cobra.Command{
-		Use: "switch", Short: "Run the software gateway", Args: cobra.NoArgs,
+		Use: "switch", Short: "Run a software gateway: a switch that serves P4Runtime", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			like, err := softswitch.PersonalityOf(personality)
 			if err != nil {
@@ -48,10 +48,10 @@ func switchCommand() *cobra.Command {
 			return daemon.Serve(cmd.Context(), server, l)
 		},
 	}
-	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:9559", "where to serve P4Runtime")
-	cmd.Flags().Uint64Var(&device, "device-id", 1, "the P4Runtime device id")
-	cmd.Flags().StringArrayVarP(&interfaces, "interface", "i", nil, "a port and its interface, PORT@INTERFACE (repeatable)")
-	cmd.Flags().StringVar(&personality, "personality", "strict", "what other server to be like: "+strings.Join(softswitch.PersonalityNames(), ", "))
-	cmd.Flags().BoolVar(&insecure, "insecure", false, "serve plaintext beyond loopback")
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:9559", "where to serve P4Runtime, host:port")
+	cmd.Flags().Uint64Var(&device, "device-id", 1, "the P4Runtime device ID")
+	cmd.Flags().StringArrayVarP(&interfaces, "interface", "i", nil, "attach a port to an interface, PORT@INTERFACE (repeatable)")
+	cmd.Flags().StringVar(&personality, "personality", "strict", "behave like another P4Runtime server: "+strings.Join(softswitch.PersonalityNames(), ", "))
+	cmd.Flags().BoolVar(&insecure, "insecure", false, "allow plaintext beyond loopback")
 	return cmd
 }

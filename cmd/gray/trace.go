@@ -23,12 +23,12 @@ import (
 const traceVersion = "gray.dev/trace/v1"
 
 func traceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "trace", Short: "Explain what the documents do with a packet or a request"}
+	cmd := &cobra.Command{Use: "trace", Short: "Explain where a packet or a request goes, and why"}
 	cmd.AddCommand(tracePacketCommand(), traceRequestCommand())
 	return cmd
 }
 
-// traceFlags are what the two kinds of traces have in common.
+// traceFlags are the flags that both kinds of traces have.
 type traceFlags struct {
 	rev, base, output, admin string
 	live                     bool
@@ -36,10 +36,10 @@ type traceFlags struct {
 
 func (f *traceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.rev, "rev", "", "look at this revision; default: the working tree")
-	flags.StringVar(&f.base, "base", "", "show this revision beside it")
-	flags.BoolVar(&f.live, "live", false, "ask the daemon: its commit, the servers that are up and the endpoints in etcd")
-	flags.StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "where the daemon's admin API is")
+	flags.StringVar(&f.rev, "rev", "", "trace at this revision; default: the working tree")
+	flags.StringVar(&f.base, "base", "", "trace at this revision too, and show both side by side")
+	flags.BoolVar(&f.live, "live", false, "ask the daemon, which knows the commit in force, the servers that are down and the endpoints in etcd")
+	flags.StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "the daemon's admin API, host:port")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 }
 
@@ -48,10 +48,10 @@ type traced struct {
 	Revision string `json:"revision"`
 	Trace    any    `json:"trace"`
 
-	where   string // it is followed, where there are several places
+	where   string // the switch of a packet
 	steps   []packets.Step
 	outcome string
-	failed  bool // nobody gets it
+	failed  bool // it is dropped, or not found
 	of      *admin.Traced
 }
 
@@ -62,14 +62,14 @@ func (t *traced) heading() string {
 	return t.Revision + ", " + t.where
 }
 
-// traceReport is the JSON form of an answer.
+// traceReport is the answer, as -o json prints it.
 type traceReport struct {
 	APIVersion string  `json:"apiVersion"`
 	Packet     string  `json:"packet,omitempty"`
 	Request    string  `json:"request,omitempty"`
 	Base       *traced `json:"base,omitempty"`
 	Head       *traced `json:"head"`
-	Differs    bool    `json:"differs"` // it goes another way than at the base
+	Differs    bool    `json:"differs"` // base and head end differently
 }
 
 // run traces at one revision, or at two.
@@ -78,7 +78,7 @@ func (f *traceFlags) run(cmd *cobra.Command, path string, r traceReport, q admin
 	case f.output != "text" && f.output != "json":
 		return fmt.Errorf("-o %s is not known; want text or json", f.output)
 	case f.live && f.rev != "":
-		return fmt.Errorf("--live and --rev exclude each other; the daemon's commit is its own, --base shows another beside it")
+		return fmt.Errorf("--live and --rev exclude each other; use --base to compare what is live with another revision")
 	}
 	r.APIVersion = traceVersion
 	var err error
@@ -105,7 +105,7 @@ func (f *traceFlags) run(cmd *cobra.Command, path string, r traceReport, q admin
 	return nil
 }
 
-// traceLive traces in the daemon.
+// traceLive has the daemon trace.
 func traceLive(ctx context.Context, address string, q admin.TraceQuery) (*traced, error) {
 	t, err := admin.Client{Address: address}.Trace(ctx, q)
 	if err != nil {
@@ -114,7 +114,7 @@ func traceLive(ctx context.Context, address string, q admin.TraceQuery) (*traced
 	return newTraced("live at "+t.Revision, t), nil
 }
 
-// newTraced makes a trace ready to be shown.
+// newTraced prepares a trace for printing.
 func newTraced(revision string, t *admin.Traced) *traced {
 	if p := t.Packet; p != nil {
 		shown := &traced{Revision: revision, Trace: p, steps: p.Steps, outcome: packetOutcome(p), failed: p.Dropped != "", of: t}
@@ -127,7 +127,7 @@ func newTraced(revision string, t *admin.Traced) *traced {
 	return &traced{Revision: revision, Trace: r, steps: r.Steps, outcome: requestOutcome(r), failed: r.NotFound != "", of: t}
 }
 
-// sameWay tells whether two traces of one query end alike.
+// sameWay reports whether two traces of one query end alike.
 func (t *traced) sameWay(o *traced) bool {
 	if t.of.Packet != nil {
 		return t.of.Packet.SameWay(o.of.Packet)
@@ -135,7 +135,7 @@ func (t *traced) sameWay(o *traced) bool {
 	return t.of.Request.SameWay(o.of.Request)
 }
 
-// traceAt traces at a revision; the empty one is the working tree.
+// traceAt traces at a revision, or in the working tree if the revision is empty.
 func traceAt(ctx context.Context, path, revision string, q admin.TraceQuery) (*traced, error) {
 	name := revision
 	var snapshot *schema.Snapshot
@@ -181,7 +181,7 @@ func (r *traceReport) print(w io.Writer, output string) error {
 	return err
 }
 
-// printTrace prints one line a table; ">" marks the entry that decides.
+// printTrace prints a line for each table; ">" marks the entry that decides.
 func printTrace(b *strings.Builder, t *traced) {
 	fmt.Fprintf(b, "%s:\n", t.heading())
 	for i := range t.steps {
@@ -190,13 +190,13 @@ func printTrace(b *strings.Builder, t *traced) {
 		if s.Wins {
 			mark = ">"
 		}
-		fmt.Fprintf(b, "%s %-15s %s\n", mark, s.Table, sayStep(s))
+		fmt.Fprintf(b, "%s %-15s %s\n", mark, s.Table, stepText(s))
 	}
 	fmt.Fprintln(b, t.outcome)
 }
 
-// sayStep is an entry, what it does, and where it comes from.
-func sayStep(s *packets.Step) string {
+// stepText is an entry, what it does, and its origin.
+func stepText(s *packets.Step) string {
 	if s.Entry == "" {
 		return "-"
 	}
@@ -221,7 +221,7 @@ func printSideBySide(b *strings.Builder, base, head *traced) {
 		}
 	}
 	fmt.Fprintln(b, strings.TrimRight(fmt.Sprintf("%17s %-*s  %s", "", columnWidth, base.heading(), head.heading()), " "))
-	var tables []string // of both, in the order in which each has them
+	var tables []string // those of both, in an order that fits both
 	for _, t := range []*traced{base, head} {
 		last := 0
 		for _, s := range t.steps {
@@ -246,9 +246,9 @@ func cellOf(t *traced, table string) string {
 	case i < 0:
 		return "-"
 	case t.steps[i].Wins:
-		return "> " + sayStep(&t.steps[i])
+		return "> " + stepText(&t.steps[i])
 	}
-	return sayStep(&t.steps[i])
+	return stepText(&t.steps[i])
 }
 
 func at(lines []string, i int) string {
@@ -258,7 +258,7 @@ func at(lines []string, i int) string {
 	return ""
 }
 
-// wrap breaks a text between words; a word that is longer has its own line.
+// wrap breaks a text between words. A word that is too long gets a line of its own.
 func wrap(text string, width int) []string {
 	var lines []string
 	line := ""
@@ -285,8 +285,8 @@ func tracePacketCommand() *cobra.Command {
 	var f tracePacketFlags
 	packet := &cobra.Command{
 		Use: "packet [PATH]", Short: "Follow a packet through the tables of a switch", Args: cobra.MaximumNArgs(1),
-		Long: "Tell which entry of which table, document and line decides about a packet, its bucket, server and port.\n" +
-			"Exit code 1 where the switch drops it, or with --base where the two commits send it different ways.",
+		Long: "Show which entry of each table a packet hits, the document and line that it comes from, and the packet's bucket, server and port.\n" +
+			"The exit code is 1 if the switch drops the packet or, with --base, if the two revisions send it different ways.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := f.packet()
 			if err != nil {
@@ -296,19 +296,19 @@ func tracePacketCommand() *cobra.Command {
 		},
 	}
 	flags := packet.Flags()
-	flags.StringVar(&f.vip, "vip", "", "the outer destination")
-	flags.Uint32Var(&f.vni, "vni", 0, "the VXLAN network identifier; 0: traffic that is not VXLAN")
-	flags.StringVar(&f.src, "src", "", "the inner source; the outer one of traffic that is not VXLAN")
-	flags.StringVar(&f.dst, "dst", "", "the inner destination; default for traffic that is not VXLAN: the VIP")
+	flags.StringVar(&f.vip, "vip", "", "the outer destination address")
+	flags.Uint32Var(&f.vni, "vni", 0, "the VXLAN network identifier; 0 for traffic that is not VXLAN")
+	flags.StringVar(&f.src, "src", "", "the inner source address; the outer one for traffic that is not VXLAN")
+	flags.StringVar(&f.dst, "dst", "", "the inner destination address; default without --vni: the VIP")
 	flags.StringVar(&f.proto, "proto", "tcp", "tcp, udp, icmp or 0 to 255")
 	flags.Uint16Var(&f.sport, "sport", 0, "the source port")
 	flags.Uint16Var(&f.dport, "dport", 0, "the destination port")
-	flags.StringVar(&f.onSwitch, "switch", "", "the switch; default: the first one that has the VIP")
+	flags.StringVar(&f.onSwitch, "switch", "", "the switch that gets the packet; default: the first one that has the VIP")
 	f.register(packet)
 	return packet
 }
 
-// packet reads the packet off the flags.
+// packet makes the packet from the flags.
 func (f *tracePacketFlags) packet() (packets.Packet, error) {
 	p := packets.Packet{VNI: f.vni, SrcPort: f.sport, DstPort: f.dport}
 	if f.vni > schema.MaxVNI {
@@ -344,7 +344,7 @@ func (f *tracePacketFlags) packet() (packets.Packet, error) {
 	return p, nil
 }
 
-// packetOutcome says in a sentence where the packet goes.
+// packetOutcome says where the packet goes.
 func packetOutcome(t *packets.Trace) string {
 	if t.Dropped != "" {
 		return "dropped: " + t.Dropped
@@ -363,8 +363,8 @@ func traceRequestCommand() *cobra.Command {
 	var f traceRequestFlags
 	request := &cobra.Command{
 		Use: "request [PATH]", Short: "Follow a request through an Envoy", Args: cobra.MaximumNArgs(1),
-		Long: "Tell which policy, document and line decides about a request, and its cluster and endpoints.\n" +
-			"Exit code 1 where no service has the host, or with --base where the two commits answer it differently.",
+		Long: "Show which policy decides about a request, the document and line that it comes from, and the request's cluster and endpoints.\n" +
+			"The exit code is 1 if no Service has the host or, with --base, if the two revisions answer the request differently.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := f.request()
 			if err != nil {
@@ -376,12 +376,12 @@ func traceRequestCommand() *cobra.Command {
 	flags := request.Flags()
 	flags.StringVar(&f.host, "host", "", "the Host or :authority value")
 	flags.StringVar(&f.path, "path", "/", "the path")
-	flags.StringArrayVar(&f.headers, "header", nil, "a header as 'name: value'; may be repeated")
+	flags.StringArrayVar(&f.headers, "header", nil, "a header, 'name: value' (repeatable)")
 	f.register(request)
 	return request
 }
 
-// request reads the request off the flags.
+// request makes the request from the flags.
 func (f *traceRequestFlags) request() (requests.Request, error) {
 	r := requests.Request{Host: f.host, Path: f.path, Headers: map[string][]string{}}
 	if f.host == "" {
@@ -411,7 +411,7 @@ func requestText(r requests.Request) string {
 	return text
 }
 
-// requestOutcome says in a sentence who answers.
+// requestOutcome says who answers the request.
 func requestOutcome(t *requests.Trace) string {
 	if t.NotFound != "" {
 		return "404: " + t.NotFound

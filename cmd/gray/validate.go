@@ -19,20 +19,20 @@ import (
 
 func validateCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "validate [PATH]", Short: "Check documents: every error with its file and line", Args: cobra.MaximumNArgs(1),
+		Use: "validate [PATH]", Short: "Validate documents, and print each error with its file and line", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := compileFolder(cmd.Context(), pathArg(args))
 			if err != nil {
 				return err
 			}
 			printWarnings(c)
-			fmt.Fprintf(cmd.OutOrStdout(), "%d documents are valid; they make %d resources\n", c.Objects, len(c.Desired))
+			fmt.Fprintf(cmd.OutOrStdout(), "%d documents are valid; they compile to %d resources\n", c.Objects, len(c.Desired))
 			return nil
 		},
 	}
 }
 
-// newOffline compiles with sinks that only lower.
+// newOffline makes a compiler whose sinks only lower.
 func newOffline() (reconciler.Offline, error) {
 	x, err := xds.New(xds.Config{})
 	if err != nil {
@@ -46,7 +46,7 @@ func newOffline() (reconciler.Offline, error) {
 	return reconciler.Offline{Sinks: sinks, TableSizes: pipeline.TableSizes}, nil
 }
 
-// compileFolder reads and compiles a folder as it lies there.
+// compileFolder reads and compiles a folder.
 func compileFolder(ctx context.Context, path string) (*reconciler.Compiled, error) {
 	s, err := dir.Read(ctx, path)
 	if err != nil {

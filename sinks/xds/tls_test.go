@@ -245,7 +245,7 @@ func TestTLSRotation(t *testing.T) {
 	again := newClientOn(h, "host-1", dialBy(t, h, before))
 	again.subscribe(typeCluster)
 	again.expect("Cluster +api/v1 +api/v2")
-	log.holds(t, "the last good one stays", "server.pem and server.key are no certificate and key that belong together")
+	log.holds(t, "the last good one stays", "server.pem and server.key are not a certificate and its key")
 	if strings.Contains(log.String(), "SECRET") {
 		t.Errorf("the log shows a key:\n%s", log)
 	}

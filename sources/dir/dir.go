@@ -17,8 +17,8 @@ import (
 	"github.com/gray-release/gray/sources"
 )
 
-// racy is how old a file's time must be to be trusted: within it the file may
-// have been written again without its time showing it.
+// racy is how old a file's time must be to be trusted: a younger file may have been
+// written again without a new time.
 const racy = 2 * time.Second
 
 // Source implements reconciler.Source for a folder.
@@ -30,7 +30,7 @@ type Source struct {
 	scanned time.Time
 }
 
-// known is how a file looked when it was read.
+// known is a file and its metadata when it was read.
 type known struct {
 	info fs.FileInfo
 	file *schema.File
@@ -56,9 +56,9 @@ func Read(ctx context.Context, root string) (*schema.Snapshot, error) {
 	return (&Source{root: root}).Fetch(ctx)
 }
 
-// Fetch implements reconciler.Source. Only files that look different than at the
-// last Fetch are read. What is wrong with one file is the error of that file; a
-// folder that cannot be read is an error of the whole.
+// Fetch implements reconciler.Source. It reads only files whose metadata differs from
+// the last Fetch. A file that cannot be read has its own error; a folder that cannot be
+// read is an error of the whole snapshot.
 func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	root, err := os.OpenRoot(s.root)
 	if err != nil {
@@ -81,13 +81,13 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	return &schema.Snapshot{Revision: "dir@sha256:" + digest(s.files), Files: s.files}, nil
 }
 
-// walker looks at every file of a folder once.
+// walker visits every file of a folder once.
 type walker struct {
 	ctx   context.Context
 	root  *os.Root
 	last  *Source
 	now   map[string]known
-	put   []*schema.File // what differs from the last time
+	put   []*schema.File // files that differ from the last Fetch
 	bytes int64
 }
 
@@ -96,7 +96,7 @@ func (w *walker) visit(p string, entry fs.DirEntry, err error) error {
 	case w.ctx.Err() != nil:
 		return w.ctx.Err()
 	case errors.Is(err, fs.ErrNotExist) && p != ".":
-		return nil // gone while we looked
+		return nil // removed in the meantime
 	case err != nil:
 		return err
 	case entry.IsDir() && p != "." && entry.Name()[0] == '.':
@@ -123,8 +123,8 @@ func (w *walker) visit(p string, entry fs.DirEntry, err error) error {
 	return nil
 }
 
-// look reads a file unless it looks as it did. fs.ErrNotExist tells that it went
-// away meanwhile; any other error is why it is not read.
+// look reads a file unless it is unchanged. The error is fs.ErrNotExist if the file was
+// removed in the meantime; any other error says why it is not read.
 func (w *walker) look(p string, entry fs.DirEntry) (known, error) {
 	at := p
 	if entry.Type()&fs.ModeSymlink != 0 {
@@ -148,8 +148,8 @@ func (w *walker) look(p string, entry fs.DirEntry) (known, error) {
 	return w.read(p, at)
 }
 
-// unchanged tells whether a file is as it was. A file that another was renamed
-// to may have the size and the time of the old one, but is not the same file.
+// unchanged reports whether a file is unchanged. A file that replaced another may have
+// the same size and time, but is not the same file.
 func (s *Source) unchanged(old, now fs.FileInfo) bool {
 	return old.Size() == now.Size() && old.ModTime().Equal(now.ModTime()) && os.SameFile(old, now) &&
 		s.scanned.Sub(old.ModTime()) > racy
@@ -158,7 +158,7 @@ func (s *Source) unchanged(old, now fs.FileInfo) bool {
 func (w *walker) readlink(p string) (string, bool, error) {
 	info, err := w.root.Lstat(filepath.FromSlash(p))
 	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
-		return "", false, nil // that nothing is there is seen at the end
+		return "", false, nil // a missing file is noticed at the end
 	}
 	target, err := w.root.Readlink(filepath.FromSlash(p))
 	if err != nil {
@@ -169,8 +169,8 @@ func (w *walker) readlink(p string) (string, bool, error) {
 
 // read reads the file at a path that has no links.
 func (w *walker) read(p, at string) (known, error) {
-	// What is no regular file is never opened. Should it become a pipe just now,
-	// O_NONBLOCK keeps us from waiting for somebody to write into it.
+	// Only regular files are opened. If the file has become a pipe in the meantime,
+	// O_NONBLOCK keeps us from waiting for a writer.
 	file, err := w.root.OpenFile(filepath.FromSlash(at), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return known{}, unreadable(err)
@@ -197,8 +197,7 @@ func (w *walker) read(p, at string) (known, error) {
 	return known{info: info, file: &schema.File{Path: p, ID: hex.EncodeToString(sum[:]), Data: data}}, nil
 }
 
-// unreadable says why a file cannot be read, without the path: the error stands
-// at the file.
+// unreadable says why a file cannot be read, without its path, which is shown anyway.
 func unreadable(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {

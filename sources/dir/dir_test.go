@@ -109,7 +109,7 @@ func wantFiles(t testing.TB, snap *schema.Snapshot, files ...string) {
 const (
 	leaves   = "error: is a symbolic link that leaves the repository; put the file itself here"
 	dangling = "error: is a symbolic link to nothing in the repository"
-	noFile   = "error: is no regular file"
+	noFile   = "error: is not a regular file"
 )
 
 func TestRead(t *testing.T) {
@@ -194,7 +194,7 @@ func TestOddFiles(t *testing.T) {
 	defer root.Close()
 	go func() {
 		_, err := (&walker{root: root}).read("pipe.yaml", "pipe.yaml")
-		if err == nil || !strings.Contains(err.Error(), "is no regular file") {
+		if err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 			t.Errorf("a pipe: %v", err)
 		}
 		done <- nil

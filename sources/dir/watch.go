@@ -13,31 +13,30 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// A change is told when nothing more happened for quiet, so that a file that is
-// being saved or a tree that is being copied is not read half done; but never
-// later than patience. Every beat it is looked at whether a folder went away or
-// came back, which nobody else would tell.
+// The watcher gives a hint when nothing has changed for quiet, so that a file is not
+// read while it is being saved, nor a tree while it is being copied; but at the latest
+// after patience. At every beat it checks whether a folder was removed or came back,
+// for which there are no events.
 const (
 	quiet    = 50 * time.Millisecond
 	patience = time.Second
 	beat     = time.Second
 )
 
-// poll is how often a change is assumed where the system allows no more watches.
-// It is a variable for the tests.
+// poll is how often a hint is given if the system allows no more watches. It is a
+// variable for the tests.
 var poll = 10 * time.Second
 
-// Watcher tells when something below some folders changes.
+// Watcher gives a hint when something below some folders changes.
 type Watcher struct {
 	notify  *fsnotify.Watcher
-	roots   map[string]fs.FileInfo // how the folder looked when it was watched; nil: it is not there
+	roots   map[string]fs.FileInfo // the folders that are watched; nil: it does not exist
 	changed chan struct{}
 	done    chan struct{}
 }
 
-// Watch watches folders and all folders below them, also those that come later,
-// apart from dot-folders. A folder that goes away is watched again when it is
-// back.
+// Watch watches folders and all folders below them, also later ones, except
+// dot-folders. A folder that is removed is watched again when it comes back.
 func Watch(roots ...string) (*Watcher, error) {
 	n, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -48,7 +47,7 @@ func Watch(roots ...string) (*Watcher, error) {
 		r = filepath.Clean(r)
 		info, err := os.Stat(r)
 		if err == nil && !info.IsDir() {
-			err = fmt.Errorf("%s is no folder", r)
+			err = fmt.Errorf("%s is not a folder", r)
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("cannot watch: %w", err), n.Close())
@@ -62,7 +61,7 @@ func Watch(roots ...string) (*Watcher, error) {
 	return w, nil
 }
 
-// seen looks at the folders and tells whether one went away, came, or is another.
+// seen looks at the folders and reports whether one was removed, created or replaced.
 func (w *Watcher) seen() bool {
 	other := false
 	for r, old := range w.roots {
@@ -78,9 +77,9 @@ func (w *Watcher) seen() bool {
 	return other
 }
 
-// watch makes what is watched what is there. All of it is looked at anew: after
-// a rename fsnotify knows a folder by its old name or not at all, so its events
-// do not tell which folders are new.
+// watch watches exactly the folders that exist now. It walks all of them: after a
+// rename fsnotify knows a folder by its old name or not at all, so that its events do
+// not show which folders are new.
 func (w *Watcher) watch() error {
 	var found []string
 	there := map[string]bool{}
@@ -92,7 +91,7 @@ func (w *Watcher) watch() error {
 		_ = filepath.WalkDir(top, func(p string, entry fs.DirEntry, err error) error {
 			switch {
 			case err != nil || !entry.IsDir():
-				return nil // gone, or unreadable, which Fetch tells
+				return nil // removed, or unreadable, which Fetch reports
 			case strings.HasPrefix(entry.Name(), ".") && p != top:
 				return fs.SkipDir
 			}
@@ -104,7 +103,7 @@ func (w *Watcher) watch() error {
 	}
 	for _, p := range w.notify.WatchList() {
 		if !there[p] {
-			_ = w.notify.Remove(p) // it may be gone by itself
+			_ = w.notify.Remove(p) // fails if the folder was removed
 		}
 	}
 	for _, p := range found {
@@ -124,9 +123,9 @@ func (w *Watcher) run() {
 	tell(w.notify.Events, w.notify.Errors, w.seen, w.watch, w.changed)
 }
 
-// tell tells of events, until they end. It looks every beat whether a folder is
-// another one, and watches anew before it tells, so that what happens between
-// the two is not missed.
+// tell gives hints of events until they end. At every beat it checks whether a folder
+// was replaced. It watches again before it gives a hint, so that nothing that happens in
+// between is missed.
 func tell(events <-chan fsnotify.Event, lost <-chan error, other func() bool, watch func() error, changed chan<- struct{}) {
 	pulse := time.NewTicker(beat)
 	defer pulse.Stop()
@@ -142,7 +141,7 @@ func tell(events <-chan fsnotify.Event, lost <-chan error, other func() bool, wa
 				latest = time.After(patience)
 			}
 			continue
-		case _, open := <-lost: // too many events at once: anything may have changed
+		case _, open := <-lost: // too many events at once, anything may have changed
 			if !open {
 				return
 			}
@@ -166,7 +165,7 @@ func tell(events <-chan fsnotify.Event, lost <-chan error, other func() bool, wa
 	}
 }
 
-// Changed gets a value after a change; changes in between are one.
+// Changed receives a hint after a change. Several changes may give one hint.
 func (w *Watcher) Changed() <-chan struct{} { return w.changed }
 
 // Close stops watching.

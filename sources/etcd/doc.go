@@ -1,10 +1,10 @@
-// Package etcd is the source that looks endpoints up in etcd, where services have
-// registered them in the format of gRPC naming: what it finds is a fact beside the
-// documents, from which policies compiles where a version runs. It takes the targets
-// that the documents name from the loop's board and reports to it.
+// Package etcd is the source that looks up endpoints in etcd, where services register
+// them in the format of gRPC naming. They are facts, from which policies compiles where
+// a version runs. The loop leaves the targets that documents name on a
+// board.Discovery, and the source reports to it.
 //
-// A target is believed as it is, also an empty one, as long as etcd has its history:
-// it is the same cluster, at the same revision or a later one. Where etcd has lost
-// its data or is another one, what was found before stays beside what is registered
-// now, until that is at least half as much.
+// A target counts as it is, even if it is empty, as long as etcd has its history: the
+// same cluster, at the same revision or a later one. If etcd has lost its data or is
+// another one, the endpoints found before stay in addition to those registered now,
+// until the latter are at least half as many.
 package etcd

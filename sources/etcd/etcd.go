@@ -19,26 +19,26 @@ type source struct {
 	cfg    etcdclient.Config
 	board  *board.Discovery
 	client *clientv3.Client
-	reads  chan struct{} // bounds how many targets are read at one time
+	reads  chan struct{} // bounds how many targets are read at the same time
 
 	mu   sync.Mutex
-	last history // of etcd as a whole, as it was last seen
+	last history // of the whole etcd, as it was last seen
 	era  era
 }
 
-// history is how far an etcd has come.
+// history is the cluster and the revision of an etcd.
 type history struct {
 	cluster  uint64
 	revision int64
 }
 
-// leadsTo tells whether a later look may see n: it is the same etcd, and no younger
-// one. Nothing is known against what follows the zero history.
+// leadsTo reports whether n can come after h: the same cluster, and no lower revision.
+// Anything can come after the zero history.
 func (h history) leadsTo(n history) bool {
 	return h == (history{}) || h.cluster == n.cluster && h.revision <= n.revision
 }
 
-// era is a time in which etcd has kept its history.
+// era is a period in which etcd has kept its history.
 type era struct {
 	number int
 	ctx    context.Context
@@ -62,14 +62,14 @@ func Run(ctx context.Context, b *board.Discovery, cfg etcdclient.Config) {
 	b.Tend(ctx, s.watch)
 }
 
-// connect makes the client, as soon as something is wanted. That asks etcd where
-// there is a user, and is tried again until it is there. False: ctx has ended.
+// connect makes the client as soon as something is wanted, and retries until it
+// succeeds: with a user, it logs in. It returns false if ctx has ended.
 func (s *source) connect(ctx context.Context) bool {
 	p := etcdclient.Pause{}
 	for since := time.Now(); ; {
 		wait := time.Hour
 		if len(s.board.Wanted()) > 0 {
-			err := errors.New("the daemon was started without --etcd; give it etcd's URLs")
+			err := errors.New("the daemon runs without --etcd; start it with etcd's URLs")
 			if len(s.cfg.Members) > 0 {
 				s.client, err = s.cfg.Dial(ctx)
 			}
@@ -96,16 +96,16 @@ func (s *source) begin(ctx context.Context) {
 	s.era.ctx, s.era.end = context.WithCancel(ctx)
 }
 
-// now is the era that lasts, and etcd's history as far as it was seen.
+// now returns the current era, and etcd's history as it was last seen.
 func (s *source) now() (era, history) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.era, s.last
 }
 
-// pulse asks again and again whether etcd is there and has its history: a watch
-// waits without a word for an etcd that is away, and for one that was set up anew
-// until that has come as far as the old one.
+// pulse checks again and again that etcd answers and has its history. A watch would
+// wait silently for an etcd that is away, or for a new one to reach the revision of the
+// old one.
 func (s *source) pulse(ctx context.Context) {
 	var since time.Time
 	for {
@@ -132,7 +132,7 @@ func (s *source) pulse(ctx context.Context) {
 	}
 }
 
-// beat asks once.
+// beat checks once.
 func (s *source) beat(ctx context.Context) error {
 	wanted := s.board.Wanted()
 	if len(wanted) == 0 {
@@ -140,14 +140,14 @@ func (s *source) beat(ctx context.Context) error {
 	}
 	asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 	defer cancel()
-	// Linearizable: a member that was cut off does not answer for the others. The key
-	// is one that the user may read.
+	// A linearizable read, which a member that is cut off from the others does not
+	// answer, of a key that the user may read.
 	res, err := s.client.Get(asking, wanted[0].Target+"/", clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithLimit(1))
 	if coded, ok := errors.AsType[interface {
 		error
 		Code() codes.Code
 	}](err); ok && coded.Code() == codes.PermissionDenied {
-		return nil // it is there; the watch of that target says what it lacks
+		return nil // etcd answers; the watch of that target reports the missing permission
 	}
 	if err != nil {
 		return etcdclient.Plain(err)
@@ -165,13 +165,13 @@ func (s *source) beat(ctx context.Context) error {
 	return nil
 }
 
-// away says that etcd cannot be asked.
+// away reports that etcd cannot be asked.
 func (s *source) away(err error, since time.Time) {
 	t := board.Trouble{
 		Reason:  "EtcdAway",
-		Message: fmt.Sprintf("etcd cannot be asked since %s, what was found last stays: %v", since.UTC().Format(time.RFC3339), err),
+		Message: fmt.Sprintf("etcd has not answered since %s, what was found last stays: %v", since.UTC().Format(time.RFC3339), err),
 	}
 	if s.board.Away(t) {
-		s.cfg.Log.Error("etcd cannot be asked, what was found last stays", "error", err)
+		s.cfg.Log.Error("etcd does not answer, what was found last stays", "error", err)
 	}
 }

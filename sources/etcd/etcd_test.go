@@ -145,10 +145,10 @@ func testFormats(t *testing.T, server *etcdtest.Server) {
 	register(t, c, a, "twice", "10.0.0.1:8080")
 	f.until(a, "10.0.0.1:8080 10.0.0.2:8080 10.0.0.3:80 2001:db8::1:80", "")
 	bad := map[string]string{
-		"{": "is no JSON", `{"Addr":"host:80"}`: `has the address "host:80", want IP:port`, `{"Addr":"10.0.0.9"}`: "want IP:port",
+		"{": "is not JSON", `{"Addr":"host:80"}`: `has the address "host:80", want IP:port`, `{"Addr":"10.0.0.9"}`: "want IP:port",
 		`{"Addr":"10.0.0.9:0"}`: "want IP:port", `{}`: `has the address "", want IP:port`, `{"Op":1,"Addr":"10.0.0.9:1"}`: "has Op 1, want 0",
-		`{"Addr":"0.0.0.0:1"}`: "which is no server's", `{"Addr":"169.254.169.254:80"}`: "which is no server's", `{"Addr":"[fe80::1%eth0]:80"}`: "want IP:port",
-		`{"Addr":"` + strings.Repeat("1", 5000) + `"}`: "more than 4096", `["10.0.0.9:1"]`: "is no JSON", `{"Addr":"` + strings.Repeat("x", 100) + `"}`: "xxx...",
+		`{"Addr":"0.0.0.0:1"}`: "which cannot be a server's", `{"Addr":"169.254.169.254:80"}`: "which cannot be a server's", `{"Addr":"[fe80::1%eth0]:80"}`: "want IP:port",
+		`{"Addr":"` + strings.Repeat("1", 5000) + `"}`: "more than 4096", `["10.0.0.9:1"]`: "is not JSON", `{"Addr":"` + strings.Repeat("x", 100) + `"}`: "xxx...",
 	}
 	for value, why := range bad {
 		put(a+"/six", value) // what was good is no longer
@@ -181,7 +181,7 @@ func TestEtcdIsAway(t *testing.T) {
 	defer store.Close()
 	board := newBoard(t, store, "/a", "/b")
 	f := find(t, server, board)
-	f.until("/a", "unknown", "EtcdAway: etcd cannot be asked since 20")
+	f.until("/a", "unknown", "EtcdAway: etcd has not answered since 20")
 	f.until("/b", "unknown", ": connection refused")
 	server.Start()
 	c := server.Client()
@@ -262,7 +262,7 @@ func TestEtcdLosesItsData(t *testing.T) {
 	server.Kill()
 	server.Wipe()
 	server.Start()
-	f.until("/a", all, "EtcdLostData: etcd has lost its data or is another one: the 4 endpoints that were known before stay until half as many are registered, there are 0")
+	f.until("/a", all, "EtcdLostData: etcd has lost its data or is another one: the 4 endpoints that were known before stay until half as many are registered; now there are 0")
 	f.until("/b", "10.0.0.2:1", "EtcdLostData")
 	register(t, c, "/a", "9", "10.0.0.1:9")
 	f.until("/a", all+" 10.0.0.1:9", "there are 1")
@@ -319,10 +319,10 @@ func TestTooMany(t *testing.T) {
 		_, err := c.Txn(t.Context()).Then(ops...).Commit()
 		ok(t, err)
 	}
-	f.until("/a", "10.0.0.1:1", "NotRead: there are more than 10000 records under it")
+	f.until("/a", "10.0.0.1:1", "NotRead: there are more than 10000 records below it")
 	f.stop()
 	f = find(t, server, newBoard(t, nil, "/a"))
-	f.until("/a", "unknown", "NotRead: there are more than 10000 records under it")
+	f.until("/a", "unknown", "NotRead: there are more than 10000 records below it")
 	_, err := c.Delete(t.Context(), "/a/0001", clientv3.WithPrefix())
 	ok(t, err)
 	f.until("/a", "10.0.0.1:1", "")
@@ -333,8 +333,8 @@ func TestNoEtcd(t *testing.T) {
 	board := newBoard(t, nil)
 	f := find(t, etcdtest.New(t), board, func(c *etcdclient.Config) { c.Members = nil })
 	ok(t, board.Want([]string{"/a"}))
-	f.until("/a", "unknown", "EtcdAway: etcd cannot be asked since")
-	if w := board.Trouble("/a").Message; !strings.HasSuffix(w, "the daemon was started without --etcd; give it etcd's URLs") {
+	f.until("/a", "unknown", "EtcdAway: etcd has not answered since")
+	if w := board.Trouble("/a").Message; !strings.HasSuffix(w, "the daemon runs without --etcd; start it with etcd's URLs") {
 		t.Errorf("it says %q", w)
 	}
 }

@@ -13,24 +13,23 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// Bounds of what is taken from etcd.
+// Bounds of what is read from etcd.
 const (
-	maxRecords = 10_000  // of a target
+	maxRecords = 10_000  // records of a target
 	maxRecord  = 4 << 10 // bytes of a value
-	maxKey     = 1 << 10 // bytes
+	maxKey     = 1 << 10 // bytes of a key
 	maxShown   = 64      // bytes of a text in a message
 )
 
-// record is an endpoint as etcd's package naming/endpoints writes it, and as the
-// resolver of old gRPC (up to 1.29) does: the two have the same fields and differ in
-// their keys. Op is that of an update, and 0, for add, in what is stored. What
-// Metadata holds is the service's own business.
+// record is an endpoint as etcd's package naming/endpoints and the resolver of old gRPC
+// (up to 1.29) write it: with the same fields, but different keys. Op is 0, for add, in
+// stored records. Metadata belongs to the service and is ignored.
 type record struct {
 	Op   int
 	Addr string
 }
 
-// entry is what a record means: an endpoint, or why it is none.
+// entry is the meaning of a record: an endpoint, or why it is not one.
 type entry struct {
 	endpoint netip.AddrPort
 	wrong    string
@@ -55,7 +54,7 @@ func parse(value []byte) entry {
 	}
 	var r record
 	if err := json.Unmarshal(value, &r); err != nil {
-		return entry{wrong: `is no JSON like {"Op":0,"Addr":"10.0.0.1:8080"}`}
+		return entry{wrong: `is not JSON like {"Op":0,"Addr":"10.0.0.1:8080"}`}
 	}
 	if r.Op != 0 {
 		return entry{wrong: fmt.Sprintf("has Op %d, want 0", r.Op)}
@@ -66,12 +65,12 @@ func parse(value []byte) entry {
 		return entry{wrong: fmt.Sprintf("has the address %q, want IP:port", schema.Clip(r.Addr, maxShown))}
 	}
 	if a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() {
-		return entry{wrong: fmt.Sprintf("has the address %s, which is no server's", at)}
+		return entry{wrong: fmt.Sprintf("has the address %s, which cannot be a server's", at)}
 	}
 	return entry{endpoint: netip.AddrPortFrom(a, at.Port())}
 }
 
-// endpointsOf is the endpoints among records, as policies wants them.
+// endpointsOf returns the endpoints of records, sorted, as policies needs them.
 func endpointsOf(records map[string]entry) []requests.Endpoint {
 	all := make([]requests.Endpoint, 0, len(records))
 	for _, e := range records {
@@ -89,7 +88,7 @@ func sorted(all []requests.Endpoint) []requests.Endpoint {
 	return slices.Compact(all)
 }
 
-// leftOut says which records are no endpoints, empty where all are.
+// leftOut says which records are not endpoints; empty if all are.
 func leftOut(records map[string]entry) string {
 	const most = 3
 	var words []string

@@ -16,19 +16,19 @@ import (
 
 const (
 	pageSize = 500                   // records of one answer
-	gather   = 50 * time.Millisecond // what changes within it is told at once
+	gather   = 50 * time.Millisecond // changes within it are reported together
 )
 
-// errTooMany is why a target is not taken in.
-var errTooMany = fmt.Errorf("there are more than %d records under it, what was found last stays; name a target with fewer", maxRecords)
+// errTooMany is the error of a target with too many records.
+var errTooMany = fmt.Errorf("there are more than %d records below it, what was found last stays; name a target with fewer", maxRecords)
 
 // target is what is known of a target.
 type target struct {
 	board.Wanted
 	base    board.Found // what was found while etcd had its history
-	known   bool
-	lost    bool // etcd has no longer the history that base is of
-	era     int  // that it was read in
+	known   bool        // base is set
+	lost    bool        // etcd no longer has the history of base
+	era     int         // in which it was read
 	records map[string]entry
 }
 
@@ -53,12 +53,12 @@ func (s *source) watch(ctx context.Context, w board.Wanted) {
 		}
 		if said != err.Error() {
 			said = err.Error()
-			s.cfg.Log.Warn("target of etcd cannot be followed, will try again", "target", w.Target, "error", err)
+			s.cfg.Log.Warn("cannot follow a target in etcd, will try again", "target", w.Target, "error", err)
 		}
 		s.board.Fail(w, board.Trouble{Reason: "NotRead", Message: said})
 		p.Grow()
 		select {
-		case <-time.After(p.Next/2 + rand.N(p.Next)): // not all of them at once
+		case <-time.After(p.Next/2 + rand.N(p.Next)): // not all targets at once
 		case <-now.ctx.Done():
 		case <-ctx.Done():
 			return
@@ -66,8 +66,8 @@ func (s *source) watch(ctx context.Context, w board.Wanted) {
 	}
 }
 
-// follow reads a target and tells what changes until etcd ends the watch, as it
-// does where it compacted what the watch missed. good is called after the read.
+// follow reads a target and reports changes until etcd ends the watch, which it does
+// if it has compacted what the watch missed. It calls good after the first read.
 func (s *source) follow(ctx context.Context, t *target, number int, last history, good func()) error {
 	seen, err := s.read(ctx, t)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *source) follow(ctx context.Context, t *target, number int, last history
 	t.era = number
 	s.tell(ctx, t, seen)
 	good()
-	// A member that lost its leader says so instead of going quiet.
+	// A member without a leader then fails instead of staying silent.
 	updates := s.client.Watch(clientv3.WithRequireLeader(ctx), t.Target+"/", clientv3.WithPrefix(), clientv3.WithRev(seen.revision+1), clientv3.WithFragment())
 	for res := range updates {
 		if err := t.take(res); err != nil {
@@ -106,7 +106,7 @@ func (s *source) follow(ctx context.Context, t *target, number int, last history
 	return errors.New("etcd ended the watch")
 }
 
-// read reads all records of a target, as they are at one revision.
+// read reads all records of a target at one revision.
 func (s *source) read(ctx context.Context, t *target) (history, error) {
 	select {
 	case s.reads <- struct{}{}:
@@ -139,13 +139,13 @@ func (s *source) read(ctx context.Context, t *target) (history, error) {
 	t.records = records
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last == (history{}) { // the first pulse is still to come, and etcd may lose its data before
+	if s.last == (history{}) { // etcd may lose its data before the first pulse
 		s.last = seen
 	}
 	return seen, nil
 }
 
-// take takes in what changed.
+// take applies changes to the records.
 func (t *target) take(res clientv3.WatchResponse) error {
 	if err := res.Err(); err != nil {
 		return etcdclient.Plain(err)
@@ -163,9 +163,9 @@ func (t *target) take(res clientv3.WatchResponse) error {
 	return nil
 }
 
-// tell tells the board what there is.
+// tell reports the endpoints to the board.
 func (s *source) tell(ctx context.Context, t *target, seen history) {
-	if ctx.Err() != nil { // it may be of an era that is over
+	if ctx.Err() != nil { // its era may be over
 		return
 	}
 	f := t.found(seen)
@@ -174,7 +174,7 @@ func (s *source) tell(ctx context.Context, t *target, seen history) {
 	}
 }
 
-// found is what the records mean.
+// found returns the endpoints to use, and what is wrong with the records.
 func (t *target) found(seen history) board.Found {
 	now := endpointsOf(t.records)
 	t.lost = t.lost && 2*len(now) < len(t.base.Endpoints)
@@ -183,7 +183,7 @@ func (t *target) found(seen history) board.Found {
 	case t.lost:
 		f.Endpoints, f.Passing = sorted(append(slices.Clone(now), t.base.Endpoints...)), true
 		f.Trouble = board.Trouble{Reason: "EtcdLostData", Message: fmt.Sprintf(
-			"etcd has lost its data or is another one: the %d endpoints that were known before stay until half as many are registered, there are %d", len(t.base.Endpoints), len(now))}
+			"etcd has lost its data or is another one: the %d endpoints that were known before stay until half as many are registered; now there are %d", len(t.base.Endpoints), len(now))}
 	case left != "":
 		f.Trouble = board.Trouble{Reason: "RecordsLeftOut", Message: left}
 	case len(now) == 0:

@@ -18,20 +18,20 @@ import (
 // maxSecret bounds the files with secrets, in bytes.
 const maxSecret = 1 << 20
 
-// Auth names the files with what a remote wants to see. Files, so that no secret
-// stands in a command line or an environment. They are read at every fetch, so
-// that a token can be replaced while the daemon runs.
+// Auth names the files with the credentials for a remote. They are files so that no
+// secret is in a command line or an environment, and are read at every fetch so that
+// you can replace a token while the daemon runs.
 type Auth struct {
-	Username      string // for https with a password; with a token it is not needed
+	Username      string // for https with a password; a token needs none
 	PasswordFile  string // a password or token
 	SSHKeyFile    string
 	SSHPassphrase string // a file with the key's passphrase
-	KnownHosts    string // the host keys that are trusted
-	CAFile        string // further authorities for https
+	KnownHosts    string // the trusted host keys
+	CAFile        string // additional CA certificates for https
 }
 
-// connect begins a session with a remote. The secrets that it returns must not
-// be shown.
+// connect begins a session with a remote. It also returns the secrets that must not be
+// shown.
 func (a Auth) connect(ctx context.Context, e *transport.Endpoint) (transport.UploadPackSession, []string, error) {
 	if e.Protocol == "ssh" {
 		config, secrets, err := a.ssh(e)
@@ -53,7 +53,7 @@ func (a Auth) connect(ctx context.Context, e *transport.Endpoint) (transport.Upl
 	return session, secrets, err
 }
 
-// check tells early what is wrong with the files.
+// check reports early what is wrong with the files.
 func (a Auth) check(e *transport.Endpoint) error {
 	if e.Protocol == "ssh" {
 		_, _, err := a.ssh(e)
@@ -66,7 +66,7 @@ func (a Auth) check(e *transport.Endpoint) error {
 	return err
 }
 
-// login is the user and password for https; nil for none.
+// login returns the user and password for https; nil for none.
 func (a Auth) login(e *transport.Endpoint) (*githttp.BasicAuth, []string, error) {
 	if a.PasswordFile == "" {
 		if e.User == "" && e.Password == "" {
@@ -83,31 +83,31 @@ func (a Auth) login(e *transport.Endpoint) (*githttp.BasicAuth, []string, error)
 		user = e.User
 	}
 	if user == "" {
-		user = "git" // hosts that take a token ignore the name, but want one
+		user = "git" // hosts that accept a token ignore the name, but need one
 	}
 	return &githttp.BasicAuth{Username: user, Password: password}, []string{password}, nil
 }
 
-// roots is the authorities for https; nil for those of the system.
+// roots returns the CA certificates for https; nil for those of the system.
 func (a Auth) roots() (*x509.CertPool, error) {
 	if a.CAFile == "" {
 		return nil, nil
 	}
 	pem, err := os.ReadFile(a.CAFile)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the authorities of --git-ca: %w", err)
+		return nil, fmt.Errorf("cannot read --git-ca: %w", err)
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate; --git-ca wants a file in PEM", a.CAFile)
+		return nil, fmt.Errorf("%s has no certificate; --git-ca needs a PEM file", a.CAFile)
 	}
 	return roots, nil
 }
 
-// ssh is how to log in by ssh, and which host keys to trust.
+// ssh returns how to log in by ssh, and which host keys to trust.
 func (a Auth) ssh(e *transport.Endpoint) (*ssh.ClientConfig, []string, error) {
 	if a.SSHKeyFile == "" || a.KnownHosts == "" {
 		return nil, nil, errors.New("ssh needs a key and the host keys to trust; give --ssh-key and --known-hosts")
@@ -128,7 +128,7 @@ func (a Auth) ssh(e *transport.Endpoint) (*ssh.ClientConfig, []string, error) {
 	}
 	keys, err := gitssh.NewPublicKeys(user, []byte(key+"\n"), passphrase)
 	if err != nil {
-		return nil, []string{passphrase}, fmt.Errorf("cannot use the key %s: %w; an encrypted one needs --ssh-passphrase-file", a.SSHKeyFile, err)
+		return nil, []string{passphrase}, fmt.Errorf("cannot use the key %s: %w; an encrypted key needs --ssh-passphrase-file", a.SSHKeyFile, err)
 	}
 	hosts, err := gitssh.NewKnownHostsDb(a.KnownHosts)
 	if err != nil {
@@ -136,12 +136,12 @@ func (a Auth) ssh(e *transport.Endpoint) (*ssh.ClientConfig, []string, error) {
 	}
 	return &ssh.ClientConfig{
 		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys.Signer)}, HostKeyCallback: hosts.HostKeyCallback(),
-		// Else the server might show a key of a kind that is not in the file.
+		// Otherwise the server might send a type of key that is not in the file.
 		HostKeyAlgorithms: hosts.HostKeyAlgorithms(address(e)),
 	}, []string{passphrase}, nil
 }
 
-// readSecret reads a file that only its owner and group may read.
+// readSecret reads a file, and refuses one that everybody may read.
 func readSecret(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -153,7 +153,7 @@ func readSecret(path string) (string, error) {
 		return "", fmt.Errorf("cannot read a secret: %w", err)
 	}
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return "", fmt.Errorf("the secret %s is open to everybody (mode %04o); run chmod o= on it", path, mode)
+		return "", fmt.Errorf("everybody can access the secret %s (mode %04o); run chmod o= on it", path, mode)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxSecret))
 	if err != nil {

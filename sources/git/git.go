@@ -21,34 +21,34 @@ const fetchTimeout = 5 * time.Minute
 type Config struct {
 	URL            string // a path, or file://, https://, ssh://, user@host:path
 	Branch         string
-	Path           string // the folder in the repository that is read
+	Path           string // the folder of the repository to read
 	Interval       time.Duration
 	FollowRewrites bool   // follow a branch that was rewritten
 	Insecure       bool   // allow http:// beyond loopback
-	MirrorDir      string // where a remote is mirrored; empty: the system's temporary folder
+	MirrorDir      string // where to mirror a remote; empty: the system's temporary folder
 	Auth           Auth
-	Hints          <-chan struct{} // further reasons to look, such as a watcher's; may be nil
+	Hints          <-chan struct{} // additional hints, such as those of a watcher; may be nil
 }
 
 // Source implements reconciler.Source for a branch.
 type Source struct {
 	cfg     Config
-	local   string   // the path of a local repository, else empty
-	mirror  *mirror  // of a remote, else nil
-	secrets []string // of the URL
+	local   string   // the path of a local repository; empty for a remote
+	mirror  *mirror  // the mirror of a remote; nil for a local repository
+	secrets []string // in the URL
 	changed chan struct{}
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 
 	mu      sync.Mutex          // held by Fetch
 	store   *filesystem.Storage // of a local repository, kept from the last Fetch
-	good    state               // of the last good commit
-	refused plumbing.Hash       // a commit that the branch was rewritten to
-	refusal error               // what was said of it
+	good    state               // of the last commit that was read
+	refused plumbing.Hash       // a commit to which the branch was rewritten
+	refusal error               // why it was refused
 }
 
-// stale is an error that may come from what was kept since the last Fetch: Git
-// may have packed objects, or the repository may be another one.
+// stale is an error that may be caused by what was kept since the last Fetch: Git may
+// have packed objects, or the repository may have been replaced.
 type stale struct{ error }
 
 func (s stale) Unwrap() error { return s.error }
@@ -58,7 +58,7 @@ func New(cfg Config) (*Source, error) {
 	s := &Source{cfg: cfg, changed: make(chan struct{}, 1)}
 	s.cfg.Path = folder(cfg.Path)
 	if cfg.Branch == "" {
-		return nil, errors.New("no branch is named; give --branch")
+		return nil, errors.New("the branch is missing; give --branch")
 	}
 	local, remote, err := locate(cfg.URL, cfg.Insecure)
 	if err != nil {
@@ -80,8 +80,8 @@ func New(cfg Config) (*Source, error) {
 	return s, nil
 }
 
-// poll gives a hint every interval, give or take a tenth so that many daemons
-// spread, and passes on the hints of others.
+// poll gives a hint at every interval, with a jitter of a tenth so that many daemons
+// do not poll together, and passes on the hints of others.
 func (s *Source) poll(ctx context.Context) {
 	for {
 		var tick <-chan time.Time
@@ -120,17 +120,17 @@ func (s *Source) Close() error {
 	return nil
 }
 
-// Fetch implements reconciler.Source. After an error the last good commit is
-// what the next Fetch compares with.
+// Fetch implements reconciler.Source. After an error, the next Fetch compares with the
+// last commit that was read.
 func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	defer s.release()
-	// First with what was kept since the last time, then with what is on disk
-	// now, then with nothing taken for granted. A mirror is only changed by its
-	// source: it is whole or thrown away.
+	// First try with what was kept, then with what is on disk now, then from nothing.
+	// A mirror needs no second try: nobody else changes it, so that it is complete or
+	// has to be fetched again.
 	last := 2
 	if s.mirror != nil {
 		last = 1
@@ -153,8 +153,8 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	return nil, s.explain(ctx, err)
 }
 
-// release closes files, and forgets nothing: a pack that Git removes must not
-// stay on disk because it is open here.
+// release closes files but forgets nothing. A pack that Git removes must not stay on
+// disk because it is open here.
 func (s *Source) release() {
 	if s.mirror != nil {
 		_ = s.mirror.store.Close()
@@ -164,7 +164,7 @@ func (s *Source) release() {
 	}
 }
 
-// explain names the repository in an error, and takes secrets out of it.
+// explain adds the repository to an error, and removes secrets from it.
 func (s *Source) explain(ctx context.Context, err error) error {
 	secrets := s.secrets
 	if s.mirror != nil {
@@ -176,8 +176,8 @@ func (s *Source) explain(ctx context.Context, err error) error {
 	return clean(fmt.Errorf("cannot fetch %s: %w", Redact(s.cfg.URL), err), secrets)
 }
 
-// next makes the state of the branch's newest commit from an earlier one. A
-// fresh one takes nothing that was kept.
+// next makes the state of the branch's newest commit from an earlier one; with fresh,
+// without using anything that was kept.
 func (s *Source) next(ctx context.Context, from state, fresh bool) (state, error) {
 	store, tip, err := s.newest(ctx, fresh)
 	if err != nil {
@@ -189,8 +189,8 @@ func (s *Source) next(ctx context.Context, from state, fresh bool) (state, error
 	return advance(ctx, store, s.cfg.Path, from, tip)
 }
 
-// newest finds the branch's newest commit, in a store that holds it, and refuses
-// one that does not come after the last good one, unless it may be followed.
+// newest finds the branch's newest commit and a store that has it. It refuses a commit
+// that is not a descendant of the last one, unless rewrites may be followed.
 func (s *Source) newest(ctx context.Context, fresh bool) (*filesystem.Storage, plumbing.Hash, error) {
 	for depth := window; ; depth *= deepen {
 		store, tip, err := s.resolve(ctx, depth, fresh && depth == window)
@@ -213,7 +213,7 @@ func (s *Source) newest(ctx context.Context, fresh bool) (*filesystem.Storage, p
 			return store, tip, nil
 		case cut && s.mirror != nil && depth < maxWindow:
 			continue
-		case cut && s.mirror == nil: // the rest of its history may come later
+		case cut && s.mirror == nil: // its history may still be fetched
 			return nil, tip, stale{s.rewritten(tip, cut)}
 		}
 		s.refused, s.refusal = tip, s.rewritten(tip, cut)
@@ -223,15 +223,15 @@ func (s *Source) newest(ctx context.Context, fresh bool) (*filesystem.Storage, p
 
 func (s *Source) rewritten(tip plumbing.Hash, cut bool) error {
 	if cut {
-		return fmt.Errorf("branch %s: the history of %s that is here does not reach back to %s; fetch more of it, or run with --follow-rewrites",
+		return fmt.Errorf("branch %s: the local history of %s does not reach back to %s; fetch more of it, or run with --follow-rewrites",
 			s.cfg.Branch, tip, s.good.tip)
 	}
-	return fmt.Errorf("branch %s was rewritten: %s does not follow %s; push a commit on top of it, or run with --follow-rewrites",
+	return fmt.Errorf("branch %s was rewritten: %s is not a descendant of %s; push a commit on top of that, or run with --follow-rewrites",
 		s.cfg.Branch, tip, s.good.tip)
 }
 
-// resolve finds the branch's newest commit, after asking the remote if there is
-// one, and a store that holds it.
+// resolve finds the branch's newest commit, at the remote if there is one, and a store
+// that has it.
 func (s *Source) resolve(ctx context.Context, depth int, fresh bool) (*filesystem.Storage, plumbing.Hash, error) {
 	if s.mirror != nil {
 		if fresh {

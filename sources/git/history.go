@@ -8,10 +8,9 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/storer"
 )
 
-// follows tells whether a commit is, or comes after, an old one. Where it says
-// no, cut tells that some history is not there, as in a shallow clone, so that
-// the answer may be yes. The newest commits are looked at first: what a branch
-// went forward by is mostly little.
+// follows reports whether a commit is an old one or its descendant. If not, cut says
+// that some history is missing, as in a shallow clone, so that it may still be one. The
+// newest commits are read first, because a branch mostly grows by a few.
 func follows(ctx context.Context, store storer.EncodedObjectStorer, tip, old plumbing.Hash) (ok, cut bool, err error) {
 	if old.IsZero() || tip == old {
 		return true, false, nil

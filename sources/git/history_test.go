@@ -29,7 +29,7 @@ func TestRewrites(t *testing.T) {
 			fetch(t, bold)
 			// Back to an older commit.
 			r.git("reset", "--quiet", "--hard", first)
-			wantError(t, s, "branch main was rewritten: "+first+" does not follow "+old, "--follow-rewrites")
+			wantError(t, s, "branch main was rewritten: "+first+" is not a descendant of "+old, "--follow-rewrites")
 			wantFiles(t, fetch(t, bold), "a.yaml", "1")
 			// Another commit on the older one.
 			rewritten := r.commit("a.yaml", "3", "b.yaml", "b")
@@ -52,7 +52,7 @@ func TestRewrites(t *testing.T) {
 			forward := r.commit("a.yaml", "4")
 			wantFiles(t, fetch(t, s), "a.yaml", "4")
 			r.git("reset", "--quiet", "--hard", fresh)
-			wantError(t, s, fresh+" does not follow "+forward)
+			wantError(t, s, fresh+" is not a descendant of "+forward)
 			r.git("reset", "--quiet", "--hard", forward)
 			// A merge that has the last commit as its second parent goes forward.
 			r.git("checkout", "--quiet", "-b", "side", first)

@@ -17,7 +17,7 @@ import (
 var maxRefs int64 = 64 << 20
 
 const (
-	maxPage       = 4 << 10 // bounds, in bytes, what a remote says as an error
+	maxPage       = 4 << 10 // bounds an error message of a remote, in bytes
 	answerTimeout = time.Minute
 )
 
@@ -33,15 +33,14 @@ func (s *httpSession) Close() error {
 	return s.UploadPackSession.Close()
 }
 
-// dialHTTP makes a session by https. It connects when it is used. Redirects are
-// left to go-git: it follows none to plaintext, and takes no password along to
-// another host.
+// dialHTTP makes a session over https, which connects when it is used. go-git handles
+// redirects: it follows none to plaintext, and sends no password to another host.
 func dialHTTP(e *transport.Endpoint, login *githttp.BasicAuth, roots *x509.CertPool) (transport.UploadPackSession, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = answerTimeout
 	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	plain := *e
-	plain.User, plain.Password = "", "" // they would stand in errors
+	plain.User, plain.Password = "", "" // errors would show them
 	var auth transport.AuthMethod
 	if login != nil {
 		auth = login
@@ -53,8 +52,8 @@ func dialHTTP(e *transport.Endpoint, login *githttp.BasicAuth, roots *x509.CertP
 	return &httpSession{s, t}, nil
 }
 
-// bounded bounds what is read of an answer; go-git reads the list of branches
-// and the text of an error whole.
+// bounded bounds the size of answers: go-git reads the list of branches and the text of
+// an error without a limit.
 type bounded struct{ http.RoundTripper }
 
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -75,7 +74,7 @@ type body struct {
 	io.Closer
 }
 
-// limited is a reader that fails, rather than ends, at its limit.
+// limited is a reader that fails at its limit.
 type limited struct {
 	io.Reader
 	left int64
@@ -84,7 +83,7 @@ type limited struct {
 func (l *limited) Read(p []byte) (int, error) {
 	n, err := l.Reader.Read(p)
 	if l.left -= int64(n); l.left < 0 {
-		return 0, fmt.Errorf("the remote sends more than gray takes in; is it a repository of documents?")
+		return 0, fmt.Errorf("the remote sends more than gray accepts; is it a repository of documents?")
 	}
 	return n, err
 }

@@ -8,7 +8,7 @@ const (
 	leaves   = "error: is a symbolic link that leaves the repository; put the file itself here"
 	dangling = "error: is a symbolic link to nothing in the repository"
 	tooMany  = "error: is a symbolic link that leads to too many others"
-	noFile   = "error: is no regular file"
+	noFile   = "error: is not a regular file"
 )
 
 func TestLinks(t *testing.T) {

@@ -67,13 +67,13 @@ func TestRefusedPlaces(t *testing.T) {
 	for url, want := range map[string]string{
 		"http://example.com/r":              "is plaintext; use https",
 		"http://u:secret@example.com/r":     "http://example.com/r is plaintext",
-		"git://example.com/r":               "the protocol git is not read",
+		"git://example.com/r":               "the protocol git is not supported",
 		"ext::sh":                           "ssh needs a key", // host "ext" by ssh, as Git would not: no command is run
 		"ssh://example.com/r":               "ssh needs a key",
 		"git@example.com:r":                 "ssh needs a key",
-		"file://elsewhere/r":                "names no path on this machine",
-		"https://u:se%zzcret@example.com/r": `"https://example.com/r" is no Git URL`,
-		"https://u:se/cret@example.com/r":   `"https://example.com/r" is no Git URL`,
+		"file://elsewhere/r":                "is not a path on this machine",
+		"https://u:se%zzcret@example.com/r": `"https://example.com/r" is not a Git URL`,
+		"https://u:se/cret@example.com/r":   `"https://example.com/r" is not a Git URL`,
 	} {
 		t.Run(url, func(t *testing.T) {
 			_, err := New(Config{URL: url, Branch: "main"})
@@ -110,7 +110,7 @@ func TestMissing(t *testing.T) {
 	sparse.git("config", "core.repositoryformatversion", "1")
 	wantFiles(t, fetch(t, follow(t, sparse.dir, Config{})), "a/b.yaml", "b", "c/d.yaml", "d")
 	sparse.git("config", "core.repositoryformatversion", "2")
-	wantError(t, follow(t, sparse.dir, Config{}), "its format has version 2, which is not read")
+	wantError(t, follow(t, sparse.dir, Config{}), "its format has version 2, which gray cannot read")
 	r.commit("a.yaml", "a")
 	wantFiles(t, fetch(t, s), "a.yaml", "a")
 	wantError(t, follow(t, r.dir, Config{Branch: "other"}), `no branch "other" with a commit`)
@@ -372,7 +372,7 @@ func TestFindRoot(t *testing.T) {
 			t.Errorf("%s: %s", dir, d)
 		}
 	}
-	if _, _, err := FindRoot(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is in no work tree of a Git repository") {
+	if _, _, err := FindRoot(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is not in the work tree of a Git repository") {
 		t.Errorf("got %v", err)
 	}
 }

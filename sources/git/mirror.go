@@ -22,58 +22,57 @@ import (
 )
 
 const (
-	// window is how many commits of history are fetched. It must reach back to
-	// the commit that was read last: then a server sends only what is new, and
-	// it is seen whether the branch goes forward. Where it does not, it is made
-	// deeper by steps of deepen, up to maxWindow.
+	// window is how many commits of history are fetched. It must reach back to the
+	// commit that was read last: then the server sends only what is new, and a
+	// rewritten branch is noticed. If it does not reach back, it is multiplied by
+	// deepen, up to maxWindow.
 	window    = 32
 	deepen    = 8
 	maxWindow = window * deepen * deepen * deepen
-	// maxPacks is after how many fetches a mirror is made anew.
+	// maxPacks is the number of fetches after which a mirror is made again.
 	maxPacks = 200
-	// maxHaves bounds how many commits a server is told that we hold.
+	// maxHaves bounds how many of our commits are named to a server.
 	maxHaves = 16
 )
 
-// Bounds of what is fetched, in bytes. They are variables for the tests.
+// Bounds of a fetch, in bytes. They are variables for the tests.
 var (
 	maxPack   int64 = 2 << 30   // one fetch, compressed
-	maxObject int64 = 256 << 20 // one object of it: to check an object, go-git holds it in memory
+	maxObject int64 = 256 << 20 // one object, which go-git holds in memory to check it
 )
 
 // mirror is a bare repository on disk with what was fetched from a remote.
 //
-// It must serve a daemon for months. So it is not in memory, where go-git keeps
-// objects unpacked and for ever: a folder of 1,000 documents is 40 kB of tree
-// with each commit, and a repository may hold much that gray does not read. It
-// has no full history either, which nobody reads and which can be larger by
-// orders than the documents; only the newest commits, to see that the branch
-// goes forward. Each fetch adds a small pack. After maxPacks of them, or when
-// anything in it cannot be read, it is thrown away and fetched again, which
-// costs one snapshot, heals whatever befell it, and bounds the disk that it
-// takes. Nothing of worth is in it: what was read last lives in the Source.
+// It has to serve a daemon for months, so it is not in memory: there go-git keeps all
+// objects unpacked for ever. A folder of 1,000 documents has a tree of 40 kB in each
+// commit, and a repository may have many files that gray does not read. Nor does the
+// mirror have the full history, which nobody reads and which can be far larger than the
+// documents, but only the newest commits, to notice a rewritten branch. Each fetch adds
+// a small pack. After maxPacks of them, or when anything cannot be read, the mirror is
+// fetched again. That costs one snapshot, repairs any damage and bounds its size. The
+// mirror is only a cache: the Source keeps what was read last.
 type mirror struct {
 	endpoint *transport.Endpoint
 	auth     Auth
 	branch   string
 	dir      string
 	store    *filesystem.Storage
-	tip      plumbing.Hash   // what was fetched last
-	depth    int             // with how many commits
+	tip      plumbing.Hash   // the commit that was fetched last
+	depth    int             // how many commits were fetched with it
 	haves    []plumbing.Hash // the commits that were fetched
 	shallow  []plumbing.Hash // the commits whose parents were not
 	packs    int
 	secrets  []string // of the last fetch
 }
 
-// newMirror makes an empty mirror in a new folder below dir, which is made too;
-// below the system's temporary folder if dir is empty.
+// newMirror makes an empty mirror in a new folder below dir, which it creates if
+// necessary; if dir is empty, below the system's temporary folder.
 func newMirror(endpoint *transport.Endpoint, auth Auth, branch, dir string) (*mirror, error) {
 	if dir != "" {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the folder for the mirror: %w", err)
 		}
-		// What an earlier daemon left when it was killed.
+		// A daemon that was killed left its mirror.
 		old, _ := filepath.Glob(filepath.Join(dir, "gray-mirror-*"))
 		for _, o := range old {
 			_ = os.RemoveAll(o)
@@ -107,8 +106,8 @@ func (m *mirror) close() error {
 	return errors.Join(m.store.Close(), os.RemoveAll(m.dir))
 }
 
-// fetch asks for the branch's newest commit and makes the mirror hold it, with
-// depth commits of history.
+// fetch fetches the branch's newest commit into the mirror, with depth commits of
+// history, and returns it.
 func (m *mirror) fetch(ctx context.Context, depth int) (plumbing.Hash, error) {
 	session, secrets, err := m.auth.connect(ctx, m.endpoint)
 	m.secrets = secrets
@@ -118,7 +117,7 @@ func (m *mirror) fetch(ctx context.Context, depth int) (plumbing.Hash, error) {
 	defer session.Close()
 	refs, err := session.AdvertisedReferencesContext(ctx)
 	if errors.Is(err, pktline.ErrInvalidPktLen) {
-		err = fmt.Errorf("it does not answer as a Git server does: %w; is the URL right?", err)
+		err = fmt.Errorf("it does not answer like a Git server: %w; is the URL right?", err)
 	}
 	if err != nil && !errors.Is(err, transport.ErrEmptyRemoteRepository) {
 		return plumbing.ZeroHash, err
@@ -152,7 +151,7 @@ func (m *mirror) pull(ctx context.Context, session transport.UploadPackSession, 
 	req := packp.NewUploadPackRequestFromCapabilities(able)
 	req.Wants = []plumbing.Hash{tip}
 	req.Haves = m.haves
-	if able.Supports(capability.Shallow) { // else all history comes
+	if able.Supports(capability.Shallow) { // otherwise the server sends all history
 		req.Depth = packp.DepthCommits(depth)
 		req.Shallows = m.shallow
 		if err := req.Capabilities.Set(capability.Shallow); err != nil {
@@ -166,7 +165,7 @@ func (m *mirror) pull(ctx context.Context, session transport.UploadPackSession, 
 	}
 	res, err := session.UploadPack(ctx, req)
 	if errors.Is(err, transport.ErrEmptyUploadPackRequest) {
-		return nil // all of it is here
+		return nil // there is nothing to fetch
 	}
 	if err != nil {
 		return err
@@ -199,8 +198,8 @@ func (m *mirror) pull(ctx context.Context, session transport.UploadPackSession, 
 // receive adds a pack to the mirror.
 func (m *mirror) receive(r io.Reader) (err error) {
 	pack := bufio.NewReader(r)
-	// A pack without objects is no pack to keep. The head is "PACK", the version
-	// and the number of objects.
+	// A pack without objects is not stored. Its header is "PACK", the version and the
+	// number of objects.
 	if head, err := pack.Peek(12); err != nil {
 		return fmt.Errorf("the remote sent no pack: %w", err)
 	} else if binary.BigEndian.Uint32(head[8:]) == 0 {
@@ -215,7 +214,7 @@ func (m *mirror) receive(r io.Reader) (err error) {
 	if e := w.Close(); err == nil {
 		err = e
 	}
-	if err != nil { // go-git leaves what it has written so far
+	if err != nil { // go-git does not remove its temporary files
 		rest, _ := filepath.Glob(filepath.Join(m.dir, "objects", "pack", "tmp_*"))
 		for _, f := range rest {
 			_ = os.Remove(f)
@@ -226,8 +225,8 @@ func (m *mirror) receive(r io.Reader) (err error) {
 	return nil
 }
 
-// checkPack reads a pack to its end and refuses one with an object that is too
-// large to be held in memory.
+// checkPack reads a pack to its end and refuses one with an object that is too large
+// for memory.
 func checkPack(r io.Reader) error {
 	s := packfile.NewScanner(r)
 	_, count, err := s.Header()
@@ -250,7 +249,7 @@ func checkPack(r io.Reader) error {
 			size = max(size, start.result())
 		}
 		if size > maxObject {
-			return fmt.Errorf("the remote has an object of %d bytes, the most is %d; keep documents in a repository of their own", size, maxObject)
+			return fmt.Errorf("the remote has an object of %d bytes, more than %d; keep documents in a repository of their own", size, maxObject)
 		}
 	}
 	_, err = s.Checksum()
@@ -267,8 +266,8 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// result is the size of what a delta makes; it begins with the size of what it
-// is made from, then this.
+// result is the size of the object that a delta makes. A delta begins with the size of
+// its base, followed by this size.
 func (h *head) result() int64 {
 	_, n := binary.Uvarint(h.start)
 	if n <= 0 {

@@ -136,7 +136,7 @@ func TestMirror(t *testing.T) {
 	r.git("update-ref", "refs/heads/main", old)
 	r.grow("main", 2, 0)
 	m = meter{}
-	wantError(t, s, "was rewritten", "does not follow "+last)
+	wantError(t, s, "was rewritten", "is not a descendant of "+last)
 	asked := m.posts
 	wantError(t, s, "was rewritten")
 	if asked == 0 || m.posts != asked {
@@ -203,10 +203,10 @@ func TestMirrorBounds(t *testing.T) {
 	large := strings.Repeat("0123456789abcdef", 1<<16)
 	r.commit("a.yaml", "2", "large.bin", large)
 	maxObject = 1 << 19
-	wantError(t, s, "the remote has an object of 1048576 bytes, the most is 524288")
+	wantError(t, s, "the remote has an object of 1048576 bytes, more than 524288")
 	maxObject = 1 << 30
 	maxPack = 1 << 9
-	wantError(t, s, "the remote sends more than gray takes in")
+	wantError(t, s, "the remote sends more than gray accepts")
 	maxPack = 1 << 30
 	wantFiles(t, fetch(t, s), "a.yaml", "2")
 	// A delta is small, but not what it makes.
@@ -313,6 +313,6 @@ func TestMirrorFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := New(Config{URL: "https://example.com/r", Branch: "main", MirrorDir: file}); err == nil {
-		t.Error("a file is no folder")
+		t.Error("a file is not a folder")
 	}
 }

@@ -107,11 +107,11 @@ func TestSecretFiles(t *testing.T) {
 	}{
 		{https, Auth{PasswordFile: none}, "no such file"},
 		{https, Auth{PasswordFile: secret(t, " \n")}, "is empty"},
-		{https, Auth{PasswordFile: open}, "is open to everybody (mode 0644); run chmod o= on it"},
-		{https, Auth{CAFile: none}, "cannot read the authorities of --git-ca"},
-		{https, Auth{CAFile: secret(t, "nothing")}, "holds no certificate"},
+		{https, Auth{PasswordFile: open}, "(mode 0644); run chmod o= on it"},
+		{https, Auth{CAFile: none}, "cannot read --git-ca"},
+		{https, Auth{CAFile: secret(t, "nothing")}, "has no certificate"},
 		{ssh, Auth{KnownHosts: open}, "give --ssh-key and --known-hosts"},
-		{ssh, Auth{SSHKeyFile: open, KnownHosts: open}, "is open to everybody"},
+		{ssh, Auth{SSHKeyFile: open, KnownHosts: open}, "everybody can access the secret"},
 		{ssh, Auth{SSHKeyFile: secret(t, "no key"), KnownHosts: open}, "cannot use the key"},
 	} {
 		_, err := New(Config{URL: c.url, Branch: "main", Auth: c.auth, MirrorDir: t.TempDir()})
@@ -148,7 +148,7 @@ func failures(released <-chan struct{}) map[string]failure {
 		}, "authorization failed: <p> <p>"},
 		"page": {func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 			fmt.Fprint(w, "<html>log in</html>")
-		}, "does not answer as a Git server does"},
+		}, "does not answer like a Git server"},
 		"reset": {func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }, "EOF"},
 		"cut": {func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			rec := httptest.NewRecorder()
@@ -238,7 +238,7 @@ func TestEndlessRemote(t *testing.T) {
 		want   string
 	}{
 		{http.StatusForbidden, "no", "authorization failed"},
-		{http.StatusOK, "003f" + strings.Repeat("0123456789", 4) + " refs/heads/branch\n", "the remote sends more than gray takes in"},
+		{http.StatusOK, "003f" + strings.Repeat("0123456789", 4) + " refs/heads/branch\n", "the remote sends more than gray accepts"},
 	} {
 		g.set(func() {
 			g.wrap = func(w http.ResponseWriter, r *http.Request, _ http.Handler) {

@@ -23,12 +23,11 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// cacheSize bounds the objects that a repository holds in memory.
+// cacheSize bounds the objects of a repository in memory, in bytes.
 const cacheSize = 16 * cache.MiByte
 
-// openStore gives the objects and references in a Git directory. Large objects
-// are not read into memory before they are asked for; packs stay open until the
-// store is closed.
+// openStore opens the objects and references in a Git directory. Large objects are read
+// only when they are needed; packs stay open until the store is closed.
 func openStore(dir billy.Filesystem) *filesystem.Storage {
 	return filesystem.NewStorageWithOptions(dir, cache.NewObjectLRU(cacheSize), filesystem.Options{
 		KeepDescriptors: true, LargeObjectThreshold: schema.MaxYAML,
@@ -36,8 +35,7 @@ func openStore(dir billy.Filesystem) *filesystem.Storage {
 	})
 }
 
-// openLocal opens a repository, bare or with a work tree, or a further work tree
-// of one.
+// openLocal opens a repository, bare or with a work tree, or a linked work tree.
 func openLocal(p string) (*filesystem.Storage, error) {
 	own, common, err := gitDirs(p)
 	if err != nil {
@@ -50,9 +48,9 @@ func openLocal(p string) (*filesystem.Storage, error) {
 	return store, nil
 }
 
-// gitDirs finds the Git directory of a repository, and the one with its objects
-// and branches: a further work tree has a directory of its own, and shares that
-// of the first.
+// gitDirs finds the Git directory of a repository, and the common one with its objects
+// and branches: a linked work tree has a directory of its own and shares the common one
+// of the main work tree.
 func gitDirs(p string) (own, common string, err error) {
 	if p, err = filepath.Abs(p); err != nil {
 		return "", "", err
@@ -79,7 +77,7 @@ func gitDirs(p string) (own, common string, err error) {
 	return own, common, err
 }
 
-// readPath reads a file with a path, which may be relative to dir.
+// readPath reads a path from a file; it may be relative to dir.
 func readPath(file, dir, prefix string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -92,9 +90,8 @@ func readPath(file, dir, prefix string) (string, error) {
 	return p, nil
 }
 
-// readable opens repositories that go-git refuses for extensions of the format
-// that change nothing for those who only read, such as that of a sparse
-// checkout.
+// readable opens repositories that go-git refuses because of an extension of the format,
+// if that does not matter to a reader; an example is a sparse checkout.
 type readable struct{ *filesystem.Storage }
 
 // Config implements storage.Storer.
@@ -104,7 +101,7 @@ func (r readable) Config() (*config.Config, error) {
 		return nil, err
 	}
 	if v := cfg.Raw.Section("core").Option("repositoryformatversion"); v != "" && v != "0" && v != "1" {
-		return nil, fmt.Errorf("its format has version %s, which is not read", v)
+		return nil, fmt.Errorf("its format has version %s, which gray cannot read", v)
 	}
 	for _, o := range cfg.Raw.Section("extensions").Options {
 		name, value := strings.ToLower(o.Key), strings.ToLower(o.Value)
@@ -113,7 +110,7 @@ func (r readable) Config() (*config.Config, error) {
 		case name == "noop", name == "noop-v1", name == "preciousobjects", name == "partialclone",
 			name == "worktreeconfig", name == "relativeworktrees":
 		default:
-			return nil, fmt.Errorf("its format has the extension %s %s, which is not read", name, value)
+			return nil, fmt.Errorf("its format has the extension %s %s, which gray cannot read", name, value)
 		}
 	}
 	cfg.Raw.RemoveSection("extensions")
@@ -124,7 +121,7 @@ func (r readable) Config() (*config.Config, error) {
 func branchTip(store storer.ReferenceStorer, branch string) (plumbing.Hash, error) {
 	ref, err := storer.ResolveReference(store, plumbing.NewBranchReferenceName(branch))
 	if errors.Is(err, plumbing.ErrReferenceNotFound) {
-		return plumbing.ZeroHash, stale{noBranch(branch)} // or the repository is another one now
+		return plumbing.ZeroHash, stale{noBranch(branch)} // or the repository was replaced
 	}
 	if err != nil {
 		return plumbing.ZeroHash, stale{fmt.Errorf("cannot read branch %s: %w", branch, err)}
@@ -136,8 +133,8 @@ func noBranch(branch string) error {
 	return fmt.Errorf("the repository has no branch %q with a commit; make one, or give another --branch", branch)
 }
 
-// WatchPaths lists the folders in which a local repository changes when a commit
-// is made; none for a remote.
+// WatchPaths lists the folders of a local repository that change with each commit; none
+// for a remote.
 func WatchPaths(url string) []string {
 	local, _, err := locate(url, true)
 	if err != nil || local == "" {
@@ -150,8 +147,8 @@ func WatchPaths(url string) []string {
 	return []string{filepath.Join(common, "refs", "heads")}
 }
 
-// ReadRevision reads the files of a revision of the repository at a path: a
-// commit, branch, tag or anything that names one, such as HEAD~1.
+// ReadRevision reads the files of a revision of the repository at a path: a commit, a
+// branch, a tag or an expression such as HEAD~1.
 func ReadRevision(ctx context.Context, repoPath, revision, subPath string) (*schema.Snapshot, error) {
 	store, err := openLocal(repoPath)
 	if err != nil {
@@ -176,7 +173,7 @@ func ReadRevision(ctx context.Context, repoPath, revision, subPath string) (*sch
 // folder is a path in a repository, empty for its root.
 func folder(p string) string { return path.Clean("/" + filepath.ToSlash(p))[1:] }
 
-// FindRoot finds the work tree that a folder is in, and the folder's path in it.
+// FindRoot finds the work tree that contains a folder, and the folder's path in it.
 func FindRoot(dir string) (root, sub string, err error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -191,7 +188,7 @@ func FindRoot(dir string) (root, sub string, err error) {
 			return root, sub, err
 		}
 		if root == filepath.Dir(root) {
-			return "", "", fmt.Errorf("%s is in no work tree of a Git repository", dir)
+			return "", "", fmt.Errorf("%s is not in the work tree of a Git repository", dir)
 		}
 	}
 }

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// sshSession speaks to git-upload-pack on another machine. go-git's own ssh
-// client waits for ever for a server that accepts and then says nothing; here
-// the connection ends with the context.
+// sshSession talks to git-upload-pack on another machine. go-git's own ssh client waits
+// for ever for a server that accepts and then sends nothing; here the connection ends
+// with the context.
 type sshSession struct {
 	client  *ssh.Client
 	session *ssh.Session
@@ -60,16 +60,16 @@ func dialSSH(ctx context.Context, e *transport.Endpoint, config *ssh.ClientConfi
 	return s, nil
 }
 
-// hostKeyError says what to do about a host that is not known.
+// hostKeyError says what to do about an unknown host key.
 func hostKeyError(err error) error {
 	var key *knownhosts.KeyError
 	switch {
 	case !errors.As(err, &key):
 		return err
 	case len(key.Want) == 0:
-		return fmt.Errorf("%w; add its key to --known-hosts, after you checked it", err)
+		return fmt.Errorf("%w; verify its key and add it to --known-hosts", err)
 	}
-	return fmt.Errorf("%w; somebody may be in between, or its key was changed: check it, then change --known-hosts", err)
+	return fmt.Errorf("%w; this may be an attack, or a new key: verify it, then change --known-hosts", err)
 }
 
 func (s *sshSession) start(path string) error {
@@ -85,12 +85,12 @@ func (s *sshSession) start(path string) error {
 		return err
 	}
 	if strings.HasPrefix(path, "/~") {
-		path = path[1:] // ssh://HOST/~/PATH counts from the home folder, as with Git
+		path = path[1:] // ssh://HOST/~/PATH is relative to the home folder, as in Git
 	}
 	return s.session.Start("git-upload-pack " + quote(path))
 }
 
-// quote quotes a word for the other side's shell as Git does.
+// quote quotes a word for the remote shell, as Git does.
 func quote(word string) string {
 	return "'" + strings.NewReplacer("'", `'\''`, "!", `'\!'`).Replace(word) + "'"
 }
@@ -100,8 +100,8 @@ func (s *sshSession) AdvertisedReferences() (*packp.AdvRefs, error) {
 	return s.AdvertisedReferencesContext(context.Background())
 }
 
-// AdvertisedReferencesContext implements transport.Session; the context is that
-// of dialSSH.
+// AdvertisedReferencesContext implements transport.Session; the context of dialSSH
+// bounds it.
 func (s *sshSession) AdvertisedReferencesContext(context.Context) (*packp.AdvRefs, error) {
 	refs := packp.NewAdvRefs()
 	err := refs.Decode(&limited{s.out, maxRefs})
@@ -136,8 +136,8 @@ func (s *sshSession) UploadPack(_ context.Context, req *packp.UploadPackRequest)
 	return res, nil
 }
 
-// explain adds what the other side said on its standard error. It is given a
-// little time to say it and end.
+// explain adds the remote's standard error, after giving it a little time to write it
+// and end.
 func (s *sshSession) explain(err error) error {
 	late := time.AfterFunc(2*time.Second, func() { _ = s.client.Close() })
 	defer late.Stop()
@@ -152,7 +152,7 @@ func (s *sshSession) explain(err error) error {
 // Close ends the session and the connection.
 func (s *sshSession) Close() error {
 	if s.in != nil && !s.asked {
-		_, _ = s.in.Write(pktline.FlushPkt) // so that the other side does not miss a request
+		_, _ = s.in.Write(pktline.FlushPkt) // tells the remote that no request will come
 	}
 	s.stop()
 	if err := s.client.Close(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF) {
@@ -161,7 +161,7 @@ func (s *sshSession) Close() error {
 	return nil
 }
 
-// tail keeps what the other side says on its standard error, up to maxPage.
+// tail keeps the remote's standard error, up to maxPage bytes.
 type tail struct {
 	mu   sync.Mutex
 	text []byte

@@ -229,7 +229,7 @@ func TestSSHPassphrase(t *testing.T) {
 		auth.SSHPassphrase = phrase
 		_, err := New(Config{URL: url, Branch: "main", Auth: auth})
 		wantNoSecret(t, err, "wrong phrase", passphrase)
-		if !strings.Contains(err.Error(), "an encrypted one needs --ssh-passphrase-file") {
+		if !strings.Contains(err.Error(), "an encrypted key needs --ssh-passphrase-file") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -269,9 +269,9 @@ func TestHostKeys(t *testing.T) {
 	}
 	url := "ssh://git@" + server.addr + r.dir
 	for name, c := range map[string]struct{ hosts, want string }{
-		"none":    {"", "key is unknown; add its key to --known-hosts"},
-		"other":   {line("example.com:22", host), "key is unknown; add its key to --known-hosts"},
-		"wrong":   {line(server.addr, wrong), "key mismatch; somebody may be in between"},
+		"none":    {"", "key is unknown; verify its key and add it to --known-hosts"},
+		"other":   {line("example.com:22", host), "key is unknown; verify its key and add it to --known-hosts"},
+		"wrong":   {line(server.addr, wrong), "key mismatch; this may be an attack"},
 		"revoked": {"@revoked " + line(server.addr, host), "revoked"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,26 +20,26 @@ import (
 	"github.com/gray-release/gray/sources"
 )
 
-// Bounds of a tree. A few small trees that hold each other many times over are a
-// small repository with a number of files that no machine can read.
+// Bounds of a tree. A small repository can have more files than any machine can read,
+// if a few trees contain each other many times.
 const (
 	maxEntries = 2 * sources.MaxFiles
 	maxPath    = 4096
-	maxTarget  = 4096 // of a symbolic link
+	maxTarget  = 4096 // bytes of a symbolic link's target
 )
 
 // state is what was read of a commit.
 type state struct {
 	tip   plumbing.Hash
-	tree  plumbing.Hash // of the folder that is read
+	tree  plumbing.Hash // of the folder Config.Path
 	files schema.Files
-	bytes int64           // the content of all files
+	bytes int64           // the size of all files
 	links map[string]bool // files that are symbolic links
 }
 
-// advance makes the state of a commit from that of an earlier one. A state
-// whose tree is the zero hash is taken for empty; its files only save reading
-// what stayed.
+// advance makes the state of a commit from that of an earlier one. An earlier state
+// whose tree is the zero hash counts as empty; its files only save reading the same
+// content again.
 func advance(ctx context.Context, store storer.EncodedObjectStorer, prefix string, from state, tip plumbing.Hash) (state, error) {
 	commit, err := readCommit(store, tip)
 	if err != nil {
@@ -61,7 +61,7 @@ func advance(ctx context.Context, store storer.EncodedObjectStorer, prefix strin
 		return state{}, fmt.Errorf("commit %s has no folder %q; give another --path", tip, prefix)
 	}
 	err = w.diff("", from.tree, tree.Hash)
-	// What a link points to can change without the link.
+	// The target of a link can change without the link.
 	for _, p := range slices.Sorted(maps.Keys(w.links)) {
 		if err == nil {
 			err = w.link(p, from.files.Get(p))
@@ -116,10 +116,10 @@ func unreadable(what string, hash plumbing.Hash, err error) error {
 type walker struct {
 	ctx     context.Context
 	store   storer.EncodedObjectStorer
-	prefix  string                         // of the folder that is read
-	root    plumbing.Hash                  // of the whole commit, for links
-	passed  map[plumbing.Hash]*object.Tree // trees that links led through
-	known   schema.Files                   // what was read before
+	prefix  string                         // the path of the folder Config.Path
+	root    plumbing.Hash                  // the tree of the whole commit, for links
+	passed  map[plumbing.Hash]*object.Tree // trees that links lead through
+	known   schema.Files                   // the files that were read before
 	links   map[string]bool
 	put     []*schema.File
 	remove  []string
@@ -127,7 +127,7 @@ type walker struct {
 	bytes   int64
 }
 
-// diff notes what differs between two trees; the zero hash is the empty one.
+// diff collects the differences between two trees; the zero hash is the empty tree.
 func (w *walker) diff(dir string, old, now plumbing.Hash) error {
 	if old == now {
 		return nil
@@ -146,8 +146,8 @@ func (w *walker) diff(dir string, old, now plumbing.Hash) error {
 	if err != nil {
 		return err
 	}
-	// Both are sorted. A folder sorts apart from a file of its name, so a file
-	// that becomes a folder is one that goes and one that comes.
+	// Both are sorted. A folder and a file of the same name sort differently, so that a
+	// file that becomes a folder is a removed and an added entry.
 	for len(a) > 0 || len(b) > 0 {
 		if len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 			a, b = a[1:], b[1:]
@@ -168,7 +168,7 @@ func (w *walker) diff(dir string, old, now plumbing.Hash) error {
 	return nil
 }
 
-// compare orders the first entries of two trees; the end of a tree comes last.
+// compare compares the first entries of two trees; the end of a tree sorts last.
 func compare(a, b []object.TreeEntry) int {
 	switch {
 	case len(b) == 0:
@@ -179,7 +179,7 @@ func compare(a, b []object.TreeEntry) int {
 	return strings.Compare(sortName(a[0]), sortName(b[0]))
 }
 
-// sortName is what Git sorts an entry of a tree by.
+// sortName is the name by which Git sorts an entry of a tree.
 func sortName(e object.TreeEntry) string {
 	if e.Mode == filemode.Dir {
 		return e.Name + "/"
@@ -187,7 +187,7 @@ func sortName(e object.TreeEntry) string {
 	return e.Name
 }
 
-// list gives the entries of a tree in Git's order.
+// list returns the entries of a tree in Git's order.
 func (w *walker) list(dir string, hash plumbing.Hash) ([]object.TreeEntry, error) {
 	if hash.IsZero() {
 		return nil, nil
@@ -231,8 +231,8 @@ func isFile(m filemode.FileMode) bool {
 	return m == filemode.Regular || m == filemode.Executable || m == filemode.Deprecated
 }
 
-// entry notes the change of one name: either side may be nothing, a folder, a
-// file, a link or a submodule.
+// entry collects the change of one name. Each side may be nothing, a folder, a file, a
+// link or a submodule.
 func (w *walker) entry(p string, was, is object.TreeEntry) error {
 	var old, now plumbing.Hash
 	if was.Mode == filemode.Dir {
@@ -270,8 +270,8 @@ func (w *walker) entry(p string, was, is object.TreeEntry) error {
 	return nil
 }
 
-// file makes a File of a blob, which is only read if it is new. A blob that is
-// too large is never read.
+// file makes a File from a blob, which it reads only if the blob is new and not too
+// large.
 func (w *walker) file(p string, hash plumbing.Hash) (*schema.File, error) {
 	if old := w.known.Get(p); old != nil && old.ID == hash.String() {
 		return old, nil
@@ -293,7 +293,7 @@ func (w *walker) file(p string, hash plumbing.Hash) (*schema.File, error) {
 	return &schema.File{Path: p, ID: hash.String(), Data: data}, nil
 }
 
-// readBlob reads a blob, and sees to it that it is the right one.
+// readBlob reads a blob and verifies its hash.
 func readBlob(blob plumbing.EncodedObject, hash plumbing.Hash) ([]byte, error) {
 	r, err := blob.Reader()
 	if err != nil {
@@ -307,8 +307,7 @@ func readBlob(blob plumbing.EncodedObject, hash plumbing.Hash) ([]byte, error) {
 	return data.Bytes(), err
 }
 
-// find gives the entry at a path of the commit, with no mode if nothing is
-// there.
+// find returns the entry at a path of the commit, without a mode if there is none.
 func (w *walker) find(p string) (object.TreeEntry, error) {
 	at := object.TreeEntry{Mode: filemode.Dir, Hash: w.root}
 	for part := range strings.SplitSeq(p, "/") {
@@ -338,8 +337,8 @@ func (w *walker) find(p string) (object.TreeEntry, error) {
 	return at, nil
 }
 
-// link reads what a link points to. Links are resolved in the tree of the
-// commit, so nothing outside of it can be reached.
+// link reads the target of a link. Links are resolved in the tree of the commit, so
+// that nothing outside it can be reached.
 func (w *walker) link(p string, old *schema.File) error {
 	f, err := w.follow(p)
 	if err != nil {

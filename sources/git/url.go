@@ -11,13 +11,12 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// locate tells where a repository is: the path of a local one, or the endpoint
-// of a remote.
+// locate returns the path of a local repository, or the endpoint of a remote.
 func locate(raw string, insecure bool) (string, *transport.Endpoint, error) {
 	e, err := transport.NewEndpoint(raw)
 	if err != nil {
-		// What go-git says repeats the URL, and maybe a password.
-		return "", nil, fmt.Errorf("%q is no Git URL; want a path, https://HOST/PATH or ssh://USER@HOST/PATH", Redact(raw))
+		// The error of go-git repeats the URL, which may contain a password.
+		return "", nil, fmt.Errorf("%q is not a Git URL; want a path, https://HOST/PATH or ssh://USER@HOST/PATH", Redact(raw))
 	}
 	switch e.Protocol {
 	case "file":
@@ -31,23 +30,23 @@ func locate(raw string, insecure bool) (string, *transport.Endpoint, error) {
 		}
 		return "", nil, fmt.Errorf("%s is plaintext; use https, or --insecure", Redact(raw))
 	}
-	return "", nil, fmt.Errorf("%s: the protocol %s is not read; use https, ssh or a path", Redact(raw), e.Protocol)
+	return "", nil, fmt.Errorf("%s: the protocol %s is not supported; use https, ssh or a path", Redact(raw), e.Protocol)
 }
 
-// localPath is the path in a file:// URL, or what is given.
+// localPath is the path in a file:// URL, or the text itself.
 func localPath(raw string) (string, error) {
 	if !strings.HasPrefix(raw, "file://") {
 		return raw, nil
 	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Host != "" && u.Host != "localhost" || u.Path == "" {
-		return "", fmt.Errorf("%q names no path on this machine; want file:///PATH", raw)
+		return "", fmt.Errorf("%q is not a path on this machine; want file:///PATH", raw)
 	}
 	return filepath.FromSlash(u.Path), nil
 }
 
-// Redact takes user and password out of a URL. What cannot be parsed loses all
-// before its last @.
+// Redact removes user and password from a URL. A URL that cannot be parsed loses
+// everything before its last @.
 func Redact(raw string) string {
 	scheme, rest, isURL := strings.Cut(raw, "://")
 	u, err := url.Parse(raw)
@@ -59,15 +58,15 @@ func Redact(raw string) string {
 		return scheme + "://" + rest[at+1:]
 	}
 	if user, host, ok := strings.Cut(raw, "@"); ok && !isURL && strings.Contains(user, ":") {
-		return host // user:password@host:path, which is none, but looks like one
+		return host // user:password@host:path is not a URL, but may contain a password
 	}
 	return raw
 }
 
-// maxMessage bounds, in bytes, what of a server's message is shown.
+// maxMessage bounds how much of a server's message is shown, in bytes.
 const maxMessage = 500
 
-// cleaned is an error that is shown without secrets.
+// cleaned is an error whose text has no secrets.
 type cleaned struct {
 	text string
 	error
@@ -76,8 +75,8 @@ type cleaned struct {
 func (c cleaned) Error() string { return c.text }
 func (c cleaned) Unwrap() error { return c.error }
 
-// clean makes an error one short line without secrets: servers answer with whole
-// pages, and some repeat what they were sent.
+// clean makes an error one short line without secrets: servers may answer with whole
+// pages, and may repeat what they were sent.
 func clean(err error, secrets []string) error {
 	text := err.Error()
 	for _, s := range secrets {
@@ -92,8 +91,8 @@ func clean(err error, secrets []string) error {
 	return cleaned{text, err}
 }
 
-// urlSecrets lists what of a URL must not be shown, as it is written and as it
-// is meant. A user without password is a token with some hosts.
+// urlSecrets lists the parts of a URL that must not be shown, both encoded and decoded.
+// For some hosts, a user without a password is a token.
 func urlSecrets(raw string, e *transport.Endpoint) []string {
 	if e == nil || e.Protocol == "ssh" && e.Password == "" {
 		return nil

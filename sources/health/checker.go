@@ -18,18 +18,18 @@ import (
 	"github.com/gray-release/gray/reconciler/board"
 )
 
-// maxBody bounds what of an answer is read before its connection is closed.
+// maxBody bounds how much of an answer is read, in bytes.
 const maxBody = 64 << 10
 
-// Run checks what the board wants until ctx ends, each server on its own.
+// Run checks the servers that the board wants until ctx ends, each on its own.
 func Run(ctx context.Context, b *board.Health) {
 	b.Tend(ctx, func(ctx context.Context, c policies.Check) { watch(ctx, b, c) })
 }
 
-// watch checks one server again and again. It begins as up: a daemon that starts
-// takes nobody out before it knows.
+// watch checks one server again and again. The server begins as up, so that a daemon
+// that starts takes none out of service before it knows.
 func watch(ctx context.Context, b *board.Health, c policies.Check) {
-	// Spread over the interval, so that many servers are not checked at once.
+	// Spread the checks of many servers over the interval.
 	timer := time.NewTimer(rand.N(c.How.Interval))
 	defer timer.Stop()
 	up, row := true, 0
@@ -78,7 +78,7 @@ func check(ctx context.Context, c policies.Check) error {
 	return err
 }
 
-// ping sends one echo request, by a raw socket where that is allowed.
+// ping sends one echo request, from a raw socket if that is allowed.
 func ping(ctx context.Context, address netip.Addr) error {
 	var err error
 	for _, privileged := range []bool{true, false} {
@@ -104,8 +104,8 @@ func connect(ctx context.Context, to netip.AddrPort) error {
 	return c.Close()
 }
 
-// get asks for a path; redirections are answers too, and are not followed, as
-// checks go to the addresses of the documents only.
+// get requests a path. It does not follow redirects, which pass: checks go only to the
+// addresses in documents.
 func get(ctx context.Context, from netip.AddrPort, path string) error {
 	client := http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil},

@@ -1,4 +1,4 @@
-// Package health is the source that checks the servers behind gateways: what it
-// finds is a fact beside the documents, from which policies compiles the hash
-// buckets. It takes what is to be checked from the loop's board and reports to it.
+// Package health is the source that checks the servers behind gateways. Which servers
+// are down is a fact, from which policies compiles the hash buckets. The loop leaves
+// the servers to check on a board.Health, and the source reports to it.
 package health

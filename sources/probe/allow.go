@@ -6,14 +6,14 @@ import (
 	"slices"
 )
 
-// Allow says where probes from the daemon's host may go. Documents come in by pull
-// requests and are not trusted with the networks that the host can reach.
+// Allow says which addresses tests from the daemon's host may reach. Documents come
+// from pull requests and are not trusted with every network that the host can reach.
 type Allow struct {
 	Networks []netip.Prefix      // --probe-allow
-	Named    map[netip.Addr]bool // addresses of the documents
+	Named    map[netip.Addr]bool // addresses in documents
 }
 
-// allow is what a request may probe.
+// allow returns the addresses that a request may reach.
 func (p *Prober) allow(r Request) Allow {
 	a := Allow{Networks: p.opt.Allow, Named: make(map[netip.Addr]bool, len(r.Named)+len(r.Targets))}
 	for _, n := range r.Named {
@@ -34,5 +34,5 @@ func (a Allow) Check(addr netip.Addr) error {
 	if a.Named[addr] || slices.ContainsFunc(a.Networks, func(n netip.Prefix) bool { return n.Contains(addr) }) {
 		return nil
 	}
-	return fmt.Errorf("%s is an address of no document and in no --probe-allow network", addr)
+	return fmt.Errorf("%s is neither an address in a document nor in a --probe-allow network", addr)
 }

@@ -9,14 +9,13 @@ import (
 	"strings"
 )
 
-// Baseline is what was lost in one Network before a release, in per cent by check
-// and address, of those that lost anything. Checks without an address are under the
-// zero one.
+// Baseline is the loss in one Network before a release, in per cent, by test and
+// address, for those that lost anything. Tests without an address are under the zero
+// address.
 type Baseline map[string]map[netip.Addr]float64
 
-// Baseline is what later verifications of the same Network are held against. The
-// checks that could not be made are not in it: where the verdict is Unknown, take
-// it again.
+// Baseline makes the baseline for later probes of the same Network. It lacks the tests
+// that could not be made: if the verdict is Unknown, take it again.
 func (r *Result) Baseline() Baseline {
 	b := Baseline{}
 	for _, c := range r.Checks {
@@ -39,7 +38,7 @@ func (b Baseline) set(check string, a netip.Addr, loss float64) {
 	b[check][a] = loss
 }
 
-// Lines is the baseline for people and for the store, a line for each loss, sorted:
+// Lines formats the baseline for people and for the store, a line for each loss, sorted:
 // "ping overlay 203.0.113.10: 10.0.0.5 lost 100%", "exec vpc: lost 100%". ParseBaseline
 // reads them.
 func (b Baseline) Lines() []string {
@@ -56,12 +55,12 @@ func (b Baseline) Lines() []string {
 	return out
 }
 
-// lostWord stands before the loss.
+// lostWord is the word before the loss.
 const lostWord = "lost "
 
-// percent writes a loss with up to two places, rounded up: what is read must not be
-// less than what was measured, and the loss of one of MaxCount requests is ten times
-// the error.
+// percent writes a loss with up to two decimals, rounded up: the loss that is read back
+// must not be less than the measured one. The rounding error is a tenth of the loss of
+// one in MaxCount requests.
 func percent(loss float64) string {
 	text := strconv.FormatFloat(loss, 'f', 2, 64)
 	if v, _ := strconv.ParseFloat(text, 64); v < loss {
@@ -70,8 +69,8 @@ func percent(loss float64) string {
 	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".") + "%"
 }
 
-// ParseBaseline reads the Lines of a Baseline, at most MaxTargets. A line that is
-// something else is left out: nothing is excused by it.
+// ParseBaseline reads the Lines of a Baseline, at most MaxTargets. It ignores other
+// lines.
 func ParseBaseline(lines []string) Baseline {
 	b := Baseline{}
 	for _, line := range lines[:min(len(lines), MaxTargets)] {
@@ -82,7 +81,7 @@ func ParseBaseline(lines []string) Baseline {
 	return b
 }
 
-// parseLoss reads a line from its end, as a check's name may hold anything.
+// parseLoss reads a line from its end, because the name of a test may contain anything.
 func parseLoss(line string) (check string, a netip.Addr, loss float64, ok bool) {
 	at := strings.LastIndex(line, ": ")
 	if at < 0 {
@@ -102,7 +101,8 @@ func parseLoss(line string) (check string, a netip.Addr, loss float64, ok bool) 
 	return check, a, loss, lost && per && err == nil && loss > 0 && loss <= 100
 }
 
-// compareAnswers sorts those that failed first, of these what moved, then by loss.
+// compareAnswers sorts failed answers first, of these the moved ones first, then by
+// loss.
 func compareAnswers(a, b Answer) int {
 	return cmp.Or(
 		cmp.Compare(truth(b.Failed), truth(a.Failed)),

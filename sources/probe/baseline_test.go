@@ -118,7 +118,7 @@ func TestLines(t *testing.T) {
 	got := strings.Join(r.Lines(2), "\n")
 	want := `ping overlay 203.0.113.10: 10.0.0.9 (web-4), moved, answered 1 of 3, lost 67%, 0% before, avg 0s, max 0s
 ping overlay 203.0.113.10: 10.0.0.7 (web-2), a peer, answered 0 of 3, lost 100%, 0% before
-ping overlay 203.0.113.10: failed, 3 of 9 addresses worse than before, 1 of them not named here; 18 of 27 answered, avg 0s, max 0s, 1 dead before, 2 of another family than the monitor
+ping overlay 203.0.113.10: failed, 3 of 9 addresses are worse than before, 1 of them not shown; 18 of 27 answered, avg 0s, max 0s, 1 did not answer before either, 2 of another family than the monitor
 exec vpc: answered 0 of 1, lost 100%, 0% before: exit status 3, after "the VPC is \"broken\""
 exec vpc: failed; 0 of 1 answered
 http http://x/: unknown: no such host; 0 of 0 answered

@@ -48,7 +48,7 @@ func peerMain(vip string) error {
 	}
 }
 
-// BenchmarkOverlayPing pings 10,000 addresses in one verification, at the default
+// BenchmarkOverlayPing pings 10,000 addresses in one probe, at the default
 // rate and as fast as it goes.
 func BenchmarkOverlayPing(b *testing.B) {
 	cmd := exec.Command(os.Args[0])
@@ -76,7 +76,7 @@ func BenchmarkOverlayPing(b *testing.B) {
 			before, began := processor(), time.Now()
 			lost := 0
 			for b.Loop() {
-				res := p.Verify(b.Context(), r)
+				res := p.Probe(b.Context(), r)
 				lost += res.Checks[0].Sent - res.Checks[0].Received
 				if res.Verdict == Unknown {
 					b.Logf("%s", res.Reason)

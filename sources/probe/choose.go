@@ -10,18 +10,17 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// selection is whom a verification probes.
+// selection is the addresses that a probe tests.
 type selection struct {
-	Targets []Target // moved ones first, each in the order of the sample
-	LeftOut int      // moved VMs beyond MaxTargets, which are sampled
-	Ranges  int      // moved routes to more than one address, of which none can be told to answer
+	Targets []Target // moved ones first, each group in the order of spread
+	LeftOut int      // moved VMs that are not tested, because there are more than MaxTargets
+	Ranges  int      // moved routes to more than one address, which cannot be tested
 }
 
-// choose makes the list of monitored addresses from a Network's routes: those that
-// moved, and so many of their peers, spread over the VTEPs. Where more have moved than
-// can be probed, those that are fresh come before the others. Equal arguments give
-// equal lists; another seed, such as the Network's generation, gives other peers, so
-// that over time all are looked at.
+// choose chooses the addresses to test from a Network's routes: those that moved, and
+// so many peers, spread over the VTEPs. If too many have moved, fresh ones go first.
+// Equal arguments give equal lists. Another seed, such as the Network's generation,
+// gives other peers, so that over time all are tested.
 func choose(routes []schema.Route, moved, fresh func(schema.Route) bool, peers int, seed uint64) selection {
 	var s selection
 	var first, on, off []Target
@@ -50,7 +49,7 @@ func choose(routes []schema.Route, moved, fresh func(schema.Route) bool, peers i
 	return s
 }
 
-// spread takes n targets: one of each VTEP in turn.
+// spread takes n targets, from each VTEP in turn.
 func spread(targets []Target, n int, seed uint64) []Target {
 	if n <= 0 {
 		return nil
@@ -82,7 +81,7 @@ func spread(targets []Target, n int, seed uint64) []Target {
 	return out
 }
 
-// mix is a number of an address and a seed that is the same on every machine.
+// mix hashes an address and a seed, with the same result on every machine.
 func mix(seed uint64, a netip.Addr) uint64 {
 	h := fnv.New64a()
 	var b [8]byte
@@ -90,7 +89,7 @@ func mix(seed uint64, a netip.Addr) uint64 {
 	_, _ = h.Write(b[:])
 	sixteen := a.As16()
 	_, _ = h.Write(sixteen[:])
-	// FNV alone leaves neighbours side by side.
+	// FNV alone keeps neighbouring addresses together.
 	x := h.Sum64()
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb

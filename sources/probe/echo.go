@@ -5,10 +5,10 @@ import (
 	"net/netip"
 )
 
-// vxlanPort is the port of VXLAN (RFC 7348).
+// vxlanPort is the UDP port of VXLAN (RFC 7348).
 const vxlanPort = 4789
 
-// The sizes of headers and of what an echo request carries, in bytes.
+// The sizes of headers and of the content of an echo request, in bytes.
 const (
 	vxlanHeader = 8
 	etherHeader = 14
@@ -16,7 +16,7 @@ const (
 	ipv6Header  = 40
 	icmpHeader  = 8
 	tagBytes    = 20
-	payload     = 32 // the tag and zeros
+	payload     = 32 // the tag, padded with zeros
 	maxFrame    = vxlanHeader + etherHeader + ipv6Header + icmpHeader + payload
 )
 
@@ -29,10 +29,10 @@ const (
 	echoRequest6, echoReply6 = 128, 129
 )
 
-// tag is what an echo request carries and a reply must bring back.
+// tag is the content of an echo request, which a reply must return.
 type tag struct {
-	run    uint64 // random, so that nobody answers for another run or process
-	target uint32 // the answer's place
+	run    uint64 // random, so that replies to other runs or processes do not count
+	target uint32 // the index of the answer
 	sent   int64  // when, in nanoseconds since the run began
 }
 
@@ -70,8 +70,8 @@ func (e *echo) append(b []byte) []byte {
 	return e.appendICMP(b, icmp, pseudo)
 }
 
-// appendICMP encodes the echo request alone; pseudo is the sum of what else its
-// checksum covers.
+// appendICMP encodes only the echo request; pseudo is the sum of everything else that
+// its checksum covers.
 func (e *echo) appendICMP(b []byte, icmp byte, pseudo uint32) []byte {
 	at := len(b)
 	b = append(b, icmp, 0, 0, 0)
@@ -85,7 +85,7 @@ func (e *echo) appendICMP(b []byte, icmp byte, pseudo uint32) []byte {
 	return b
 }
 
-// parse decodes an echo reply; what is anything else, or damaged, is not ok.
+// parse decodes an echo reply. Anything else, or damaged, is not ok.
 func parse(b []byte) (e echo, ok bool) {
 	if len(b) < vxlanHeader+etherHeader || b[0]&0x08 == 0 {
 		return e, false
@@ -107,8 +107,8 @@ func parse(b []byte) (e echo, ok bool) {
 	return e, ok && checksum(pseudo, b) == 0 && e.parseICMP(b, reply)
 }
 
-// parseICMP decodes the echo reply alone. Its identifier is not looked at, as the
-// kernel chooses that of sockets without privileges; the tag says more.
+// parseICMP decodes only the echo reply. It ignores the identifier, which the kernel
+// chooses for unprivileged sockets; the tag takes its place.
 func (e *echo) parseICMP(b []byte, reply byte) bool {
 	if len(b) < icmpHeader+tagBytes || b[0] != reply || b[1] != 0 {
 		return false
@@ -120,7 +120,7 @@ func (e *echo) parseICMP(b []byte, reply byte) bool {
 	return true
 }
 
-// ipv4 reads an IPv4 header and returns what it holds, without padding.
+// ipv4 reads an IPv4 header and returns the payload, without padding.
 func (e *echo) ipv4(b []byte) ([]byte, bool) {
 	if len(b) < ipv4Header || b[0]>>4 != 4 || b[9] != protocolICMP {
 		return nil, false
@@ -134,8 +134,8 @@ func (e *echo) ipv4(b []byte) ([]byte, bool) {
 	return b[header:total], true
 }
 
-// ipv6 reads an IPv6 header and returns what it holds, without padding, and the
-// sum of its pseudo header.
+// ipv6 reads an IPv6 header and returns the payload, without padding, and the sum of
+// its pseudo header.
 func (e *echo) ipv6(b []byte) ([]byte, uint32, bool) {
 	if len(b) < ipv6Header || b[0]>>4 != 6 || b[6] != protocolICMPv6 {
 		return nil, 0, false
@@ -159,7 +159,7 @@ func sum(s uint32, b []byte) uint32 {
 	return s
 }
 
-// checksum is the Internet checksum; over data with a right one it is zero.
+// checksum is the Internet checksum; it is zero for data that includes a correct one.
 func checksum(s uint32, b []byte) uint16 {
 	s = sum(s, b)
 	for s > 0xffff {

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// shownAnswers is how many answers a check a verdict names.
+// shownAnswers is how many answers per test a verdict names.
 const shownAnswers = 20
 
-// Evidence is a copy with at most so many answers a check: those that failed, then
-// those that lost most; LeftOut says how many more there are.
+// Evidence is a copy with a limited number of answers per test: those that failed, then
+// those with the highest loss. LeftOut says how many more there are.
 func (r *Result) Evidence(limit int) *Result {
 	out := *r
 	out.Checks = slices.Clone(r.Checks)
@@ -26,8 +26,8 @@ func (r *Result) Evidence(limit int) *Result {
 	return &out
 }
 
-// Lines is what was found, for people: of each check who failed it, at most so many,
-// and what came of it as a whole. The checks that did not pass come first.
+// Lines describes the result for people: for each test a limited number of addresses
+// that failed it, and a summary. Tests that did not pass come first.
 //
 //	ping overlay 203.0.113.10: 10.0.0.5 (web-1), moved, answered 0 of 3, lost 100%, 0% before
 //	ping overlay 203.0.113.10: failed, 1 of 9 addresses is worse than before; 24 of 27 answered, avg 1.2ms, max 3ms
@@ -51,7 +51,7 @@ func (r *Result) Lines(limit int) []string {
 	return out
 }
 
-// line is who failed and how; of a program also what it wrote last.
+// line says which address failed and how, with the last line that a program wrote.
 func (a *Answer) line(output string) string {
 	var b strings.Builder
 	if who := a.who(); who != "" {
@@ -77,7 +77,7 @@ func (a *Answer) line(output string) string {
 	return clip(b.String())
 }
 
-// summary is what came of a check as a whole.
+// summary is the result of a test as a whole.
 func (c *CheckResult) summary(shown int) string {
 	var b strings.Builder
 	b.WriteString(string(c.Verdict))
@@ -85,9 +85,9 @@ func (c *CheckResult) summary(shown int) string {
 	case c.Verdict == Unknown:
 		fmt.Fprintf(&b, ": %s", c.Reason)
 	case c.Failed > 0 && c.Addresses > 0:
-		fmt.Fprintf(&b, ", %d of %d addresses worse than before", c.Failed, c.Addresses)
+		fmt.Fprintf(&b, ", %d of %d addresses are worse than before", c.Failed, c.Addresses)
 		if more := c.Failed - shown; more > 0 {
-			fmt.Fprintf(&b, ", %d of them not named here", more)
+			fmt.Fprintf(&b, ", %d of them not shown", more)
 		}
 	}
 	fmt.Fprintf(&b, "; %d of %d answered", c.Received, c.Sent)
@@ -95,7 +95,7 @@ func (c *CheckResult) summary(shown int) string {
 		fmt.Fprintf(&b, ", avg %s, max %s", c.Latency.Avg, c.Latency.Max)
 	}
 	if c.Dead > 0 {
-		fmt.Fprintf(&b, ", %d dead before", c.Dead)
+		fmt.Fprintf(&b, ", %d did not answer before either", c.Dead)
 	}
 	if c.Skipped > 0 {
 		fmt.Fprintf(&b, ", %d of another family than the monitor", c.Skipped)
@@ -103,14 +103,14 @@ func (c *CheckResult) summary(shown int) string {
 	return clip(b.String())
 }
 
-// lines says who was not probed though it moved.
+// lines says what has moved and was not tested.
 func (s selection) lines() []string {
 	var out []string
 	if s.LeftOut > 0 {
-		out = append(out, fmt.Sprintf("%d moved addresses were not probed, as one verification probes %d at most", s.LeftOut, MaxTargets))
+		out = append(out, fmt.Sprintf("%d moved addresses were not tested: a probe tests at most %d", s.LeftOut, MaxTargets))
 	}
 	if s.Ranges > 0 {
-		out = append(out, fmt.Sprintf("%d moved routes are to more than one address each, and were not probed", s.Ranges))
+		out = append(out, fmt.Sprintf("%d moved routes were not tested: each is to more than one address", s.Ranges))
 	}
 	return out
 }

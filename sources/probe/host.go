@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// maxBody bounds what of an answer is read before its connection is closed.
+// maxBody bounds how much of an answer is read, in bytes.
 const maxBody = 64 << 10
 
 // connect opens a TCP connection.
@@ -30,8 +30,8 @@ func (p *Prober) connect(ctx context.Context, c Check, a *Answer) {
 	a.Latency.add(time.Since(began))
 }
 
-// get asks for a URL. The address that is dialled is checked after the name is
-// resolved; redirections are answers and are not followed, and no proxy is asked.
+// get requests a URL. It checks the address after it has resolved the name, follows no
+// redirects and uses no proxy.
 func (p *Prober) get(ctx context.Context, c Check, allow Allow, a *Answer) {
 	a.Sent = 1
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
@@ -71,10 +71,10 @@ func (p *Prober) get(ctx context.Context, c Check, allow Allow, a *Answer) {
 	a.Latency.add(time.Since(began))
 }
 
-// refusal is an address that may not be probed.
+// refusal is the error of an address that may not be probed.
 type refusal struct{ error }
 
-// fail notes why a probe failed.
+// fail records why a test failed.
 func (a *Answer) fail(err error, limit time.Duration) {
 	refused, isRefusal := errors.AsType[refusal](err)
 	var slow net.Error
@@ -91,8 +91,8 @@ func (a *Answer) fail(err error, limit time.Duration) {
 	}
 }
 
-// isLocal tells whether an error is of the daemon's own host, and says nothing of
-// the address that was probed.
+// isLocal reports whether an error was caused by the daemon's host, and not by the
+// address that was tested.
 func isLocal(err error) bool {
 	no, ok := errors.AsType[syscall.Errno](err)
 	return ok && slices.Contains([]syscall.Errno{

@@ -30,7 +30,7 @@ func TestTCP(t *testing.T) {
 	defer l.Close()
 	at := netip.MustParseAddrPort(l.Addr().String())
 	r := Request{Targets: loopback("127.0.0.1", "127.0.0.2"), Checks: []Check{{Kind: TCP, Port: at.Port(), Timeout: patience}}, Retries: 2}
-	res := quick(Options{}).Verify(t.Context(), r)
+	res := quick(Options{}).Probe(t.Context(), r)
 	a := res.Checks[0].Answers
 	if res.Verdict != Failed || a[0].Received != 1 || a[0].Attempts != 1 || a[0].Latency.Min <= 0 || a[1].Attempts != 3 {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, a)
@@ -39,7 +39,7 @@ func TestTCP(t *testing.T) {
 		t.Errorf("the reason is %q, want %q", res.Reason, want)
 	}
 	r.Baseline = res.Baseline()
-	if res := quick(Options{}).Verify(t.Context(), r); res.Verdict != Passed || res.Checks[0].Dead != 1 {
+	if res := quick(Options{}).Probe(t.Context(), r); res.Verdict != Passed || res.Checks[0].Dead != 1 {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 }
@@ -54,7 +54,7 @@ func TestHostPing(t *testing.T) {
 		all = append(all, fmt.Sprintf("127.0.1.%d", i+1))
 	}
 	r := Request{Targets: loopback(append(all, "::1")...), Checks: []Check{{Kind: PingHost, Count: 3, Timeout: patience}}}
-	res := quick(Options{}).Verify(t.Context(), r)
+	res := quick(Options{}).Probe(t.Context(), r)
 	if c := res.Checks[0]; res.Verdict != Passed || c.Sent != 303 || c.Received != 303 || c.Latency.Min <= 0 || c.Latency.Max < c.Latency.Avg {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, c)
 	}
@@ -93,9 +93,9 @@ func TestHTTP(t *testing.T) {
 		{"a redirection that is not", s.URL, 302, 200, named, "", patience, Failed, "answered with status 302", false},
 		{"a name", byName, 200, 200, named, "", patience, Passed, "", false},
 		{"allowed by network", byName, 200, 200, nil, "127.0.0.0/8", patience, Passed, "", false},
-		{"of no document", s.URL, 200, 200, nil, "10.0.0.0/8", patience, Unknown, "127.0.0.1 is an address of no document and in no --probe-allow network", true},
-		{"a name that leads away", byName, 200, 200, nil, "", patience, Unknown, "is an address of no document", true},
-		{"mapped", fmt.Sprintf("http://[::ffff:127.0.0.1]:%d/", at.Port()), 200, 200, nil, "", patience, Unknown, "127.0.0.1 is an address of no document", true},
+		{"of no document", s.URL, 200, 200, nil, "10.0.0.0/8", patience, Unknown, "127.0.0.1 is neither an address in a document nor in a --probe-allow network", true},
+		{"a name that leads away", byName, 200, 200, nil, "", patience, Unknown, "is neither an address in a document", true},
+		{"mapped", fmt.Sprintf("http://[::ffff:127.0.0.1]:%d/", at.Port()), 200, 200, nil, "", patience, Unknown, "127.0.0.1 is neither an address in a document", true},
 		{"mapped and named", fmt.Sprintf("http://[::ffff:127.0.0.1]:%d/", at.Port()), 200, 200, named, "", patience, Passed, "", false},
 		{"a name that nobody has", "http://nobody.invalid/", 200, 200, named, "", patience, Unknown, "nobody.invalid", true},
 		{"no answer", s.URL + "/hang", 200, 200, named, "", 50 * time.Millisecond, Failed, "no answer within 50ms", false},
@@ -108,7 +108,7 @@ func TestHTTP(t *testing.T) {
 				o.Allow = []netip.Prefix{netip.MustParsePrefix(c.allow)}
 			}
 			r := Request{Named: c.named, Checks: []Check{{Kind: HTTP, URL: c.url, Expect: c.expect, Timeout: c.timeout}}}
-			res := quick(o).Verify(t.Context(), r)
+			res := quick(o).Probe(t.Context(), r)
 			if res.Verdict != c.verdict || !strings.Contains(res.Reason, c.reason) {
 				t.Errorf("%s: %s", res.Verdict, res.Reason)
 			}
@@ -144,11 +144,11 @@ func TestStopsAtFailure(t *testing.T) {
 	other := closed
 	other.Port = 2
 	r := Request{Targets: loopback("127.0.0.1"), Checks: []Check{closed, other}}
-	if res := quick(Options{}).Verify(t.Context(), r); len(res.Checks) != 1 || res.Verdict != Failed {
+	if res := quick(Options{}).Probe(t.Context(), r); len(res.Checks) != 1 || res.Verdict != Failed {
 		t.Errorf("%d checks were made", len(res.Checks))
 	}
 	r.Survey = true
-	res := quick(Options{}).Verify(t.Context(), r)
+	res := quick(Options{}).Probe(t.Context(), r)
 	if len(res.Checks) != 2 || len(res.Baseline()) != 2 {
 		t.Errorf("%d checks were made, the baseline is %v", len(res.Checks), res.Baseline())
 	}

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pingHost pings the answers' addresses from the host, those of each family from
-// one socket. A raw socket for each address, as libraries have it, loses replies:
-// the kernel walks the list of such sockets for every ICMP packet, and misses some
-// where others come and go meanwhile.
+// pingHost pings the answers' addresses from the host, with one socket for each family.
+// Libraries open a raw socket for each address, which loses replies: the kernel walks
+// the list of such sockets for every ICMP packet, and misses some while others open or
+// close.
 func (p *Prober) pingHost(ctx context.Context, c Check, todo []*Answer) error {
 	for _, v4 := range []bool{true, false} {
 		of := slices.DeleteFunc(slices.Clone(todo), func(a *Answer) bool { return a.Address.Is4() != v4 })
@@ -35,8 +35,8 @@ func (p *Prober) pingHost(ctx context.Context, c Check, todo []*Answer) error {
 	return nil
 }
 
-// listenICMP opens a raw socket, or one without privileges where the host allows
-// that to the daemon's group.
+// listenICMP opens a raw socket, or an unprivileged one if the host allows that to the
+// daemon's group.
 func listenICMP(v4 bool) (*socket, error) {
 	network, domain, protocol, reply := "ip4:icmp", unix.AF_INET, unix.IPPROTO_ICMP, byte(echoReply)
 	if !v4 {
@@ -73,7 +73,7 @@ func listenICMP(v4 bool) (*socket, error) {
 	return s, nil
 }
 
-// transmitICMP sends an echo request; of an IPv6 one the kernel makes the checksum.
+// transmitICMP sends an echo request. For IPv6 the kernel adds the checksum.
 func (s *socket) transmitICMP(e *echo) error {
 	request := byte(echoRequest)
 	if !e.dst.Is4() {

@@ -15,19 +15,18 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// chunk is how many packets are sent at once, so that a receiver's buffer holds
-// them.
+// chunk is how many packets are sent at once; a receiver's buffer must hold them.
 const chunk = 32
 
-// receiveBuffer is what the socket asks for, in bytes; the kernel may give less.
+// receiveBuffer is the buffer size to ask for, in bytes; the kernel may grant less.
 const receiveBuffer = 4 << 20
 
-// socket is one that many runs ping from at the same time.
+// socket is a socket that many runs share at the same time.
 type socket struct {
 	key   string
 	conn  packetConn
 	parse func(b []byte, from net.Addr) (echo, bool)
-	users int // under the prober's mutex
+	users int // guarded by the prober's mutex
 	done  chan struct{}
 
 	mu   sync.RWMutex
@@ -41,15 +40,15 @@ type packetConn interface {
 	SetReadBuffer(bytes int) error
 }
 
-// overlay returns the socket at the VTEP of a request's monitor, and how to send
-// through a VIP.
+// overlay returns the socket at the VTEP of a request's monitor, and a function that
+// sends through a VIP.
 func (p *Prober) overlay(r Request, c Check) (*socket, func(*echo) error, error) {
 	if r.Monitor == nil {
-		return nil, nil, fmt.Errorf("network %s has no monitor to ping from; give it one, or ping from the host", r.Network)
+		return nil, nil, fmt.Errorf("Network %s has no monitor to ping from; add one, or ping from the host", r.Network)
 	}
 	vtep := r.Monitor.VTEP.Addr
 	if vtep.Is4() != c.VIP.Is4() {
-		return nil, nil, fmt.Errorf("the VIP %s cannot be reached from the monitor's VTEP %s, of another family", c.VIP, vtep)
+		return nil, nil, fmt.Errorf("the monitor's VTEP %[2]s cannot reach the VIP %[1]s, which is of another IP version", c.VIP, vtep)
 	}
 	s, err := p.acquire("vxlan "+vtep.String(), func() (*socket, error) {
 		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(p.opt.Underlay(netip.AddrPortFrom(vtep, vxlanPort))))
@@ -72,7 +71,7 @@ func (p *Prober) overlay(r Request, c Check) (*socket, func(*echo) error, error)
 	}, nil
 }
 
-// acquire returns a socket by its key, opening it where nobody did.
+// acquire returns a socket by its key, and opens it if necessary.
 func (p *Prober) acquire(key string, open func() (*socket, error)) (*socket, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +81,7 @@ func (p *Prober) acquire(key string, open func() (*socket, error)) (*socket, err
 		if s, err = open(); err != nil {
 			return nil, err
 		}
-		_ = s.conn.SetReadBuffer(receiveBuffer) // less than wanted is fine: drops are seen
+		_ = s.conn.SetReadBuffer(receiveBuffer) // a smaller one is fine: drops are noticed
 		s.key, s.done, s.runs = key, make(chan struct{}), map[uint64]*run{}
 		p.sockets[key] = s
 		go s.receive()
@@ -91,7 +90,7 @@ func (p *Prober) acquire(key string, open func() (*socket, error)) (*socket, err
 	return s, nil
 }
 
-// release gives a socket back; the last one closes it.
+// release returns a socket; the last user closes it.
 func (p *Prober) release(s *socket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,7 +101,7 @@ func (p *Prober) release(s *socket) {
 	}
 }
 
-// receive takes replies until the socket is closed.
+// receive reads replies until the socket is closed.
 func (s *socket) receive() {
 	defer close(s.done)
 	b := make([]byte, 2048)
@@ -112,7 +111,7 @@ func (s *socket) receive() {
 			return
 		}
 		if err != nil {
-			continue // of an ICMP error, which is about one packet
+			continue // an ICMP error, which is about one packet
 		}
 		now := time.Now()
 		e, ok := s.parse(b[:n], from)
@@ -135,16 +134,16 @@ type run struct {
 	began   time.Time
 	timeout time.Duration
 	count   int
-	done    chan struct{} // closed when nothing is missing any more
+	done    chan struct{} // closed when no echo is missing
 
 	mu      sync.Mutex
 	todo    []*Answer
 	seen    []uint64 // a bit for each echo of each answer
 	missing int      // echoes that may still be answered in time
-	over    bool     // nobody writes to the answers any more
+	over    bool     // the answers must not change any more
 }
 
-// receive takes a reply: foreign ones are ignored, late and second ones counted.
+// receive counts a reply, also a late or a second one, and ignores those to others.
 func (r *run) receive(e *echo, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,15 +170,15 @@ func (r *run) receive(e *echo, now time.Time) {
 	r.seen[bit/64] |= 1 << (bit % 64)
 }
 
-// less notes that one echo is not waited for any more.
+// less records that one echo is no longer missing.
 func (r *run) less() {
 	if r.missing--; r.missing == 0 {
 		close(r.done)
 	}
 }
 
-// echo pings the answers' addresses from a socket. An error is of the daemon's own
-// host.
+// echo pings the answers' addresses from a socket. An error means that the daemon's
+// host failed.
 func (p *Prober) echo(ctx context.Context, s *socket, c Check, vni schema.VNI, monitor netip.Addr, todo []*Answer, transmit func(*echo) error) error {
 	var nonce [8]byte
 	_, _ = rand.Read(nonce[:]) // never fails
@@ -213,15 +212,15 @@ func (p *Prober) echo(ctx context.Context, s *socket, c Check, vni schema.VNI, m
 		return context.Cause(ctx)
 	}
 	if n := dropped(s.conn) - before; n > 0 {
-		return fmt.Errorf("the daemon's host dropped %d replies, as its receive buffer was full; raise sysctl net.core.rmem_max", n)
+		return fmt.Errorf("the daemon's host dropped %d replies because its receive buffer was full; raise sysctl net.core.rmem_max", n)
 	}
 	return nil
 }
 
-// unreachable is a failure to send that is about one address.
+// unreachable is a failure to send to one address.
 type unreachable struct{ error }
 
-// send sends the echo requests in rounds, each of one to every address.
+// send sends the echo requests in rounds, one to every address in each.
 func (p *Prober) send(ctx context.Context, r *run, id uint64, transmit func(*echo) error) error {
 	e := echo{vni: r.vni, src: r.monitor, tag: tag{run: id}}
 	for round := range r.count {
@@ -233,7 +232,7 @@ func (p *Prober) send(ctx context.Context, r *run, id uint64, transmit func(*ech
 				}
 			}
 			e.sequence, e.target, e.dst, e.dstMAC = uint16(round), uint32(i), a.Address, a.mac
-			// The reply may be there before the call returns.
+			// The reply may arrive before the call returns.
 			r.mu.Lock()
 			a.Sent++
 			r.mu.Unlock()
@@ -257,7 +256,7 @@ func (p *Prober) send(ctx context.Context, r *run, id uint64, transmit func(*ech
 	return nil
 }
 
-// unwrapped is what the kernel said, without the addresses that a reader knows.
+// unwrapped is the error of the kernel, without the addresses, which the reader knows.
 func unwrapped(err error) error {
 	if no, ok := errors.AsType[syscall.Errno](err); ok {
 		return no

@@ -28,7 +28,7 @@ func TestOverlayPing(t *testing.T) {
 			p := newPeer(t, testVIP, echoes)
 			r := request(0)
 			r.Monitor, r.Targets = monitor(c.monitor), targets(100, c.base)
-			res := quick(Options{}).Verify(t.Context(), r)
+			res := quick(Options{}).Probe(t.Context(), r)
 			if res.Verdict != Passed {
 				t.Fatalf("%s: %s", res.Verdict, res.Reason)
 			}
@@ -144,7 +144,7 @@ func TestOverlayTrouble(t *testing.T) {
 			})
 			r := request(5)
 			r.Checks[0].Count, r.Checks[0].MaxLoss, r.Checks[0].Timeout, r.Checks[0].VIP = 4, c.maxLoss, short, vip
-			res := prober.Verify(t.Context(), r)
+			res := prober.Probe(t.Context(), r)
 			if res.Verdict != c.verdict || !strings.Contains(res.Reason, c.reason) {
 				t.Errorf("%s: %s", res.Verdict, res.Reason)
 			}
@@ -176,7 +176,7 @@ func TestLateIsLost(t *testing.T) {
 	})
 	r := request(1)
 	r.Checks[0].Count, r.Checks[0].Timeout = 2, 300*time.Millisecond
-	res := New(Options{Interval: 500 * time.Millisecond}).Verify(t.Context(), r)
+	res := New(Options{Interval: 500 * time.Millisecond}).Probe(t.Context(), r)
 	late.Wait()
 	if a := res.Checks[0].Answers[0]; a.Late != 1 || a.Received != 1 || a.Loss != 50 || res.Verdict != Failed || !strings.Contains(res.Reason, "1 too late") {
 		t.Errorf("%s %s: %+v", res.Verdict, res.Reason, a)
@@ -211,7 +211,7 @@ func TestRetries(t *testing.T) {
 	})
 	r := request(3)
 	r.Retries, r.Checks[0].Timeout = 5, 200*time.Millisecond
-	res := quick(Options{}).Verify(t.Context(), r)
+	res := quick(Options{}).Probe(t.Context(), r)
 	a := res.Checks[0].Answers
 	if res.Verdict != Passed || a[0].Attempts != 3 || a[0].Received != 3 || a[1].Attempts != 1 {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, a)
@@ -232,7 +232,7 @@ func TestBaseline(t *testing.T) {
 	p := quick(Options{})
 	r := request(4)
 	r.Survey, r.Checks[0].Timeout = true, 300*time.Millisecond
-	before := p.Verify(t.Context(), r)
+	before := p.Probe(t.Context(), r)
 	if before.Verdict != Failed {
 		t.Errorf("without a baseline: %s", before.Verdict)
 	}
@@ -248,18 +248,18 @@ func TestBaseline(t *testing.T) {
 	if n := len(r.Baseline["ping overlay 127.91.0.2"]); n != 2 {
 		t.Errorf("the baseline is %s", b)
 	}
-	res := p.Verify(t.Context(), r)
+	res := p.Probe(t.Context(), r)
 	if c := res.Checks[0]; res.Verdict != Passed || c.Dead != 1 || c.Answers[1].Before != 100 || c.Answers[1].Loss != 100 {
 		t.Errorf("%s: %s %+v", res.Verdict, res.Reason, c)
 	}
 	gone.Store(true)
-	res = p.Verify(t.Context(), r)
+	res = p.Probe(t.Context(), r)
 	if c := res.Checks[0]; res.Verdict != Failed || c.Failed != 1 || !strings.Contains(res.Reason, "10.0.0.4 (vm-3), a peer, answered 0 of 3") {
 		t.Errorf("%s: %s %+v", res.Verdict, res.Reason, c)
 	}
 	// One who was ill and is dead now is worse.
 	r.Baseline["ping overlay 127.91.0.2"][fine] = 34
-	if res = p.Verify(t.Context(), r); res.Verdict != Failed || !strings.Contains(res.Reason, "lost 34% before") {
+	if res = p.Probe(t.Context(), r); res.Verdict != Failed || !strings.Contains(res.Reason, "lost 34% before") {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 }
@@ -270,8 +270,8 @@ func TestNothingAlive(t *testing.T) {
 	p := quick(Options{})
 	r := request(3)
 	r.Checks[0].Timeout = 50 * time.Millisecond
-	r.Baseline = p.Verify(t.Context(), r).Baseline()
-	if res := p.Verify(t.Context(), r); res.Verdict != Unknown || !res.Checks[0].Blind || res.Checks[0].Dead != 3 {
+	r.Baseline = p.Probe(t.Context(), r).Baseline()
+	if res := p.Probe(t.Context(), r); res.Verdict != Unknown || !res.Checks[0].Blind || res.Checks[0].Dead != 3 {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 }
@@ -293,7 +293,7 @@ func TestOneSocket(t *testing.T) {
 			if vni == 7 {
 				want = Failed
 			}
-			if res := p.Verify(t.Context(), r); res.Verdict != want {
+			if res := p.Probe(t.Context(), r); res.Verdict != want {
 				t.Errorf("VNI %d: %s: %s", vni, res.Verdict, res.Reason)
 			}
 		})
@@ -320,9 +320,9 @@ func TestUnknown(t *testing.T) {
 		{"no check", nil, Options{}, other(func(r *Request) { r.Checks = nil }), "there is no check"},
 		{"no monitor", nil, Options{}, other(func(r *Request) { r.Monitor = nil }), "network vpc-1001 has no monitor"},
 		{"no target", nil, Options{}, other(func(r *Request) { r.Targets = nil }), "there is no address to probe"},
-		{"other family", nil, Options{}, other(func(r *Request) { r.Monitor, r.Targets[0].Moved = monitor("fd00::1"), false }), "the 2 that there are have another family"},
-		{"only peers", nil, Options{}, other(func(r *Request) { r.Targets[0].Address = netip.MustParseAddr("fd00::1") }), "none of the 1 moved addresses is of the family of the monitor's, 10.0.255.254"},
-		{"VIP of another family", nil, Options{}, other(func(r *Request) { r.Checks[0].VIP = netip.IPv6LinkLocalAllNodes() }), "of another family"},
+		{"other family", nil, Options{}, other(func(r *Request) { r.Monitor, r.Targets[0].Moved = monitor("fd00::1"), false }), "2 have another IP version than the monitor"},
+		{"only peers", nil, Options{}, other(func(r *Request) { r.Targets[0].Address = netip.MustParseAddr("fd00::1") }), "none of the 1 moved addresses has the IP version of the monitor's address 10.0.255.254"},
+		{"VIP of another family", nil, Options{}, other(func(r *Request) { r.Checks[0].VIP = netip.IPv6LinkLocalAllNodes() }), "of another IP version"},
 		{"too many", nil, Options{}, request(MaxTargets + 1), "10001 addresses are more than"},
 		{"no time limit", nil, Options{}, other(func(r *Request) { r.Checks[0].Timeout = 0 }), "no time limit"},
 		{"no kind", nil, Options{}, other(func(r *Request) { r.Checks[0].Kind = "fax" }), `"fax" is no kind`},
@@ -337,7 +337,7 @@ func TestUnknown(t *testing.T) {
 				c.ctx = t.Context()
 			}
 			p := quick(c.opt)
-			res := p.Verify(c.ctx, c.r)
+			res := p.Probe(c.ctx, c.r)
 			if res.Verdict != Unknown || !strings.Contains(res.Reason, c.want) {
 				t.Errorf("%s: %s", res.Verdict, res.Reason)
 			}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// The bounds of what all verifications do together, where Options name none.
+// The default bounds of all probes together.
 const (
 	DefaultRate     = 20_000           // packets and connections a second
 	DefaultParallel = 256              // connections at the same time
@@ -22,23 +22,23 @@ const (
 	defaultPause    = time.Second
 )
 
-// Options are the bounds of a Prober; what is left out has a default.
+// Options are the bounds of a Prober. Zero values mean the defaults.
 type Options struct {
-	Allow    []netip.Prefix // --probe-allow: where http may go beside the documents' addresses
+	Allow    []netip.Prefix // --probe-allow: what http may reach in addition to the addresses in documents
 	ExecDir  string         // --exec-dir; empty: no program is run
-	Rate     int            // packets and connections a second, over all verifications
+	Rate     int            // packets and connections a second
 	Parallel int            // connections at the same time
 	Programs int            // programs at the same time
-	Limit    time.Duration  // of a whole verification with its retries
+	Limit    time.Duration  // of a whole probe with its retries
 	Interval time.Duration  // between two echo requests to an address
-	Pause    time.Duration  // before what failed is tried again
+	Pause    time.Duration  // before a retry
 
-	// Underlay is where an outer address of the overlay is to be found, such as in a
-	// laboratory; nil: where it says.
+	// Underlay maps an outer address of the overlay to the address to use, for
+	// laboratories; nil: the same.
 	Underlay func(netip.AddrPort) netip.AddrPort
 }
 
-// Prober makes verifications, several at the same time within common bounds.
+// Prober runs probes, several at the same time within common bounds.
 type Prober struct {
 	opt      Options
 	limiter  *rate.Limiter
@@ -46,7 +46,7 @@ type Prober struct {
 	programs chan struct{}
 
 	mu      sync.Mutex
-	sockets map[string]*socket // while a verification uses it
+	sockets map[string]*socket // those in use
 }
 
 // New makes a Prober.
@@ -76,20 +76,20 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 	return v
 }
 
-// attempt probes the answers given, once each; the error says why it could not.
+// attempt tests the addresses of answers, once each. The error says why it could not.
 type attempt func(ctx context.Context, todo []*Answer) error
 
-// Verify makes a verification: check after check, and no more after one that
-// failed, unless it is a survey. It returns within Options.Limit, and soon after
-// ctx ends; what was not found out by then is Unknown.
-func (p *Prober) Verify(ctx context.Context, r Request) *Result {
+// Probe runs a probe: one test after another. After one that failed it stops, unless
+// the probe is a survey. It returns within Options.Limit, and soon after ctx ends; what
+// it has not found out by then is Unknown.
+func (p *Prober) Probe(ctx context.Context, r Request) *Result {
 	res := &Result{Verdict: Passed, Started: time.Now(), Checks: []CheckResult{}}
 	defer func() { res.Took = Duration(time.Since(res.Started)) }()
 	if err := r.validate(); err != nil {
 		res.Verdict, res.Reason = Unknown, err.Error()
 		return res
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, p.opt.Limit, fmt.Errorf("the verification took longer than %s", p.opt.Limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, p.opt.Limit, fmt.Errorf("the probe took longer than %s", p.opt.Limit))
 	defer cancel()
 	for _, c := range r.Checks {
 		out := p.check(ctx, r, c)
@@ -104,7 +104,7 @@ func (p *Prober) Verify(ctx context.Context, r Request) *Result {
 	return res
 }
 
-// check makes one check with its retries.
+// check makes one test with its retries.
 func (p *Prober) check(ctx context.Context, r Request, c Check) CheckResult {
 	out := CheckResult{Check: c.Name(), Answers: []Answer{}}
 	try, done, err := p.prepare(r, c, &out)
@@ -116,7 +116,7 @@ func (p *Prober) check(ctx context.Context, r Request, c Check) CheckResult {
 	return out
 }
 
-// prepare fills in whom to probe and returns how.
+// prepare adds an answer for each address to test, and returns how to test them.
 func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, done func(), err error) {
 	done = func() {}
 	switch c.Kind {
@@ -143,13 +143,13 @@ func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, don
 		}
 		try = func(ctx context.Context, todo []*Answer) error { return p.run(ctx, program, r, c, todo[0], out) }
 	default:
-		return nil, nil, fmt.Errorf("%q is no kind of check", c.Kind)
+		return nil, nil, fmt.Errorf("%q is not a kind of test", c.Kind)
 	}
 	if c.Kind == HTTP || c.Kind == Exec {
 		out.Answers = append(out.Answers, Answer{Before: r.Baseline[out.Check][netip.Addr{}]})
 		return try, done, nil
 	}
-	skipped, probed := 0, 0 // of those that moved
+	skipped, probed := 0, 0 // moved addresses
 	for _, t := range r.Targets {
 		if c.Kind == PingOverlay && (t.Address.Is4() != r.Monitor.Address.Is4() || t.Address == r.Monitor.Address.Addr) {
 			out.Skipped++
@@ -165,14 +165,14 @@ func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, don
 	}
 	out.Addresses = len(out.Answers)
 	if skipped > 0 && probed == 0 {
-		// Peers that answer say nothing of what moved.
+		// Peers that answer say nothing about the moved addresses.
 		done()
-		return nil, nil, fmt.Errorf("none of the %d moved addresses is of the family of the monitor's, %s", skipped, r.Monitor.Address)
+		return nil, nil, fmt.Errorf("none of the %d moved addresses has the IP version of the monitor's address %s", skipped, r.Monitor.Address)
 	}
 	return try, done, nil
 }
 
-// attempts probes, and what failed again.
+// attempts tests all answers, and retries those that failed.
 func (p *Prober) attempts(ctx context.Context, r Request, c Check, out *CheckResult, try attempt) error {
 	todo := make([]*Answer, len(out.Answers))
 	for i := range out.Answers {
@@ -204,7 +204,7 @@ func (p *Prober) attempts(ctx context.Context, r Request, c Check, out *CheckRes
 	return nil
 }
 
-// judge compares an answer with what was lost before.
+// judge compares the loss of an answer with the baseline.
 func judge(c Check, a *Answer) {
 	if a.Loss = 100; a.Sent > 0 {
 		a.Loss = 100 * float64(a.Sent-a.Received) / float64(a.Sent)
@@ -212,8 +212,7 @@ func judge(c Check, a *Answer) {
 	a.Failed = a.Loss-a.Before > float64(c.MaxLoss)
 }
 
-// conclude counts the answers and says what they come to. What could not be found
-// out is not a failure of anybody.
+// conclude counts the answers and sets the verdict. If err is not nil, it is Unknown.
 func conclude(out *CheckResult, err error) {
 	alive := false
 	var first *Answer
@@ -245,18 +244,18 @@ func conclude(out *CheckResult, err error) {
 	case len(out.Answers) == 0:
 		out.Verdict, out.Reason, out.Blind = Unknown, "there is no address to probe", true
 		if out.Skipped > 0 {
-			out.Reason = fmt.Sprintf("there is no address to probe: the %d that there are have another family than the monitor's, or are its own", out.Skipped)
+			out.Reason = fmt.Sprintf("there is no address to probe: %d have another IP version than the monitor, or are its own", out.Skipped)
 		}
 	case out.Failed > 0:
 		out.Verdict, out.Reason = Failed, blame(first, out.Failed)
 	case !alive:
-		out.Verdict, out.Reason, out.Blind = Unknown, "nothing answers, and nothing did before the release", true
+		out.Verdict, out.Reason, out.Blind = Unknown, "nothing answers, and nothing answered before the release", true
 	default:
 		out.Verdict = Passed
 	}
 }
 
-// blame says in one line what failed.
+// blame says on one line what failed.
 func blame(a *Answer, failed int) string {
 	var b strings.Builder
 	if who := a.who(); who != "" {
@@ -282,7 +281,7 @@ func blame(a *Answer, failed int) string {
 	return b.String()
 }
 
-// each makes an attempt of a probe of one address.
+// each makes an attempt from a function that tests one address.
 func (p *Prober) each(probe func(context.Context, *Answer)) attempt {
 	return func(ctx context.Context, todo []*Answer) error {
 		var all sync.WaitGroup
@@ -314,10 +313,10 @@ func (p *Prober) wait(ctx context.Context, n int) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("the verification would take longer than it may at %d packets a second", p.opt.Rate)
+	return fmt.Errorf("the probe would take too long at %d packets a second", p.opt.Rate)
 }
 
-// sleep waits, or returns why not.
+// sleep waits, and returns an error if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

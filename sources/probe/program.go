@@ -16,23 +16,23 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// The bounds of text that is kept, in bytes.
+// The bounds of texts, in bytes.
 const (
 	maxLine   = 512      // a reason, a name
 	maxOutput = 16 << 10 // the end of what a program wrote
 )
 
-// linger is how long a program's output is read after it ended or was killed: a
-// process that left its group may hold it open.
+// linger is how long a program's output is read after its end: a process that left its
+// group may keep it open.
 const linger = time.Second
 
 // resolve finds a program below --exec-dir after symbolic links are resolved.
 func resolve(dir string, command []string) (string, error) {
 	if dir == "" {
-		return "", errors.New("no program is run unless the daemon has --exec-dir")
+		return "", errors.New("the daemon runs programs only with --exec-dir")
 	}
 	if len(command) == 0 || command[0] == "" {
-		return "", errors.New("the command is empty; name a program of --exec-dir")
+		return "", errors.New("the command is empty; name a program below --exec-dir")
 	}
 	root, err := filepath.EvalSymlinks(dir)
 	if err == nil {
@@ -57,14 +57,13 @@ func resolve(dir string, command []string) (string, error) {
 		return "", fmt.Errorf("%s cannot be run: %w", clip(command[0]), unwrapped(err))
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
-		return "", fmt.Errorf("%s is no program; make it executable", clip(command[0]))
+		return "", fmt.Errorf("%s is not executable", clip(command[0]))
 	}
 	return resolved, nil
 }
 
-// environment is all that a program finds: where the verification comes from, and
-// a PATH. The addresses may be more than an environment holds, and come by its
-// standard input.
+// environment is the whole environment of a program: what is probed, and a PATH. The
+// addresses are on its standard input, because they may be too many for an environment.
 func environment(r Request) []string {
 	return []string{
 		"PATH=/usr/local/bin:/usr/bin:/bin",
@@ -77,8 +76,8 @@ func environment(r Request) []string {
 	}
 }
 
-// lines are the targets as a program reads them: moved or peer, the address, the
-// VTEP and the VM's name.
+// lines formats the targets for a program: "moved" or "peer", the address, the VTEP and
+// the name of the VM.
 func lines(targets []Target) string {
 	var b strings.Builder
 	for _, t := range targets {
@@ -91,8 +90,8 @@ func lines(targets []Target) string {
 	return b.String()
 }
 
-// run runs a program without a shell: exit status 0 passes. An error is of the
-// daemon's own host.
+// run runs a program without a shell; exit status 0 passes. An error means that the
+// daemon's host failed.
 func (p *Prober) run(ctx context.Context, program string, r Request, c Check, a *Answer, out *CheckResult) error {
 	select {
 	case p.programs <- struct{}{}:
@@ -107,7 +106,7 @@ func (p *Prober) run(ctx context.Context, program string, r Request, c Check, a 
 	cmd.Dir, cmd.Env = filepath.Dir(program), environment(r)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(lines(r.Targets)), output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// The whole group goes, or a child would go on probing.
+	// Kill the whole group, or a child would go on probing.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = linger
 	began := time.Now()
@@ -137,7 +136,7 @@ type tail struct {
 	cut bool
 }
 
-// Write takes everything, so that a program is never held up by its own output.
+// Write accepts everything, so that its output never blocks a program.
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -152,7 +151,7 @@ func (t *tail) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// String is the end of it, without what would move a terminal's cursor.
+// String is the end of the text, without control characters.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -163,7 +162,7 @@ func (t *tail) String() string {
 	return s
 }
 
-// printable leaves out control characters and broken UTF-8.
+// printable removes control characters and invalid UTF-8.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == unicode.ReplacementChar || unicode.IsControl(r) && r != '\n' && r != '\t' {
@@ -173,7 +172,7 @@ func printable(s string) string {
 	}, s)
 }
 
-// clip bounds a text of one line.
+// clip makes a text one line of limited length.
 func clip(s string) string {
 	return schema.Clip(strings.ReplaceAll(printable(s), "\n", " "), maxLine)
 }

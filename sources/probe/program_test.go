@@ -31,7 +31,7 @@ func execute(t *testing.T, dir string, timeout time.Duration, command ...string)
 		Policy: "gw-v2", Network: "vpc-1001", VNI: 1001, Commit: "main@sha1:abc", Batch: "2 of 4", Targets: targets(2, "10.0.0.1"),
 		Checks: []Check{{Kind: Exec, Command: command, Timeout: timeout}},
 	}
-	return quick(Options{ExecDir: dir}).Verify(t.Context(), r)
+	return quick(Options{ExecDir: dir}).Probe(t.Context(), r)
 }
 
 func TestExec(t *testing.T) {
@@ -163,8 +163,8 @@ func TestExecEscape(t *testing.T) {
 		{"/bin/true", "is not below --exec-dir"},
 		{"loop", "cannot be run"},
 		{"absent", "absent cannot be run: no such file or directory"},
-		{"sub", "is no program"},
-		{"text", "is no program"},
+		{"sub", "is not executable"},
+		{"text", "is not executable"},
 		{"", "the command is empty"},
 	} {
 		if res := execute(t, dir, patience, c.program); res.Verdict != Unknown || !strings.Contains(res.Reason, c.want) {
@@ -174,7 +174,7 @@ func TestExecEscape(t *testing.T) {
 	if _, err := os.Stat(ran); err == nil {
 		t.Error("a program beyond --exec-dir was run")
 	}
-	if res := execute(t, "", patience, "fine"); res.Verdict != Unknown || !strings.Contains(res.Reason, "unless the daemon has --exec-dir") {
+	if res := execute(t, "", patience, "fine"); res.Verdict != Unknown || !strings.Contains(res.Reason, "the daemon runs programs only with --exec-dir") {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 	for _, d := range []string{dir, filepath.Join(root, "alias")} {

@@ -10,13 +10,13 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// The bounds of one verification.
+// The bounds of one probe.
 const (
 	MaxTargets = 10_000 // addresses
-	MaxCount   = 1_000  // echo requests an address, as in the document format
+	MaxCount   = 1_000  // echo requests per address, as in schema
 )
 
-// The time limits of checks that name none.
+// The default time limits of tests.
 const (
 	DefaultPingTimeout = time.Second
 	DefaultTCPTimeout  = time.Second
@@ -24,10 +24,10 @@ const (
 	DefaultExecTimeout = time.Minute
 )
 
-// Kind is how a check probes.
+// Kind is the kind of a test.
 type Kind string
 
-// The kinds of checks.
+// The kinds of tests.
 const (
 	PingOverlay Kind = "ping overlay" // each target, from the monitor through the VIP
 	PingHost    Kind = "ping host"    // each target, from the daemon's host
@@ -36,12 +36,12 @@ const (
 	Exec        Kind = "exec"         // one program of --exec-dir
 )
 
-// Check is one check of a verification; which fields count depends on its kind.
+// Check is one test of a probe. Which fields count depends on its kind.
 type Check struct {
 	Kind    Kind
-	Count   int            // pings: echo requests an address
-	Timeout time.Duration  // of one probe; an echo reply that comes later is lost
-	MaxLoss schema.Percent // pings: the loss of an address that still passes
+	Count   int            // pings: echo requests per address
+	Timeout time.Duration  // of one attempt; a later echo reply counts as lost
+	MaxLoss schema.Percent // pings: how much an address may lose more than before
 	VIP     netip.Addr     // overlay pings: where the packets go
 	Port    uint16         // tcp
 	URL     string         // http
@@ -49,7 +49,7 @@ type Check struct {
 	Command []string       // exec: a program below --exec-dir and its arguments
 }
 
-// Name says what the check is, in one line; a baseline is kept by it.
+// Name describes the test on one line; baselines refer to tests by it.
 func (c Check) Name() string {
 	switch c.Kind {
 	case PingOverlay:
@@ -66,8 +66,8 @@ func (c Check) Name() string {
 	return string(c.Kind)
 }
 
-// ChecksOf makes the checks of a policy's verify: an overlay ping through each of
-// the VIPs that are given, then the rest. Limits that it leaves out are filled in.
+// ChecksOf makes the tests of a policy's verify: an overlay ping through each of the
+// VIPs, then the others. Missing time limits get their defaults.
 func ChecksOf(v *schema.Verify, vips ...netip.Addr) []Check {
 	if v == nil {
 		return nil
@@ -103,38 +103,38 @@ func orElse(d schema.Duration, otherwise time.Duration) time.Duration {
 	return time.Duration(d)
 }
 
-// Target is a monitored address.
+// Target is an address to test.
 type Target struct {
 	VM      string
 	Address netip.Addr // inner
 	MAC     schema.MAC // inner
 	VTEP    netip.Addr // the host it runs on
-	Moved   bool       // it is on the gray version; else it is a peer of one that is
+	Moved   bool       // it is on the gray version; false: it is a peer of one that is
 }
 
-// Request is one verification.
+// Request is a probe to run. Programs see Policy, Network, Commit and Batch.
 type Request struct {
-	Policy   string          // these four are for programs and say where the request comes from
-	Network  string          //
-	Commit   string          //
-	Batch    string          //
+	Policy   string
+	Network  string
+	Commit   string
+	Batch    string
 	VNI      schema.VNI      // of the Network
 	Monitor  *schema.Monitor // of the Network; overlay pings come from it
-	Targets  []Target        // at most MaxTargets; see Select
-	Named    []netip.Addr    // further addresses that documents name, for http
+	Targets  []Target        // at most MaxTargets
+	Named    []netip.Addr    // additional addresses in documents, for http
 	Checks   []Check         // see ChecksOf
-	Retries  int             // how often what failed is tried again
-	Survey   bool            // a baseline is taken: every check is made, whatever fails
-	Baseline Baseline        // what was lost before the release; it is not blamed
+	Retries  int             // how often to retry what failed
+	Survey   bool            // take a baseline: make every test, even after one failed
+	Baseline Baseline        // the loss before the release, which it is not blamed for
 }
 
-// validate returns why nothing can be probed at all, or nil.
+// validate returns why the probe cannot be run, or nil.
 func (r Request) validate() error {
 	switch {
 	case len(r.Checks) == 0:
-		return fmt.Errorf("there is no check to make; give rollout.verify a ping, tcp, http or exec")
+		return fmt.Errorf("there is no test; give rollout.verify a ping, tcp, http or exec")
 	case len(r.Targets) > MaxTargets:
-		return fmt.Errorf("%d addresses are more than the %d that one verification probes", len(r.Targets), MaxTargets)
+		return fmt.Errorf("there are %d addresses; a probe tests at most %d", len(r.Targets), MaxTargets)
 	}
 	for _, c := range r.Checks {
 		if c.Timeout <= 0 {

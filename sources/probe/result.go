@@ -6,33 +6,33 @@ import (
 	"time"
 )
 
-// Verdict is what a verification comes to.
+// Verdict is the result of a probe or of one of its tests.
 type Verdict string
 
 // The verdicts.
 const (
 	Passed  Verdict = "passed"
 	Failed  Verdict = "failed"  // something is worse than in the baseline
-	Unknown Verdict = "unknown" // it could not be found out: neither pass nor blame
+	Unknown Verdict = "unknown" // it could not be found out
 )
 
-// Duration is a length of time that is written as Go writes it: 1.5ms.
+// Duration is a time.Duration whose text is in Go's notation, such as 1.5ms.
 type Duration time.Duration
 
-// MarshalText gives the notation of Go, to the microsecond.
+// MarshalText writes Go's notation, to the microsecond.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads the notation of Go.
+// UnmarshalText reads Go's notation.
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	*d = Duration(v)
 	return err
 }
 
-// String gives the notation of Go, to the microsecond.
+// String is Go's notation, to the microsecond.
 func (d Duration) String() string { return time.Duration(d).Round(time.Microsecond).String() }
 
-// Latency is of the probes that were answered; all zero where none was.
+// Latency is that of the answered requests; all zero if there were none.
 type Latency struct {
 	Min Duration `json:"min"`
 	Avg Duration `json:"avg"`
@@ -41,7 +41,7 @@ type Latency struct {
 	n   int
 }
 
-// add takes one answered probe.
+// add adds an answered request.
 func (l *Latency) add(d time.Duration) {
 	if l.n == 0 || d < time.Duration(l.Min) {
 		l.Min = Duration(d)
@@ -52,7 +52,7 @@ func (l *Latency) add(d time.Duration) {
 	l.Avg = Duration(l.sum / time.Duration(l.n))
 }
 
-// merge takes what another has.
+// merge adds the requests of another Latency.
 func (l *Latency) merge(o Latency) {
 	if o.n == 0 {
 		return
@@ -66,33 +66,33 @@ func (l *Latency) merge(o Latency) {
 	l.Avg = Duration(l.sum / time.Duration(l.n))
 }
 
-// Answer is what one address answered to one check, in its last attempt; http and
-// exec have one answer without an address.
+// Answer is the result of one test for one address, in its last attempt. http and exec
+// have one answer without an address.
 type Answer struct {
 	VM         string     `json:"vm,omitempty"`
 	Address    netip.Addr `json:"address,omitzero"`
 	Moved      bool       `json:"moved"`
 	Sent       int        `json:"sent"`
 	Received   int        `json:"received"`
-	Late       int        `json:"late,omitempty"`       // replies after the time limit, which count as lost
-	Duplicates int        `json:"duplicates,omitempty"` // copies of replies, which count for nothing
+	Late       int        `json:"late,omitempty"`       // replies after the time limit, counted as lost
+	Duplicates int        `json:"duplicates,omitempty"` // copies of replies, not counted
 	Loss       float64    `json:"loss"`                 // per cent
 	Before     float64    `json:"before,omitempty"`     // per cent, in the baseline
 	Latency    Latency    `json:"latency"`
 	Attempts   int        `json:"attempts"`
 	Error      string     `json:"error,omitempty"`
-	Failed     bool       `json:"failed"` // it is worse than before by more than the check lets pass
+	Failed     bool       `json:"failed"` // it lost more than before, by more than the test allows
 
 	mac   [6]byte
-	local bool // Error is of the daemon's own host
+	local bool // the daemon's host caused Error
 }
 
-// reset forgets an attempt and begins the next one.
+// reset begins the next attempt.
 func (a *Answer) reset() {
 	*a = Answer{VM: a.VM, Address: a.Address, Moved: a.Moved, mac: a.mac, Before: a.Before, Attempts: a.Attempts + 1}
 }
 
-// who names the address for a reader.
+// who names the address for people.
 func (a *Answer) who() string {
 	switch {
 	case !a.Address.IsValid():
@@ -103,29 +103,29 @@ func (a *Answer) who() string {
 	return fmt.Sprintf("%s (%s)", a.Address, a.VM)
 }
 
-// CheckResult is what came of one check.
+// CheckResult is the result of one test.
 type CheckResult struct {
 	Check     string   `json:"check"` // its name
 	Verdict   Verdict  `json:"verdict"`
-	Reason    string   `json:"reason,omitempty"` // one line; why it did not pass
-	Blind     bool     `json:"blind,omitempty"`  // it is Unknown as nothing answers, and nothing did before
-	Addresses int      `json:"addresses"`        // that were probed
+	Reason    string   `json:"reason,omitempty"` // why it did not pass, on one line
+	Blind     bool     `json:"blind,omitempty"`  // it is Unknown because nothing answers, and nothing did before
+	Addresses int      `json:"addresses"`        // how many were tested
 	Failed    int      `json:"failed"`           // of these, worse than before
-	Dead      int      `json:"dead"`             // of these, no worse than before, as they answered nothing before either
-	Skipped   int      `json:"skipped"`          // targets of another family than the monitor's address, and itself
-	Sent      int      `json:"sent"`             // probes of the last attempts
+	Dead      int      `json:"dead"`             // of these, without an answer now and before
+	Skipped   int      `json:"skipped"`          // targets of another IP version than the monitor, and the monitor
+	Sent      int      `json:"sent"`             // requests of the last attempts
 	Received  int      `json:"received"`
 	Latency   Latency  `json:"latency"`
 	Output    string   `json:"output,omitempty"`  // exec: the end of what the program wrote
-	LeftOut   int      `json:"leftOut,omitempty"` // answers that Evidence has left out
+	LeftOut   int      `json:"leftOut,omitempty"` // how many answers Evidence has left out
 	Answers   []Answer `json:"answers"`
 	broken    bool     // it could not be made
 }
 
-// Result is what came of a verification.
+// Result is the result of a probe.
 type Result struct {
 	Verdict Verdict       `json:"verdict"`
-	Reason  string        `json:"reason,omitempty"` // one line; why it did not pass
+	Reason  string        `json:"reason,omitempty"` // why it did not pass, on one line
 	Started time.Time     `json:"started"`
 	Took    Duration      `json:"took"`
 	Checks  []CheckResult `json:"checks"`

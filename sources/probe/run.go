@@ -14,20 +14,18 @@ import (
 	"github.com/gray-release/gray/schema"
 )
 
-// How long a Job that cannot be done waits until it is tried again: twice as long
-// each time.
+// How long to wait before a Job is retried that could not be done: twice as long each
+// time.
 const (
 	minAgain = time.Second
 	maxAgain = time.Minute
 )
 
-// keptAnswers is how many answers a check are kept of a verification that a Job
-// asked for.
+// keptAnswers is how many answers per test the result of a Job keeps.
 const keptAnswers = 50
 
-// Run makes the regression tests that the board wants until ctx ends, each on its
-// own. A Job ends with a verdict only when it was found out; until then the board is
-// told why not, and it is tried again.
+// Run runs the probes that the board wants until ctx ends, each on its own. A Job that
+// has no verdict yet is retried, and the board is told why.
 func Run(ctx context.Context, b *board.Probes, p *Prober, log *slog.Logger) {
 	b.Tend(ctx, func(ctx context.Context, j *board.Job) {
 		p.tend(ctx, b, j, log.With("policy", j.Policy, "network", j.Network, "batch", batchOf(j), "revision", j.Revision))
@@ -43,7 +41,7 @@ func (p *Prober) tend(ctx context.Context, b *board.Probes, j *board.Job, log *s
 	for again := minAgain; ; again = min(2*again, maxAgain) {
 		v, res, err := p.test(ctx, j)
 		if ctx.Err() != nil {
-			return // what was found out by then is half a test
+			return // the result would be incomplete
 		}
 		if err == nil {
 			log.Info("probed", "baseline", j.Baseline, "attempt", j.Attempt, "verdict", res.Verdict, "reason", res.Reason, "took", res.Took.String())
@@ -60,16 +58,15 @@ func (p *Prober) tend(ctx context.Context, b *board.Probes, j *board.Job, log *s
 	}
 }
 
-// test makes the verification that a Job asks for; the error says in one line why
-// it says nothing.
+// test runs the probe of a Job. The error says on one line why there is no verdict.
 func (p *Prober) test(ctx context.Context, j *board.Job) (v rollout.Verdict, res *Result, err error) {
 	r, s, err := requestOf(j)
 	if err == nil && len(r.Checks) == 0 {
-		line := fmt.Sprintf("Network %s has no routes: there is nobody to ask", j.Network)
+		line := fmt.Sprintf("Network %s has no routes, so there is nothing to test", j.Network)
 		return rollout.Verdict{Passed: true, Evidence: []string{line}}, &Result{Verdict: Passed, Reason: line, Started: time.Now(), Checks: []CheckResult{}}, nil
 	}
 	if err == nil {
-		res = p.Verify(ctx, r)
+		res = p.Probe(ctx, r)
 		err = untested(j, res)
 	}
 	if err != nil {
@@ -84,26 +81,26 @@ func (p *Prober) test(ctx context.Context, j *board.Job) (v rollout.Verdict, res
 		return v, res, nil
 	}
 	if v.Dead = res.Baseline().Lines(); len(v.Dead) > MaxTargets {
-		return v, nil, fmt.Errorf("the baseline of Network %s cannot be taken: %d checks fail before anything moves, and at most %d can be kept; mend its monitor, or exclude it from the rollout", j.Network, len(v.Dead), MaxTargets)
+		return v, nil, fmt.Errorf("the baseline of Network %s cannot be taken: %d checks fail before anything moves, and at most %d can be stored; repair its monitor, or exclude it from the rollout", j.Network, len(v.Dead), MaxTargets)
 	}
 	return v, res, nil
 }
 
-// batchOf names the batch of a Job, as 2 of 4; a baseline comes before the first.
+// batchOf names the batch of a Job, such as 2 of 4; that of a baseline is 0.
 func batchOf(j *board.Job) string {
 	return fmt.Sprintf("%d of %d", j.Batch, len(j.Spec.Rollout.Batches))
 }
 
-// requestOf makes the verification of a Job: of a baseline all VMs of the Network,
-// else those that have moved and some peers.
+// requestOf makes the probe of a Job. A baseline tests all VMs of the Network, any other
+// probe those that have moved and some peers.
 func requestOf(j *board.Job) (Request, selection, error) {
 	net, _ := j.Spec.Network(j.Network)
 	if net == nil {
-		return Request{}, selection{}, errors.New("the rollout does not have it any more")
+		return Request{}, selection{}, errors.New("the rollout no longer has it")
 	}
 	verify := j.Spec.Rollout.Verify
 	if verify == nil {
-		return Request{}, selection{}, errors.New("the rollout has no verify any more")
+		return Request{}, selection{}, errors.New("the rollout no longer has verify")
 	}
 	r := Request{
 		Policy: j.Policy, Network: j.Network, Commit: j.Revision, Batch: batchOf(j), VNI: schema.VNI(net.VNI), Monitor: net.Monitor,
@@ -114,19 +111,19 @@ func requestOf(j *board.Job) (Request, selection, error) {
 		peers = verify.Ping.Peers
 	}
 	if j.Baseline {
-		// A packet that was lost by chance would excuse the same loss later.
+		// Without a retry, one packet lost by chance would excuse a real loss later.
 		peers, r.Retries = MaxTargets, min(1, verify.Retries)
 	}
 	vms, fresh := set(j.VMs), set(j.Fresh)
-	whole := !j.Baseline && j.Batch == len(j.Spec.Rollout.Batches) // what is no single VM moves with it
+	whole := !j.Baseline && j.Batch == len(j.Spec.Rollout.Batches) // routes to several addresses move with the last batch
 	s := choose(net.Routes, func(r schema.Route) bool {
 		return vms.has(r) || whole && !r.Prefix.IsSingleIP()
 	}, fresh.has, peers, j.Generation)
 	if len(vms) > 0 && (len(s.Targets) == 0 || !s.Targets[0].Moved) {
-		return r, s, errors.New("nothing of what has moved is in its route table any more")
+		return r, s, errors.New("its route table no longer has any VM that has moved")
 	}
 	r.Targets = s.Targets
-	if len(net.Routes) == 0 { // what asks its VMs has nobody to ask
+	if len(net.Routes) == 0 { // there is no VM for ping and tcp
 		verify = &schema.Verify{HTTP: verify.HTTP, Exec: verify.Exec}
 	}
 	vips, err := reachable(j.Spec.VIPs, verify, net.Monitor)
@@ -145,17 +142,17 @@ func set(list []netip.Addr) addresses {
 	return a
 }
 
-// has tells whether a route is to one of them.
+// has reports whether a route is to one of the addresses.
 func (a addresses) has(r schema.Route) bool { return r.Prefix.IsSingleIP() && a[r.Prefix.Addr()] }
 
-// reachable are the VIPs that a monitor's VTEP can send to. An overlay ping that has
-// none would be no check at all.
+// reachable returns the VIPs that a monitor's VTEP can reach. An overlay ping without
+// any would test nothing.
 func reachable(vips []netip.Addr, verify *schema.Verify, m *schema.Monitor) ([]netip.Addr, error) {
 	if verify.Ping == nil || verify.Ping.Source == "host" {
 		return nil, nil
 	}
 	if m == nil {
-		return nil, errors.New("it has no monitor to ping from; give it one, or ping from the host")
+		return nil, errors.New("it has no monitor to ping from; add one, or ping from the host")
 	}
 	var out []netip.Addr
 	for _, v := range vips {
@@ -164,13 +161,13 @@ func reachable(vips []netip.Addr, verify *schema.Verify, m *schema.Monitor) ([]n
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("no VIP of the policy's Gateways is of the family of its monitor's VTEP %s; give the monitor another one", m.VTEP)
+		return nil, fmt.Errorf("no VIP of the policy's Gateways has the IP version of its monitor's VTEP %s; give the monitor another VTEP", m.VTEP)
 	}
 	return out, nil
 }
 
-// untested says why a Result says nothing, or nil where it does. Of a baseline every
-// check has to say something, as each is held against it later.
+// untested says why a Result has no meaning, or nil if it has. In a baseline every test
+// needs a verdict, because later probes compare with each.
 func untested(j *board.Job, res *Result) error {
 	if res.Verdict != Unknown && !j.Baseline {
 		return nil
@@ -191,9 +188,9 @@ func untested(j *board.Job, res *Result) error {
 	case blind == nil:
 		return nil
 	case blind.Addresses == 0 && blind.Skipped == 0:
-		return fmt.Errorf("%s: there is nobody to ask, as its route table has no route to a single address; give it one, or exclude the Network from the rollout", blind.Check)
+		return fmt.Errorf("%s: there is nothing to test, because its route table has no route to a single address; add one, or exclude the Network from the rollout", blind.Check)
 	case blind.Addresses == 0:
-		return fmt.Errorf("%s: %s; mend its monitor, or exclude the Network from the rollout", blind.Check, blind.Reason)
+		return fmt.Errorf("%s: %s; repair its monitor, or exclude the Network from the rollout", blind.Check, blind.Reason)
 	}
-	return fmt.Errorf("%s: none of %d addresses answers, and before the rollout none did either, so that nothing is tested; mend its monitor, or exclude the Network from the rollout", blind.Check, blind.Addresses)
+	return fmt.Errorf("%s: none of %d addresses answers, and none did before the rollout, so this tests nothing; repair its monitor, or exclude the Network from the rollout", blind.Check, blind.Addresses)
 }

@@ -253,7 +253,7 @@ func TestRunFails(t *testing.T) {
 	})
 	s := c.until(phase(rollout.PhaseRolledBack))
 	want := "ping overlay 203.0.113.10: 10.0.0.1 (vm-0), moved, answered 0 of 3, lost 100%, 0% before"
-	if f := s.Failure; f.Batch != 1 || f.Revision != "main@sha1:abc" || f.Evidence[0] != want || !strings.HasPrefix(f.Evidence[1], "ping overlay 203.0.113.10: failed, 1 of 5 addresses worse than before; 12 of 15 answered, avg ") {
+	if f := s.Failure; f.Batch != 1 || f.Revision != "main@sha1:abc" || f.Evidence[0] != want || !strings.HasPrefix(f.Evidence[1], "ping overlay 203.0.113.10: failed, 1 of 5 addresses are worse than before; 12 of 15 answered, avg ") {
 		t.Errorf("the failure is %+v", f)
 	}
 	if s.Moved != 0 {
@@ -282,7 +282,7 @@ func TestRunBlind(t *testing.T) {
 	})
 	c := follow(t, shard{vms: 3, vtep: testVTEP.String(), verify: overlayPing}, quick(underlay), nil)
 	s := c.until("it says that nothing is tested", func(s reconciler.RolloutStatus) bool { return s.Waits != "" })
-	want := "batch 1 of 2 of Network vpc-1001 cannot be tested: ping overlay 203.0.113.10: none of 3 addresses answers, and before the rollout none did either, so that nothing is tested; mend its monitor, or exclude the Network from the rollout"
+	want := "batch 1 of 2 of Network vpc-1001 cannot be tested: ping overlay 203.0.113.10: none of 3 addresses answers, and none did before the rollout, so this tests nothing; repair its monitor, or exclude the Network from the rollout"
 	if s.Waits != want || s.Moved != 1 || s.Networks[0].Dead != 3 {
 		t.Errorf("%+v", s)
 	}
@@ -300,11 +300,11 @@ func TestRunCannot(t *testing.T) {
 		want  string
 	}{
 		{"VTEP elsewhere", shard{vms: 3, vtep: "192.0.2.77", verify: overlayPing}, "ping overlay 203.0.113.10: cannot receive VXLAN at the monitor's VTEP 192.0.2.77: cannot assign requested address; it must be an address of the daemon's host"},
-		{"no VIP", shard{vms: 3, vtep: "2001:db8::5", verify: overlayPing}, "no VIP of the policy's Gateways is of the family of its monitor's VTEP 2001:db8::5; give the monitor another one"},
-		{"ranges", shard{vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: 10.1.0.0/24, mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "ping overlay 203.0.113.10: there is nobody to ask, as its route table has no route to a single address; give it one, or exclude the Network"},
-		{"other family", shard{vips: ", \"2001:db8:f::1\"", vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: \"fd00::1/128\", mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "the 1 that there are have another family than the monitor's, or are its own; mend its monitor, or exclude the Network"},
-		{"no program", shard{vms: 3, vtep: here, verify: overlayPing + ", exec: {command: [vpc]}"}, "exec vpc: no program is run unless the daemon has --exec-dir"},
-		{"URL", shard{vms: 3, vtep: here, verify: "http: {url: \"http://127.0.0.9/\"}"}, "http http://127.0.0.9/: 127.0.0.9 is an address of no document and in no --probe-allow network"},
+		{"no VIP", shard{vms: 3, vtep: "2001:db8::5", verify: overlayPing}, "no VIP of the policy's Gateways has the IP version of its monitor's VTEP 2001:db8::5; give the monitor another VTEP"},
+		{"ranges", shard{vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: 10.1.0.0/24, mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "ping overlay 203.0.113.10: there is nothing to test, because its route table has no route to a single address; add one, or exclude the Network"},
+		{"other family", shard{vips: ", \"2001:db8:f::1\"", vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: \"fd00::1/128\", mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "1 have another IP version than the monitor, or are its own; repair its monitor, or exclude the Network"},
+		{"no program", shard{vms: 3, vtep: here, verify: overlayPing + ", exec: {command: [vpc]}"}, "exec vpc: the daemon runs programs only with --exec-dir"},
+		{"URL", shard{vms: 3, vtep: here, verify: "http: {url: \"http://127.0.0.9/\"}"}, "http http://127.0.0.9/: 127.0.0.9 is neither an address in a document nor in a --probe-allow network"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := follow(t, test.shard, quick(underlay), nil)
@@ -320,7 +320,7 @@ func TestRunCannot(t *testing.T) {
 func TestRunNobody(t *testing.T) {
 	c := follow(t, shard{vtep: testVTEP.String(), verify: overlayPing}, quick(underlay), nil)
 	c.until(phase(rollout.PhaseCompleted))
-	if want := "Network vpc-1001 has no routes: there is nobody to ask"; !strings.Contains(c.log.String(), want) {
+	if want := "Network vpc-1001 has no routes, so there is nothing to test"; !strings.Contains(c.log.String(), want) {
 		t.Errorf("%q is not in the log:\n%s", want, c.log.String())
 	}
 }

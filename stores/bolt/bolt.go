@@ -1,5 +1,5 @@
-// Package bolt is the store of a daemon that runs alone: a bbolt file, which one
-// process has open at a time.
+// Package bolt is the store of a daemon that runs alone: a bbolt file, which only one
+// process can open at a time.
 package bolt
 
 import (
@@ -16,14 +16,14 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// layout is the layout of the file; a file of another one is refused.
+// layout is the version of the file's layout. A file with another one is refused.
 const layout = "1"
 
 // file is a reconciler.Backend.
 type file struct{ db *bbolt.DB }
 
-// Open opens the store that a --state value names ("file:/path"), and
-// makes the file and its folder where they are missing.
+// Open opens the store for a --state of the form "file:/path", and creates the file and
+// its folder if they are missing.
 func Open(state string) (*reconciler.Store, error) {
 	path, ok := strings.CutPrefix(state, "file:")
 	if !ok || path == "" {
@@ -37,7 +37,7 @@ func Open(state string) (*reconciler.Store, error) {
 		return nil, fmt.Errorf("--state %s: another process has it open; stop that daemon or name another file", state)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--state %s: %w; name a file that gray can write, or move this one away, which assigns new IDs on the switches", state, err)
+		return nil, fmt.Errorf("--state %s: %w; name a file that gray can write, or move this one away, which gives everything on the switches new IDs", state, err)
 	}
 	s := &file{db: db}
 	if err := s.checkVersion(); err != nil {

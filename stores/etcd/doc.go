@@ -1,4 +1,4 @@
-// Package etcd is where several daemons meet: Replica elects the one that leads, and
-// Lead.Store is the store of that one, fenced by the election. The others read it by
+// Package etcd is the store of several replicas. Replica elects the leader, Lead.Store
+// is the leader's store, fenced by the election, and the followers read it with
 // Replica.Follow.
 package etcd

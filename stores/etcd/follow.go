@@ -15,31 +15,31 @@ import (
 	"github.com/gray-release/gray/etcdclient"
 )
 
-// gather is for how long commits are gathered, to be read at once.
+// gather is how long commits are collected, to be read together.
 const gather = 50 * time.Millisecond
 
-// tail is what a replica knows of the records that it follows.
+// tail is what a replica knows about the records that it follows.
 type tail struct {
 	reader
-	bucket, keys string // the keys are those that begin with it
+	bucket, keys string // keys is the prefix of the keys
 	tell         func(map[string][]byte)
 	pulse        time.Duration
 	known        map[string][]byte // nil: nothing was read yet
-	last         commit            // that known is of; zero: not read since the watch began
+	last         commit            // of known; zero: not read since the watch began
 }
 
-// Follow calls f with the records of a bucket whose key begins with a prefix, as
-// whichever replica leads has stored them: when they were read first, and whenever
-// they have changed, until ctx ends. They are of one commit, by key, and f does not
-// change them. It takes no lease, and no part in the election. Where etcd cannot be
-// read or has nothing stored any more, f is not called: what was read last stays.
+// Follow calls f with the records of a bucket whose keys begin with a prefix, as the
+// leader has stored them: once at the start, and whenever they have changed, until ctx
+// ends. The records, by key, are those of one commit, and f must not change them. Follow
+// takes no lease and no part in the election. If etcd cannot be read or is empty, it
+// does not call f, so that what was read last stays.
 func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[string][]byte)) {
 	t := &tail{bucket: bucket, keys: prefix, tell: f, pulse: cmp.Or(r.cfg.Pulse, 2*time.Second)}
 	p, said := etcdclient.Pause{}, ""
 	for {
 		err := t.follow(ctx, r.cfg, func() {
 			if said != "" {
-				r.cfg.Log.Info("what the leader stores is read again", "bucket", bucket)
+				r.cfg.Log.Info("the leader's records can be read again", "bucket", bucket)
 			}
 			p, said = etcdclient.Pause{}, ""
 		})
@@ -48,7 +48,7 @@ func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[
 		}
 		if said != err.Error() {
 			said = err.Error()
-			r.cfg.Log.Warn("what the leader stores cannot be followed, what was read last stays, will try again", "bucket", bucket, "error", err)
+			r.cfg.Log.Warn("cannot read the leader's records, what was read last stays, will try again", "bucket", bucket, "error", err)
 		}
 		if p.Grow(); p.Next > r.cfg.Lease/2 {
 			p.Next = r.cfg.Lease / 2
@@ -61,8 +61,8 @@ func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[
 	}
 }
 
-// follow reads the records again whenever there is a commit, until something is
-// wrong. good is called after the first read.
+// follow reads the records again after each commit, until there is an error. It calls
+// good after the first read.
 func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -88,7 +88,7 @@ func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error
 		select {
 		case <-changed:
 			time.Sleep(gather)
-		case <-pulse.C: // a watch waits without a word for an etcd that is away, or was set up anew
+		case <-pulse.C: // a watch waits silently for an etcd that is away or new
 		case err := <-over:
 			return err
 		}
@@ -98,10 +98,9 @@ func (t *tail) follow(ctx context.Context, cfg ReplicaConfig, good func()) error
 	}
 }
 
-// watch says when there may be a commit, from a revision on, and returns why it can
-// say that no longer.
+// watch gives a hint for each commit from a revision on, and returns why it has ended.
 func (t *tail) watch(ctx context.Context, changed chan<- struct{}, rev int64) error {
-	// A member that lost its leader says so instead of going quiet.
+	// A member without a leader then fails instead of staying silent.
 	for res := range t.client.Watch(clientv3.WithRequireLeader(ctx), t.at("committed"), clientv3.WithRev(rev)) {
 		if err := res.Err(); err != nil {
 			return etcdclient.Plain(err)
@@ -114,14 +113,14 @@ func (t *tail) watch(ctx context.Context, changed chan<- struct{}, rev int64) er
 	return errors.New("etcd ended the watch")
 }
 
-// read reads the records, if there was a commit since they were read last, and tells
-// of them where they have changed.
+// read reads the records if there was a commit since the last time, and reports them if
+// they have changed.
 func (t *tail) read(ctx context.Context) error {
 	c, err := t.committed(ctx)
 	if err != nil {
 		return err
 	}
-	// An etcd without a commit was emptied, and no leader has begun on it yet.
+	// An etcd without a commit has lost its data, and no leader has written to it yet.
 	if t.known != nil && (c.number == 0 || c.number == t.last.number && c.made == t.last.made) {
 		t.last.revision = c.revision
 		return nil

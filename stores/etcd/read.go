@@ -12,26 +12,26 @@ import (
 	"github.com/gray-release/gray/etcdclient"
 )
 
-// reader reads what leaders have stored. That needs no lease.
+// reader reads what leaders have stored, which needs no lease.
 type reader struct {
 	client *clientv3.Client
 	prefix string
-	over   error // of what is read when its context has ended
+	over   error // the error of a read whose context has ended
 }
 
 func (r *reader) at(parts ...string) string { return r.prefix + "/" + strings.Join(parts, "/") }
 
-// bucket is under what all records of a bucket lie.
+// bucket is the prefix of all records of a bucket.
 func (r *reader) bucket(name string) string { return r.at("data", url.PathEscape(name)) + "/" }
 
-// commit is the last Write that is whole.
+// commit is the last complete Write.
 type commit struct {
-	number   uint64 // 0: there was none yet
+	number   uint64 // 0: there is none yet
 	made     int64  // the revision at which it was made
-	revision int64  // at which it was looked at
+	revision int64  // the revision at which it was read
 }
 
-// committed looks which Write is the last whole one.
+// committed returns the last complete Write.
 func (r *reader) committed(ctx context.Context) (commit, error) {
 	res, err := r.get(ctx, r.at("committed"))
 	if err != nil {
@@ -43,29 +43,29 @@ func (r *reader) committed(ctx context.Context) (commit, error) {
 	}
 	kv := res.Kvs[0]
 	if c.number, err = strconv.ParseUint(string(kv.Value), 16, 64); err != nil {
-		return commit{}, fmt.Errorf("%s in etcd is no number: %q", r.at("committed"), kv.Value)
+		return commit{}, fmt.Errorf("%s in etcd is not a number: %q", r.at("committed"), kv.Value)
 	}
 	c.made = kv.ModRevision
 	return c, nil
 }
 
-// layout tells whether anything was stored yet, and refuses another layout.
+// layout reports whether anything was stored yet, and refuses another layout.
 func (r *reader) layout(ctx context.Context) (known bool, err error) {
 	res, err := r.get(ctx, r.at("version"))
 	if err != nil || len(res.Kvs) == 0 {
 		return false, err
 	}
 	if v := string(res.Kvs[0].Value); v != storeVersion {
-		return false, fmt.Errorf("what lies in etcd below %s has layout %q, this gray reads %q; use the gray that wrote it, or another prefix in --state", r.prefix, v, storeVersion)
+		return false, fmt.Errorf("the store in etcd below %s has layout %q, this gray reads %q; use the gray that wrote it, or another prefix in --state", r.prefix, v, storeVersion)
 	}
 	return true, nil
 }
 
-// records reads the records of a bucket whose key begins with a prefix, as they are
-// at a commit. The tidying of later ones does not show at its revision.
+// records reads the records of a bucket whose keys begin with a prefix, as of a commit.
+// It reads at the commit's revision, so that later tidying does not matter.
 func (r *reader) records(ctx context.Context, bucket, prefix string, c commit) (map[string][]byte, error) {
 	values := map[string][]byte{}
-	var last string // record and number that the value is of
+	var last string // the record and the number of the last value
 	err := r.pages(ctx, r.bucket(bucket)+url.PathEscape(prefix), c.revision, pagePieces, func(p piece, value []byte) error {
 		if p.write > c.number {
 			return nil
@@ -97,15 +97,15 @@ func (r *reader) get(ctx context.Context, key string, options ...clientv3.OpOpti
 	return res, nil
 }
 
-// piece is what a key below data is.
+// piece is a parsed key below PREFIX/data.
 type piece struct {
 	path, bucket, key string
 	write             uint64
 	part              string
 }
 
-// pages calls f for every piece below a prefix at a revision, in order; with
-// pageKeys for a page, without values.
+// pages calls f for every piece below a prefix at a revision, in order. With page
+// pageKeys there are no values.
 func (r *reader) pages(ctx context.Context, prefix string, rev, page int64, f func(piece, []byte) error) error {
 	options := []clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(page), clientv3.WithRev(rev)}
 	if page == pageKeys {
@@ -129,7 +129,7 @@ func (r *reader) pages(ctx context.Context, prefix string, rev, page int64, f fu
 				ok = bucketErr == nil && keyErr == nil && writeErr == nil
 			}
 			if !ok {
-				return fmt.Errorf("the key %q in etcd is none of gray's; give gray a --state prefix of its own", p.path)
+				return fmt.Errorf("the key %q in etcd is not gray's; give gray a --state prefix of its own", p.path)
 			}
 			if err := f(p, kv.Value); err != nil {
 				return err

@@ -19,24 +19,24 @@ import (
 	"github.com/gray-release/gray/reconciler"
 )
 
-// ReplicaConfig is who a replica is, and where the replicas meet.
+// ReplicaConfig names a replica and the etcd that the replicas share.
 type ReplicaConfig struct {
 	etcdclient.Config
-	Prefix string        // of all keys, without a slash at its end
-	Name   string        // for people; the replicas are told apart by their leases
-	Lease  time.Duration // how long a leader that is silent still leads; whole seconds, 2 or more
+	Prefix string        // of all keys, without a trailing slash
+	Name   string        // for people; leases tell the replicas apart
+	Lease  time.Duration // how long a silent leader keeps the lead; whole seconds, 2 or more
 }
 
-// Standing is how a replica stands.
-type Standing struct {
+// Status is the state of a replica.
+type Status struct {
 	Name   string     `json:"name"`
 	Role   string     `json:"role"`             // leader or follower
-	Leader string     `json:"leader,omitempty"` // the name of who leads; empty where nobody does, or nobody knows
+	Leader string     `json:"leader,omitempty"` // the name of the leader; empty if there is none, or none is known
 	Since  *time.Time `json:"since,omitempty"`  // by the leader's clock
-	Error  string     `json:"error,omitempty"`  // why nobody knows, or why this replica cannot lead; one line
+	Error  string     `json:"error,omitempty"`  // why no leader is known, or why this replica cannot lead; one line
 }
 
-// The roles of a Standing.
+// The roles of a Status.
 const (
 	RoleLeader   = "leader"
 	RoleFollower = "follower"
@@ -46,30 +46,30 @@ const (
 type Replica struct {
 	cfg ReplicaConfig
 
-	mu       sync.Mutex
-	standing Standing
-	unseen   string // why it is not known who leads
-	unable   string // why this one cannot lead
+	mu     sync.Mutex
+	status Status
+	unseen string // why the leader is unknown
+	unable string // why this replica cannot lead
 }
 
 // NewReplica returns a replica that follows.
 func NewReplica(cfg ReplicaConfig) *Replica {
-	return &Replica{cfg: cfg, standing: Standing{Name: cfg.Name, Role: RoleFollower}}
+	return &Replica{cfg: cfg, status: Status{Name: cfg.Name, Role: RoleFollower}}
 }
 
-// Standing is how the replica stands; it never waits.
-func (r *Replica) Standing() Standing {
+// Status returns the state of the replica. It never waits.
+func (r *Replica) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.standing
+	s := r.status
 	s.Error = cmp.Or(r.unseen, r.unable)
 	return s
 }
 
-// Run follows, and leads whenever the replica is elected, until ctx ends. Each of
-// the two functions is to return soon after its context has ended, and runs alone:
-// that of a leader ends with the lease. A leader that returns an error is tried again
-// after a while, perhaps in another replica.
+// Run follows, and leads whenever the replica is elected, until ctx ends. The two
+// functions never run at the same time, and each has to return soon after its context
+// has ended; that of a leader ends with the lease. After an error of lead the election
+// is repeated after a while, and another replica may win it.
 func (r *Replica) Run(ctx context.Context, follow func(context.Context), lead func(*Lead) error) {
 	// The client outlives ctx for a moment, to give up the lease.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -89,7 +89,7 @@ func (r *Replica) Run(ctx context.Context, follow func(context.Context), lead fu
 		err := lead(l)
 		switch {
 		case ctx.Err() == nil && l.ctx.Err() != nil:
-			r.cfg.Log.Error("lead lost, this replica follows", "replica", r.cfg.Name, "error", context.Cause(l.ctx))
+			r.cfg.Log.Error("lost the lead, this replica follows", "replica", r.cfg.Name, "error", context.Cause(l.ctx))
 			err = nil
 		case err != nil:
 			r.cfg.Log.Error("cannot lead, will try again", "replica", r.cfg.Name, "error", err)
@@ -99,7 +99,7 @@ func (r *Replica) Run(ctx context.Context, follow func(context.Context), lead fu
 			p = etcdclient.Pause{}
 		}
 		r.note(func() {
-			r.standing.Role, r.standing.Leader, r.standing.Since, r.unable = RoleFollower, "", nil, ""
+			r.status.Role, r.status.Leader, r.status.Since, r.unable = RoleFollower, "", nil, ""
 			if err != nil {
 				r.unable = "this replica could not lead: " + firstLine(err)
 			}
@@ -113,8 +113,8 @@ func (r *Replica) note(f func()) {
 	f()
 }
 
-// elected campaigns, after a pause, until this replica is elected; nil says that ctx
-// has ended. In the meantime it looks who leads.
+// elected campaigns, after a pause, until this replica is elected. It returns nil if ctx
+// has ended. Meanwhile it watches who leads.
 func (r *Replica) elected(ctx, life context.Context, after time.Duration) *Lead {
 	p, last := etcdclient.Pause{}, ""
 	for wait := after; ; wait = p.Next {
@@ -136,17 +136,17 @@ func (r *Replica) elected(ctx, life context.Context, after time.Duration) *Lead 
 		}
 		r.note(func() {
 			r.unseen = "etcd cannot be asked who leads: " + err.Error()
-			r.standing.Leader, r.standing.Since = "", nil
+			r.status.Leader, r.status.Since = "", nil
 		})
 		if err.Error() != last {
 			last = err.Error()
-			r.cfg.Log.Error("no part in the election, will try again", "replica", r.cfg.Name, "error", err)
+			r.cfg.Log.Error("cannot take part in the election, will try again", "replica", r.cfg.Name, "error", err)
 		}
 	}
 }
 
-// campaign takes part in one election, with a client and a lease of its own, until
-// it is won or the lease is lost.
+// campaign takes part in one election, with its own client and lease, until it has won
+// or the lease is lost.
 func (r *Replica) campaign(ctx, life context.Context) (*Lead, error) {
 	l := &Lead{cfg: r.cfg, prefix: r.cfg.Prefix}
 	own, end := context.WithCancel(life)
@@ -168,8 +168,8 @@ func (r *Replica) campaign(ctx, life context.Context) (*Lead, error) {
 	return nil, etcdclient.Plain(err)
 }
 
-// win takes a lease, waits until the election is won, and has the lead's context
-// follow the lease.
+// win takes a lease, waits until it has won the election, and lets the lead's context
+// end with the lease.
 func (l *Lead) win(ctx context.Context, r *Replica) error {
 	asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
 	granted, err := l.client.Grant(asking, int64(l.cfg.Lease/time.Second))
@@ -203,8 +203,8 @@ func (l *Lead) win(ctx context.Context, r *Replica) error {
 	if err := e.Proclaim(asking, l.value(&now)); err != nil {
 		return err
 	}
-	r.note(func() { // the leader's word about itself needs no look into etcd
-		r.standing.Role, r.standing.Leader, r.standing.Since = RoleLeader, r.cfg.Name, &now
+	r.note(func() { // a leader knows its status without etcd
+		r.status.Role, r.status.Leader, r.status.Since = RoleLeader, r.cfg.Name, &now
 		r.unseen, r.unable = "", ""
 	})
 	l.ctx, l.lost = context.WithCancelCause(ctx)
@@ -212,13 +212,13 @@ func (l *Lead) win(ctx context.Context, r *Replica) error {
 	return nil
 }
 
-// value is what stands under a candidate's key.
+// value is the value of a candidate's key.
 func (l *Lead) value(since *time.Time) string {
-	b, _ := json.Marshal(Standing{Name: l.cfg.Name, Role: RoleLeader, Since: since})
+	b, _ := json.Marshal(Status{Name: l.cfg.Name, Role: RoleLeader, Since: since})
 	return string(b)
 }
 
-// watch looks again and again who leads, for the status of a follower.
+// watch reads again and again who leads, for the status of a follower.
 func (r *Replica) watch(ctx context.Context, l *Lead) {
 	for since := (time.Time{}); ; {
 		asking, cancel := context.WithTimeout(ctx, etcdclient.AnswerWait)
@@ -227,11 +227,11 @@ func (r *Replica) watch(ctx context.Context, l *Lead) {
 		if ctx.Err() != nil {
 			return
 		}
-		var leads Standing
+		var leads Status
 		if err == nil {
 			since = time.Time{}
 			if len(res.Kvs) > 0 {
-				_ = json.Unmarshal(res.Kvs[0].Value, &leads) // of another's hand: nobody we know
+				_ = json.Unmarshal(res.Kvs[0].Value, &leads) // unreadable: the leader is unknown
 			}
 		} else if since.IsZero() {
 			since = time.Now()
@@ -240,7 +240,7 @@ func (r *Replica) watch(ctx context.Context, l *Lead) {
 			if r.unseen = ""; err != nil {
 				r.unseen = fmt.Sprintf("etcd cannot be asked who leads since %s: %v", since.UTC().Format(time.RFC3339), etcdclient.Plain(err))
 			}
-			r.standing.Leader, r.standing.Since = leads.Name, leads.Since
+			r.status.Leader, r.status.Since = leads.Name, leads.Since
 		})
 		select {
 		case <-time.After(min(r.cfg.Lease/4, 2*time.Second)):
@@ -267,12 +267,12 @@ type Lead struct {
 	held     sync.WaitGroup
 }
 
-// Context ends as soon as the lease may have run out, by this process's clock, or
-// is known to be gone. etcd never gives it to another before.
+// Context ends as soon as the lease may have expired by this process's clock, or is
+// known to be gone. etcd elects no other leader before.
 func (l *Lead) Context() context.Context { return l.ctx }
 
-// Store opens the replicas' store for the leader. Its writes are refused as soon as
-// another one leads, whether this one knows it yet or not.
+// Store opens the replicas' store for the leader. It refuses writes as soon as another
+// replica leads, even if this one does not know that yet.
 func (l *Lead) Store() (*reconciler.Store, error) {
 	s := &store{reader: reader{l.client, l.prefix, ErrNotLeader}, lead: l}
 	if err := s.settle(l.ctx); err != nil {
@@ -281,20 +281,19 @@ func (l *Lead) Store() (*reconciler.Store, error) {
 	return &reconciler.Store{Backend: s}, nil
 }
 
-// fence holds in etcd as long as this is the leader.
+// fence is a condition that is true in etcd as long as this is the leader.
 func (l *Lead) fence() clientv3.Cmp {
 	return clientv3.Compare(clientv3.CreateRevision(l.key), "=", l.revision)
 }
 
 // Why a lead ends.
 var (
-	errSilent = errors.New("etcd has not confirmed the lease in time, so that another replica may lead")
-	errGone   = errors.New("the lease has run out, or the leader's key was taken away")
+	errSilent = errors.New("etcd has not confirmed the lease in time, another replica may lead")
+	errGone   = errors.New("the lease has expired, or the leader's key was deleted")
 )
 
-// hold ends the lead when the lease is not proved to last. Session alone would not
-// do: it takes an answer that waited for this process, which was stopped, for a new
-// one.
+// hold ends the lead when nothing proves that the lease lasts. The session alone is not
+// enough: after this process was stopped, it would take an old answer for a new one.
 func (l *Lead) hold(until time.Time) {
 	for l.ctx.Err() == nil {
 		timer := time.NewTimer(min(l.ttl/10, time.Until(until)))
@@ -318,8 +317,8 @@ func (l *Lead) hold(until time.Time) {
 	}
 }
 
-// prove asks etcd how long the lease lasts at least, counted from before the
-// question. It waits for an answer for a while, and not longer than until a time.
+// prove asks etcd how long the lease lasts, and returns the time up to which that is
+// certain. It waits a while for an answer, and at most until a deadline.
 func (l *Lead) prove(ctx context.Context, until time.Time) (time.Time, error) {
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
@@ -333,12 +332,11 @@ func (l *Lead) prove(ctx context.Context, until time.Time) (time.Time, error) {
 	if res.TTL <= 0 || !slices.ContainsFunc(res.Keys, func(k []byte) bool { return string(k) == l.key }) {
 		return asked, errGone
 	}
-	// An etcd whose leader is new does not count yet, and says something huge.
+	// An etcd with a new leader may answer with a huge TTL.
 	return asked.Add(min(time.Duration(min(res.TTL, math.MaxInt32))*time.Second, l.ttl)), nil
 }
 
-// resign lets the next one lead at once where etcd can be told, and after the lease
-// where it cannot.
+// resign gives up the lead: at once if etcd can be reached, else when the lease expires.
 func (l *Lead) resign(life context.Context) {
 	if l.lost != nil {
 		l.lost(nil)

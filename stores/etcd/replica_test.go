@@ -14,11 +14,11 @@ import (
 )
 
 // stands waits until a replica's standing is as wanted.
-func (r *replica) stands(what string, holds func(etcd.Standing) bool) {
+func (r *replica) until(what string, holds func(etcd.Status) bool) {
 	r.t.Helper()
-	for end := time.Now().Add(patience); !holds(r.Standing()); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); !holds(r.Status()); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			r.t.Fatalf("waited in vain until %s: %+v", what, r.Standing())
+			r.t.Fatalf("waited in vain until %s: %+v", what, r.Status())
 		}
 	}
 }
@@ -32,10 +32,10 @@ func TestOneLeads(t *testing.T) {
 	one := newReplica(t, server, "one")
 	first := one.leads()
 	two := newReplica(t, server, "two")
-	two.stands("the follower knows the leader", func(s etcd.Standing) bool {
-		return s.Role == etcd.RoleFollower && s.Leader == "one" && s.Since != nil && s.Since.Equal(*one.Standing().Since) && s.Error == ""
+	two.until("the follower knows the leader", func(s etcd.Status) bool {
+		return s.Role == etcd.RoleFollower && s.Leader == "one" && s.Since != nil && s.Since.Equal(*one.Status().Since) && s.Error == ""
 	})
-	if s := one.Standing(); s.Role != etcd.RoleLeader || s.Leader != "one" {
+	if s := one.Status(); s.Role != etcd.RoleLeader || s.Leader != "one" {
 		t.Errorf("the leader stands as %+v", s)
 	}
 	select {
@@ -88,7 +88,7 @@ func TestLeadEndsWithoutEtcd(t *testing.T) {
 			one := newReplica(t, server, "one")
 			one.leads()
 			two := newReplica(t, server, "two")
-			two.stands("the follower knows the leader", func(s etcd.Standing) bool { return s.Leader == "one" })
+			two.until("the follower knows the leader", func(s etcd.Status) bool { return s.Leader == "one" })
 			began := time.Now()
 			back := away(server)
 			wait(t, one.lost, "ends")
@@ -96,7 +96,7 @@ func TestLeadEndsWithoutEtcd(t *testing.T) {
 				t.Errorf("without etcd the lead lasted %s, with a lease of %s", lasted, lease)
 			}
 			for _, r := range []*replica{one, two} {
-				r.stands("nobody is known to lead", func(s etcd.Standing) bool {
+				r.until("nobody is known to lead", func(s etcd.Status) bool {
 					return s.Role == etcd.RoleFollower && s.Leader == "" && s.Error != ""
 				})
 			}
@@ -108,11 +108,11 @@ func TestLeadEndsWithoutEtcd(t *testing.T) {
 			case <-two.led:
 				leader = two
 			case <-time.After(patience):
-				t.Fatalf("nobody leads with etcd back: %+v, %+v", one.Standing(), two.Standing())
+				t.Fatalf("nobody leads with etcd back: %+v, %+v", one.Status(), two.Status())
 			}
 			for _, r := range []*replica{one, two} {
-				r.stands("the leader is known", func(s etcd.Standing) bool {
-					return s.Leader == leader.Standing().Name && s.Error == ""
+				r.until("the leader is known", func(s etcd.Status) bool {
+					return s.Leader == leader.Status().Name && s.Error == ""
 				})
 			}
 		})
@@ -128,10 +128,10 @@ func TestALeaderThatCannotIsFollowed(t *testing.T) {
 	one := newReplica(t, server, "one")
 	one.leads()
 	two := newReplica(t, server, "two")
-	two.stands("the follower knows the leader", func(s etcd.Standing) bool { return s.Leader == "one" })
+	two.until("the follower knows the leader", func(s etcd.Status) bool { return s.Leader == "one" })
 	one.end <- errors.New("the disk is on fire")
 	two.leads()
-	one.stands("it says why", func(s etcd.Standing) bool {
+	one.until("it says why", func(s etcd.Status) bool {
 		return s.Leader == "two" && s.Error == "this replica could not lead: the disk is on fire"
 	})
 }
@@ -200,7 +200,7 @@ func TestNeverTwoLead(t *testing.T) {
 	one := newReplica(t, server, "one", "http://"+w.address)
 	lead := one.leads()
 	two := newReplica(t, server, "two")
-	two.stands("the follower knows the leader", func(s etcd.Standing) bool { return s.Leader == "one" })
+	two.until("the follower knows the leader", func(s etcd.Status) bool { return s.Leader == "one" })
 	ended := make(chan time.Time, 1)
 	context.AfterFunc(lead.Context(), func() { ended <- time.Now() })
 	close(w.cut)
@@ -215,5 +215,5 @@ func TestNeverTwoLead(t *testing.T) {
 	if _, err := lead.Store(); !errors.Is(err, etcd.ErrNotLeader) {
 		t.Errorf("who was cut off opens the store: %v", err)
 	}
-	one.stands("it says why", func(s etcd.Standing) bool { return s.Role == etcd.RoleFollower && s.Leader == "" && s.Error != "" })
+	one.until("it says why", func(s etcd.Status) bool { return s.Role == etcd.RoleFollower && s.Leader == "" && s.Error != "" })
 }

@@ -14,21 +14,21 @@ import (
 	"github.com/gray-release/gray/etcdclient"
 )
 
-// storeVersion is the layout of the keys; one of another is refused.
+// storeVersion is the version of the layout of the keys. Another one is refused.
 //
-//	PREFIX/version                          this number
-//	PREFIX/writer                           the leader that wrote last; its revision fences what an earlier one sent
-//	PREFIX/committed                        the number of the last Write that is whole
+//	PREFIX/version                          this version
+//	PREFIX/writer                           the leader that wrote last; its revision fences earlier leaders
+//	PREFIX/committed                        the number of the last complete Write
 //	PREFIX/data/BUCKET/KEY/WRITE/PART       a piece of a value, or "removed"
 //
-// A Write has the next number. What stands under a number above the committed one
-// was never finished and does not count, and of a key the newest number counts: so a
-// Write that is too large for one transaction is still made by one, that of the number.
+// Each Write gets the next number. A number above the committed one was never completed
+// and does not count; of each key the newest number counts. So a Write that is too large
+// for one transaction is atomic: it counts when its number is committed.
 //
-// Nearly every Write fits into one transaction. Those that do not are a rollout's state,
-// one value with the address of each VM that has moved (more than 10 MB for 1,000 VPCs
-// of 1,000 VMs that move at the same time), and what a first commit stores, or one that changes
-// much: a record for each number, switch and suspended policy, so thousands.
+// Nearly every Write fits into one transaction. Two kinds may not: the state of a
+// rollout, a value with the address of each VM that has moved (more than 10 MB for 1,000
+// VPCs of 1,000 VMs that move at the same time), and a large commit, which stores a
+// record for each ID, switch and suspended policy.
 const storeVersion = "1"
 
 // Bounds of a transaction, below what etcd allows by default (1.5 MiB, 128
@@ -38,14 +38,14 @@ const (
 	maxOps     = 100
 	maxPart    = 256 << 10 // bytes of a value under one key
 	maxWrite   = 256 << 20
-	pagePieces = 100 // keys of one answer, which with maxPart stay below etcdclient.MaxMessage
+	pagePieces = 100 // keys of one answer; with maxPart it stays below etcdclient.MaxMessage
 	pageKeys   = 10_000
 )
 
 const removed = "removed"
 
-// ErrNotLeader is the error of a store whose replica does not lead.
-var ErrNotLeader = errors.New("this replica does not lead, so that it may not write; the one that leads goes on")
+// ErrNotLeader is the error of a write by a replica that does not lead.
+var ErrNotLeader = errors.New("this replica is not the leader and must not write; the leader goes on")
 
 // store is a reconciler.Backend for the replica that leads.
 type store struct {
@@ -53,21 +53,21 @@ type store struct {
 	lead *Lead
 
 	mu     sync.Mutex
-	writer int64  // revision of PREFIX/writer; 0: what earlier writers left is to be looked at first
+	writer int64  // the revision of PREFIX/writer; 0: settle has to run first
 	seq    uint64 // the committed number
 }
 
 // Close implements reconciler.Backend. The records stay.
 func (s *store) Close() error { return nil }
 
-// base is under what all of a record lies.
+// base is the prefix of all pieces of a record.
 func (s *store) base(bucket, key string) string {
 	return s.at("data", url.PathEscape(bucket), url.PathEscape(key)) + "/"
 }
 
 func number(n uint64) string { return fmt.Sprintf("%016x", n) }
 
-// Load implements reconciler.Backend. It reads one revision of the bucket.
+// Load implements reconciler.Backend. It reads the bucket at one revision.
 func (s *store) Load(bucket string, f func(key string, value []byte) error) error {
 	ctx := s.lead.ctx
 	last, err := s.committed(ctx)
@@ -86,9 +86,9 @@ func (s *store) Load(bucket string, f func(key string, value []byte) error) erro
 	return nil
 }
 
-// Write implements reconciler.Backend. It fails with ErrNotLeader where another
-// replica leads, whether this one knows it yet or not. After an error of etcd the
-// Write may still be made, whole.
+// Write implements reconciler.Backend. It fails with ErrNotLeader if another replica
+// leads, even if this one does not know that yet. After an error of etcd the whole Write
+// may still have been made.
 func (s *store) Write(bucket string, put map[string][]byte, remove []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,9 +113,9 @@ func (s *store) Write(bucket string, put map[string][]byte, remove []string) err
 // batch is a Write as operations on keys.
 type batch struct {
 	puts   []clientv3.Op // the new pieces
-	marks  []clientv3.Op // that records are removed, for a Write of several transactions
+	marks  []clientv3.Op // mark records as removed, if there are several transactions
 	commit clientv3.Op
-	tidy   []clientv3.Op // take what no longer counts
+	tidy   []clientv3.Op // delete what no longer counts
 }
 
 func (s *store) batch(bucket string, put map[string][]byte, remove []string) (*batch, error) {
@@ -135,7 +135,7 @@ func (s *store) batch(bucket string, put map[string][]byte, remove []string) (*b
 		}
 	}
 	if size > maxWrite {
-		return nil, fmt.Errorf("a write of %d MiB to bucket %q in etcd is too large, the most is %d MiB; spread the documents over more shards", (size+1<<20-1)>>20, bucket, maxWrite>>20)
+		return nil, fmt.Errorf("a write of %d MiB to bucket %q in etcd is larger than %d MiB; spread the documents over more shards", (size+1<<20-1)>>20, bucket, maxWrite>>20)
 	}
 	for _, key := range remove {
 		if _, both := put[key]; both || key == "" {
@@ -149,8 +149,8 @@ func (s *store) batch(bucket string, put map[string][]byte, remove []string) (*b
 	return b, nil
 }
 
-// write makes a batch: by one transaction where it fits, else piece by piece with
-// the commit after them.
+// write makes a Write: in one transaction if it fits, else piece by piece with the
+// commit at the end.
 func (s *store) write(ctx context.Context, b *batch) error {
 	if all := slices.Concat(b.puts, []clientv3.Op{b.commit}, b.tidy); len(chunks(all)) == 1 {
 		return s.txn(ctx, all)
@@ -165,14 +165,14 @@ func (s *store) write(ctx context.Context, b *batch) error {
 	}
 	for _, ops := range chunks(b.tidy) {
 		if s.txn(ctx, ops) != nil {
-			s.writer = 0 // the Write is made; the next one tidies
+			s.writer = 0 // the Write is made; the next one tidies up
 			break
 		}
 	}
 	return nil
 }
 
-// chunks cuts operations into transactions that etcd takes.
+// chunks splits operations into transactions that etcd accepts.
 func chunks(ops []clientv3.Op) [][]clientv3.Op {
 	var all [][]clientv3.Op
 	first, size := 0, 0
@@ -190,7 +190,7 @@ func chunks(ops []clientv3.Op) [][]clientv3.Op {
 	return all
 }
 
-// txn makes operations in one transaction, if this replica still leads and no later
+// txn makes operations in one transaction if this replica still leads, and no later
 // writer has begun.
 func (s *store) txn(ctx context.Context, ops []clientv3.Op) error {
 	_, err := s.fenced(ctx, ops, clientv3.Compare(clientv3.ModRevision(s.at("writer")), "=", s.writer))
@@ -210,8 +210,8 @@ func (s *store) fenced(ctx context.Context, ops []clientv3.Op, also ...clientv3.
 	return res.Header.GetRevision(), nil
 }
 
-// settle makes this the writer, after which nothing of an earlier one can arrive,
-// and takes away what was left unfinished.
+// settle makes this the writer, so that nothing from an earlier one can arrive any more,
+// and deletes unfinished Writes.
 func (s *store) settle(ctx context.Context) error {
 	if err := s.checkVersion(ctx); err != nil {
 		return err
@@ -227,7 +227,7 @@ func (s *store) settle(ctx context.Context) error {
 	s.writer = writer
 	var stale []clientv3.Op
 	var last piece
-	var lastKeys []string // of the newest number of last that counts
+	var lastKeys []string // the pieces of the newest number of last
 	drop := func(keys ...string) {
 		for _, k := range keys {
 			stale = append(stale, clientv3.OpDelete(k))
@@ -264,7 +264,7 @@ func (s *store) settle(ctx context.Context) error {
 	return nil
 }
 
-// checkVersion writes the layout's number where there is none.
+// checkVersion writes the version of the layout if there is none.
 func (s *store) checkVersion(ctx context.Context) error {
 	if known, err := s.layout(ctx); err != nil || known {
 		return err

@@ -1,5 +1,5 @@
-// Package etcdtest runs real etcds for tests: the embedded one and Debian's. Each is
-// a process of its own, that can be killed and started again with its data.
+// Package etcdtest runs real etcds for tests: the embedded one and Debian's. Each is a
+// process of its own, which can be killed and started again with its data.
 package etcdtest
 
 import (
@@ -24,14 +24,13 @@ import (
 
 const patience = 30 * time.Second
 
-// The environment of a process that is to be an etcd.
+// The environment that makes the test binary an etcd.
 const (
 	envAddress = "GRAY_TEST_ETCD"
 	envDir     = "GRAY_TEST_ETCD_DIR"
 )
 
-// Main makes a test binary an etcd where a Server asks for it; TestMain calls it
-// first.
+// Main makes the test binary an etcd if a Server has started it. TestMain calls it first.
 func Main() {
 	if address := os.Getenv(envAddress); address != "" {
 		fmt.Fprintln(os.Stderr, serve(os.Getenv(envDir), address))
@@ -63,7 +62,7 @@ type Server struct {
 	running *exec.Cmd
 }
 
-// New returns an embedded etcd that does not run yet.
+// New returns an embedded etcd that has not been started.
 func New(t testing.TB) *Server {
 	t.Helper()
 	address := testnet.FreeAddress()
@@ -72,8 +71,8 @@ func New(t testing.TB) *Server {
 	return s
 }
 
-// NewDebian returns an etcd of Debian's package etcd-server, or of whatever etcd the
-// PATH has, that does not run yet. Without one the test is skipped, but on CI it fails.
+// NewDebian returns the etcd on the PATH, such as that of Debian's package etcd-server;
+// it has not been started. Without one the test is skipped, and fails on CI.
 func NewDebian(t testing.TB) *Server {
 	t.Helper()
 	binary, err := exec.LookPath("etcd")
@@ -88,7 +87,7 @@ func NewDebian(t testing.TB) *Server {
 	return s
 }
 
-// Moved is the same server, with the same data, at another address. Only one of the
+// Moved returns the same server with the same data at another address. Only one of the
 // two may run.
 func (s *Server) Moved() *Server {
 	moved := *s
@@ -137,11 +136,11 @@ func (s *Server) Kill() {
 	}
 }
 
-// Freeze stops the server where it is, as if it were cut off: connections stay and
-// nothing answers.
+// Freeze stops the server as if it were cut off: connections stay open, and nothing
+// answers.
 func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
 
-// Thaw lets a frozen server go on.
+// Thaw lets a frozen server continue.
 func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
 
 func (s *Server) signal(sig syscall.Signal) {
@@ -151,14 +150,14 @@ func (s *Server) signal(sig syscall.Signal) {
 	}
 }
 
-// Wipe takes all data of a server that does not run.
+// Wipe deletes the data of a server that does not run.
 func (s *Server) Wipe() {
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// Client returns a client that tries again quickly.
+// Client returns a client that retries quickly.
 func (s *Server) Client() *clientv3.Client {
 	s.t.Helper()
 	quick := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, MaxDelay: 20 * time.Millisecond}}

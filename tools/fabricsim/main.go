@@ -1,6 +1,6 @@
-// Command fabricsim serves the P4Runtime of one device of onosproject/fabric-sim,
-// as an independent server to test package p4rt against. It is a module of its
-// own, as gray itself has no use for what fabric-sim needs.
+// Command fabricsim serves P4Runtime for one device of onosproject/fabric-sim, as an
+// independent server to test package p4rt against. It is a module of its own, so that
+// gray does not depend on fabric-sim.
 package main
 
 import (
@@ -16,15 +16,15 @@ import (
 	"google.golang.org/grpc"
 )
 
-// agent stands for the servers that fabric-sim starts for a device; here there is
-// only the one below.
+// agent replaces the servers that fabric-sim starts for a device; run starts the only
+// one here.
 type agent struct{}
 
 func (agent) Start(*simulator.Simulation, *simulator.DeviceSimulator) error { return nil }
 func (agent) Stop(fabricsim.StopMode) error                                 { return nil }
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:0", "the loopback address to serve at; it is printed to stderr")
+	listen := flag.String("listen", "127.0.0.1:0", "the loopback address to serve on; it is printed to stderr")
 	flag.Parse()
 	if err := run(*listen); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,6 +1,5 @@
-// Command house checks the sizes that golangci-lint does not know: how many files
-// a folder has, and how many fields a struct. Tests are not counted. It prints all
-// findings.
+// Command house checks sizes that golangci-lint does not check: how many files a folder
+// has, and how many fields a struct has. It ignores tests, and prints all findings.
 package main
 
 import (
@@ -48,7 +47,7 @@ func run(root string) error {
 	})
 	for _, folder := range slices.Sorted(maps.Keys(files)) {
 		if n := files[folder]; n > mostFiles {
-			wrong = append(wrong, fmt.Errorf("%s: %d .go files beside tests, the most is %d; split the package", folder, n, mostFiles))
+			wrong = append(wrong, fmt.Errorf("%s: %d .go files without tests, more than %d; split the package", folder, n, mostFiles))
 		}
 	}
 	return errors.Join(append(wrong, err)...)
@@ -72,7 +71,7 @@ func structs(root, file string) ([]error, error) {
 			fields += max(1, len(field.Names))
 		}
 		if fields > mostFields {
-			wrong = append(wrong, fmt.Errorf("%s:%d: a struct of %d fields, the most is %d; group those that belong together", file, fset.Position(s.Pos()).Line, fields, mostFields))
+			wrong = append(wrong, fmt.Errorf("%s:%d: a struct of %d fields, more than %d; group those that belong together", file, fset.Position(s.Pos()).Line, fields, mostFields))
 		}
 		return true
 	})

@@ -36,8 +36,8 @@ func TestRun(t *testing.T) {
 	write("other/a.go", over)
 	err := run(root)
 	want := []string{
-		"other/a.go:3: a struct of 16 fields, the most is 15; group those that belong together",
-		"full: 21 .go files beside tests, the most is 20; split the package",
+		"other/a.go:3: a struct of 16 fields, more than 15; group those that belong together",
+		"full: 21 .go files without tests, more than 20; split the package",
 	}
 	if err == nil || err.Error() != strings.Join(want, "\n") {
 		t.Errorf("got %v, want %q", err, want)

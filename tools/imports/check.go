@@ -11,11 +11,11 @@ import (
 type imported struct {
 	at       string   // file:line
 	from, to string   // a folder of the repository, and an import path
-	test     bool     // of a test or a helper
-	names    []string // of schema, what the file uses of it
+	test     bool     // the file is a test or belongs to a helper
+	names    []string // the names of package schema that the file uses
 }
 
-// check tells what is wrong with an import, nil where nothing is.
+// check returns what is wrong with an import, or nil.
 func (i imported) check() error {
 	to, ours := strings.CutPrefix(i.to, module)
 	if !ours {
@@ -45,12 +45,12 @@ func (i imported) allowed(to string) bool {
 		return i.from == to || slices.Contains(inner[i.from], to)
 	case unit(i.from) == unit(to):
 		return true
-	case to == top(i.from): // what all sources share
+	case to == top(i.from): // what all sources share, for example
 		return true
 	case a != apart && b != apart && b < a:
 		return true
 	}
-	// Tests of the reconciler, of its parts and of what is apart drive the real ones.
+	// Tests of the reconciler, of parts and of what is apart may use the real parts.
 	return i.test && b != apart && b <= parts && (a == apart || a >= ranks["reconciler"])
 }
 
@@ -69,7 +69,7 @@ func (i imported) checkLibrary() error {
 	return fmt.Errorf("%s imports %s, which only these may: %s; and tests of these: %s", name(i.from), i.to, list(o.product), list(o.tests))
 }
 
-// checkModule tells which direct requirements of a go.mod have no owner.
+// checkModule returns the direct requirements of a go.mod that have no owner.
 func checkModule(file string, requires []string) []error {
 	var wrong []error
 	for _, r := range requires {
@@ -80,7 +80,7 @@ func checkModule(file string, requires []string) []error {
 	return wrong
 }
 
-// checkFolder tells whether the tables know a folder with Go files.
+// checkFolder checks that the tables have a folder with Go files.
 func checkFolder(folder string) error {
 	_, known := ranks[top(folder)]
 	if top(folder) == "policies" {
@@ -92,7 +92,7 @@ func checkFolder(folder string) error {
 	return nil
 }
 
-// libraryOf is the library of an import path or a module, empty where none is known.
+// libraryOf is the library of an import path or a module, empty if none is known.
 func libraryOf(p string) string {
 	for library := range owners {
 		if within(p, library) {

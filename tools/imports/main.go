@@ -1,6 +1,6 @@
-// Command imports checks what the packages below a folder import, by the tables of
-// rules.go: the order of the folders, and who may see which library. It reads the
-// files of all modules and all systems, tests as well, and prints all findings.
+// Command imports checks the imports of all packages below a folder against the tables
+// in rules.go: the order of the folders, and who may import which library. It reads the
+// files of all modules and systems, tests included, and prints all findings.
 package main
 
 import (
@@ -69,7 +69,7 @@ func run(root string) error {
 // folderOf is the folder of a file, empty for the root.
 func folderOf(file string) string { return strings.TrimPrefix(path.Dir(file), ".") }
 
-// direct is the modules that a go.mod requires directly.
+// direct returns the modules that a go.mod requires directly.
 func direct(file string) ([]string, error) {
 	out, err := exec.Command("go", "mod", "edit", "-json", file).Output()
 	if err != nil {
@@ -93,7 +93,7 @@ func direct(file string) ([]string, error) {
 	return all, nil
 }
 
-// read is the imports of a file.
+// read returns the imports of a file.
 func read(root, file string) ([]imported, error) {
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, path.Join(root, file), nil, 0)
@@ -117,7 +117,7 @@ func read(root, file string) ([]imported, error) {
 	return all, nil
 }
 
-// namesOf is the names that a file uses of a package.
+// namesOf returns the names of a package that a file uses.
 func namesOf(f *ast.File, of string) []string {
 	var all []string
 	ast.Inspect(f, func(n ast.Node) bool {

@@ -5,21 +5,21 @@ const (
 	everywhere = "*" // as an owner: all folders
 )
 
-// ranks orders the folders at the root: a package imports lower ranks, or its own
-// folder. Those of equal rank do not see each other, nor does a source see another
-// source, a sink a sink, a store a store.
+// ranks orders the folders at the root: a package may import lower ranks and its own
+// folder. Folders of equal rank do not import each other, nor does a source import
+// another source, a sink another sink, or a store another store.
 var ranks = map[string]int{
 	"": 0, "secrets": 0, "etcdclient": 0, "schema": 1, "policies": 2, "reconciler": 3, "sources": parts, "sinks": parts, "stores": parts, "admin": 5, "cmd": 6,
 	"client": apart, "tools": apart,
 }
 
 const (
-	parts = 4  // their folders are packages that know nothing of each other
-	apart = -1 // they import their own folder only
+	parts = 4  // its packages do not import each other
+	apart = -1 // its packages import only their own folder
 )
 
-// inner says what may import what within policies: the algebras are pure, and know
-// no compiler; requests have the steps of a trace and health checks from packets.
+// inner says what each package of policies may import of policies: the algebras do not
+// know the compiler; requests has the steps of a trace and health checks from packets.
 var inner = map[string][]string{
 	"policies":          {"policies/packets", "policies/requests", "policies/rollout"},
 	"policies/packets":  nil,
@@ -27,16 +27,16 @@ var inner = map[string][]string{
 	"policies/rollout":  nil,
 }
 
-// algebras know no kinds of documents: all they may have of schema is this.
+// algebras do not know kinds of documents: this is all that they may use of schema.
 var (
 	algebras = []string{"policies/packets", "policies/requests"}
 	ofSchema = []string{"Position"}
 )
 
-// helpers are packages for tests alone. They count as tests themselves.
+// helpers are packages only for tests. They count as tests themselves.
 var helpers = []string{"tools/testnet", "tools/etcdtest", "sinks/sinktest"}
 
-// owner is the folders that may import a library, and those whose tests may, too.
+// owner is the folders that may import a library, and those whose tests may.
 type owner struct{ product, tests []string }
 
 func in(folders ...string) owner { return owner{product: folders} }
@@ -46,7 +46,7 @@ func (o owner) andTests(folders ...string) owner {
 	return o
 }
 
-// owners has an owner for each library, by the beginning of its import path.
+// owners has the owner of each library, by the beginning of its import path.
 var owners = map[string]owner{
 	"github.com/envoyproxy/go-control-plane":   in("sinks/xds"),
 	"google.golang.org/genproto":               in("sinks/p4rt").andTests("sinks/xds"),

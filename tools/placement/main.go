@@ -1,5 +1,5 @@
-// Command placement prints what a program takes of a Tofino 1: the stages, and
-// the blocks of SRAM and TCAM in each, from the context.json of its assembler.
+// Command placement prints which stages of a Tofino 1 a program uses, and how many
+// blocks of SRAM and TCAM in each, from the context.json of its assembler.
 package main
 
 import (
@@ -53,8 +53,8 @@ func run(path string) error {
 	return nil
 }
 
-// walk notes the blocks that lie within a value; the stage is that of the nearest
-// value around it.
+// walk collects the blocks within a value. Their stage is that of the nearest enclosing
+// value that has one.
 func (u usage) walk(v any, stage int) {
 	switch v := v.(type) {
 	case []any:
@@ -75,7 +75,7 @@ func (u usage) walk(v any, stage int) {
 	}
 }
 
-// blocks notes the blocks of one table in one stage.
+// blocks collects the blocks of one table in one stage.
 func (u usage) blocks(v any, stage int, kind string) {
 	switch v := v.(type) {
 	case []any:

@@ -1,5 +1,5 @@
-// Package testnet lets tests run beside whatever else runs on a machine, another run
-// of the same tests included: a test binary has a network of its own.
+// Package testnet lets tests run beside anything else on a machine, even another run of
+// the same tests: it gives a test binary a network of its own.
 package testnet
 
 import (
@@ -16,9 +16,8 @@ import (
 	"time"
 )
 
-// inside is the environment variable that says that a process is in the namespaces
-// of a test binary. What is started with an environment of its own needs it if it is
-// the test binary again.
+// inside is the environment variable that says that a process is in the namespaces of a
+// test binary. A test that starts the test binary with another environment has to set it.
 const inside = "GRAY_TESTNET"
 
 // Main runs the tests of a package after Enter.
@@ -27,14 +26,14 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Enter executes the test binary again in new namespaces and does not return there,
-// if the system allows it: on Linux to root, and mostly to others. Networks are its
-// own, with loopback alone, and so are the names of ip netns and the processes, which
-// end with the test binary, however that ends. It returns in the namespaces, and
-// where there can be none; with CI=true root is to have them.
+// Enter executes the test binary again in new namespaces, if the system allows it: on
+// Linux it does for root, and mostly for others. The test binary then has its own
+// network with only loopback, its own names for ip netns, and its own processes, which
+// end with it. Enter returns in the new namespaces, or if there can be none; with
+// CI=true, root must be able to have them.
 //
-// Signals are for the process that has the test binary's name; that above it, of
-// unshare, passes on the exit code.
+// Send signals to the process with the test binary's name. Its parent, unshare, passes
+// on the exit code.
 func Enter() {
 	if runtime.GOOS != "linux" || os.Getenv(inside) != "" {
 		return
@@ -46,11 +45,11 @@ func Enter() {
 	}
 }
 
-// enter returns only if there is an error.
+// enter returns only an error.
 func enter() error {
 	flags := []string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"}
 	script := `ip link set lo up && mkdir -p /var/run/netns && mount -t tmpfs netns /var/run/netns && exec "$0" "$@"`
-	if os.Getuid() != 0 { // who stays who it is, and has no use for ip netns
+	if os.Getuid() != 0 { // the user stays the same, and cannot use ip netns
 		flags = append(flags, "--user", "--map-current-user", "--keep-caps")
 		script = `ip link set lo up && exec setpriv --inh-caps -all --ambient-caps -all "$0" "$@"`
 	}
@@ -70,16 +69,16 @@ func enter() error {
 	return syscall.Exec(unshare, append(append(args, self), os.Args[1:]...), append(os.Environ(), inside+"=1"))
 }
 
-// Ports that a system gives by itself begin above these.
+// The system's ephemeral ports begin above these.
 const firstPort, ports = 20_000, 12_000
 
 var nextPort atomic.Uint32
 
 func init() { nextPort.Store(rand.Uint32N(ports)) }
 
-// FreePort is a loopback port that nobody listens on, for a program that must be told
-// one. It is another each time, and none that the system gives to connections or to
-// who listens on port 0, so that it is still free when it is used.
+// FreePort returns a loopback port that nobody listens on, for a program that needs to
+// be given one. It returns another port each time, and never an ephemeral one, so that
+// the port is still free when it is used.
 func FreePort() uint16 {
 	for range ports {
 		port := firstPort + uint16(nextPort.Add(1)%ports)
@@ -91,12 +90,13 @@ func FreePort() uint16 {
 	panic("no port is free")
 }
 
-// FreeAddress is the address, host:port, of a FreePort.
+// FreeAddress returns the address, host:port, of a FreePort.
 func FreeAddress() string { return address(FreePort()) }
 
 func address(port uint16) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))) }
 
-// Eventually waits until something holds; say tells how it is where that never comes.
+// Eventually waits until a condition holds. If it never does, the test fails with what
+// say returns.
 func Eventually(t testing.TB, say func() string, holds func() bool) {
 	t.Helper()
 	const patience = 30 * time.Second

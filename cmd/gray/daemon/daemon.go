@@ -1,5 +1,5 @@
-// Package daemon runs gray as a daemon: alone, or as one of several replicas. It
-// wires the packages together; nothing is decided here.
+// Package daemon runs gray as a daemon, alone or as one of several replicas. It wires
+// the packages together; nothing is decided here.
 package daemon
 
 import (
@@ -22,62 +22,63 @@ import (
 	"github.com/gray-release/gray/stores/bolt"
 )
 
-// Config is what a daemon runs with.
+// Config is the configuration of a daemon.
 type Config struct {
 	Source   Source
 	State    State
 	XDS      XDS
 	Admin    string // where the admin API is served, host:port
-	Secrets  string // the folder that files which documents and flags name lie below
-	Etcd     Etcd   // in which endpoints are registered
+	Secrets  string // the folder with the secrets that documents and flags name
+	Etcd     Etcd   // where endpoints are registered
 	Outward  Outward
 	Limits   Limits
-	Once     bool          // it ends when all is live
-	OnceFor  time.Duration // how long Once goes on trying what fails
-	Insecure bool          // it serves and speaks plaintext beyond loopback
+	Once     bool          // reconcile once, then end
+	OnceFor  time.Duration // how long Once retries what fails
+	Insecure bool          // allow plaintext beyond loopback
 	Log      *slog.Logger
-	Ready    func() // called when the servers listen; may be nil
+	Ready    func() // called once the servers listen; may be nil
 }
 
 // Source is where documents come from.
 type Source struct {
 	Kind string     // git or dir
-	Git  git.Config // of dir, the folder is its URL
+	Git  git.Config // for dir, the URL is the folder
 }
 
-// State is where the daemon keeps what outlives it.
+// State is the store that outlives the daemon.
 type State struct {
 	At      string        // file:PATH, or etcd:// or etcds:// for several replicas
-	Etcd    Etcd          // who the daemon is to that etcd
-	Replica string        // this one's name; empty: the host's
-	Lease   time.Duration // of a leader
+	Etcd    Etcd          // how to log in to that etcd
+	Replica string        // the name of this replica; empty: the host name
+	Lease   time.Duration // how long a silent leader keeps the lead
 }
 
-// XDS is how Envoys are served, and the nodes that they run on.
+// XDS says how to serve Envoys and the nodes that they run on.
 type XDS struct {
 	Listen     string // host:port
 	TLS        xds.TLS
-	Nodes      xds.Server // the daemon, as the nodes reach it
+	Nodes      xds.Server // how the nodes reach the daemon
 	ComposeDir string     // empty: no compose files
 }
 
-// Outward is what a leader sends out beside what is live.
+// Outward says what a leader may probe, and whom it tells about rollouts.
 type Outward struct {
-	Allow    []string // networks that http probes may go to
+	Allow    []string // networks that http tests may reach
 	Webhooks string   // a file below the secrets folder; empty: none
 	Probes   probe.Options
-	Events   func(reconciler.Event) // told of every transition of a rollout; may be nil
+	Events   func(reconciler.Event) // called for every transition of a rollout; may be nil
 }
 
-// Limits are how often live state is read, and what a plan may do to it.
+// Limits say how often to look for drift, and how much a commit may delete.
 type Limits struct {
 	Drift     time.Duration
 	MaxDelete int    // per cent
-	Confirm   string // the revision whose plans may delete more
+	Confirm   string // the revision of a commit that may delete more
 }
 
-// ErrNotLive says that once was not enough, which has been printed already.
-var ErrNotLive = errors.New("not all is live")
+// ErrNotLive says that something is not live after --once. The details have been
+// printed already.
+var ErrNotLive = errors.New("not everything is live")
 
 // OpenStore is a variable for tests that end the daemon in the middle of a Write.
 var OpenStore = bolt.Open
@@ -85,13 +86,13 @@ var OpenStore = bolt.Open
 // Run runs a daemon until ctx ends, or once.
 func (c *Config) Run(ctx context.Context) (err error) {
 	if c.Source.Git.URL == "" {
-		return errors.New("no repository is named; give --repo")
+		return errors.New("the repository is missing; give --repo")
 	}
 	d := &daemon{c: c, hints: board.NewHints()}
 	if d.replica, err = c.asReplica(); err != nil {
 		return err
 	}
-	var store *reconciler.Store // what one daemon alone keeps
+	var store *reconciler.Store // of a daemon that runs alone
 	if d.replica == nil {
 		if store, err = OpenStore(c.State.At); err != nil {
 			return err
@@ -141,11 +142,11 @@ func (c *Config) Run(ctx context.Context) (err error) {
 	})
 	running.Go(func() { lookUp(ctx) })
 	running.Go(func() { d.notifier.Run(ctx) })
-	defer func() { cancel(); running.Wait() }() // what they work with is closed after them
+	defer func() { cancel(); running.Wait() }() // before anything that they use is closed
 	return c.wait(ctx, alone, errs)
 }
 
-// wait says that all runs, and waits until it is to end.
+// wait reports that the daemon is ready, and waits for its end.
 func (c *Config) wait(ctx context.Context, alone *loop, errs <-chan error) error {
 	if c.Ready != nil {
 		c.Ready()
@@ -159,8 +160,8 @@ func (c *Config) wait(ctx context.Context, alone *loop, errs <-chan error) error
 	return nil
 }
 
-// open opens the source; a local repository is watched, so that a commit is seen
-// at once.
+// open opens the source. It watches a local repository, so that a commit is seen at
+// once.
 func (c *Config) open() (reconciler.Source, func() error, error) {
 	if c.Source.Kind == "dir" {
 		s, err := dir.New(c.Source.Git.URL)
@@ -174,7 +175,7 @@ func (c *Config) open() (reconciler.Source, func() error, error) {
 	}
 	c.Source.Git.Insecure = c.Insecure
 	if path, ok := strings.CutPrefix(c.State.At, "file:"); ok && c.Source.Git.MirrorDir == "" {
-		c.Source.Git.MirrorDir = path + ".mirror" // of this daemon alone, as its state is
+		c.Source.Git.MirrorDir = path + ".mirror" // no other daemon uses it, because none shares the state
 	}
 	stopWatch := func() error { return nil }
 	if paths := git.WatchPaths(c.Source.Git.URL); len(paths) > 0 {
@@ -191,7 +192,8 @@ func (c *Config) open() (reconciler.Source, func() error, error) {
 	return s, func() error { return errors.Join(s.Close(), stopWatch()) }, nil
 }
 
-// reportOnce waits until all is done, or for so long, and tells how it went.
+// reportOnce waits until everything is done or the limit is over, and prints what is
+// not live.
 func reportOnce(ctx context.Context, r *reconciler.Reconciler, limit time.Duration) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -218,7 +220,7 @@ func reportOnce(ctx context.Context, r *reconciler.Reconciler, limit time.Durati
 		fmt.Fprintln(os.Stderr, line)
 	}
 	if len(lines) > most {
-		fmt.Fprintln(os.Stderr, "and", len(lines)-most, "more, see the log")
+		fmt.Fprintln(os.Stderr, "and", len(lines)-most, "more; see the log")
 	}
 	return ErrNotLive
 }

@@ -17,27 +17,28 @@ import (
 	"github.com/gray-release/gray/sources/etcd"
 )
 
-// Etcd says which etcd holds endpoints or the state, and who the daemon is to it.
+// Etcd says which etcd holds the endpoints or the state, and how to log in to it.
 type Etcd struct {
-	Members       []string // URLs; of the state none, as it names them itself
+	Members       []string // URLs; none for the state, whose members are in State.At
 	CA, Cert, Key string   // below the secrets folder
 	Username      string
 	PasswordFile  string // likewise
 
-	name string // that the flags begin with; empty: etcd
+	name string // what the flags begin with; empty: etcd
 }
 
-// flag is the flag that names the members, and how the others begin.
+// flag is the flag with the members, and the beginning of the other flags.
 func (e *Etcd) flag() string { return "--" + cmp.Or(e.name, "etcd") }
 
-// lookUp makes the board of what is in etcd, and what fills it until its context ends.
+// lookUp returns the board of endpoints in etcd, and a function that fills it until its
+// context ends.
 func (c *Config) lookUp(store *reconciler.Store) (*board.Discovery, func(context.Context), error) {
 	cfg, err := c.Etcd.config(c.Secrets, c.Insecure)
 	if err != nil {
 		return nil, nil, err
 	}
 	cfg.Log = c.Log
-	var records board.Records // a replica keeps none: every one looks by itself
+	var records board.Records // nil for a replica: each looks up endpoints itself
 	if store != nil {
 		records = store
 	}
@@ -45,14 +46,14 @@ func (c *Config) lookUp(store *reconciler.Store) (*board.Discovery, func(context
 	return board, func(ctx context.Context) { etcd.Run(ctx, board, cfg) }, err
 }
 
-// config makes the source's configuration of the flags.
+// config makes the configuration of a client from the flags.
 func (e *Etcd) config(dir string, insecure bool) (etcdclient.Config, error) {
 	c := etcdclient.Config{Members: slices.Clone(e.Members), Username: e.Username}
 	secure := 0
 	for i, m := range e.Members {
 		u, err := url.Parse(m)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" {
-			return c, fmt.Errorf("%s %q is no URL of a member; want https://host:2379 or http://host:2379", e.flag(), clipURL(u, m))
+			return c, fmt.Errorf("%s %q is not the URL of a member; want https://host:2379 or http://host:2379", e.flag(), clipURL(u, m))
 		}
 		c.Members[i] = u.Scheme + "://" + u.Host
 		if u.Scheme == "https" {
@@ -60,11 +61,11 @@ func (e *Etcd) config(dir string, insecure bool) (etcdclient.Config, error) {
 			continue
 		}
 		if !insecure && !schema.IsLoopback(u.Hostname()) {
-			return c, fmt.Errorf("%s %s is plaintext and not on loopback; use TLS, or give --insecure", e.flag(), m)
+			return c, fmt.Errorf("%s %s is plaintext beyond loopback; use TLS, or give --insecure", e.flag(), m)
 		}
 	}
 	if secure != 0 && secure != len(e.Members) {
-		return c, fmt.Errorf("%s has both http and https members; want one of the two", e.flag())
+		return c, fmt.Errorf("%s has both http and https members; want only one of them", e.flag())
 	}
 	if (e.Cert == "") != (e.Key == "") {
 		return c, fmt.Errorf("%[1]s-cert and %[1]s-key go together; give both or none", e.flag())
@@ -92,7 +93,7 @@ func (e *Etcd) config(dir string, insecure bool) (etcdclient.Config, error) {
 	return c, err
 }
 
-// clipURL is an address without the password that somebody may have put into it.
+// clipURL is an address without any password in it.
 func clipURL(u *url.URL, text string) string {
 	if u == nil {
 		return "(not shown)"
@@ -103,7 +104,7 @@ func clipURL(u *url.URL, text string) string {
 	return text
 }
 
-// tls reads the certificate anew for every connection, so that it can be renewed.
+// tls reads the certificate again for every connection, so that you can renew it.
 func (e *Etcd) tls(dir string) (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if e.CA != "" {

@@ -74,18 +74,18 @@ func TestEtcdFlagsAreRefused(t *testing.T) {
 		flags Etcd
 		want  string
 	}{
-		{Etcd{Members: []string{"127.0.0.1:2379"}}, "is no URL of a member"},
-		{Etcd{Members: []string{"https://u:hunter2@127.0.0.1:2379"}}, "is no URL of a member"},
-		{Etcd{Members: []string{"https://%zz:hunter2@h"}}, "is no URL of a member"},
-		{Etcd{Members: []string{"http://10.0.0.1:2379"}}, "is plaintext and not on loopback"},
-		{Etcd{Members: []string{"http://etcd.internal:2379"}}, "is plaintext and not on loopback"},
+		{Etcd{Members: []string{"127.0.0.1:2379"}}, "is not the URL of a member"},
+		{Etcd{Members: []string{"https://u:hunter2@127.0.0.1:2379"}}, "is not the URL of a member"},
+		{Etcd{Members: []string{"https://%zz:hunter2@h"}}, "is not the URL of a member"},
+		{Etcd{Members: []string{"http://10.0.0.1:2379"}}, "is plaintext beyond loopback"},
+		{Etcd{Members: []string{"http://etcd.internal:2379"}}, "is plaintext beyond loopback"},
 		{Etcd{Members: []string{"http://127.0.0.1:1", "https://10.0.0.1:1"}}, "both http and https"},
 		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem"}, "--etcd-cert and --etcd-key go together"},
 		{Etcd{Members: []string{"https://h:1"}, Username: "gray"}, "--etcd-username and --etcd-password-file go together"},
 		{Etcd{Members: []string{"http://[::1]:1"}, CA: "ca.pem"}, "are for https members"},
 		{Etcd{Members: []string{"https://h:1"}, CA: "../x.pem"}, "--etcd-ca: "},
 		{Etcd{Members: []string{"https://h:1"}, CA: "key.pem"}, "holds no certificate"},
-		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem", Key: "password"}, "no certificate and key that belong together"},
+		{Etcd{Members: []string{"https://h:1"}, Cert: "ca.pem", Key: "password"}, "not a certificate and its key"},
 		{Etcd{Username: "gray", PasswordFile: "/etc/passwd"}, "is not below --secrets-dir"},
 		{Etcd{Username: "gray", PasswordFile: "empty"}, "want the password on one line"},
 	} {
@@ -156,7 +156,7 @@ func TestEtcdAsksWhoIsThere(t *testing.T) {
 		change func(*Etcd)
 		want   string
 	}{
-		{func(f *Etcd) { f.PasswordFile = "wrong" }, "EtcdAway: etcd cannot be asked since"},
+		{func(f *Etcd) { f.PasswordFile = "wrong" }, "EtcdAway: etcd has not answered since"},
 		{func(f *Etcd) { f.PasswordFile = "wrong" }, "authentication failed"},
 		{func(f *Etcd) { f.Cert, f.Key, f.Username, f.PasswordFile = "", "", "", "" }, "certificate required"},
 		// The certificate's user may read nothing.

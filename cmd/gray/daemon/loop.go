@@ -21,10 +21,10 @@ import (
 	"github.com/gray-release/gray/stores/etcd"
 )
 
-// daemon is what runs as long as the process does, whether it leads or follows.
+// daemon is everything that lives as long as the process, whether it leads or follows.
 type daemon struct {
 	c         *Config
-	replica   *etcd.Replica // nil: it is the only daemon, and leads
+	replica   *etcd.Replica // nil: this is the only daemon, which leads
 	hints     *board.Hints
 	envoys    *xds.Sink
 	source    reconciler.Source
@@ -35,8 +35,8 @@ type daemon struct {
 	front     front
 }
 
-// loop is a reconciler with its sinks. A follower has only that of the Envoys, which
-// all loops of a daemon share, so that they are served from one role to the next.
+// loop is a reconciler with its sinks. A follower has only the xDS sink. All loops of a
+// daemon share that sink, so that Envoys are served while the role changes.
 type loop struct {
 	*reconciler.Reconciler
 	follows  bool
@@ -46,7 +46,7 @@ type loop struct {
 	speakers *bgp.Sink
 }
 
-// checkFiles refuses at the start what a leader could not work with.
+// checkFiles checks at the start the flags that only a leader needs.
 func (d *daemon) checkFiles() error {
 	if err := d.openOutward(); err != nil || d.c.XDS.ComposeDir == "" {
 		return err
@@ -55,7 +55,7 @@ func (d *daemon) checkFiles() error {
 	return err
 }
 
-// config is what every role works with.
+// config is the configuration that both roles share.
 func (d *daemon) config() reconciler.Config {
 	return reconciler.Config{
 		TableSizes: pipeline.TableSizes,
@@ -65,8 +65,8 @@ func (d *daemon) config() reconciler.Config {
 	}
 }
 
-// follower is the loop of a replica that does not lead. It needs no store: the
-// numbers in it are those on the switches.
+// follower makes the loop of a replica that does not lead. It needs no store, which
+// holds the IDs on the switches.
 func (d *daemon) follower() (*loop, error) {
 	cfg := d.config()
 	cfg.Follow = d.moved.board()
@@ -74,7 +74,7 @@ func (d *daemon) follower() (*loop, error) {
 	return &loop{Reconciler: r, follows: true}, err
 }
 
-// leader is the loop with all sinks. Reelect is as in p4rt.Config.
+// leader makes the loop with all sinks. For reelect, see p4rt.Config.
 func (d *daemon) leader(store *reconciler.Store, reelect func(uint64) (uint64, error)) (*loop, error) {
 	epoch, err := store.NextEpoch(time.Now(), 0)
 	if err != nil {
@@ -100,8 +100,8 @@ func (d *daemon) leader(store *reconciler.Store, reelect func(uint64) (uint64, e
 	return l, nil
 }
 
-// close ends the connections of a leader. Its BGP neighbors keep the routes, as for a
-// restart: the next leader announces them.
+// close ends the connections of a leader. Its BGP neighbors keep the routes, as in a
+// restart, until the next leader announces them.
 func (l *loop) close() error {
 	if l.follows {
 		return nil
@@ -109,7 +109,7 @@ func (l *loop) close() error {
 	return errors.Join(l.switches.Close(), l.speakers.Close())
 }
 
-// run runs a loop until ctx ends, and has it answer the API.
+// run runs a loop until ctx ends, and lets it answer the API.
 func (d *daemon) run(ctx context.Context, l *loop) error {
 	d.front.answer(ctx, d.api(l))
 	var checks sync.WaitGroup
@@ -132,7 +132,7 @@ func (d *daemon) replicate(ctx context.Context) error {
 			d.c.Log.Error("cannot follow", "error", err)
 			return
 		}
-		_ = d.run(ctx, l) // it ends with ctx alone
+		_ = d.run(ctx, l) // it ends only with ctx
 	}, func(lead *etcd.Lead) (err error) {
 		store, err := lead.Store()
 		if err != nil {
@@ -151,7 +151,7 @@ func (d *daemon) replicate(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// api is the API as a loop answers it.
+// api makes the API that a loop answers.
 func (d *daemon) api(l *loop) http.Handler {
 	api := admin.Handler(l.Reconciler, func() admin.Peers {
 		p := admin.Peers{Proxies: d.envoys.Proxies(), Neighbors: []bgp.Neighbor{}, Webhooks: d.notifier.Status()}
@@ -159,8 +159,8 @@ func (d *daemon) api(l *loop) http.Handler {
 			p.Neighbors = l.speakers.Neighbors()
 		}
 		if d.replica != nil {
-			standing := d.replica.Standing()
-			p.Replica = &standing
+			status := d.replica.Status()
+			p.Replica = &status
 		}
 		return p
 	})
@@ -168,9 +168,9 @@ func (d *daemon) api(l *loop) http.Handler {
 		return api
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		// About what is live everywhere it knows a part, and it has no audit log.
+		// It cannot change a rollout, and has no audit log.
 		if req.Method == http.MethodPost || req.URL.Path == admin.AuditPath {
-			http.Error(w, "this replica follows and knows only of Envoys; ask the daemon that leads, which gray status names", http.StatusServiceUnavailable)
+			http.Error(w, "this replica is a follower and cannot answer; ask the leader, which gray status names", http.StatusServiceUnavailable)
 			return
 		}
 		api.ServeHTTP(w, req)
@@ -187,12 +187,12 @@ type answer struct {
 
 func (f *front) answer(ctx context.Context, api http.Handler) { f.now.Store(&answer{ctx, api}) }
 
-// ServeHTTP implements http.Handler. What a loop that ends does not answer any more is
-// an error, which has to be asked again.
+// ServeHTTP implements http.Handler. A request that the loop does not answer before it
+// ends gets an error, and has to be repeated.
 func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	a := f.now.Load()
 	if a == nil || a.ctx.Err() != nil {
-		http.Error(w, "the daemon starts, ends or changes its role; ask again", http.StatusServiceUnavailable)
+		http.Error(w, "the daemon is starting, ending or changing its role; try again", http.StatusServiceUnavailable)
 		return
 	}
 	ctx, cancel := context.WithCancel(req.Context())

@@ -22,12 +22,12 @@ import (
 // maxWebhooks bounds the list of --webhooks; each has a queue of its own.
 const maxWebhooks = 32
 
-// openOutward makes the prober and the notifier of the flags.
+// openOutward makes the prober and the notifier from the flags.
 func (d *daemon) openOutward() error {
 	for _, text := range d.c.Outward.Allow {
 		n, err := netip.ParsePrefix(text)
 		if err != nil || n.Addr().Is4In6() {
-			return fmt.Errorf("--probe-allow %q is no network; want one such as 10.0.0.0/8", text)
+			return fmt.Errorf("--probe-allow %q is not a network; want one such as 10.0.0.0/8", text)
 		}
 		d.c.Outward.Probes.Allow = append(d.c.Outward.Probes.Allow, n)
 	}
@@ -36,7 +36,7 @@ func (d *daemon) openOutward() error {
 		case err != nil:
 			return fmt.Errorf("--exec-dir cannot be read: %w", err)
 		case !info.IsDir():
-			return fmt.Errorf("--exec-dir %s is no folder", dir)
+			return fmt.Errorf("--exec-dir %s is not a folder", dir)
 		}
 	}
 	hooks, err := d.c.readWebhooks()
@@ -50,11 +50,11 @@ func (d *daemon) openOutward() error {
 	return nil
 }
 
-// atLine finds the place in an error of the YAML library.
+// atLine finds the line in an error of the YAML library.
 var atLine = regexp.MustCompile(`\bline \d+`)
 
-// readWebhooks reads the list of --webhooks. Its errors show nothing of the file but
-// line numbers, as URLs hold tokens.
+// readWebhooks reads the list of --webhooks. Its errors show only line numbers of the
+// file, because URLs hold tokens.
 func (c *Config) readWebhooks() ([]admin.Webhook, error) {
 	if c.Outward.Webhooks == "" {
 		return nil, nil
@@ -88,16 +88,16 @@ func (c *Config) readWebhooks() ([]admin.Webhook, error) {
 		if w.Format != admin.FormatJSON && w.Format != admin.FormatSlack {
 			return nil, fmt.Errorf("--webhooks %s: webhook %d has an unknown format; want %s or %s", c.Outward.Webhooks, i+1, admin.FormatJSON, admin.FormatSlack)
 		}
-		// One that is no URL is refused with the others of its kind.
+		// NewNotifier refuses what is not a URL.
 		if u, err := url.Parse(w.URL); err == nil && u.Scheme == "http" && !schema.IsLoopback(u.Hostname()) && !c.Insecure {
-			return nil, fmt.Errorf("--webhooks %s: webhook %d would be told in plaintext, and is not on loopback; use https, or give --insecure", c.Outward.Webhooks, i+1)
+			return nil, fmt.Errorf("--webhooks %s: webhook %d is plaintext beyond loopback; use https, or give --insecure", c.Outward.Webhooks, i+1)
 		}
 		hooks = append(hooks, admin.Webhook{URL: w.URL, Format: w.Format})
 	}
 	return hooks, nil
 }
 
-// tell hands on a transition of a rollout. It does not wait.
+// tell passes on a transition of a rollout. It does not wait.
 func (d *daemon) tell(e reconciler.Event) {
 	out := admin.Event{
 		Time: e.Time, Warning: e.Warning, Kind: e.Reason, Policy: e.Policy, Network: e.Network, Commit: e.Revision, Message: e.Message,

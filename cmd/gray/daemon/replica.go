@@ -16,14 +16,14 @@ import (
 	"github.com/gray-release/gray/stores/etcd"
 )
 
-// asReplica is the replica that an etcd --state makes the daemon, nil for another one.
+// asReplica makes the replica for an etcd --state, nil for any other.
 func (c *Config) asReplica() (*etcd.Replica, error) {
 	members, prefix, err := c.stateMembers()
 	if err != nil || members == nil {
 		return nil, err
 	}
 	if c.Once {
-		return nil, errors.New("--once ends before another replica could lead; give it a --state file of its own")
+		return nil, errors.New("--once needs a --state file of its own: it would end before another replica could lead")
 	}
 	if c.State.Lease < 2*time.Second || c.State.Lease > time.Hour || c.State.Lease%time.Second != 0 {
 		return nil, fmt.Errorf("--lease %s: want whole seconds, from 2s to 1h", c.State.Lease)
@@ -37,14 +37,14 @@ func (c *Config) asReplica() (*etcd.Replica, error) {
 	cfg.Log = c.Log
 	if cfg.Name == "" {
 		if cfg.Name, err = os.Hostname(); err != nil {
-			return nil, fmt.Errorf("the host's name is not known: %w; give --replica", err)
+			return nil, fmt.Errorf("the host name is not known: %w; give --replica", err)
 		}
 	}
 	return etcd.NewReplica(cfg), nil
 }
 
-// stateMembers is the URLs of etcd's members and the prefix of all keys in --state,
-// none for a file.
+// stateMembers returns the URLs of etcd's members and the prefix of all keys from
+// --state; none for a file.
 func (c *Config) stateMembers() (members []string, prefix string, err error) {
 	scheme, rest, _ := strings.Cut(c.State.At, "://")
 	url, ok := map[string]string{"etcd": "http://", "etcds": "https://"}[scheme]
@@ -61,16 +61,16 @@ func (c *Config) stateMembers() (members []string, prefix string, err error) {
 	return members, "/" + cmp.Or(strings.Trim(path, "/"), "gray"), nil
 }
 
-// moved is what the leader has moved, as this replica read it last. It is read while
-// the replica leads too: where it loses the lead because etcd is away, its Envoys are
-// not sent back.
+// moved is the progress of all rollouts, as this replica read it last. It is read while
+// the replica leads too, so that its Envoys keep their routes when it loses the lead
+// because etcd is away.
 type moved struct {
 	mu   sync.Mutex
 	last *board.Moved  // nil: never read
-	now  *board.Follow // of the loop that follows, or did last
+	now  *board.Follow // of the loop that follows now, or followed last
 }
 
-// board is a board for a loop that follows, with what was read last.
+// board makes a board for a loop that follows, with what was read last.
 func (m *moved) board() *board.Follow {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -80,12 +80,12 @@ func (m *moved) board() *board.Follow {
 	return m.now
 }
 
-// follow reads until ctx ends. Of records that cannot all be read none is taken.
+// follow reads until ctx ends. If one record cannot be read, it takes none.
 func (m *moved) follow(ctx context.Context, replica *etcd.Replica, log *slog.Logger) {
 	replica.Follow(ctx, reconciler.BucketRollouts, reconciler.PrefixState, func(records map[string][]byte) {
 		read, err := reconciler.ReadMoved(records)
 		if err != nil {
-			log.Error("what the leader has moved cannot be read, what was read last stays", "error", err)
+			log.Error("the progress of rollouts cannot be read, what was read last stays", "error", err)
 			return
 		}
 		m.mu.Lock()

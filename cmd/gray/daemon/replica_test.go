@@ -20,9 +20,9 @@ func TestReplicaFlagsAreRefused(t *testing.T) {
 		want   string
 	}{
 		{func(c *Config) { c.State.At = "etcd:///gray" }, "names no etcd"},
-		{func(c *Config) { c.State.At = "etcd://u:hunter2@127.0.0.1:2379" }, "is no URL of a member"},
-		{func(c *Config) { c.State.At = "etcd://127.0.0.1:1,,127.0.0.1:2" }, "is no URL of a member"},
-		{func(c *Config) { c.State.At = "etcd://10.0.0.1:2379" }, "--state http://10.0.0.1:2379 is plaintext and not on loopback"},
+		{func(c *Config) { c.State.At = "etcd://u:hunter2@127.0.0.1:2379" }, "is not the URL of a member"},
+		{func(c *Config) { c.State.At = "etcd://127.0.0.1:1,,127.0.0.1:2" }, "is not the URL of a member"},
+		{func(c *Config) { c.State.At = "etcd://10.0.0.1:2379" }, "--state http://10.0.0.1:2379 is plaintext beyond loopback"},
 		{func(c *Config) { c.State.Etcd.CA = "ca.pem" }, "give --state as etcds://host:2379"},
 		{func(c *Config) { c.State.Etcd.Username = "u" }, "--state-username and --state-password-file go together"},
 		{func(c *Config) { c.Once = true }, "--once"},
@@ -98,7 +98,7 @@ func TestReplicaOfASecuredEtcd(t *testing.T) {
 		}
 		return err
 	})
-	if s := r.Standing(); !written {
+	if s := r.Status(); !written {
 		t.Errorf("nothing was written; it stands as %+v", s)
 	}
 }

@@ -20,10 +20,10 @@ import (
 	"github.com/gray-release/gray/sinks/xds"
 )
 
-// secured tells whether xDS is served by TLS.
+// secured reports whether xDS is served over TLS.
 func (c *Config) secured() bool { return c.XDS.TLS.Cert+c.XDS.TLS.Key+c.XDS.TLS.CA != "" }
 
-// listenXDS opens the listener of xDS, by TLS where that is configured.
+// listenXDS opens the listener for xDS, with TLS if that is configured.
 func (c *Config) listenXDS() (net.Listener, []grpc.ServerOption, error) {
 	if !c.secured() {
 		l, err := Listen(c.XDS.Listen, c.Insecure)
@@ -33,7 +33,7 @@ func (c *Config) listenXDS() (net.Listener, []grpc.ServerOption, error) {
 		return l, xds.ServerOptions(), err
 	}
 	if c.XDS.TLS.Cert == "" || c.XDS.TLS.Key == "" || c.XDS.TLS.CA == "" {
-		return nil, nil, errors.New("--xds-cert, --xds-key and --xds-ca belong together; give all three")
+		return nil, nil, errors.New("--xds-cert, --xds-key and --xds-ca go together; give all three")
 	}
 	c.XDS.TLS.SecretsDir = c.Secrets
 	creds, err := xds.Credentials(c.XDS.TLS, c.Log)
@@ -44,23 +44,23 @@ func (c *Config) listenXDS() (net.Listener, []grpc.ServerOption, error) {
 	return l, append(xds.ServerOptions(), grpc.Creds(creds)), err
 }
 
-// composeFiles is the sink of --compose-dir.
+// composeFiles makes the sink for --compose-dir.
 func (c *Config) composeFiles() (*compose.Sink, error) {
 	server := c.XDS.Nodes
 	if server.Address == "" {
 		server.Address = c.XDS.Listen
 		if bound, err := netip.ParseAddrPort(server.Address); strings.HasPrefix(server.Address, ":") || err == nil && bound.Addr().IsUnspecified() {
-			return nil, fmt.Errorf("--xds-listen %s is no address that a node could reach; give --xds-address for the files of --compose-dir", server.Address)
+			return nil, fmt.Errorf("nodes cannot reach --xds-listen %s; give --xds-address for the files of --compose-dir", server.Address)
 		}
 	}
 	if c.secured() && server.Cert == "" {
-		return nil, errors.New("--xds-cert has nodes show a certificate; say where it lies on them by --node-ca, --node-cert and --node-key")
+		return nil, errors.New("with --xds-cert, nodes need a certificate; say where it is on them with --node-ca, --node-cert and --node-key")
 	}
 	return compose.New(ComposeConfig(c.XDS.ComposeDir, server))
 }
 
-// serve starts the xDS and the admin server. The function that it returns waits
-// for both to end after ctx has.
+// serve starts the xDS and the admin server. The function that it returns waits until
+// both have ended, after ctx has.
 func (c *Config) serve(ctx context.Context, api http.Handler, envoys *xds.Sink, errs chan<- error) (func(), error) {
 	xdsListener, options, err := c.listenXDS()
 	if err != nil {
@@ -93,14 +93,14 @@ func (c *Config) serve(ctx context.Context, api http.Handler, envoys *xds.Sink, 
 	return func() { <-done; <-done }, nil
 }
 
-// Listen opens a plaintext listener, beyond loopback only on request.
+// Listen opens a plaintext listener; beyond loopback only if insecure is set.
 func Listen(address string, insecure bool) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("%q is not host:port", address)
 	}
 	if !schema.IsLoopback(host) && !insecure {
-		return nil, fmt.Errorf("%s is not on loopback and would be plaintext; use 127.0.0.1, or --insecure", address)
+		return nil, fmt.Errorf("%s is plaintext beyond loopback; use 127.0.0.1, or --insecure", address)
 	}
 	return net.Listen("tcp", address)
 }
@@ -115,8 +115,8 @@ func Serve(ctx context.Context, server *grpc.Server, l net.Listener) error {
 	return nil
 }
 
-// ComposeConfig is the configuration of compose files whose Envoys reach the
-// daemon in a way.
+// ComposeConfig is the configuration of compose files; server says how their Envoys
+// reach the daemon.
 func ComposeConfig(folder string, server xds.Server) compose.Config {
 	c := compose.Config{Dir: folder, Bootstrap: func(n *policies.Node) ([]byte, error) { return xds.Bootstrap(n, server) }}
 	for _, file := range []string{server.CA, server.Cert, server.Key} {

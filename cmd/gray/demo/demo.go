@@ -21,36 +21,36 @@ import (
 	"github.com/gray-release/gray/sources/git"
 )
 
-// wait bounds how long a commit may take to show on both planes.
+// wait bounds how long a commit may take to be live on both planes.
 const wait = 20 * time.Second
 
-// ErrFailed says that something was not as expected, which has been printed already.
+// ErrFailed says that an expectation failed. It has been printed already.
 var ErrFailed = errors.New("expectations failed")
 
-// Command is gray demo, which runs other verbs too.
+// Command is gray demo; it runs other verbs through gray.
 func Command(gray Gray) *cobra.Command {
 	var rollout, broken bool
 	cmd := &cobra.Command{
-		Use: "demo", Short: "Show everything on one machine: one commit moves an account on both planes", Args: cobra.NoArgs,
-		Long: "Show everything on one machine: one commit moves an account on both planes. With --rollout, a shard of two VPCs goes gray batch by batch, which needs no Envoy.",
+		Use: "demo", Short: "Show gray on this machine: one commit moves an account on both planes", Args: cobra.NoArgs,
+		Long: "Show gray on this machine: one commit moves an account on both planes. With --rollout, two VPCs move to a new version batch by batch; that needs no Envoy.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &demo{Lab: Lab{Gray: gray}, out: cmd.OutOrStdout()}
 			switch {
 			case rollout:
 				return (&rolloutDemo{demo: d, broken: broken}).run(cmd.Context())
 			case broken:
-				return errors.New("--broken is of --rollout; give both")
+				return errors.New("--broken needs --rollout; give both")
 			}
 			return d.run(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVar(&rollout, "rollout", false, "show a shard of VPCs go gray batch by batch")
-	cmd.Flags().BoolVar(&broken, "broken", false, "with --rollout, have the new server lose the packets of a VPC")
+	cmd.Flags().BoolVar(&rollout, "rollout", false, "show a rollout: two VPCs move batch by batch")
+	cmd.Flags().BoolVar(&broken, "broken", false, "with --rollout, let the new server drop the packets of one VPC")
 	return cmd
 }
 
-// demo is a laboratory: two HTTP backends, a real Envoy, a software gateway, a
-// Git repository and the daemon.
+// demo runs two HTTP backends, a real Envoy, a software gateway, a Git repository and
+// the daemon.
 type demo struct {
 	Lab
 	out    io.Writer
@@ -69,9 +69,8 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return d.perform(ctx, start, d.story, d.hints)
 }
 
-// perform starts a laboratory, tells a story in it and says whether all was as
-// expected. On a terminal the laboratory then stays up for whoever wants to try on,
-// with some hints.
+// perform starts a laboratory, tells a story in it and says whether all expectations
+// held. On a terminal the laboratory then stays up, with hints on what to try.
 func (d *demo) perform(ctx context.Context, start func(context.Context) (func() error, error), story func(context.Context) error, hints func()) (err error) {
 	if d.Dir, err = os.MkdirTemp("", "gray-demo-"); err != nil {
 		return err
@@ -89,33 +88,33 @@ func (d *demo) perform(ctx context.Context, start func(context.Context) (func() 
 		return err
 	}
 	if d.failed > 0 {
-		d.say("\n%d expectations failed; the daemon said:", d.failed)
+		d.say("\n%d expectations failed; the log of the daemon:", d.failed)
 		log, _ := os.ReadFile(filepath.Join(d.Dir, "daemon.log"))
 		d.say("%s", log)
 		return ErrFailed
 	}
 	d.say("\nAll expectations held.")
 	if term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd())) {
-		d.say("\nEverything is still running; end it with Ctrl-C. To try:")
+		d.say("\nEverything is still running; end it with Ctrl-C. You can try:")
 		hints()
 		<-ctx.Done()
 	}
 	return nil
 }
 
-// hints says what to try.
+// hints prints what to try.
 func (d *demo) hints() {
 	d.say("  curl -x 127.0.0.1:%d -H 'x-ucloud-routeby: account_id=50002002' http://vpc-api.internal/", d.Ports["15001"])
 	d.say("  gray status --admin-listen 127.0.0.1:%d", d.Ports["18001"])
-	d.say("  cd %s, edit policies/, then", d.Repo)
+	d.say("  cd %s, edit policies/, then:", d.Repo)
 	d.say("  gray diff --admin-listen 127.0.0.1:%d", d.Ports["18001"])
 	d.say("  git add -A && git commit -m 'another account'")
 }
 
-// ending is what ends the parts of a laboratory.
+// ending is the functions that end the parts of a laboratory.
 type ending []func() error
 
-// stop ends them, the last one first.
+// stop calls them, the last one first.
 func (e *ending) stop() error {
 	var errs []error
 	for _, f := range slices.Backward(*e) {
@@ -126,8 +125,8 @@ func (e *ending) stop() error {
 
 func (e *ending) add(f func() error) { *e = append(*e, f) }
 
-// start brings everything up. The function that it returns waits for all of it
-// to end once ctx has.
+// start starts everything. The function that it returns waits until all of it has
+// ended, after ctx has.
 func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
 	parts := new(ending)
 	stop := parts.stop
@@ -172,7 +171,7 @@ func (d *demo) startSwitch(ctx context.Context) (func() error, error) {
 	return d.serveSwitch(ctx, sw)
 }
 
-// serveSwitch serves a software gateway's P4Runtime.
+// serveSwitch serves P4Runtime for a software gateway.
 func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) (func() error, error) {
 	l, err := net.Listen("tcp", d.Address("9559"))
 	if err != nil {
@@ -185,7 +184,7 @@ func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) (func() e
 	return func() error { return errors.Join(<-done, sw.Close()) }, nil
 }
 
-// startDaemon runs the daemon with what is changed of its configuration.
+// startDaemon runs the daemon; each change adapts its configuration.
 func (d *demo) startDaemon(ctx context.Context, change ...func(*daemon.Config)) (func() error, error) {
 	log, err := os.Create(filepath.Join(d.Dir, "daemon.log"))
 	if err != nil {

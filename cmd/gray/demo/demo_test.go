@@ -75,7 +75,7 @@ func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
 		targets = append(targets, probe.Target{VM: route.VM, Address: route.Prefix.Addr(), MAC: route.MAC, VTEP: route.VTEP.Addr, Moved: true})
 	}
 	prober := probe.New(probe.Options{Underlay: r.lab.underlay, Interval: time.Millisecond})
-	res := prober.Verify(t.Context(), probe.Request{
+	res := prober.Probe(t.Context(), probe.Request{
 		Network: v.name, VNI: *n.VNI, Monitor: n.Monitor, Survey: true,
 		Targets: targets,
 		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: r.lab.vip}},

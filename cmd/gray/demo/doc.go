@@ -1,3 +1,3 @@
-// Package demo shows gray on one machine: every part of it runs in this process but for
-// Envoy and git, and the verbs that it shows are the real ones.
+// Package demo shows gray on one machine. Everything except Envoy and git runs in this
+// process, and the verbs that it shows are the real ones.
 package demo

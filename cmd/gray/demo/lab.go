@@ -19,20 +19,20 @@ import (
 	"github.com/gray-release/gray"
 )
 
-// Lab is a Git repository of the quickstart on this machine, and what its documents
-// name: HTTP backends and an Envoy. The tests of gray work in one too.
+// Lab is the quickstart on this machine: a Git repository, and the HTTP backends and the
+// Envoy that its documents name. The tests of cmd/gray use it too.
 type Lab struct {
-	Dir   string // of all that the laboratory writes
+	Dir   string // where the laboratory writes everything
 	Repo  string
-	Ports map[string]int // by the port that the quickstart has in its place
+	Ports map[string]int // the port in use, by the port in the quickstart
 	Gray  Gray
 }
 
-// Gray runs a command line of gray, and prints to out.
+// Gray runs a command line of gray, which prints to out.
 type Gray func(ctx context.Context, out io.Writer, args ...string) error
 
-// ChoosePorts finds a free port for each that the quickstart names, so that the
-// demo runs beside anything.
+// ChoosePorts finds a free port for each port of the quickstart, so that the demo
+// collides with nothing.
 func (l *Lab) ChoosePorts(names ...string) error {
 	l.Ports = map[string]int{}
 	for _, n := range names {
@@ -46,12 +46,12 @@ func (l *Lab) ChoosePorts(names ...string) error {
 	return nil
 }
 
-// Address is where something of the quickstart listens, host:port.
+// Address is the host:port in use for a port of the quickstart.
 func (l *Lab) Address(port string) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Ports[port]))
 }
 
-// StartBackend serves HTTP as a version, which is all that it answers.
+// StartBackend serves HTTP and answers with the name of a version.
 func (l *Lab) StartBackend(v string) (*httptest.Server, error) {
 	listener, err := net.Listen("tcp", l.Address("1808"+v))
 	if err != nil {
@@ -66,8 +66,7 @@ func (l *Lab) StartBackend(v string) (*httptest.Server, error) {
 	return backend, nil
 }
 
-// MakeRepository makes a Git repository of the quickstart, still without its
-// policies.
+// MakeRepository makes a Git repository of the quickstart without its policies.
 func (l *Lab) MakeRepository(ctx context.Context) error {
 	l.Repo = filepath.Join(l.Dir, "repo")
 	err := fs.WalkDir(gray.Quickstart(), ".", func(p string, e fs.DirEntry, err error) error {
@@ -85,8 +84,7 @@ func (l *Lab) MakeRepository(ctx context.Context) error {
 	return l.Commit(ctx, "The network as it is: everybody on v1")
 }
 
-// CopyFile copies a file of the quickstart into the repository, with the ports of the
-// laboratory.
+// CopyFile copies a file of the quickstart into the repository, with the ports in use.
 func (l *Lab) CopyFile(name string) error {
 	b, err := fs.ReadFile(gray.Quickstart(), name)
 	if err != nil {
@@ -115,13 +113,13 @@ func (l *Lab) Git(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// Commit commits all that is in the repository.
+// Commit commits everything in the repository.
 func (l *Lab) Commit(ctx context.Context, message string) error {
 	return errors.Join(l.Git(ctx, "add", "-A"), l.Git(ctx, "commit", "-q", "-m", message))
 }
 
-// StartEnvoy runs an Envoy as host-1 until ctx ends. The function that it returns waits
-// for its end.
+// StartEnvoy runs an Envoy as the node host-1 until ctx ends. The function that it
+// returns waits for its end.
 func (l *Lab) StartEnvoy(ctx context.Context, path string) (func() error, error) {
 	var bootstrap bytes.Buffer
 	if err := l.Gray(ctx, &bootstrap, "render", "bootstrap", "host-1", l.Repo, "--xds-listen", l.Address("18000")); err != nil {
@@ -141,13 +139,13 @@ func (l *Lab) StartEnvoy(ctx context.Context, path string) (func() error, error)
 		return nil, errors.Join(err, log.Close())
 	}
 	return func() error {
-		_ = cmd.Wait() // it is killed, which is no error
+		_ = cmd.Wait() // it is killed, which is not an error
 		return log.Close()
 	}, nil
 }
 
-// FindEnvoy finds the first Envoy on the PATH that is new enough, or the one that
-// GRAY_ENVOY names.
+// FindEnvoy returns the Envoy that GRAY_ENVOY names, or the first one on the PATH that
+// is new enough.
 func FindEnvoy(ctx context.Context) (string, error) {
 	if path := os.Getenv("GRAY_ENVOY"); path != "" {
 		return path, checkEnvoy(ctx, path)
@@ -168,7 +166,7 @@ func FindEnvoy(ctx context.Context) (string, error) {
 	return "", errors.New("there is no envoy on the PATH; run make demo, which installs one, or set GRAY_ENVOY")
 }
 
-// checkEnvoy tells whether an Envoy knows vhost_header.
+// checkEnvoy checks that an Envoy is new enough to know vhost_header.
 func checkEnvoy(ctx context.Context, path string) error {
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
@@ -183,5 +181,5 @@ func checkEnvoy(ctx context.Context, path string) error {
 			return fmt.Errorf("%s is Envoy %s, and gray needs 1.37 or later", path, part)
 		}
 	}
-	return fmt.Errorf("%s does not tell its version", path)
+	return fmt.Errorf("%s does not print its version", path)
 }

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// vxlanPort is the port of VXLAN.
+// vxlanPort is the UDP port of VXLAN.
 const vxlanPort = 4789
 
 // The sizes of headers without options, in bytes.
@@ -24,7 +24,7 @@ const (
 	icmpRequest  = 8
 )
 
-// outer is the frame of a UDP packet to the port of VXLAN, without a UDP checksum.
+// outer makes the frame of a UDP packet to the port of VXLAN, without a UDP checksum.
 func outer(src, dst netip.Addr, payload []byte) []byte {
 	udp := make([]byte, udpSize)
 	binary.BigEndian.PutUint16(udp[0:], 49152)
@@ -41,7 +41,7 @@ func vxlan(vni uint32, frame []byte) []byte {
 	return append(h, frame...)
 }
 
-// ethernet is the header of a frame with IPv4 in it.
+// ethernet makes the header of a frame that carries IPv4.
 func ethernet(dst, src [6]byte) []byte {
 	h := make([]byte, 0, etherSize)
 	h = append(append(h, dst[:]...), src[:]...)
@@ -58,7 +58,7 @@ func ipv4(protocol byte, src, dst netip.Addr, payload []byte) []byte {
 	return append(h, payload...)
 }
 
-// checksum is the Internet checksum; over data with a right one it is zero.
+// checksum is the Internet checksum; it is zero for data that includes a correct one.
 func checksum(b []byte) uint16 {
 	sum := uint32(0)
 	for i, c := range b {
@@ -75,10 +75,10 @@ type shardEnd struct {
 	name    string
 	address netip.Addr
 	mac     [6]byte
-	vtep    netip.Addr // the host that it is on
+	vtep    netip.Addr // its host
 }
 
-// shardEcho is an ICMP echo in VXLAN, as it goes between hosts.
+// shardEcho is an ICMP echo in VXLAN, as hosts exchange it.
 type shardEcho struct {
 	vni            uint32
 	dstMAC, srcMAC [6]byte
@@ -87,7 +87,7 @@ type shardEcho struct {
 	icmp           []byte // the whole message
 }
 
-// parseEcho reads an echo over IPv4; anything else, and what is damaged, is not ok.
+// parseEcho reads an echo over IPv4. Anything else, or damaged, is not ok.
 func parseEcho(b []byte) (e shardEcho, ok bool) {
 	if len(b) < vxlanSize+etherSize+ipv4Size+icmpSize || b[0]&0x08 == 0 {
 		return e, false
@@ -105,22 +105,22 @@ func parseEcho(b []byte) (e shardEcho, ok bool) {
 	return e, checksum(e.icmp) == 0
 }
 
-// sequence is the echo's number.
+// sequence is the number of the echo.
 func (e *shardEcho) sequence() uint16 { return binary.BigEndian.Uint16(e.icmp[6:]) }
 
-// encode makes the packet, with the checksums.
+// encode makes the packet with its checksums.
 func (e *shardEcho) encode() []byte {
 	icmp := append([]byte{e.kind, 0, 0, 0}, e.icmp[4:]...)
 	binary.BigEndian.PutUint16(icmp[2:], checksum(icmp))
 	return vxlan(e.vni, append(ethernet(e.dstMAC, e.srcMAC), ipv4(protocolICMP, e.src, e.dst, icmp)...))
 }
 
-// reply is what the one that a request is for answers.
+// reply is the answer to a request.
 func (e *shardEcho) reply() []byte {
 	return (&shardEcho{vni: e.vni, dstMAC: e.srcMAC, srcMAC: e.dstMAC, src: e.dst, dst: e.src, kind: icmpReply, icmp: e.icmp}).encode()
 }
 
-// echoRequest is a numbered request from one end of a VPC to another.
+// echoRequest makes a numbered request from one end of a VPC to another.
 func echoRequest(vni uint32, from, to shardEnd, sequence uint16) []byte {
 	icmp := binary.BigEndian.AppendUint16(make([]byte, 6), sequence)
 	return (&shardEcho{vni: vni, dstMAC: to.mac, srcMAC: from.mac, src: from.address, dst: to.address, kind: icmpRequest, icmp: icmp}).encode()

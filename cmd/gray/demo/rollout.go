@@ -21,11 +21,11 @@ import (
 
 const (
 	rolloutWait  = time.Minute            // bounds a whole rollout
-	trafficEvery = 200 * time.Millisecond // the tenants' packets to a VM
+	trafficEvery = 200 * time.Millisecond // between the tenants' packets to a VM
 )
 
-// rolloutDemo is a shard of two VPCs that goes gray; broken has the new server lose
-// the packets of the second one.
+// rolloutDemo is a rollout of two VPCs. If broken, the new server drops the packets of
+// the second one.
 type rolloutDemo struct {
 	*demo
 	broken bool
@@ -34,18 +34,17 @@ type rolloutDemo struct {
 	began  time.Time
 	scenes chan scene
 	passed []passed
-	stop   func() // the tenants' traffic
+	stop   func() // stops the tenants' traffic
 }
 
-// scene is a transition of the rollout, and how the packets of each VPC fared when
-// the daemon told of it.
+// scene is a transition of the rollout, and where the packets of each VPC went at that
+// moment.
 type scene struct {
 	reconciler.Event
 	vpcs [][]shardVM
 }
 
-// passed is a batch that has passed, and how many VMs of its VPC had their packets
-// by v2 then.
+// passed is a batch that has passed, and how many VMs of its VPC were on v2 then.
 type passed struct {
 	network string
 	batch   int
@@ -72,7 +71,7 @@ func (r *rolloutDemo) hints() {
 	r.say("  git commit -a -m 'another version'")
 }
 
-// start brings everything up, as demo.start does.
+// start starts everything, as demo.start does.
 func (r *rolloutDemo) start(ctx context.Context) (func() error, error) {
 	parts := new(ending)
 	if err := r.ChoosePorts("9559", "18000", "18001"); err != nil {
@@ -102,20 +101,20 @@ func (r *rolloutDemo) start(ctx context.Context) (func() error, error) {
 	return parts.stop, nil
 }
 
-// note is told of a transition. The rollout does not go on before it returns, so
-// that what it sees of the packets is of that moment.
+// note records a transition. The rollout waits until it returns, so that it sees where
+// packets go at that moment.
 func (r *rolloutDemo) note(e reconciler.Event) {
 	select {
 	case r.scenes <- scene{e, r.lab.lookAll()}:
-	default: // a person plays with what stays up
+	default: // somebody is trying things out
 	}
 }
 
-// story has the shard go gray, or fail to.
+// story moves the shard to v2, or shows how that fails.
 func (r *rolloutDemo) story(ctx context.Context) error {
 	r.say("gray demo --rollout: two VPCs of 20 VMs, a software gateway, two servers of v1 and one of v2,")
 	r.say("a Git repository and the daemon. A tenant sends a packet to every VM five times a second; the")
-	r.say("bars show by which version the last one went, x where it was not answered.")
+	r.say("bars show which version handled the last one, and x where there was no answer.")
 	r.say("\n1. The first commit has no policy: everybody is on v1.")
 	if err := r.live(ctx); err != nil {
 		return err
@@ -123,10 +122,10 @@ func (r *rolloutDemo) story(ctx context.Context) error {
 	r.stop = r.lab.traffic(trafficEvery)
 	r.everybodyOn(ctx, "v1")
 	if r.broken {
-		r.say("\n   The server of v2 will lose all packets of vpc-1002, which nobody knows.")
+		r.say("\n   The server of v2 will drop all packets of vpc-1002, and nobody knows that yet.")
 		r.lab.lose("v2", 1002)
 	}
-	r.say("\n2. A rollout, batch by batch; a batch is tested by pings through the VIP to the VMs.\n\n%s", indent(shardPolicy))
+	r.say("\n2. A rollout, batch by batch. Each batch is tested with pings through the VIP to the VMs.\n\n%s", indent(shardPolicy))
 	if err := r.write("policies/gateway-v2.yaml", shardPolicy); err != nil {
 		return err
 	}
@@ -149,7 +148,7 @@ func (r *rolloutDemo) story(ctx context.Context) error {
 	return r.afterCompletion(ctx)
 }
 
-// watch shows what happens until a transition.
+// watch shows what happens until the transition called last.
 func (r *rolloutDemo) watch(ctx context.Context, last string) error {
 	ctx, cancel := context.WithTimeout(ctx, rolloutWait)
 	defer cancel()
@@ -164,14 +163,14 @@ func (r *rolloutDemo) watch(ctx context.Context, last string) error {
 				return nil
 			}
 			if slices.Contains([]string{"PhaseCompleted", "PhaseRolledBack", "PhasePaused"}, s.Reason) {
-				r.expect(false, "the rollout ends with %s, not with %s", last, s.Reason)
+				r.expect(false, "the rollout ends with %s, but ended with %s", last, s.Reason)
 				return nil
 			}
 		case <-tick.C:
 			r.redraw(ctx)
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return ctx.Err() // by a person
+				return ctx.Err() // by Ctrl-C
 			}
 			r.expect(false, "the rollout gets to %s within %s", last, rolloutWait)
 			return nil
@@ -179,10 +178,10 @@ func (r *rolloutDemo) watch(ctx context.Context, last string) error {
 	}
 }
 
-// tell says what has happened, and shows the bars where packets go another way now.
+// tell prints a transition, and the bars if packets go another way now.
 func (r *rolloutDemo) tell(s scene) {
 	if s.Reason == "PhaseProgressing" || s.Reason == "PhaseRollingBack" {
-		return // the next lines say more
+		return // the next transitions say more
 	}
 	const most = 130 // bytes of a message; the evidence is shown later
 	message := schema.Clip(strings.TrimSuffix(s.Message, ": "), most)
@@ -195,7 +194,7 @@ func (r *rolloutDemo) tell(s scene) {
 	case "BatchPassed":
 		i := slices.IndexFunc(r.lab.vpcs, func(v *shardVPC) bool { return v.name == s.Network })
 		r.passed = append(r.passed, passed{s.Network, s.Batch, by(s.vpcs[i], "v2")})
-		if !r.screen.live { // where they are always there
+		if !r.screen.live { // a terminal shows them all the time
 			r.bars(s.vpcs)
 		}
 	case "VerificationFailed":
@@ -203,7 +202,7 @@ func (r *rolloutDemo) tell(s scene) {
 	}
 }
 
-// by counts the VMs whose last packet went by a version.
+// by counts the VMs whose last packet a version handled.
 func by(vms []shardVM, version string) int {
 	n := 0
 	for _, vm := range vms {
@@ -214,7 +213,7 @@ func by(vms []shardVM, version string) int {
 	return n
 }
 
-// bars says by which version the packets of each VM go.
+// bars prints which version handles the packets of each VM.
 func (r *rolloutDemo) bars(vpcs [][]shardVM) {
 	for i, v := range r.lab.vpcs {
 		bar, text := r.bar(vpcs[i])
@@ -222,9 +221,9 @@ func (r *rolloutDemo) bars(vpcs [][]shardVM) {
 	}
 }
 
-// bar shows the VMs of a VPC by address, and sums them up.
+// bar draws the VMs of a VPC by address, and sums them up.
 func (r *rolloutDemo) bar(vms []shardVM) (bar, text string) {
-	const late = 3 // rounds, which is more than half a second
+	const late = 3 // rounds, more than half a second
 	var b strings.Builder
 	lost := 0
 	for i, vm := range vms {
@@ -248,7 +247,7 @@ func (r *rolloutDemo) bar(vms []shardVM) (bar, text string) {
 	return b.String(), text
 }
 
-// redraw shows how the rollout stands now, at the end of a terminal.
+// redraw shows the current state of the rollout at the end of a terminal.
 func (r *rolloutDemo) redraw(ctx context.Context) {
 	if !r.screen.live {
 		return
@@ -272,25 +271,25 @@ func (r *rolloutDemo) redraw(ctx context.Context) {
 	r.screen.show(lines...)
 }
 
-// rollout asks the daemon how the rollout stands.
+// rollout asks the daemon for the state of the rollout.
 func (r *rolloutDemo) rollout(ctx context.Context) (*reconciler.RolloutStatus, error) {
 	s, _, err := (admin.Client{Address: r.Address("18001")}).Status(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if len(s.Rollouts) != 1 {
-		return nil, fmt.Errorf("the daemon knows of %d rollouts, not of one", len(s.Rollouts))
+		return nil, fmt.Errorf("the daemon has %d rollouts, want 1", len(s.Rollouts))
 	}
 	return &s.Rollouts[0], nil
 }
 
-// standing prints what gray rollout status says.
-func (r *rolloutDemo) standing(ctx context.Context) error {
+// status prints what gray rollout status prints.
+func (r *rolloutDemo) status(ctx context.Context) error {
 	r.say("\n$ gray rollout status gateway-v2")
 	return r.Gray(ctx, r.out, "rollout", "status", "gateway-v2", "--admin-listen", r.Address("18001"))
 }
 
-// expect says what is expected and whether it holds.
+// expect prints an expectation and whether it holds.
 func (r *rolloutDemo) expect(holds bool, format string, args ...any) {
 	sign := r.screen.paint(32, "ok    ")
 	if !holds {
@@ -300,22 +299,22 @@ func (r *rolloutDemo) expect(holds bool, format string, args ...any) {
 	r.say("  %s %s", sign, fmt.Sprintf(format, args...))
 }
 
-// everybodyOn expects that all VMs answer packets that go by a version.
+// everybodyOn expects that a version handles the packets of all VMs, and that all answer.
 func (r *rolloutDemo) everybodyOn(ctx context.Context, version string) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if err := r.lab.answers(ctx, version); err != nil {
-		r.expect(false, "every VM answers, and what is sent to it goes by %s: %s", version, err)
+		r.expect(false, "every VM answers, and its packets go through %s: %s", version, err)
 		return
 	}
-	r.expect(true, "every VM answers, and what is sent to it goes by %s", version)
+	r.expect(true, "every VM answers, and its packets go through %s", version)
 	r.bars(r.lab.lookAll())
 }
 
-// batches expects that these have passed, one after another, and that so many VMs
-// had their packets by v2 each time.
+// batches expects that these batches have passed in this order, and how many VMs were
+// on v2 each time.
 func (r *rolloutDemo) batches(want ...passed) {
-	r.expect(slices.Equal(r.passed, want), "the batches passed one after another, their VMs and no others were on v2: %s", wordsOf(r.passed))
+	r.expect(slices.Equal(r.passed, want), "the batches passed one after another, and only their VMs were on v2: %s", wordsOf(r.passed))
 }
 
 func wordsOf(batches []passed) string {
@@ -326,13 +325,13 @@ func wordsOf(batches []passed) string {
 	return cmp.Or(strings.Join(words, ", "), "none")
 }
 
-// loss expects that nobody but the VMs given lost a packet.
+// loss expects that the given VMs lost packets, and no others.
 func (r *rolloutDemo) loss(ctx context.Context, losers map[string]bool) {
 	r.stop()
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if err := r.lab.settle(ctx); err != nil {
-		r.expect(false, "every packet was answered, or lost by a server that was told to: %s", err)
+		r.expect(false, "every packet was answered, or dropped by a server that was told to: %s", err)
 		return
 	}
 	sent, lost, wrong := 0, 0, []string(nil)
@@ -346,14 +345,14 @@ func (r *rolloutDemo) loss(ctx context.Context, losers map[string]bool) {
 		}
 	}
 	if len(wrong) > 0 {
-		r.expect(false, "who lost packets is not as expected: %s", strings.Join(wrong, ", "))
+		r.expect(false, "these VMs lost packets, or should have: %s", strings.Join(wrong, ", "))
 		return
 	}
 	who := "nobody"
 	for name := range losers {
 		who = name
 	}
-	r.expect(true, "of %d packets of the tenants %d were lost, by %s", sent, lost, who)
+	r.expect(true, "of %d packets of the tenants %d were lost: by %s", sent, lost, who)
 }
 
 func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
@@ -365,7 +364,7 @@ func (r *rolloutDemo) afterCompletion(ctx context.Context) error {
 	r.everybodyOn(ctx, "v2")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20}, passed{"vpc-1002", 1, 1}, passed{"vpc-1002", 2, 5}, passed{"vpc-1002", 3, 20})
 	r.loss(ctx, nil)
-	return r.standing(ctx)
+	return r.status(ctx)
 }
 
 func (r *rolloutDemo) afterRollback(ctx context.Context) error {
@@ -380,7 +379,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	r.expect(s.Phase == rollout.PhaseRolledBack && s.Moved == 0, "the rollout is %s, with %d of %d VMs moved", s.Phase, s.Moved, s.Total)
 	r.everybodyOn(ctx, "v1")
 	r.batches(passed{"vpc-1001", 1, 1}, passed{"vpc-1001", 2, 5}, passed{"vpc-1001", 3, 20})
-	if err := r.standing(ctx); err != nil {
+	if err := r.status(ctx); err != nil {
 		return err
 	}
 	r.say("")
@@ -392,7 +391,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 			strings.Contains(evidence, "10.0.0.1 (vm-1)") && strings.Contains(evidence, "lost 100%")
 		r.expect(names, "the evidence names the address, the loss, the batch and the commit")
 	}
-	r.say("\n3. A commit that changes only the pace does not try the same content again.\n\n$ git commit -m 'Slower'\n")
+	r.say("\n3. A commit that changes only the pace does not retry content that has failed.\n\n$ git commit -m 'Slower'\n")
 	if err := r.write("policies/gateway-v2.yaml", strings.Replace(shardPolicy, "bake: 1s", "bake: 2s", 1)); err != nil {
 		return err
 	}
@@ -412,7 +411,7 @@ func (r *rolloutDemo) afterRollback(ctx context.Context) error {
 	return nil
 }
 
-// head is the newest commit.
+// head returns the newest commit.
 func (d *demo) head(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", "rev-parse", "HEAD")
 	cmd.Dir = d.Repo
@@ -420,7 +419,7 @@ func (d *demo) head(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// live waits until the newest commit is.
+// live waits until the newest commit is live.
 func (d *demo) live(ctx context.Context) error {
 	head, err := d.head(ctx)
 	if err != nil {
@@ -441,7 +440,7 @@ func (d *demo) live(ctx context.Context) error {
 	}
 }
 
-// indent shows a document.
+// indent indents a document.
 func indent(text string) string {
 	return "   " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n   ") + "\n"
 }

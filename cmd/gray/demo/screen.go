@@ -10,8 +10,8 @@ import (
 	"golang.org/x/term"
 )
 
-// screen is an output with lines at its end that are drawn over again, where it is
-// a terminal. Elsewhere there are no such lines, and no escape sequences.
+// screen is an output that, on a terminal, redraws some lines at its end. Elsewhere
+// there are no such lines and no escape sequences.
 type screen struct {
 	out   io.Writer
 	fd    int
@@ -19,7 +19,7 @@ type screen struct {
 	color bool
 
 	mu    sync.Mutex
-	lines []string // that stand at the end now
+	lines []string // at the end now
 }
 
 func newScreen(out io.Writer) *screen {
@@ -46,7 +46,7 @@ func (s *screen) show(lines ...string) {
 	}
 }
 
-// draw writes everything at once, so that nothing flickers.
+// draw writes everything at once to avoid flicker.
 func (s *screen) draw(text string, lines []string) error {
 	var b strings.Builder
 	if n := len(s.lines); n > 0 {
@@ -70,7 +70,7 @@ func (s *screen) cut(text string, before int) string {
 	return text[:min(len(text), max(w-1-before, 0))]
 }
 
-// paint gives a text a color of the terminal's: 31 is red, 32 green, 2 dim.
+// paint colors a text by a code of the terminal: 31 is red, 32 green, 2 dim.
 func (s *screen) paint(code int, text string) string {
 	if !s.color {
 		return text

@@ -72,7 +72,7 @@ spec:
 	return b.String()
 }
 
-// write puts a document into the repository.
+// write writes a document to the repository.
 func (d *demo) write(name, text string) error {
 	path := filepath.Join(d.Repo, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -81,7 +81,7 @@ func (d *demo) write(name, text string) error {
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-// makeShard makes the repository of the shard, still without a policy, and reads it.
+// makeShard makes the repository of the shard without its policy, and reads it.
 func (d *demo) makeShard(ctx context.Context) (*schema.Set, error) {
 	d.Repo = filepath.Join(d.Dir, "repo")
 	files := map[string]string{

@@ -15,22 +15,22 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 )
 
-// tenantVTEP is the host of those who talk to the VMs, one in each VPC.
+// tenantVTEP is the host of the tenants that talk to the VMs, one in each VPC.
 var tenantVTEP = netip.MustParseAddr("192.0.2.201")
 
 // shardLab is a shard of VPCs on one machine, as the documents describe it. A tenant
-// and the daemon's monitor send VXLAN to the VIP; a software gateway gives it to a
-// gateway server, that one by the route table to the host of the VM, and the VM
-// answers. Each outer address is a UDP socket of 127.0.0.1 that the underlay knows,
-// so that nothing but the process itself is needed.
+// and the daemon's monitor send VXLAN to the VIP. A software gateway passes it to a
+// gateway server, which looks up the host of the VM in the route table, and the VM
+// answers. Each outer address is a UDP socket on 127.0.0.1 that the underlay knows, so
+// that one process is enough.
 type shardLab struct {
 	sw      *softswitch.Switch
 	vip     netip.Addr
-	places  map[netip.Addr]netip.AddrPort // of the sockets, by outer address
-	outers  map[netip.AddrPort]netip.Addr // the other way round
-	conns   map[netip.Addr]*net.UDPConn   // those of the laboratory
+	places  map[netip.Addr]netip.AddrPort // the socket's address, by outer address
+	outers  map[netip.AddrPort]netip.Addr // the outer address, by the socket's
+	conns   map[netip.Addr]*net.UDPConn   // the laboratory's own, by outer address
 	vpcs    []*shardVPC                   // by name
-	ends    map[shardKey]shardEnd         // all that have an address in a VPC
+	ends    map[shardKey]shardEnd         // everything with an address in a VPC
 	readers []func()                      // of conns
 	closed  chan struct{}
 	done    sync.WaitGroup
@@ -46,7 +46,7 @@ type (
 		vni     uint32
 		address netip.Addr
 	}
-	// shardLoss has the servers of a version drop the packets of a VPC.
+	// shardLoss says that the servers of a version drop the packets of a VPC.
 	shardLoss struct {
 		version string
 		vni     uint32
@@ -65,20 +65,20 @@ type (
 	}
 )
 
-// shardVM is what became of the packets for one VM.
+// shardVM says what happened to the packets for one VM.
 type shardVM struct {
 	shardEnd
-	via      string         // the version that had the last one
-	served   map[string]int // by version, also those that it lost
+	via      string         // the version that handled the last one
+	served   map[string]int // by version, dropped ones included
 	sent     int            // by the tenant
 	answered int            // to the tenant
-	lost     int            // of the tenant's, by a server
+	lost     int            // the tenant's, dropped by a server
 	last     uint16         // the round of the last answer
-	late     int            // of a look: rounds since then
+	late     int            // in what look returns: rounds since then
 }
 
-// newShardLab builds the laboratory of a repository's Gateway and Networks at the
-// ports of a switch.
+// newShardLab builds the laboratory for the Gateway and the Networks of a repository, on
+// the ports of a switch.
 func newShardLab(sw *softswitch.Switch, set *schema.Set) (l *shardLab, err error) {
 	l = &shardLab{
 		sw: sw, places: map[netip.Addr]netip.AddrPort{}, outers: map[netip.AddrPort]netip.Addr{}, conns: map[netip.Addr]*net.UDPConn{},
@@ -103,20 +103,19 @@ func newShardLab(sw *softswitch.Switch, set *schema.Set) (l *shardLab, err error
 			return l, err
 		}
 	}
-	for _, read := range l.readers { // they look at what is complete now
+	for _, read := range l.readers { // they read the maps, which are complete now
 		l.done.Go(read)
 	}
 	return l, nil
 }
 
-// listen opens the socket that stands for an outer address, and has a function take
-// what comes.
+// listen opens the socket of an outer address, and calls take for each packet.
 func (l *shardLab) listen(outer netip.Addr, take func(packet []byte, from netip.AddrPort)) error {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return err
 	}
-	_ = conn.SetReadBuffer(1 << 20) // less than wanted is enough for this traffic
+	_ = conn.SetReadBuffer(1 << 20) // a smaller one is enough for this traffic
 	l.conns[outer] = conn
 	l.at(outer, conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	l.readers = append(l.readers, func() {
@@ -138,7 +137,7 @@ func (l *shardLab) at(outer netip.Addr, place netip.AddrPort) {
 	l.places[outer], l.outers[place] = place, outer
 }
 
-// underlay is for probe.Options.
+// underlay implements probe.Options.Underlay.
 func (l *shardLab) underlay(outer netip.AddrPort) netip.AddrPort {
 	if place, ok := l.places[outer.Addr()]; ok && outer.Port() == vxlanPort {
 		return place
@@ -146,7 +145,7 @@ func (l *shardLab) underlay(outer netip.AddrPort) netip.AddrPort {
 	return outer
 }
 
-// addGateway opens the VIP and the servers behind it.
+// addGateway opens the sockets of the VIP and of the servers behind it.
 func (l *shardLab) addGateway(g *schema.GatewaySpec) error {
 	l.vip = g.VIPs[0].Addr
 	for _, v := range g.Versions {
@@ -167,8 +166,8 @@ func (l *shardLab) addGateway(g *schema.GatewaySpec) error {
 	})
 }
 
-// addVPC opens the hosts of a VPC and chooses a place for its monitor, which is the
-// daemon's to open.
+// addVPC opens the sockets of a VPC's hosts, and chooses one for its monitor, which the
+// daemon opens.
 func (l *shardLab) addVPC(name string, n *schema.NetworkSpec) error {
 	v := &shardVPC{name: name, vni: uint32(*n.VNI)}
 	v.tenant = shardEnd{name: "tenant", address: netip.MustParseAddr("10.0.255.253"), mac: [6]byte{2, 0xaa, 0, 0, 0, 0xfd}, vtep: tenantVTEP}
@@ -198,7 +197,7 @@ func (l *shardLab) addVPC(name string, n *schema.NetworkSpec) error {
 	return nil
 }
 
-// freeUDP is a UDP port of 127.0.0.1 that nobody uses.
+// freeUDP finds a free UDP port on 127.0.0.1.
 func freeUDP() (netip.AddrPort, error) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -207,8 +206,8 @@ func freeUDP() (netip.AddrPort, error) {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort(), conn.Close()
 }
 
-// serve is what a gateway server does with a frame of the switch: it looks up the
-// VM in the route table of the VPC and sends the packet on to the VM's host.
+// serve handles a frame from the switch as a gateway server does: it looks up the VM in
+// the route table of the VPC and forwards the packet to the VM's host.
 func (l *shardLab) serve(s *shardServer, frame []byte) {
 	const headers = etherSize + ipv4Size + udpSize
 	if len(frame) < headers || [6]byte(frame) != s.mac {
@@ -235,7 +234,7 @@ func (l *shardLab) serve(s *shardServer, frame []byte) {
 	}
 }
 
-// hostTakes has the VMs of a host answer.
+// hostTakes answers for the VMs of a host.
 func (l *shardLab) hostTakes(host netip.Addr, packet []byte) {
 	e, ok := parseEcho(packet)
 	if !ok || e.kind != icmpRequest {
@@ -263,14 +262,14 @@ func (l *shardLab) tenantTakes(packet []byte, _ netip.AddrPort) {
 	}
 }
 
-// lose has the servers of a version lose the packets of a VPC.
+// lose makes the servers of a version drop the packets of a VPC.
 func (l *shardLab) lose(version string, vni uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.loses[shardLoss{version, vni}] = true
 }
 
-// send has the tenant of each VPC send one packet to each of its VMs.
+// send sends one packet from the tenant of each VPC to each of its VMs.
 func (l *shardLab) send() {
 	l.mu.Lock()
 	l.round++
@@ -286,7 +285,7 @@ func (l *shardLab) send() {
 	}
 }
 
-// traffic sends on and on until it is stopped.
+// traffic sends again and again until it is stopped.
 func (l *shardLab) traffic(interval time.Duration) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	l.done.Go(func() {
@@ -307,7 +306,7 @@ func (l *shardLab) traffic(interval time.Duration) (stop func()) {
 	return func() { close(end); <-ended }
 }
 
-// look is how the packets of a VPC's VMs fare, by address.
+// look says what happened to the packets for a VPC's VMs, by address.
 func (l *shardLab) look(v *shardVPC) []shardVM {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -321,7 +320,7 @@ func (l *shardLab) look(v *shardVPC) []shardVM {
 	return out
 }
 
-// lookAll is look of every VPC.
+// lookAll is look for every VPC.
 func (l *shardLab) lookAll() [][]shardVM {
 	var all [][]shardVM
 	for _, v := range l.vpcs {
@@ -330,8 +329,8 @@ func (l *shardLab) lookAll() [][]shardVM {
 	return all
 }
 
-// answers waits until every VM has answered a packet that is sent from now on, and
-// that packet went by a version.
+// answers waits until every VM has answered a packet that was sent after the call and
+// went through a version.
 func (l *shardLab) answers(ctx context.Context, version string) error {
 	l.mu.Lock()
 	begin := l.round
@@ -339,13 +338,12 @@ func (l *shardLab) answers(ctx context.Context, version string) error {
 	return l.until(ctx, func(vm *shardVM) bool { return int16(vm.last-begin) > 0 && vm.via == version })
 }
 
-// settle waits until nothing is under way: all that was sent was answered, or lost
-// by a server.
+// settle waits until no packet is under way: each was answered, or dropped by a server.
 func (l *shardLab) settle(ctx context.Context) error {
 	return l.until(ctx, func(vm *shardVM) bool { return vm.sent == vm.answered+vm.lost })
 }
 
-// until waits until something holds of every VM.
+// until waits until a condition holds for every VM.
 func (l *shardLab) until(ctx context.Context, holds func(*shardVM) bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -357,12 +355,12 @@ func (l *shardLab) until(ctx context.Context, holds func(*shardVM) bool) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s is by %s, sent %d, answered %d, lost %d", wrong.name, wrong.via, wrong.sent, wrong.answered, wrong.lost)
+			return fmt.Errorf("%s is on %s, sent %d, answered %d, lost %d", wrong.name, wrong.via, wrong.sent, wrong.answered, wrong.lost)
 		}
 	}
 }
 
-// but is a VM of which something does not hold, or nil.
+// but returns a VM for which a condition does not hold, or nil.
 func (l *shardLab) but(holds func(*shardVM) bool) *shardVM {
 	l.mu.Lock()
 	defer l.mu.Unlock()

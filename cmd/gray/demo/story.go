@@ -16,7 +16,7 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 )
 
-// story commits, and shows before and after who reaches which version.
+// story makes commits, and shows before and after each who reaches which version.
 func (d *demo) story(ctx context.Context) error {
 	d.say("gray demo: two HTTP backends, a real Envoy, a software gateway, a Git repository and the daemon.")
 	d.say("\n1. The first commit has no policy: everybody is on v1.")
@@ -53,8 +53,8 @@ func (d *demo) story(ctx context.Context) error {
 	return nil
 }
 
-// expect shows who reaches which version: the early adopter's account and VPC
-// and the one flow as given, everybody else v1.
+// expect shows who reaches which version: the early adopter's account and VPC and the
+// one flow as given, and everybody else v1.
 func (d *demo) expect(ctx context.Context, account, vpc, flow string) {
 	d.expectHTTP(ctx, "50002001", account)
 	d.expectHTTP(ctx, "50009999", "v1")
@@ -64,8 +64,8 @@ func (d *demo) expect(ctx context.Context, account, vpc, flow string) {
 	d.expectPacket(ctx, "its neighbour from source port 40002", packetSpec{1002, "10.0.0.5", "10.0.0.9", 40002, 443}, "v1")
 }
 
-// verdict tries until the answer is the wanted one or time is up, and says what
-// it was.
+// verdict tries until the answer is the wanted one or the time is up, and prints the
+// answer.
 func (d *demo) verdict(ctx context.Context, what, want string, try func() (version, detail string)) {
 	deadline := time.Now().Add(wait)
 	for {
@@ -141,7 +141,7 @@ func newPacketLab(sw *softswitch.Switch) (*packetLab, error) {
 	return lab, nil
 }
 
-// send returns the port that a packet leaves by, 0 where it is dropped.
+// send returns the port that a packet leaves on, 0 if it is dropped.
 func (l *packetLab) send(p packetSpec) uint32 {
 	if !l.sw.Inject(p.frame()) {
 		return 0
@@ -155,9 +155,6 @@ func (p packetSpec) frame() []byte {
 	binary.BigEndian.PutUint16(tcp[0:], p.srcPort)
 	binary.BigEndian.PutUint16(tcp[2:], p.dstPort)
 	tcp[12] = 5 << 4
-	payload := vxlan(p.vni, append(ethernet([6]byte{2}, [6]byte{2}), ipv4(6, mustAddr(p.src), mustAddr(p.dst), tcp)...))
-	return outer(mustAddr("192.0.2.101"), mustAddr("203.0.113.10"), payload)
+	payload := vxlan(p.vni, append(ethernet([6]byte{2}, [6]byte{2}), ipv4(6, netip.MustParseAddr(p.src), netip.MustParseAddr(p.dst), tcp)...))
+	return outer(netip.MustParseAddr("192.0.2.101"), netip.MustParseAddr("203.0.113.10"), payload)
 }
-
-// mustAddr reads an address that stands in this file.
-func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
