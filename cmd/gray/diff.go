@@ -27,7 +27,7 @@ func diffCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "diff [PATH]", Short: "Show what a commit would change", Args: cobra.MaximumNArgs(1),
 		Long: "Compare the working tree at PATH with what the daemon has live or, with --base, two revisions without a daemon.",
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, pathArg(args)) },
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, argOr(args, ".")) },
 	}
 	cmd.Flags().StringVar(&f.base, "base", "", "compare with this revision, not with what is live")
 	cmd.Flags().StringVar(&f.head, "head", "", "compare this revision; default: the working tree")
@@ -60,19 +60,15 @@ func (f *diffFlags) run(cmd *cobra.Command, path string) error {
 	return nil
 }
 
-// headSnapshot reads the revision of --head, or the working tree.
-func (f *diffFlags) headSnapshot(ctx context.Context, path string) (*schema.Snapshot, error) {
-	if f.head == "" {
+// snapshotAt reads a revision, or the working tree if the revision is empty.
+func snapshotAt(ctx context.Context, path, revision string) (*schema.Snapshot, error) {
+	if revision == "" {
 		s, err := dir.Read(ctx, path)
 		if err == nil {
 			s.Revision = "working tree"
 		}
 		return s, err
 	}
-	return readRevision(ctx, path, f.head)
-}
-
-func readRevision(ctx context.Context, path, revision string) (*schema.Snapshot, error) {
 	root, sub, err := git.FindRoot(path)
 	if err != nil {
 		return nil, err
@@ -85,7 +81,7 @@ func readRevision(ctx context.Context, path, revision string) (*schema.Snapshot,
 }
 
 func (f *diffFlags) compare(ctx context.Context, path string) (*admin.Diff, error) {
-	head, err := f.headSnapshot(ctx, path)
+	head, err := snapshotAt(ctx, path, f.head)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +115,7 @@ func texts(errs schema.Errors) []string {
 
 // compareOffline plans from one snapshot to another.
 func compareOffline(ctx context.Context, offline reconciler.Offline, path, baseRev string, head *schema.Snapshot) (*admin.Diff, error) {
-	base, err := readRevision(ctx, path, baseRev)
+	base, err := snapshotAt(ctx, path, baseRev)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -86,10 +87,41 @@ func fromEnvironment(cmd *cobra.Command) error {
 	return errors.Join(errs...)
 }
 
-// pathArg is the optional PATH of a verb.
-func pathArg(args []string) string {
+// argOr is the first argument of a verb, or a default.
+func argOr(args []string, missing string) string {
 	if len(args) == 0 {
-		return "."
+		return missing
 	}
 	return args[0]
+}
+
+func schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema [KIND]", Short: "Print the JSON Schema for editors", Args: cobra.MaximumNArgs(1), ValidArgs: schema.Kinds(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := schema.JSONSchema(argOr(args, ""))
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
+			return err
+		},
+	}
+}
+
+// version is set by the release build.
+var version = "devel"
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			goVersion := ""
+			if info, ok := debug.ReadBuildInfo(); ok {
+				goVersion = info.GoVersion
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "gray %s %s documents %s\n", version, goVersion, schema.APIVersion)
+			return err
+		},
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/bgp"
 	"github.com/gray-release/gray/sinks/compose"
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
@@ -20,18 +22,62 @@ import (
 	"github.com/gray-release/gray/sources/dir"
 )
 
+func validateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "validate [PATH]", Short: "Validate documents, and print each error with its file and line", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := compileFolder(cmd.Context(), argOr(args, "."))
+			if err != nil {
+				return err
+			}
+			for _, w := range c.Warnings {
+				fmt.Fprintln(os.Stderr, "warning:", w)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d documents are valid; they compile to %d resources\n", c.Objects, len(c.Desired))
+			return nil
+		},
+	}
+}
+
+// newOffline makes a compiler whose sinks only lower.
+func newOffline() (reconciler.Offline, error) {
+	x, err := xds.New(xds.Config{})
+	if err != nil {
+		return reconciler.Offline{}, err
+	}
+	files, err := compose.New(daemon.ComposeConfig("", xds.Server{Address: defaultXDS}))
+	if err != nil {
+		return reconciler.Offline{}, err
+	}
+	sinks := []reconciler.Sink{x, p4rt.New(p4rt.Config{ReadOnly: true}), bgp.New(bgp.Config{}), files}
+	return reconciler.Offline{Sinks: sinks, TableSizes: pipeline.TableSizes}, nil
+}
+
+// compileFolder reads and compiles a folder.
+func compileFolder(ctx context.Context, path string) (*reconciler.Compiled, error) {
+	s, err := dir.Read(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	offline, err := newOffline()
+	if err != nil {
+		return nil, err
+	}
+	return offline.Compile(s, reconciler.Nothing())
+}
+
 func renderCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "render", Short: "Print what gray generates from the documents"}
 	native := &cobra.Command{
 		Use: "xds [PATH]", Short: "Print the xDS resources for Envoys, as YAML", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return renderNative(cmd, pathArg(args), xds.Target, xds.YAML)
+			return renderNative(cmd, argOr(args, "."), xds.Target, xds.YAML)
 		},
 	}
 	entries := &cobra.Command{
 		Use: "p4 [PATH]", Short: "Print the table entries for switches, as protobuf text", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return renderNative(cmd, pathArg(args), p4rt.TargetOf(""), p4rt.Text)
+			return renderNative(cmd, argOr(args, "."), p4rt.TargetOf(""), p4rt.Text)
 		},
 	}
 	cmd.AddCommand(composeCommand(), bootstrapCommand(), systemdCommand(), native, entries)
@@ -130,15 +176,15 @@ func nodeCommand(name, short, suffix string, text nodeText) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all {
-				return renderNodes(cmd, pathArg(args), compose.Folder{Dir: out, Suffix: suffix}, text)
+				return renderNodes(cmd, argOr(args, "."), compose.Folder{Dir: out, Suffix: suffix}, text)
 			}
-			ir, _, err := compileIR(cmd.Context(), pathArg(args[1:]))
+			ir, _, err := compileIR(cmd.Context(), argOr(args[1:], "."))
 			if err != nil {
 				return err
 			}
-			node, err := nodeOf(ir, args[0])
-			if err != nil {
-				return err
+			node, ok := ir.Get(policies.Name{Kind: schema.KindNode, Name: args[0]}).(*policies.Node)
+			if !ok {
+				return fmt.Errorf("there is no Node %q in the repository", args[0])
 			}
 			s, err := text(ir, node)
 			if err != nil {
@@ -199,12 +245,4 @@ func compileIR(ctx context.Context, path string) (*policies.IR, []policies.Name,
 func compileSnapshot(snapshot *schema.Snapshot) (*policies.IR, []policies.Name, error) {
 	set := schema.NewSet()
 	return policies.NewCompiler(policies.NewIDs(), pipeline.TableSizes).Compile(set, set.Update(snapshot), policies.Facts{})
-}
-
-func nodeOf(ir *policies.IR, name string) (*policies.Node, error) {
-	node, ok := ir.Get(policies.Name{Kind: schema.KindNode, Name: name}).(*policies.Node)
-	if !ok {
-		return nil, fmt.Errorf("there is no Node %q in the repository", name)
-	}
-	return node, nil
 }

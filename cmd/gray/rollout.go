@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -86,11 +87,7 @@ func rolloutHistoryCommand(f *rolloutFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "history [NAME]", Short: "Print the audit log of all rollouts, or of one policy's", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name := ""
-			if len(args) > 0 {
-				name = args[0]
-			}
-			a, raw, err := f.client().Audit(cmd.Context(), name, f.limit)
+			a, raw, err := f.client().Audit(cmd.Context(), argOr(args, ""), f.limit)
 			if err != nil {
 				return err
 			}
@@ -211,12 +208,8 @@ func gateText(g rollout.Gate) string {
 
 // failed reports whether a rollout cannot complete by itself.
 func failed(r *reconciler.RolloutStatus) bool {
-	for _, c := range r.Conditions {
-		if c.Type == "Stalled" {
-			return true
-		}
-	}
-	return r.Phase == rollout.PhaseRolledBack || r.Phase == rollout.PhaseRollingBack && r.Failure != nil
+	stalled := slices.ContainsFunc(r.Conditions, func(c reconciler.Condition) bool { return c.Type == "Stalled" })
+	return stalled || r.Phase == rollout.PhaseRolledBack || r.Phase == rollout.PhaseRollingBack && r.Failure != nil
 }
 
 func (f *rolloutFlags) showAll(cmd *cobra.Command) error {

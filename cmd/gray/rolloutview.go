@@ -66,13 +66,7 @@ func stateLine(r *reconciler.RolloutStatus) string {
 
 // some returns the texts that are not empty.
 func some(texts ...string) []string {
-	var out []string
-	for _, t := range texts {
-		if t != "" {
-			out = append(out, t)
-		}
-	}
-	return out
+	return slices.DeleteFunc(texts, func(t string) bool { return t == "" })
 }
 
 // rolloutLines describes one rollout for people.

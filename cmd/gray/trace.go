@@ -16,7 +16,6 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/schema"
-	"github.com/gray-release/gray/sources/dir"
 )
 
 // traceVersion is the apiVersion of a trace in JSON.
@@ -137,15 +136,7 @@ func (t *traced) sameWay(o *traced) bool {
 
 // traceAt traces at a revision, or in the working tree if the revision is empty.
 func traceAt(ctx context.Context, path, revision string, q admin.TraceQuery) (*traced, error) {
-	name := revision
-	var snapshot *schema.Snapshot
-	var err error
-	if revision == "" {
-		name = "working tree"
-		snapshot, err = dir.Read(ctx, path)
-	} else {
-		snapshot, err = readRevision(ctx, path, revision)
-	}
+	snapshot, err := snapshotAt(ctx, path, revision)
 	if err != nil {
 		return nil, err
 	}
@@ -158,9 +149,9 @@ func traceAt(ctx context.Context, path, revision string, q admin.TraceQuery) (*t
 	}
 	t, err := admin.Trace(ir, q)
 	if err != nil {
-		return nil, fmt.Errorf("%w at %s", err, name)
+		return nil, fmt.Errorf("%w at %s", err, snapshot.Revision)
 	}
-	return newTraced(name, t), nil
+	return newTraced(snapshot.Revision, t), nil
 }
 
 func (r *traceReport) print(w io.Writer, output string) error {
@@ -292,7 +283,7 @@ func tracePacketCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.run(cmd, pathArg(args), traceReport{Packet: p.String()}, admin.TraceQuery{Packet: &p, Switch: f.onSwitch})
+			return f.run(cmd, argOr(args, "."), traceReport{Packet: p.String()}, admin.TraceQuery{Packet: &p, Switch: f.onSwitch})
 		},
 	}
 	flags := packet.Flags()
@@ -370,7 +361,7 @@ func traceRequestCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.run(cmd, pathArg(args), traceReport{Request: requestText(r)}, admin.TraceQuery{Request: &r})
+			return f.run(cmd, argOr(args, "."), traceReport{Request: requestText(r)}, admin.TraceQuery{Request: &r})
 		},
 	}
 	flags := request.Flags()

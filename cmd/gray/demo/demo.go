@@ -55,6 +55,7 @@ type demo struct {
 	Lab
 	out    io.Writer
 	lab    *packetLab
+	parts  ending // what was started
 	failed int
 }
 
@@ -65,23 +66,23 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	start := func(ctx context.Context) (func() error, error) { return d.start(ctx, envoy) }
+	start := func(ctx context.Context) error { return d.start(ctx, envoy) }
 	return d.perform(ctx, start, d.story, d.hints)
 }
 
 // perform starts a laboratory, tells a story in it and says whether all expectations
 // held. On a terminal the laboratory then stays up, with hints on what to try.
-func (d *demo) perform(ctx context.Context, start func(context.Context) (func() error, error), story func(context.Context) error, hints func()) (err error) {
+func (d *demo) perform(ctx context.Context, start, story func(context.Context) error, hints func()) (err error) {
 	if d.Dir, err = os.MkdirTemp("", "gray-demo-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(d.Dir)
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop, err := start(ctx)
-	defer func() { err = errors.Join(err, stop()) }()
-	defer cancel()
-	if err != nil {
+	defer func() {
+		cancel()
+		err = errors.Join(err, d.parts.stop())
+	}()
+	if err := start(ctx); err != nil {
 		return err
 	}
 	if err := story(ctx); err != nil {
@@ -125,70 +126,59 @@ func (e *ending) stop() error {
 
 func (e *ending) add(f func() error) { *e = append(*e, f) }
 
-// start starts everything. The function that it returns waits until all of it has
-// ended, after ctx has.
-func (d *demo) start(ctx context.Context, envoy string) (func() error, error) {
-	parts := new(ending)
-	stop := parts.stop
+// start starts everything, which runs until ctx ends.
+func (d *demo) start(ctx context.Context, envoy string) error {
 	if err := d.ChoosePorts("18081", "18082", "15001", "15000", "9559", "18000", "18001"); err != nil {
-		return stop, err
+		return err
 	}
 	for _, v := range []string{"1", "2"} {
 		backend, err := d.StartBackend(v)
 		if err != nil {
-			return stop, err
+			return err
 		}
-		parts.add(func() error { backend.Close(); return nil })
+		d.parts.add(func() error { backend.Close(); return nil })
 	}
-	stopSwitch, err := d.startSwitch(ctx)
-	if err != nil {
-		return stop, err
+	sw := softswitch.New(1)
+	var err error
+	if d.lab, err = newPacketLab(sw); err != nil {
+		return err
 	}
-	parts.add(stopSwitch)
+	if err := d.serveSwitch(ctx, sw); err != nil {
+		return err
+	}
 	if err := d.MakeRepository(ctx); err != nil {
-		return stop, err
+		return err
 	}
-	stopDaemon, err := d.startDaemon(ctx)
-	if err != nil {
-		return stop, err
+	if err := d.startDaemon(ctx); err != nil {
+		return err
 	}
-	parts.add(stopDaemon)
 	stopEnvoy, err := d.StartEnvoy(ctx, envoy)
 	if err != nil {
-		return stop, err
+		return err
 	}
-	parts.add(stopEnvoy)
-	return stop, nil
-}
-
-func (d *demo) startSwitch(ctx context.Context) (func() error, error) {
-	sw := softswitch.New(1)
-	lab, err := newPacketLab(sw)
-	if err != nil {
-		return nil, err
-	}
-	d.lab = lab
-	return d.serveSwitch(ctx, sw)
+	d.parts.add(stopEnvoy)
+	return nil
 }
 
 // serveSwitch serves P4Runtime for a software gateway.
-func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) (func() error, error) {
+func (d *demo) serveSwitch(ctx context.Context, sw *softswitch.Switch) error {
 	l, err := net.Listen("tcp", d.Address("9559"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	server := grpc.NewServer(softswitch.ServerOptions()...)
 	sw.Register(server)
 	done := make(chan error, 1)
 	go func() { done <- daemon.Serve(ctx, server, l) }()
-	return func() error { return errors.Join(<-done, sw.Close()) }, nil
+	d.parts.add(func() error { return errors.Join(<-done, sw.Close()) })
+	return nil
 }
 
 // startDaemon runs the daemon; each change adapts its configuration.
-func (d *demo) startDaemon(ctx context.Context, change ...func(*daemon.Config)) (func() error, error) {
+func (d *demo) startDaemon(ctx context.Context, change ...func(*daemon.Config)) error {
 	log, err := os.Create(filepath.Join(d.Dir, "daemon.log"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ready := make(chan struct{})
 	c := daemon.Config{
@@ -206,9 +196,10 @@ func (d *demo) startDaemon(ctx context.Context, change ...func(*daemon.Config)) 
 	select {
 	case <-ready:
 	case err := <-done:
-		return nil, errors.Join(err, log.Close())
+		return errors.Join(err, log.Close())
 	}
-	return func() error { return errors.Join(<-done, log.Close()) }, nil
+	d.parts.add(func() error { return errors.Join(<-done, log.Close()) })
+	return nil
 }
 
 // showDiff prints what gray diff says before a commit.

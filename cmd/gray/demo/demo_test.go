@@ -25,9 +25,8 @@ func TestShardLab(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	stop, err := r.start(ctx)
-	defer func() { cancel(); ok(stop()) }()
-	ok(err)
+	defer func() { cancel(); ok(r.parts.stop()) }()
+	ok(r.start(ctx))
 	r.lab.lose("v2", 1002)
 	for _, c := range []struct {
 		policy string

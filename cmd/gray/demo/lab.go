@@ -94,6 +94,11 @@ func (l *Lab) CopyFile(name string) error {
 	for from, to := range l.Ports {
 		text = strings.ReplaceAll(text, from, strconv.Itoa(to))
 	}
+	return l.write(name, text)
+}
+
+// write writes a document to the repository.
+func (l *Lab) write(name, text string) error {
 	to := filepath.Join(l.Repo, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err

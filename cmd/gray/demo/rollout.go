@@ -72,33 +72,25 @@ func (r *rolloutDemo) hints() {
 }
 
 // start starts everything, as demo.start does.
-func (r *rolloutDemo) start(ctx context.Context) (func() error, error) {
-	parts := new(ending)
+func (r *rolloutDemo) start(ctx context.Context) error {
 	if err := r.ChoosePorts("9559", "18000", "18001"); err != nil {
-		return parts.stop, err
+		return err
 	}
 	set, err := r.makeShard(ctx)
 	if err != nil {
-		return parts.stop, err
+		return err
 	}
 	sw := softswitch.New(1)
 	if r.lab, err = newShardLab(sw, set); err != nil {
-		return parts.stop, err
+		return err
 	}
-	parts.add(r.lab.close)
-	stopSwitch, err := r.serveSwitch(ctx, sw)
-	if err != nil {
-		return parts.stop, err
+	r.parts.add(r.lab.close)
+	if err := r.serveSwitch(ctx, sw); err != nil {
+		return err
 	}
-	parts.add(stopSwitch)
-	stopDaemon, err := r.startDaemon(ctx, func(c *daemon.Config) {
+	return r.startDaemon(ctx, func(c *daemon.Config) {
 		c.Outward.Probes, c.Outward.Events = probe.Options{Underlay: r.lab.underlay}, r.note
 	})
-	if err != nil {
-		return parts.stop, err
-	}
-	parts.add(stopDaemon)
-	return parts.stop, nil
 }
 
 // note records a transition. The rollout waits until it returns, so that it sees where

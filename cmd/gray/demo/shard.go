@@ -3,7 +3,6 @@ package demo
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -70,15 +69,6 @@ spec:
 		fmt.Fprintf(&b, "  - {vm: vm-%d, prefix: 10.0.0.%d/32, mac: \"02:aa:00:%02x:%02x:%02x\", vtep: 192.0.2.%d}\n", i, i, vni>>8, vni&255, i, 101+i%4)
 	}
 	return b.String()
-}
-
-// write writes a document to the repository.
-func (d *demo) write(name, text string) error {
-	path := filepath.Join(d.Repo, filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte(text), 0o644)
 }
 
 // makeShard makes the repository of the shard without its policy, and reads it.
