@@ -44,8 +44,8 @@ func (c Config) choose(service, port string) (way, string, error) {
 		host, port = h, p
 	}
 	host = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
-	ip, isIP := parseIP(host)
-	isName := !isIP
+	ip, err := netip.ParseAddr(host)
+	isName := err != nil
 	if isName && !isDomain(host) {
 		return 0, "", fmt.Errorf("%q is not a service; want a domain name or IP:port", service)
 	}
@@ -60,11 +60,6 @@ func (c Config) choose(service, port string) (way, string, error) {
 		return 0, "", fmt.Errorf("%q has no port; want IP:port", service)
 	}
 	return direct, net.JoinHostPort(ip.String(), port), nil
-}
-
-func parseIP(host string) (netip.Addr, bool) {
-	ip, err := netip.ParseAddr(host)
-	return ip, err == nil
 }
 
 // isDomain reports whether a name consists of labels separated by dots.

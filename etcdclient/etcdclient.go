@@ -74,5 +74,5 @@ func Plain(err error) error {
 // Pause is how long to wait before the next attempt; zero: not at all.
 type Pause struct{ Next time.Duration }
 
-// Grow makes the pause longer, from 200 ms up to LongPause.
-func (p *Pause) Grow() { p.Next = min(max(2*p.Next, firstPause), LongPause) }
+// Grow makes the pause longer, from 200 ms up to most and LongPause.
+func (p *Pause) Grow(most time.Duration) { p.Next = min(max(2*p.Next, firstPause), LongPause, most) }

@@ -65,7 +65,7 @@ func (n *Naming) follow(ctx context.Context, target string, tell func([]string))
 	late := time.AfterFunc(readTimeout, cancel)
 	updates, err := manager.NewWatchChannel(ctx)
 	if !late.Stop() {
-		return errAway
+		return fmt.Errorf("no answer for %s", readTimeout)
 	}
 	if err != nil {
 		return err
@@ -98,8 +98,6 @@ func take(known endpoints.Key2EndpointMap, batch []*endpoints.Update) {
 		}
 	}
 }
-
-var errAway = fmt.Errorf("no answer for %s", readTimeout)
 
 // addressesOf returns the addresses of endpoints, sorted and without duplicates. It
 // leaves out what is not host:port, which cannot be dialled.

@@ -77,7 +77,7 @@ func (s *source) connect(ctx context.Context) bool {
 				return true
 			}
 			s.away(err, since)
-			if p.Grow(); len(s.cfg.Members) > 0 {
+			if p.Grow(etcdclient.LongPause); len(s.cfg.Members) > 0 {
 				wait = p.Next
 			}
 		}

@@ -56,7 +56,7 @@ func (s *source) watch(ctx context.Context, w board.Wanted) {
 			s.cfg.Log.Warn("cannot follow a target in etcd, will try again", "target", w.Target, "error", err)
 		}
 		s.board.Fail(w, board.Trouble{Reason: "NotRead", Message: said})
-		p.Grow()
+		p.Grow(etcdclient.LongPause)
 		select {
 		case <-time.After(p.Next/2 + rand.N(p.Next)): // not all targets at once
 		case <-now.ctx.Done():

@@ -1,6 +1,7 @@
 package git
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -78,13 +79,7 @@ func (a Auth) login(e *transport.Endpoint) (*githttp.BasicAuth, []string, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	user := a.Username
-	if user == "" {
-		user = e.User
-	}
-	if user == "" {
-		user = "git" // hosts that accept a token ignore the name, but need one
-	}
+	user := cmp.Or(a.Username, e.User, "git") // hosts that accept a token ignore the name, but need one
 	return &githttp.BasicAuth{Username: user, Password: password}, []string{password}, nil
 }
 
@@ -122,10 +117,7 @@ func (a Auth) ssh(e *transport.Endpoint) (*ssh.ClientConfig, []string, error) {
 			return nil, nil, err
 		}
 	}
-	user := e.User
-	if user == "" {
-		user = "git"
-	}
+	user := cmp.Or(e.User, "git")
 	keys, err := gitssh.NewPublicKeys(user, []byte(key+"\n"), passphrase)
 	if err != nil {
 		return nil, []string{passphrase}, fmt.Errorf("cannot use the key %s: %w; an encrypted key needs --ssh-passphrase-file", a.SSHKeyFile, err)

@@ -2,13 +2,16 @@ package git
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
@@ -152,15 +155,13 @@ func (m *mirror) pull(ctx context.Context, session transport.UploadPackSession, 
 	req.Wants = []plumbing.Hash{tip}
 	req.Haves = m.haves
 	if able.Supports(capability.Shallow) { // otherwise the server sends all history
-		req.Depth = packp.DepthCommits(depth)
-		req.Shallows = m.shallow
-		if err := req.Capabilities.Set(capability.Shallow); err != nil {
-			return err
-		}
+		req.Depth, req.Shallows = packp.DepthCommits(depth), m.shallow
 	}
-	if able.Supports(capability.NoProgress) {
-		if err := req.Capabilities.Set(capability.NoProgress); err != nil {
-			return err
+	for _, c := range []capability.Capability{capability.Shallow, capability.NoProgress} {
+		if able.Supports(c) {
+			if err := req.Capabilities.Set(c); err != nil {
+				return err
+			}
 		}
 	}
 	res, err := session.UploadPack(ctx, req)
@@ -188,15 +189,12 @@ func (m *mirror) pull(ctx context.Context, session transport.UploadPackSession, 
 	for _, h := range res.Unshallows {
 		delete(open, h)
 	}
-	m.shallow = m.shallow[:0]
-	for h := range open {
-		m.shallow = append(m.shallow, h)
-	}
+	m.shallow = slices.Collect(maps.Keys(open))
 	return nil
 }
 
 // receive adds a pack to the mirror.
-func (m *mirror) receive(r io.Reader) (err error) {
+func (m *mirror) receive(r io.Reader) error {
 	pack := bufio.NewReader(r)
 	// A pack without objects is not stored. Its header is "PACK", the version and the
 	// number of objects.
@@ -210,11 +208,7 @@ func (m *mirror) receive(r io.Reader) (err error) {
 	if err != nil {
 		return err
 	}
-	err = checkPack(io.TeeReader(pack, w))
-	if e := w.Close(); err == nil {
-		err = e
-	}
-	if err != nil { // go-git does not remove its temporary files
+	if err := cmp.Or(checkPack(io.TeeReader(pack, w)), w.Close()); err != nil { // go-git does not remove its temporary files
 		rest, _ := filepath.Glob(filepath.Join(m.dir, "objects", "pack", "tmp_*"))
 		for _, f := range rest {
 			_ = os.Remove(f)

@@ -2,6 +2,7 @@ package git
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,11 +35,7 @@ type sshSession struct {
 
 // address is the host and port of an ssh endpoint.
 func address(e *transport.Endpoint) string {
-	port := e.Port
-	if port == 0 {
-		port = 22
-	}
-	return net.JoinHostPort(strings.Trim(e.Host, "[]"), strconv.Itoa(port))
+	return net.JoinHostPort(strings.Trim(e.Host, "[]"), strconv.Itoa(cmp.Or(e.Port, 22)))
 }
 
 func dialSSH(ctx context.Context, e *transport.Endpoint, config *ssh.ClientConfig) (transport.UploadPackSession, error) {

@@ -1,6 +1,7 @@
 package git
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -97,10 +98,7 @@ func urlSecrets(raw string, e *transport.Endpoint) []string {
 	if e == nil || e.Protocol == "ssh" && e.Password == "" {
 		return nil
 	}
-	secret := e.Password
-	if secret == "" {
-		secret = e.User
-	}
+	secret := cmp.Or(e.Password, e.User)
 	if secret == "" {
 		return nil
 	}

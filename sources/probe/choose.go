@@ -84,9 +84,7 @@ func spread(targets []Target, n int, seed uint64) []Target {
 // mix hashes an address and a seed, with the same result on every machine.
 func mix(seed uint64, a netip.Addr) uint64 {
 	h := fnv.New64a()
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], seed)
-	_, _ = h.Write(b[:])
+	_, _ = h.Write(binary.BigEndian.AppendUint64(nil, seed))
 	sixteen := a.As16()
 	_, _ = h.Write(sixteen[:])
 	// FNV alone keeps neighbouring addresses together.

@@ -54,14 +54,7 @@ func (r *Result) Lines(limit int) []string {
 // line says which address failed and how, with the last line that a program wrote.
 func (a *Answer) line(output string) string {
 	var b strings.Builder
-	if who := a.who(); who != "" {
-		kind := "a peer"
-		if a.Moved {
-			kind = "moved"
-		}
-		fmt.Fprintf(&b, "%s, %s, ", who, kind)
-	}
-	fmt.Fprintf(&b, "answered %d of %d, lost %.0f%%, %.0f%% before", a.Received, a.Sent, a.Loss, a.Before)
+	fmt.Fprintf(&b, "%sanswered %d of %d, lost %.0f%%, %.0f%% before", a.who(), a.Received, a.Sent, a.Loss, a.Before)
 	if a.Received > 0 {
 		fmt.Fprintf(&b, ", avg %s, max %s", a.Latency.Avg, a.Latency.Max)
 	}

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,11 +13,11 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// The default bounds of all probes together.
+// The bounds of all probes together; those called default can be changed by Options.
 const (
+	maxParallel     = 256              // connections at the same time
+	maxPrograms     = 4                // programs at the same time
 	DefaultRate     = 20_000           // packets and connections a second
-	DefaultParallel = 256              // connections at the same time
-	DefaultPrograms = 4                // programs at the same time
 	DefaultLimit    = 30 * time.Minute // a program alone may take 10 minutes
 	defaultInterval = 100 * time.Millisecond
 	defaultPause    = time.Second
@@ -27,8 +28,6 @@ type Options struct {
 	Allow    []netip.Prefix // --probe-allow: what http may reach in addition to the addresses in documents
 	ExecDir  string         // --exec-dir; empty: no program is run
 	Rate     int            // packets and connections a second
-	Parallel int            // connections at the same time
-	Programs int            // programs at the same time
 	Limit    time.Duration  // of a whole probe with its retries
 	Interval time.Duration  // between two echo requests to an address
 	Pause    time.Duration  // before a retry
@@ -51,29 +50,20 @@ type Prober struct {
 
 // New makes a Prober.
 func New(o Options) *Prober {
-	o.Rate = orDefault(o.Rate, DefaultRate)
-	o.Parallel = orDefault(o.Parallel, DefaultParallel)
-	o.Programs = orDefault(o.Programs, DefaultPrograms)
-	o.Limit = orDefault(o.Limit, DefaultLimit)
-	o.Interval = orDefault(o.Interval, defaultInterval)
-	o.Pause = orDefault(o.Pause, defaultPause)
+	o.Rate = cmp.Or(o.Rate, DefaultRate)
+	o.Limit = cmp.Or(o.Limit, DefaultLimit)
+	o.Interval = cmp.Or(o.Interval, defaultInterval)
+	o.Pause = cmp.Or(o.Pause, defaultPause)
 	if o.Underlay == nil {
 		o.Underlay = func(outer netip.AddrPort) netip.AddrPort { return outer }
 	}
 	return &Prober{
 		opt:      o,
 		limiter:  rate.NewLimiter(rate.Limit(o.Rate), chunk),
-		slots:    make(chan struct{}, o.Parallel),
-		programs: make(chan struct{}, o.Programs),
+		slots:    make(chan struct{}, maxParallel),
+		programs: make(chan struct{}, maxPrograms),
 		sockets:  map[string]*socket{},
 	}
-}
-
-func orDefault[T int | time.Duration](v, otherwise T) T {
-	if v <= 0 {
-		return otherwise
-	}
-	return v
 }
 
 // attempt tests the addresses of answers, once each. The error says why it could not.
@@ -258,14 +248,7 @@ func conclude(out *CheckResult, err error) {
 // blame says on one line what failed.
 func blame(a *Answer, failed int) string {
 	var b strings.Builder
-	if who := a.who(); who != "" {
-		kind := "a peer"
-		if a.Moved {
-			kind = "moved"
-		}
-		fmt.Fprintf(&b, "%s, %s, ", who, kind)
-	}
-	fmt.Fprintf(&b, "answered %d of %d", a.Received, a.Sent)
+	fmt.Fprintf(&b, "%sanswered %d of %d", a.who(), a.Received, a.Sent)
 	if a.Late > 0 {
 		fmt.Fprintf(&b, " and %d too late", a.Late)
 	}

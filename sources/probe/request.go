@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -74,7 +75,7 @@ func ChecksOf(v *schema.Verify, vips ...netip.Addr) []Check {
 	}
 	var checks []Check
 	if p := v.Ping; p != nil {
-		c := Check{Kind: PingHost, Count: p.Count, Timeout: orElse(p.Timeout, DefaultPingTimeout), MaxLoss: p.MaxLoss}
+		c := Check{Kind: PingHost, Count: p.Count, Timeout: cmp.Or(time.Duration(p.Timeout), DefaultPingTimeout), MaxLoss: p.MaxLoss}
 		if p.Source == "host" {
 			checks = append(checks, c)
 		} else {
@@ -85,22 +86,15 @@ func ChecksOf(v *schema.Verify, vips ...netip.Addr) []Check {
 		}
 	}
 	if t := v.TCP; t != nil {
-		checks = append(checks, Check{Kind: TCP, Port: uint16(t.Port), Timeout: orElse(t.Timeout, DefaultTCPTimeout)})
+		checks = append(checks, Check{Kind: TCP, Port: uint16(t.Port), Timeout: cmp.Or(time.Duration(t.Timeout), DefaultTCPTimeout)})
 	}
 	if h := v.HTTP; h != nil {
 		checks = append(checks, Check{Kind: HTTP, URL: h.URL, Expect: h.Expect, Timeout: DefaultHTTPTimeout})
 	}
 	if e := v.Exec; e != nil {
-		checks = append(checks, Check{Kind: Exec, Command: e.Command, Timeout: orElse(e.Timeout, DefaultExecTimeout)})
+		checks = append(checks, Check{Kind: Exec, Command: e.Command, Timeout: cmp.Or(time.Duration(e.Timeout), DefaultExecTimeout)})
 	}
 	return checks
-}
-
-func orElse(d schema.Duration, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return time.Duration(d)
 }
 
 // Target is an address to test.

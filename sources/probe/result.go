@@ -92,15 +92,19 @@ func (a *Answer) reset() {
 	*a = Answer{VM: a.VM, Address: a.Address, Moved: a.Moved, mac: a.mac, Before: a.Before, Attempts: a.Attempts + 1}
 }
 
-// who names the address for people.
+// who begins a line about the answer: "10.0.0.5 (web-1), moved, ".
 func (a *Answer) who() string {
-	switch {
-	case !a.Address.IsValid():
+	if !a.Address.IsValid() {
 		return ""
-	case a.VM == "":
-		return a.Address.String()
 	}
-	return fmt.Sprintf("%s (%s)", a.Address, a.VM)
+	name, kind := "", "a peer"
+	if a.VM != "" {
+		name = " (" + a.VM + ")"
+	}
+	if a.Moved {
+		kind = "moved"
+	}
+	return fmt.Sprintf("%s%s, %s, ", a.Address, name, kind)
 }
 
 // CheckResult is the result of one test.

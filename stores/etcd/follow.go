@@ -50,9 +50,7 @@ func (r *Replica) Follow(ctx context.Context, bucket, prefix string, f func(map[
 			said = err.Error()
 			r.cfg.Log.Warn("cannot read the leader's records, what was read last stays, will try again", "bucket", bucket, "error", err)
 		}
-		if p.Grow(); p.Next > r.cfg.Lease/2 {
-			p.Next = r.cfg.Lease / 2
-		}
+		p.Grow(r.cfg.Lease / 2)
 		select {
 		case <-time.After(p.Next/2 + rand.N(p.Next)): // not all replicas at once
 		case <-ctx.Done():

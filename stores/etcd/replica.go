@@ -95,7 +95,7 @@ func (r *Replica) Run(ctx context.Context, follow func(context.Context), lead fu
 			r.cfg.Log.Error("cannot lead, will try again", "replica", r.cfg.Name, "error", err)
 		}
 		l.resign(life)
-		if p.Grow(); err == nil || time.Since(began) > etcdclient.LongPause {
+		if p.Grow(etcdclient.LongPause); err == nil || time.Since(began) > etcdclient.LongPause {
 			p = etcdclient.Pause{}
 		}
 		r.note(func() {
@@ -131,9 +131,7 @@ func (r *Replica) elected(ctx, life context.Context, after time.Duration) *Lead 
 		if ctx.Err() != nil {
 			return nil
 		}
-		if p.Grow(); p.Next > r.cfg.Lease/2 {
-			p.Next = r.cfg.Lease / 2
-		}
+		p.Grow(r.cfg.Lease / 2)
 		r.note(func() {
 			r.unseen = "etcd cannot be asked who leads: " + err.Error()
 			r.status.Leader, r.status.Since = "", nil
