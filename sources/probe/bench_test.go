@@ -3,7 +3,6 @@ package probe
 import (
 	"bufio"
 	"fmt"
-	"github.com/gray-release/gray/tools/testnet"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestMain makes the test binary a peer of its own, so that a benchmark measures

@@ -44,7 +44,7 @@ type packetConn interface {
 // sends through a VIP.
 func (p *Prober) overlay(r Request, c Test) (*socket, func(*echo) error, error) {
 	if r.Monitor == nil {
-		return nil, nil, fmt.Errorf("Network %s has no monitor to ping from; add one, or ping from the host", r.Network)
+		return nil, nil, fmt.Errorf("the Network %s has no monitor to ping from; add one, or ping from the host", r.Network)
 	}
 	vtep := r.Monitor.VTEP.Addr
 	if vtep.Is4() != c.VIP.Is4() {
