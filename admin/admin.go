@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gray-release/gray/reconciler"
@@ -141,14 +142,10 @@ func Handler(r *reconciler.Reconciler, peers func() Peers) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, req *http.Request) {
 		s, err := r.Status(req.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		reply(w, Status{s, peers()})
+		reply(w, Status{s, peers()}, err)
 	})
 	mux.HandleFunc("GET /v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, Proxies{ProxiesVersion, peers().Proxies})
+		reply(w, Proxies{ProxiesVersion, peers().Proxies}, nil)
 	})
 	mux.HandleFunc("POST /v1/trace", handleTrace(r))
 	handleRollouts(mux, r)
@@ -160,25 +157,37 @@ func Handler(r *reconciler.Reconciler, peers func() Peers) http.Handler {
 		}
 		if u.Fresh {
 			if err := r.ObserveAll(req.Context()); err != nil {
-				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				reply(w, nil, err)
 				return
 			}
 		}
 		p, err := r.DryRun(req.Context(), u.snapshot())
-		if invalid, ok := errors.AsType[schema.Errors](err); ok {
-			http.Error(w, invalid.Error(), http.StatusUnprocessableEntity)
-			return
-		}
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			reply(w, nil, err)
 			return
 		}
-		reply(w, NewDiff("live", p))
+		reply(w, NewDiff("live", p), nil)
 	})
 	return mux
 }
 
-func reply(w http.ResponseWriter, v any) {
+// reply answers with v or with an error, whose kind decides the status.
+func reply(w http.ResponseWriter, v any, err error) {
+	invalid, isInvalid := errors.AsType[schema.Errors](err)
+	switch {
+	case isInvalid:
+		http.Error(w, invalid.Error(), http.StatusUnprocessableEntity)
+		return
+	case errors.Is(err, reconciler.ErrNoRollout):
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	case errors.Is(err, reconciler.ErrNotNow):
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // fails only if the client went away
 }
@@ -200,22 +209,13 @@ type Client struct{ Address string }
 
 // Status gets the status, also as the JSON that the daemon sent.
 func (c Client) Status(ctx context.Context) (*Status, []byte, error) {
-	b, err := c.do(ctx, http.MethodGet, "/v1/status", nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	s := new(Status)
-	return s, b, json.Unmarshal(b, s)
+	return call[Status](ctx, c, http.MethodGet, "/v1/status", nil)
 }
 
 // Proxies gets the clients of xDS.
 func (c Client) Proxies(ctx context.Context) (*Proxies, error) {
-	b, err := c.do(ctx, http.MethodGet, "/v1/proxies", nil)
-	if err != nil {
-		return nil, err
-	}
-	p := new(Proxies)
-	return p, json.Unmarshal(b, p)
+	p, _, err := call[Proxies](ctx, c, http.MethodGet, "/v1/proxies", nil)
+	return p, err
 }
 
 // Diff asks what the daemon would change if it adopted a snapshot. With fresh, the
@@ -229,33 +229,43 @@ func (c Client) Diff(ctx context.Context, s *schema.Snapshot, fresh bool) (*Diff
 		}
 		u.Files = append(u.Files, out)
 	}
-	body, err := json.Marshal(u)
-	if err != nil {
-		return nil, err
-	}
-	b, err := c.do(ctx, http.MethodPost, "/v1/diff", body)
-	if err != nil {
-		return nil, err
-	}
-	d := new(Diff)
-	return d, json.Unmarshal(b, d)
+	d, _, err := call[Diff](ctx, c, http.MethodPost, "/v1/diff", u)
+	return d, err
 }
 
-func (c Client) do(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+// call sends a question, or none if it is nil, and returns the answer, also as the JSON
+// that the daemon sent. It turns an answer about a rollout back into the error that the
+// daemon had.
+func call[T any](ctx context.Context, c Client, method, path string, question any) (*T, []byte, error) {
+	var body []byte
+	if question != nil {
+		var err error
+		if body, err = json.Marshal(question); err != nil {
+			return nil, nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.Address+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach the daemon at %s: %w; start it, or give --admin-listen", c.Address, errors.Unwrap(err))
+		return nil, nil, fmt.Errorf("cannot reach the daemon at %s: %w; start it, or give --admin-listen", c.Address, errors.Unwrap(err))
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxUpload))
-	if err == nil && res.StatusCode != http.StatusOK {
-		err = &refused{c.Address, res.StatusCode, string(bytes.TrimSpace(b))}
+	switch text := string(bytes.TrimSpace(b)); {
+	case err != nil:
+		return nil, nil, err
+	case res.StatusCode == http.StatusNotFound && text == reconciler.ErrNoRollout.Error():
+		return nil, nil, reconciler.ErrNoRollout
+	case res.StatusCode == http.StatusConflict:
+		return nil, nil, fmt.Errorf("%w: %s", reconciler.ErrNotNow, strings.TrimPrefix(text, reconciler.ErrNotNow.Error()+": "))
+	case res.StatusCode != http.StatusOK:
+		return nil, nil, fmt.Errorf("the daemon at %s: %s", c.Address, text)
 	}
-	return b, err
+	answer := new(T)
+	return answer, b, json.Unmarshal(b, answer)
 }

@@ -79,23 +79,17 @@ var verbs = []string{rollout.VerbPromote, rollout.VerbPause, rollout.VerbResume,
 func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
 	mux.HandleFunc("GET /v1/rollouts", func(w http.ResponseWriter, req *http.Request) {
 		all, revision, err := r.Rollouts(req.Context(), "")
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		reply(w, Rollouts{RolloutsVersion, revision, all})
+		reply(w, Rollouts{RolloutsVersion, revision, all}, err)
 	})
 	mux.HandleFunc("GET /v1/rollouts/{policy}", func(w http.ResponseWriter, req *http.Request) {
 		all, revision, err := r.Rollouts(req.Context(), req.PathValue("policy"))
 		switch {
-		case err != nil:
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		case len(all) > 0:
-			reply(w, Rollout{RolloutVersion, revision, &all[0]})
-		case revision == "": // the daemon has just started, or never seen a valid commit
+			reply(w, Rollout{RolloutVersion, revision, &all[0]}, err)
+		case err == nil && revision == "": // the daemon has just started, or never seen a valid commit
 			http.Error(w, "no commit is in force yet; wait, or look at gray status", http.StatusServiceUnavailable)
 		default:
-			http.Error(w, reconciler.ErrNoRollout.Error(), http.StatusNotFound)
+			reply(w, nil, cmp.Or(err, reconciler.ErrNoRollout))
 		}
 	})
 	// A web page in a browser on the daemon's host must not be able to send a verb.
@@ -107,11 +101,7 @@ func handleRollouts(mux *http.ServeMux, r *reconciler.Reconciler) {
 			return
 		}
 		records, err := r.Audit(req.URL.Query().Get("policy"), limit)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		reply(w, Audit{AuditVersion, records})
+		reply(w, Audit{AuditVersion, records}, err)
 	})
 }
 
@@ -131,16 +121,7 @@ func handleVerb(r *reconciler.Reconciler) http.HandlerFunc {
 			return
 		}
 		events, err := r.Do(req.Context(), policy, rollout.Verb{Verb: verb, Gate: s.Gate, Who: s.Who, Why: s.Why})
-		switch {
-		case errors.Is(err, reconciler.ErrNoRollout):
-			http.Error(w, err.Error(), http.StatusNotFound)
-		case errors.Is(err, reconciler.ErrNotNow):
-			http.Error(w, err.Error(), http.StatusConflict)
-		case err != nil:
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		default:
-			reply(w, Done{RolloutVersion, policy, append([]rollout.Event{}, events...)})
-		}
+		reply(w, Done{RolloutVersion, policy, append([]rollout.Event{}, events...)}, err)
 	}
 }
 
@@ -169,69 +150,25 @@ func (s *command) check(verb string) error {
 // Rollout gets the rollout of a policy, also as the JSON that the daemon sent. The
 // error is reconciler.ErrNoRollout if there is none.
 func (c Client) Rollout(ctx context.Context, policy string) (*Rollout, []byte, error) {
-	b, err := c.do(ctx, http.MethodGet, "/v1/rollouts/"+url.PathEscape(policy), nil)
-	if err != nil {
-		return nil, nil, meant(err)
-	}
-	r := new(Rollout)
-	return r, b, json.Unmarshal(b, r)
+	return call[Rollout](ctx, c, http.MethodGet, "/v1/rollouts/"+url.PathEscape(policy), nil)
 }
 
 // Rollouts gets all rollouts, also as the JSON that the daemon sent.
 func (c Client) Rollouts(ctx context.Context) (*Rollouts, []byte, error) {
-	b, err := c.do(ctx, http.MethodGet, "/v1/rollouts", nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	r := new(Rollouts)
-	return r, b, json.Unmarshal(b, r)
+	return call[Rollouts](ctx, c, http.MethodGet, "/v1/rollouts", nil)
 }
 
 // Do carries out a verb on the rollout of a policy. The error is
 // reconciler.ErrNoRollout if there is none, and wraps reconciler.ErrNotNow if the verb
 // does not apply now.
 func (c Client) Do(ctx context.Context, policy string, v rollout.Verb) (*Done, error) {
-	body, err := json.Marshal(command{v.Gate, v.Who, v.Why})
-	if err != nil {
-		return nil, err
-	}
-	b, err := c.do(ctx, http.MethodPost, "/v1/rollouts/"+url.PathEscape(policy)+"/"+v.Verb, body)
-	if err != nil {
-		return nil, meant(err)
-	}
-	d := new(Done)
-	return d, json.Unmarshal(b, d)
+	d, _, err := call[Done](ctx, c, http.MethodPost, "/v1/rollouts/"+url.PathEscape(policy)+"/"+v.Verb, command{v.Gate, v.Who, v.Why})
+	return d, err
 }
 
 // Audit gets the newest records of the audit log, also as the JSON that the daemon
 // sent; those of one policy, or of all if its name is empty.
 func (c Client) Audit(ctx context.Context, policy string, most int) (*Audit, []byte, error) {
 	query := url.Values{"policy": {policy}, "limit": {strconv.Itoa(most)}}
-	b, err := c.do(ctx, http.MethodGet, AuditPath+"?"+query.Encode(), nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	a := new(Audit)
-	return a, b, json.Unmarshal(b, a)
-}
-
-// refused is an answer of the daemon that is not 200 OK.
-type refused struct {
-	address string
-	code    int // of HTTP
-	text    string
-}
-
-func (r *refused) Error() string { return fmt.Sprintf("the daemon at %s: %s", r.address, r.text) }
-
-// meant turns an answer back into the error that the daemon had.
-func meant(err error) error {
-	r, is := errors.AsType[*refused](err)
-	switch {
-	case is && r.code == http.StatusNotFound && r.text == reconciler.ErrNoRollout.Error():
-		return reconciler.ErrNoRollout
-	case is && r.code == http.StatusConflict:
-		return fmt.Errorf("%w: %s", reconciler.ErrNotNow, strings.TrimPrefix(r.text, reconciler.ErrNotNow.Error()+": "))
-	}
-	return err
+	return call[Audit](ctx, c, http.MethodGet, AuditPath+"?"+query.Encode(), nil)
 }

@@ -67,7 +67,7 @@ func handleTrace(r *reconciler.Reconciler) http.HandlerFunc {
 			return
 		}
 		t.Revision = revision
-		reply(w, t)
+		reply(w, t, nil)
 	}
 }
 
@@ -76,14 +76,6 @@ const maxQuery = 1 << 20
 
 // Trace asks the daemon where a packet or a request goes.
 func (c Client) Trace(ctx context.Context, q TraceQuery) (*Traced, error) {
-	body, err := json.Marshal(q)
-	if err != nil {
-		return nil, err
-	}
-	b, err := c.do(ctx, http.MethodPost, "/v1/trace", body)
-	if err != nil {
-		return nil, err
-	}
-	t := new(Traced)
-	return t, json.Unmarshal(b, t)
+	t, _, err := call[Traced](ctx, c, http.MethodPost, "/v1/trace", q)
+	return t, err
 }

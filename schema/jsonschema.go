@@ -3,6 +3,7 @@ package schema
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 )
@@ -70,11 +71,7 @@ func typeSchema(t reflect.Type, r rules) object {
 		t = t.Elem()
 	}
 	if s, ok := scalarSchemas[t]; ok {
-		c := object{}
-		for k, v := range s {
-			c[k] = v
-		}
-		return c
+		return maps.Clone(s)
 	}
 	switch t.Kind() {
 	case reflect.Struct:

@@ -31,12 +31,8 @@ func (v *validator) rollout(r *Rollout) {
 	case r.Networks == nil && r.NetworkSelector == nil:
 		v.errorf(at, "names no networks; give networks or networkSelector")
 	}
-	for i, n := range twice(r.Networks) {
-		v.errorf(fmt.Sprintf("%s.networks[%d]", at, i), "%q is listed twice; remove one", n)
-	}
-	for i, n := range twice(r.Order) {
-		v.errorf(fmt.Sprintf("%s.order[%d]", at, i), "%q is listed twice; remove one", n)
-	}
+	once(v, at+".networks", "%q", r.Networks)
+	once(v, at+".order", "%q", r.Order)
 	if r.Batches == nil && !v.wrong(at+".batches") {
 		r.Batches = []Batch{{100, true}}
 	}

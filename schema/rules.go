@@ -171,10 +171,11 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-var (
-	hashSpecType = reflect.TypeFor[HashSpec]()
-	proxyType    = reflect.TypeFor[Proxy]()
-)
-
-// fieldOf returns a field of the struct that p points to.
-func fieldOf(p any, index int) reflect.Value { return reflect.ValueOf(p).Elem().Field(index) }
+// withDefaults returns a struct of documents with the defaults of all its fields.
+func withDefaults[T any]() *T {
+	p := new(T)
+	for _, f := range fieldsOf(reflect.TypeFor[T]()).list {
+		f.rules.setDefault(reflect.ValueOf(p).Elem().Field(f.index))
+	}
+	return p
+}

@@ -106,10 +106,7 @@ func (f Files) Len() int { return f.count }
 
 // Get returns the file of that path, or nil.
 func (f Files) Get(path string) *File {
-	if f.shards == nil {
-		return nil
-	}
-	shard := f.shards[maphash.String(shardSeed, path)%shardCount]
+	shard := f.shard(int(maphash.String(shardSeed, path) % shardCount))
 	if i, found := searchPath(shard, path); found {
 		return shard[i]
 	}
@@ -119,10 +116,8 @@ func (f Files) Get(path string) *File {
 // All yields every file, sorted by path.
 func (f Files) All() iter.Seq[*File] {
 	all := make([]*File, 0, f.count)
-	if f.shards != nil {
-		for _, shard := range f.shards {
-			all = append(all, shard...)
-		}
+	for n := range shardCount {
+		all = append(all, f.shard(n)...)
 	}
 	slices.SortFunc(all, func(a, b *File) int { return strings.Compare(a.Path, b.Path) })
 	return slices.Values(all)

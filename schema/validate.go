@@ -50,19 +50,13 @@ func (d *decoder) validate(doc *Document, root *yaml.Node) {
 		return // not everything was read, or some errors were dropped
 	}
 	v := &validator{decoder: d, root: root, decoded: d.list.errs[d.first:]}
-	switch spec := doc.Spec.(type) {
-	case *PolicySpec:
-		v.policy(spec)
-	case *ServiceSpec:
-		v.service(spec)
-	case *GatewaySpec:
-		v.gateway(spec)
-	case *SwitchSpec:
-		v.swtch(spec)
-	case *NetworkSpec:
-		v.network(spec)
-	case *NodeSpec:
-		v.node(spec)
+	doc.Spec.(interface{ validate(v *validator) }).validate(v)
+}
+
+// once refuses items of a list that are equal to an earlier one; verb formats them.
+func once[T comparable](v *validator, field, verb string, list []T) {
+	for i, item := range twice(list) {
+		v.errorf(fmt.Sprintf("%s[%d]", field, i), verb+" is listed twice; remove one", item)
 	}
 }
 
@@ -79,7 +73,7 @@ func twice[T comparable](list []T) iter.Seq2[int, T] {
 	}
 }
 
-func (v *validator) policy(p *PolicySpec) {
+func (p *PolicySpec) validate(v *validator) {
 	kinds := map[string]bool{}
 	for _, t := range p.Targets {
 		kinds[t.Kind] = true
@@ -123,9 +117,7 @@ func (v *validator) match(m *Match, field string, kinds map[string]bool) {
 		}
 	}
 	for i, vm := range m.VMs {
-		for j, a := range twice(vm.Addresses) {
-			v.errorf(fmt.Sprintf("%s.vms[%d].addresses[%d]", field, i, j), "%s is listed twice; remove one", a)
-		}
+		once(v, fmt.Sprintf("%s.vms[%d].addresses", field, i), "%s", vm.Addresses)
 	}
 	if m.Flow != nil {
 		v.flow(m.Flow, field+".flow")
@@ -174,15 +166,13 @@ func (v *validator) versions(byDefault string, names []string) {
 	v.errorf("spec.default", "there is no version %q in versions", clip(byDefault))
 }
 
-func (v *validator) service(s *ServiceSpec) {
+func (s *ServiceSpec) validate(v *validator) {
 	for i, h := range s.Hosts {
 		if err := checkHost(h); err != nil {
 			v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%v", err)
 		}
 	}
-	for i, h := range twice(s.Hosts) {
-		v.errorf(fmt.Sprintf("spec.hosts[%d]", i), "%q is listed twice; remove one", h)
-	}
+	once(v, "spec.hosts", "%q", s.Hosts)
 	if s.RouteBy != nil {
 		v.routeBy(s.RouteBy)
 	}
@@ -237,12 +227,9 @@ func checkHost(h string) error {
 	return nil
 }
 
-func (v *validator) gateway(g *GatewaySpec) {
+func (g *GatewaySpec) validate(v *validator) {
 	if g.Hash == nil {
-		g.Hash = &HashSpec{}
-		for _, f := range fieldsOf(hashSpecType).list {
-			f.rules.setDefault(fieldOf(g.Hash, f.index))
-		}
+		g.Hash = withDefaults[HashSpec]()
 	}
 	if g.Forward == "ip" {
 		v.forwardIP(g)
@@ -256,20 +243,14 @@ func (v *validator) gateway(g *GatewaySpec) {
 	if g.Hash.Fields == nil {
 		g.Hash.Fields = []string{"vni", "src", "dst", "protocol", "srcPort", "dstPort"}
 	}
-	for i, f := range twice(g.Hash.Fields) {
-		v.errorf(fmt.Sprintf("spec.hash.fields[%d]", i), "%s is listed twice; remove one", f)
-	}
-	for i, vip := range twice(g.VIPs) {
-		v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s is listed twice; remove one", vip)
-	}
+	once(v, "spec.hash.fields", "%s", g.Hash.Fields)
+	once(v, "spec.vips", "%s", g.VIPs)
 	for i, vip := range g.VIPs {
 		if vip.IsMulticast() || vip.IsUnspecified() || vip.IsLoopback() {
 			v.errorf(fmt.Sprintf("spec.vips[%d]", i), "%s cannot be announced as a VIP", vip)
 		}
 	}
-	for i, sw := range twice(g.Switches) {
-		v.errorf(fmt.Sprintf("spec.switches[%d]", i), "%q is listed twice; remove one", sw)
-	}
+	once(v, "spec.switches", "%q", g.Switches)
 	v.versions(g.Default, namesOf(g.Versions, func(ver GatewayVersion) string { return ver.Name }))
 	switches := slices.Compact(slices.Sorted(slices.Values(g.Switches)))
 	for i, ver := range g.Versions {
@@ -308,7 +289,7 @@ func (v *validator) backend(b *Backend, field string, switches []string) {
 	}
 }
 
-func (v *validator) swtch(s *SwitchSpec) {
+func (s *SwitchSpec) validate(v *validator) {
 	if s.BGP != nil {
 		v.bgp(s.BGP)
 	}
@@ -365,9 +346,7 @@ func (v *validator) bgp(b *BGPSpec) {
 		}
 		seen[n.Address] = true
 	}
-	for i, c := range twice(b.Communities) {
-		v.errorf(fmt.Sprintf("spec.bgp.communities[%d]", i), "%s is listed twice; remove one", c)
-	}
+	once(v, "spec.bgp.communities", "%s", b.Communities)
 }
 
 // asn refuses AS numbers that no router may use (RFC 7607, RFC 6793, RFC 7300).
@@ -386,7 +365,7 @@ func IsLoopback(host string) bool {
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
-func (v *validator) network(n *NetworkSpec) {
+func (n *NetworkSpec) validate(v *validator) {
 	if n.Routes != nil && n.RoutesFrom != "" {
 		v.errorf("spec.routesFrom", "cannot be used with routes; give one of the two")
 	}
@@ -406,12 +385,9 @@ func (v *validator) network(n *NetworkSpec) {
 	}
 }
 
-func (v *validator) node(n *NodeSpec) {
+func (n *NodeSpec) validate(v *validator) {
 	if n.Proxy == nil {
-		n.Proxy = &Proxy{}
-		for _, f := range fieldsOf(proxyType).list {
-			f.rules.setDefault(fieldOf(n.Proxy, f.index))
-		}
+		n.Proxy = withDefaults[Proxy]()
 	}
 	if n.Proxy.Bind == nil {
 		n.Proxy.Bind = &loopback
