@@ -73,11 +73,10 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 		return "", err
 	}
 	// Each service is valid by itself, but they may refer to each other.
-	_, err = s.wholes.get(strings.Join(all, "\n"), func() (struct{}, error) {
+	if err := s.wholes.Get(strings.Join(all, "\n"), func(string) error {
 		_, err := load(types.ConfigFile{Content: text}, true)
-		return struct{}{}, err
-	})
-	if err != nil {
+		return err
+	}); err != nil {
 		origin := n.Origin
 		if len(n.Services) > 0 {
 			origin = n.Services[0].Origin
@@ -103,7 +102,16 @@ func proxyOf(n *policies.Node, bootstrap string, mounts []string) types.ServiceC
 
 // service is a version of a service as a compose service.
 func (s *Sink) service(svc *requests.Service, v *requests.ServiceVersion) (types.ServiceConfig, error) {
-	return s.services.get(keyOf(svc, v), func() (types.ServiceConfig, error) { return serviceOf(svc, v) })
+	c := s.services.Get(keyOf(svc, v), func(string) compiled {
+		c, err := serviceOf(svc, v)
+		return compiled{c, err}
+	})
+	return c.ServiceConfig, c.err
+}
+
+type compiled struct {
+	types.ServiceConfig
+	err error
 }
 
 // keyOf is equal for versions that are equal as compose services.

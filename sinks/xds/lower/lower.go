@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/memo"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
@@ -99,11 +100,11 @@ func refsOf(name string, body reconciler.Body) []reconciler.Key {
 
 // sharedRefs has the references to versions by "service/version". The accounts of a
 // version share them: they would be half of an account's memory.
-var sharedRefs = memo[string, []reconciler.Key]{most: 16384}
+var sharedRefs = memo.New[string, []reconciler.Key](16384)
 
 // versionRefs is what a rule of a service refers to.
 func versionRefs(service, version string) []reconciler.Key {
-	return sharedRefs.get(service+"/"+version, func(name string) []reconciler.Key {
+	return sharedRefs.Get(service+"/"+version, func(name string) []reconciler.Key {
 		service, _, _ := strings.Cut(name, "/")
 		return []reconciler.Key{Key(KindCluster, name), Key(KindEndpoints, name), Key(KindVirtualHost, service)}
 	})
