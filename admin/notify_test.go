@@ -24,12 +24,12 @@ const token = "T00000000/B00000000/hushhushhush" // as in a path
 
 // failure is the event of a batch that failed.
 func failure() Event {
-	r := &probe.Result{Verdict: probe.Failed, Reason: "ping overlay 203.0.113.10: 10.0.0.5 (web-1), moved, answered 0 of 3", Checks: []probe.CheckResult{{
-		Check: "ping overlay 203.0.113.10", Verdict: probe.Failed, Addresses: 101, Failed: 60, Dead: 1, Sent: 303, Received: 123,
+	r := &probe.Result{Verdict: probe.Failed, Reason: "ping overlay 203.0.113.10: 10.0.0.5 (web-1), moved, answered 0 of 3", Tests: []probe.TestResult{{
+		Test: "ping overlay 203.0.113.10", Verdict: probe.Failed, Addresses: 101, Failed: 60, Dead: 1, Sent: 303, Received: 123,
 	}}}
 	a := netip.MustParseAddr("10.0.0.5")
 	for i := range 101 {
-		r.Checks[0].Answers = append(r.Checks[0].Answers, probe.Answer{VM: fmt.Sprintf("web-<%d>", i), Address: a, Sent: 3, Loss: 100, Failed: i < 60})
+		r.Tests[0].Answers = append(r.Tests[0].Answers, probe.Answer{VM: fmt.Sprintf("web-<%d>", i), Address: a, Sent: 3, Loss: 100, Failed: i < 60})
 		a = a.Next()
 	}
 	return Event{
@@ -106,7 +106,7 @@ func TestPayloads(t *testing.T) {
 	if err := json.Unmarshal(plain.get(0), &got); err != nil {
 		t.Fatal(err)
 	}
-	if c := got.Evidence.Checks[0]; got.APIVersion != EventVersion || got.Kind != "RolledBack" || got.Commit != "main@sha1:abc" || got.Message != "1 & 2 <!channel> are lost" ||
+	if c := got.Evidence.Tests[0]; got.APIVersion != EventVersion || got.Kind != "RolledBack" || got.Commit != "main@sha1:abc" || got.Message != "1 & 2 <!channel> are lost" ||
 		len(c.Answers) != maxEvidence || c.LeftOut != 51 || !c.Answers[49].Failed {
 		t.Errorf("%s", plain.get(0))
 	}
@@ -128,9 +128,9 @@ func TestPayloads(t *testing.T) {
 func TestTextIsBounded(t *testing.T) {
 	e := failure()
 	for range 1000 {
-		c := e.Evidence.Checks[0]
+		c := e.Evidence.Tests[0]
 		c.Reason = strings.Repeat("x", 10_000)
-		e.Evidence.Checks = append(e.Evidence.Checks, c)
+		e.Evidence.Tests = append(e.Evidence.Tests, c)
 	}
 	if s := e.text(3); len(s) > 2*maxText || !strings.HasSuffix(s, "more lines\n```\n_3 earlier events were dropped_") {
 		t.Errorf("%d bytes, the end is %q", len(s), s[len(s)-100:])

@@ -130,13 +130,11 @@ func (r *Reconciler) storeRollout(ro *tracked, next *rollout.State, rec AuditRec
 	last := r.last
 	if d != nil {
 		last.Live = r.liveWith(d)
-		b, news, err := r.recordCommit(last)
+		b, err := json.Marshal(last)
 		if err != nil {
 			return err
 		}
-		if news {
-			put[keyCommit] = b
-		}
+		put[keyCommit] = b
 	}
 	if r.cfg.Store != nil {
 		if err := r.cfg.Store.Write(BucketRollouts, put, remove); err != nil {

@@ -30,9 +30,9 @@ func (r *Reconciler) adopt(f fetched) {
 	}
 	r.seen, r.settled = f.snapshot.Revision, true
 	if r.revision == "" && r.cfg.Follow != nil {
-		r.heedLeader() // a hint of it may still wait to be heard
+		r.takeLeader() // a hint of it may still wait to be heard
 	}
-	r.badErr = r.follow(f.snapshot)
+	r.badErr = r.decide(f.snapshot)
 	if r.settled {
 		r.refetch = backoff{}
 	}
@@ -53,9 +53,9 @@ func waits(err error) bool {
 	return errors.Is(err, board.ErrUnknown) || errors.Is(err, board.ErrUndecided)
 }
 
-// follow puts a snapshot in force, or leaves the one that is. Where that is for
-// want of disk, it has it tried again.
-func (r *Reconciler) follow(s *schema.Snapshot) error {
+// decide puts a snapshot in force, or refuses it. If it cannot be stored, it is
+// tried again.
+func (r *Reconciler) decide(s *schema.Snapshot) error {
 	now := time.Now()
 	d, err := r.meaning.read(s, r.facts)
 	if err != nil {
@@ -124,7 +124,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 			r.touch(r.targets[res.Target], res.Key)
 		}
 	}
-	r.heedSpecs(d)
+	r.takeSpecs(d)
 	if !news {
 		return
 	}

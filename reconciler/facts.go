@@ -14,13 +14,13 @@ import (
 
 // What sources find out is taken in as facts.
 
-// heed takes in which servers fail their checks.
-func (r *Reconciler) heed() {
+// takeHealth takes in which servers fail their checks.
+func (r *Reconciler) takeHealth() {
 	r.facts.Down = r.cfg.Health.Down()
 	if r.revision == "" {
 		return // the first commit acts on it
 	}
-	if err := r.follow(r.meaning.good); err != nil {
+	if err := r.decide(r.meaning.good); err != nil {
 		r.cfg.Log.Error("cannot act on failing servers, will try again", "error", err)
 	}
 }
@@ -73,16 +73,16 @@ func ailing(gw *packets.Gateway, checks *board.Health) string {
 	return strings.Join(words, "; ")
 }
 
-// hear takes in what was found in etcd.
-func (r *Reconciler) hear() {
+// takeEndpoints takes in what was found in etcd.
+func (r *Reconciler) takeEndpoints() {
 	r.facts.Endpoints = r.cfg.Discovery.Endpoints()
 	if r.revision == "" {
 		return // the first commit acts on it
 	}
-	if err := r.follow(r.meaning.good); err != nil {
+	if err := r.decide(r.meaning.good); err != nil {
 		r.cfg.Log.Error("cannot act on endpoints from etcd, will try again", "error", err)
 	}
-	r.judge(time.Now())
+	r.noteEndpoints(time.Now())
 }
 
 // lookUp takes over which targets the services in force name.
@@ -106,18 +106,18 @@ func (r *Reconciler) lookUp(d *delta, now time.Time) {
 	}
 	for _, l := range last {
 		if !still[l.Service] {
-			r.ail(l.Service, board.Trouble{}, now)
+			r.noteTrouble(l.Service, board.Trouble{}, now)
 		}
 	}
 	slices.Sort(targets)
 	if err := r.cfg.Discovery.Want(slices.Compact(targets)); err != nil {
 		r.cfg.Log.Error("cannot write the --state file", "error", err)
 	}
-	r.judge(now)
+	r.noteEndpoints(now)
 }
 
-// judge says at the services what is wrong with their endpoints.
-func (r *Reconciler) judge(now time.Time) {
+// noteEndpoints says at the services what is wrong with their endpoints.
+func (r *Reconciler) noteEndpoints(now time.Time) {
 	for i := 0; i < len(r.lookups); {
 		service := r.lookups[i].Service
 		var sum board.Trouble
@@ -130,12 +130,12 @@ func (r *Reconciler) judge(now time.Time) {
 			}
 		}
 		sum.Message = strings.Join(words, "; ")
-		r.ail(service, sum, now)
+		r.noteTrouble(service, sum, now)
 	}
 }
 
-// ail says what is wrong with a service.
-func (r *Reconciler) ail(service string, t board.Trouble, now time.Time) {
+// noteTrouble says what is wrong with a service.
+func (r *Reconciler) noteTrouble(service string, t board.Trouble, now time.Time) {
 	doc, ok := r.docs.Get(document{name: schema.Name{Kind: schema.KindService, Name: service}})
 	if !ok || doc.ailing == t.Message && doc.reason == t.Reason {
 		return

@@ -38,54 +38,37 @@ func (r *Reconciler) liveWith(d *delta) map[string]int {
 	return live
 }
 
-// recordCommit is the record to store, with what a delta makes of it; false where
-// the store has it already.
-func (r *Reconciler) recordCommit(rec board.Commit) (stored []byte, news bool, err error) {
-	if rec.Revision == r.last.Revision && rec.Refused == r.last.Refused && maps.Equal(rec.Live, r.last.Live) {
-		return nil, false, nil
-	}
-	b, err := json.Marshal(rec)
-	return b, true, err
-}
-
 // guard tells why a commit is refused that would replace the one in force.
 func (r *Reconciler) guard(d *delta) error {
 	if r.revision == "" || r.cfg.Confirm == d.snapshot.Revision {
 		return nil
 	}
-	next := State{}
-	for _, l := range d.fresh {
-		for _, res := range l.resources {
-			next[res.Key] = res
+	next, gone, lost := stateOf(d.fresh), map[Key]bool{}, losses{live: map[string]int{}}
+	lose := func(t *target, res *Resource) {
+		if gone[res.Key] = true; t.observed == nil || t.observed[res.Key] != nil {
+			lost.gone = append(lost.gone, res)
 		}
 	}
-	gone := losses{live: map[string]int{}}
 	for _, n := range d.units {
 		for _, res := range r.meaning.made[n] {
-			t := r.targets[res.Target]
-			if t == nil || next[res.Key] != nil && !t.replacedBy(next) {
-				continue
-			}
-			if t.observed == nil || t.observed[res.Key] != nil {
-				gone.gone = append(gone.gone, res)
+			if t := r.targets[res.Target]; t != nil && next[res.Key] == nil && !t.replacedBy(next) {
+				lose(t, res)
 			}
 		}
 	}
 	for name, t := range r.targets {
+		lost.live[name] = t.liveOwn()
 		if t.replacedBy(next) { // all that is on the other device goes with it
-			for k, res := range t.desired {
-				if next[k] == nil && (t.observed == nil || t.observed[k] != nil) {
-					gone.gone = append(gone.gone, res)
-				}
+			for _, res := range t.desired {
+				lose(t, res)
 			}
 		}
-		gone.live[name] = t.liveOwn()
 	}
 	stays := func(k Key) bool {
 		t := r.targets[k.Target]
-		return next[k] != nil || t != nil && t.desired[k] != nil && !slices.ContainsFunc(gone.gone, func(res *Resource) bool { return res.Key == k })
+		return next[k] != nil || t != nil && t.desired[k] != nil && !gone[k]
 	}
-	if refusals := refuse(gone, stays, r.ongoing().returns(specsOf(r.meaning.compiler)), r.cfg.MaxDelete); len(refusals) > 0 {
+	if refusals := refuse(lost, stays, r.ongoing().returns(specsOf(r.meaning.compiler)), r.cfg.MaxDelete); len(refusals) > 0 {
 		return &RefusedError{d.snapshot.Revision, refusals}
 	}
 	return nil
@@ -203,8 +186,8 @@ func (r *Reconciler) saveCommit(rec board.Commit) {
 	if r.cfg.Store == nil || r.cfg.Follow != nil {
 		return
 	}
-	b, news, err := r.recordCommit(rec)
-	if err == nil && news {
+	b, err := json.Marshal(rec)
+	if err == nil {
 		err = r.cfg.Store.Write(BucketRollouts, map[string][]byte{keyCommit: b}, nil)
 	}
 	if err != nil {

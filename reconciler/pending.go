@@ -20,7 +20,7 @@ type document struct {
 	degraded flag   // something is wrong with its servers or endpoints
 	reason   string // in CamelCase
 	ailing   string // which
-	held     bool   // it is suspended, and stands for what it was before
+	held     bool   // it is suspended, and means what it meant before
 }
 
 func (d document) before(e document) bool { return d.name.Compare(e.name) < 0 }

@@ -64,7 +64,7 @@ type Reconciler struct {
 	waiters  []*waiter
 }
 
-// intake is where the loop stands with fetching commits.
+// intake is the state of fetching.
 type intake struct {
 	fetching bool
 	refetch  backoff
@@ -78,7 +78,7 @@ type links struct {
 	relied map[Key]string       // what is live and refers to a device that is left: the target that cleans it
 }
 
-// standing is where the loop stands with commits.
+// standing is the state of commits in the loop.
 type standing struct {
 	revision string // in force: desired at every target
 	seen     string // the last fetched one
@@ -178,12 +178,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-r.cfg.Hints.Woken():
 			r.lookAgain(r.cfg.Hints.Take())
 		case <-r.cfg.Health.Woken():
-			r.heed()
+			r.takeHealth()
 		case <-r.cfg.Discovery.Woken():
-			r.hear()
+			r.takeEndpoints()
 		case <-r.cfg.Probes.Woken():
 		case <-r.cfg.Follow.Woken():
-			r.heedLeader()
+			r.takeLeader()
 		case res := <-r.finished:
 			r.finish(res)
 		case f := <-r.do:
@@ -212,7 +212,7 @@ func (r *Reconciler) step(ctx context.Context) {
 		r.work(ctx, t, now)
 	}
 	r.record()
-	r.stand(now)
+	r.recordState(now)
 	r.answer()
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/gray-release/gray/reconciler/board"
 )
 
-// rollout is where the loop stands with the rollout of one policy.
+// rollout is the state of one rollout in the loop.
 type tracked struct {
 	state  *rollout.State // as it is stored; what has moved in it is in force
 	stored []byte         // its stored form; nil where nothing is stored
@@ -57,8 +57,8 @@ func (r *Reconciler) loadRollouts() error {
 	return nil
 }
 
-// heedSpecs takes over what the documents in force say about rollouts.
-func (r *Reconciler) heedSpecs(d *delta) {
+// takeSpecs takes over what the documents in force say about rollouts.
+func (r *Reconciler) takeSpecs(d *delta) {
 	compiler := r.meaning.compiler
 	if slices.ContainsFunc(d.units, func(n policies.Name) bool { return n.Part == "" }) {
 		for _, ro := range r.rollouts {
@@ -164,7 +164,7 @@ func (r *Reconciler) setback(ro *tracked, err error, now time.Time) bool {
 		return false
 	}
 	if ro.err == nil || ro.err.Error() != err.Error() {
-		r.cfg.Log.Error("rollout stands still, will try again", "policy", ro.state.Policy, "error", err)
+		r.cfg.Log.Error("rollout step failed, will retry", "policy", ro.state.Policy, "error", err)
 	}
 	ro.err, ro.due = err, true
 	ro.retry.failed(now)
@@ -254,8 +254,8 @@ func (r *Reconciler) nextRollout(now time.Time) time.Duration {
 	return next
 }
 
-// heedLeader takes over what the daemon that leads has moved.
-func (r *Reconciler) heedLeader() {
+// takeLeader takes over what the daemon that leads has moved.
+func (r *Reconciler) takeLeader() {
 	moved := r.cfg.Follow.Moved()
 	known := moved.Rollouts
 	for policy, doc := range moved.Held {
@@ -282,13 +282,13 @@ func (r *Reconciler) heedLeader() {
 	if r.revision == "" { // the first commit acts on it
 		return
 	}
-	if err := r.follow(r.meaning.good); err != nil {
+	if err := r.decide(r.meaning.good); err != nil {
 		r.cfg.Log.Error("cannot act on what the leader has moved, will try again", "error", err)
 	}
 }
 
-// standRollouts records how the rollouts stand, so that transitions have their time.
-func (r *Reconciler) standRollouts(now time.Time) {
+// recordRollouts records the conditions of rollouts, so that transitions have their time.
+func (r *Reconciler) recordRollouts(now time.Time) {
 	for _, ro := range r.rollouts {
 		ro.ready.set(ro.state.Phase == rollout.PhaseCompleted, now)
 	}

@@ -216,7 +216,7 @@ func (s ongoing) begin(specs map[string]*rollout.Spec, facts policies.Facts, now
 	return facts, lines
 }
 
-// RolloutStatus is how the rollout of one policy stands.
+// RolloutStatus is the status of the rollout of one policy.
 type RolloutStatus struct {
 	Policy     string        `json:"policy"`
 	Version    string        `json:"version"`
@@ -242,7 +242,7 @@ type RolloutProgress struct {
 	Networks []NetworkProgress `json:"networks"` // in the order in which they move
 }
 
-// NetworkProgress is how one Network of a rollout stands.
+// NetworkProgress is the progress of one Network.
 type NetworkProgress struct {
 	Name    string        `json:"name"`
 	VNI     uint32        `json:"vni"`
@@ -254,7 +254,7 @@ type NetworkProgress struct {
 	Dead    int           `json:"dead,omitempty"` // checks that failed before anything moved
 }
 
-// Rollouts tells how the rollouts stand, sorted, or with a name that of one policy;
+// Rollouts returns the status of the rollouts, sorted, or with a name that of one policy;
 // it costs what they do, not what the documents do. Revision is the commit in force.
 func (r *Reconciler) Rollouts(ctx context.Context, policy string) (all []RolloutStatus, revision string, err error) {
 	var views []rolloutView
@@ -281,7 +281,7 @@ type rolloutView struct {
 	ready flag
 }
 
-// status tells how a rollout stands.
+// status returns the status of a rollout.
 func (v *rolloutView) status(revision string) RolloutStatus {
 	s, spec := v.state, v.spec
 	out := RolloutStatus{
@@ -303,7 +303,7 @@ func (v *rolloutView) status(revision string) RolloutStatus {
 	return out
 }
 
-// networks tells how each Network stands.
+// networks returns the progress of each Network.
 func (out *RolloutStatus) networks(s *rollout.State, spec *rollout.Spec) {
 	moving := make(map[string]*rollout.Move, len(s.Moving))
 	for _, m := range s.Moving {

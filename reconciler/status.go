@@ -33,7 +33,7 @@ func (c Condition) String() string {
 	return strings.TrimRight(fmt.Sprintf("%s %s %s", c.Status, c.Reason, c.Message), " ")
 }
 
-// Status is how everything stands.
+// Status is the status of everything.
 type Status struct {
 	APIVersion string           `json:"apiVersion"`
 	Revision   string           `json:"revision"`   // the last good commit, which is desired
@@ -45,7 +45,7 @@ type Status struct {
 	Rollouts   []RolloutStatus  `json:"rollouts"`   // sorted
 }
 
-// DocumentStatus is how one document stands.
+// DocumentStatus is the status of one document.
 type DocumentStatus struct {
 	Kind       string      `json:"kind"`
 	Name       string      `json:"name"`
@@ -53,7 +53,7 @@ type DocumentStatus struct {
 	Conditions []Condition `json:"conditions"` // as those of Status; Degraded where servers of a Gateway fail or endpoints from etcd are not as they should be
 }
 
-// TargetStatus is how one target stands.
+// TargetStatus is the status of one target.
 type TargetStatus struct {
 	Name       string      `json:"name"`
 	Resources  int         `json:"resources"` // desired
@@ -98,7 +98,7 @@ type keyView struct {
 	why   Key             // what it waits for
 }
 
-// Status tells how everything stands.
+// Status returns the status of everything.
 func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 	var v view
 	if err := r.inLoop(ctx, func() { v = r.view() }); err != nil {
@@ -122,23 +122,23 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 	return s, nil
 }
 
-// stand records how everything stands, so that transitions have their time.
-func (r *Reconciler) stand(now time.Time) {
+// recordState records the conditions, so that transitions have their time.
+func (r *Reconciler) recordState(now time.Time) {
 	good := r.fetchErr == nil && r.badErr == nil
 	ready, todo := good && r.revision != "", false
 	for _, t := range r.targets {
-		t.stand(now)
+		t.recordState(now)
 		ready, todo, good = ready && t.programmed.on, todo || t.reconciling.on, good && !t.stalled.on
 	}
 	r.ready.set(ready, now)
 	r.reconciling.set(todo, now)
 	r.stalled.set(!good, now)
-	r.standRollouts(now)
+	r.recordRollouts(now)
 }
 
 // view costs what is in trouble or under way, not what there is.
 func (r *Reconciler) view() view {
-	r.stand(time.Now())
+	r.recordState(time.Now())
 	v := view{
 		revision: r.revision, seen: r.seen, fetchErr: r.fetchErr, badErr: r.badErr,
 		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone),
@@ -220,7 +220,7 @@ func conditions(first string, good, todo, bad flag, revision, reason, message st
 	return all
 }
 
-// status tells how a target stands.
+// status returns the status of a target.
 func (t *targetView) status(revision string, held error) TargetStatus {
 	ts := TargetStatus{Name: t.name, Resources: t.resources, Pending: t.pending, Waiting: len(t.waiting)}
 	reason, message := "Applied", ""
@@ -285,7 +285,7 @@ func (v *view) documents() []DocumentStatus {
 		case !d.ready.on:
 			reason, message = "Progressing", fmt.Sprintf("%d of its resources are not live yet", v.undone[d.name])
 		case d.held:
-			reason, message = "Suspended", "it stands for what it was before"
+			reason, message = "Suspended", "what was in force before stays in force"
 		}
 		ds := DocumentStatus{d.name.Kind, d.name.Name, d.at.String(), conditions("Ready", d.ready, todo, bad, v.revision, reason, message)}
 		if ro := rollouts[d.name.Name]; ro != nil && d.name.Kind == schema.KindPolicy && d.ready.on {

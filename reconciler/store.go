@@ -65,7 +65,7 @@ func (s *Store) NextEpoch(now time.Time, above uint64) (uint64, error) {
 	return epoch, s.Write("epoch", map[string][]byte{"last": binary.BigEndian.AppendUint64(nil, epoch)}, nil)
 }
 
-// A policy that is suspended without a rollout stands for what it was before. That is
+// A policy that is suspended without a rollout means what it meant before. That is
 // progress too: documents alone do not say it, so that it is stored.
 
 // prefixHeld is before the name of such a policy; behind it lies a schema.Excerpt.

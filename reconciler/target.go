@@ -45,7 +45,7 @@ func (f *flag) set(on bool, now time.Time) {
 	}
 }
 
-// target is one place that resources live at, and where the loop stands with it.
+// target is one place that resources live at, and its state in the loop.
 type target struct {
 	identity
 	desired  State
@@ -84,7 +84,7 @@ type keys struct {
 	later    map[Key]bool      // keys to look at again when the job has ended
 }
 
-// work is where the loop stands with reads and Applies.
+// work is the state of the jobs of a target.
 type work struct {
 	stale   bool      // read it before anything else
 	running bool      // a job is under way
@@ -215,8 +215,8 @@ func (t *target) origin(k Key) string {
 	return ""
 }
 
-// stand records how the target stands.
-func (t *target) stand(now time.Time) {
+// recordState records the conditions of the target.
+func (t *target) recordState(now time.Time) {
 	bad := t.err != nil || len(t.troubles) > 0
 	todo := t.observed == nil || len(t.dirty) > 0
 	t.programmed.set(!bad && !todo, now)

@@ -68,7 +68,7 @@ func TestBadAccounts(t *testing.T) {
 		"line\r\nx-evil: 1":      "printable ASCII",
 		"kont\u00f3":             "printable ASCII",
 		" 1":                     "begins or ends with a space",
-		strings.Repeat("1", 257): "the most is 256",
+		strings.Repeat("1", 257): "want at most 256",
 	} {
 		for form, ask := range a.forms() {
 			_, err := ask(client.WithAccount(t.Context(), account))

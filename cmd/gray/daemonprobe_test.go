@@ -97,7 +97,7 @@ echo "$kind $address of $GRAY_NETWORK at $GRAY_BATCH, $1"
 	}
 	wrote := "moved 10.0.0.5 of vpc-1002 at 2 of 2, --strict"
 	other := strings.Replace(wrote, "10.0.0.5", "10.0.0.9", 1)
-	if c := e.Evidence.Checks[0]; c.Check != "exec vpc --strict" || c.Output != wrote+"\n" && c.Output != other+"\n" || c.Answers[0].Error != "exit status 1" {
+	if c := e.Evidence.Tests[0]; c.Test != "exec vpc --strict" || c.Output != wrote+"\n" && c.Output != other+"\n" || c.Answers[0].Error != "exit status 1" {
 		t.Errorf("%+v", c)
 	}
 	for text := ""; !strings.Contains(text, "*VerificationFailed* of `gw-v2`"); {

@@ -288,7 +288,7 @@ func (l *etcdLab) documentsChange() {
 	l.service("own", "etcd: {target: /services/own}")
 	d, err := (&diffFlags{admin: l.Address("18001")}).compare(l.t.Context(), l.Repo)
 	l.ok(err)
-	if want := "~ xds Endpoints own/v1: listed -> etcd /services/own  # services/own.yaml:8\n"; d.Text != want {
+	if want := "+ etcd Service own/v1: /services/own  # services/own.yaml:8\n~ xds Endpoints own/v1: listed -> etcd /services/own  # services/own.yaml:8\n"; d.Text != want {
 		l.t.Errorf("gray diff shows\n%s, want\n%s", d.Text, want)
 	}
 	l.ok(l.Commit(l.t.Context(), "from etcd"))

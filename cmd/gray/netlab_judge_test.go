@@ -269,7 +269,7 @@ func (l *shard) caught(r *reconciler.RolloutStatus, sick labVM, revision string)
 			l.t.Errorf("gray rollout status does not say %q", want)
 		}
 	}
-	for _, a := range e.Evidence.Checks[0].Answers {
+	for _, a := range e.Evidence.Tests[0].Answers {
 		if is := a.Address.String() == sick.address; is != a.Failed || is && (a.Loss != 100 || a.VM != sick.name || !a.Moved) {
 			l.t.Errorf("the webhook was told of %+v", a)
 		}

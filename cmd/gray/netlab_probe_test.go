@@ -49,15 +49,15 @@ func TestProbesSeeServers(t *testing.T) {
 	r := probe.Request{
 		Network: "vpc-1001", VNI: 1001, Monitor: m, Survey: true,
 		Targets: targets,
-		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 5, Timeout: 2 * time.Second, VIP: netip.MustParseAddr(labVIP)}},
+		Tests:   []probe.Test{{Kind: probe.PingOverlay, Count: 5, Timeout: 2 * time.Second, VIP: netip.MustParseAddr(labVIP)}},
 	}
 	healthy := func(when string) *probe.Result {
 		t.Helper()
 		res := l.probe(r)
-		if len(res.Checks) != 1 || res.Verdict != probe.Passed || res.Checks[0].Received != 15 {
-			t.Fatalf("%s: %s: %s: %+v", when, res.Verdict, res.Reason, res.Checks)
+		if len(res.Tests) != 1 || res.Verdict != probe.Passed || res.Tests[0].Received != 15 {
+			t.Fatalf("%s: %s: %s: %+v", when, res.Verdict, res.Reason, res.Tests)
 		}
-		t.Logf("%s: %d of %d, latency %+v", when, res.Checks[0].Received, res.Checks[0].Sent, res.Checks[0].Latency)
+		t.Logf("%s: %d of %d, latency %+v", when, res.Tests[0].Received, res.Tests[0].Sent, res.Tests[0].Latency)
 		return res
 	}
 	before := healthy("before")
@@ -70,7 +70,7 @@ func TestProbesSeeServers(t *testing.T) {
 	if res.Verdict != probe.Failed || !strings.Contains(res.Reason, moved+" (vmb), moved, answered 0 of 5") {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
-	for _, a := range res.Checks[0].Answers {
+	for _, a := range res.Tests[0].Answers {
 		want := 0.0
 		if a.Address.String() == moved {
 			want = 100

@@ -384,7 +384,7 @@ func (p *pair) withoutEtcd(away, back func()) {
 	if want := "one follows, nobody is known to lead; it serves Envoys only: no switches, BGP, compose files or health checks; etcd cannot be asked"; !strings.Contains(text.String(), want) {
 		p.t.Errorf("gray status says\n%s, want %q", text, want)
 	}
-	if _, err := (&diffFlags{admin: one.Address("18001")}).compare(p.t.Context(), p.Repo); err == nil || !strings.Contains(err.Error(), "ask the daemon that leads") {
+	if _, err := (&diffFlags{admin: one.Address("18001")}).compare(p.t.Context(), p.Repo); err == nil || !strings.Contains(err.Error(), "ask the leader") {
 		p.t.Errorf("a follower compares what it does not know: %v", err)
 	}
 	writes := p.sw.Stats().Writes

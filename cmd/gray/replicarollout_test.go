@@ -114,7 +114,7 @@ func (l *lab) refuses(policy string) {
 	_, verbErr := c.Do(l.t.Context(), policy, rollout.Verb{Verb: rollout.VerbPause, Who: "ann"})
 	_, _, auditErr := c.Audit(l.t.Context(), policy, 1)
 	for _, err := range []error{verbErr, auditErr} {
-		if err == nil || !strings.Contains(err.Error(), "ask the daemon that leads") {
+		if err == nil || !strings.Contains(err.Error(), "ask the leader") {
 			l.t.Errorf("a replica that follows answers %v", err)
 		}
 	}

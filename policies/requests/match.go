@@ -6,8 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
+	"github.com/gray-release/gray/policies/memo"
 	"github.com/gray-release/gray/schema"
 )
 
@@ -60,34 +60,15 @@ func (t *HeaderTest) passes(value string) bool {
 	case "suffix":
 		return strings.HasSuffix(value, t.Value)
 	case "regex":
-		return wholeValue(t.Value).MatchString(value)
+		return expressions.Get(t.Value, wholeValue).MatchString(value)
 	}
 	return true
 }
 
-// maxExpressions bounds the cache of compiled expressions.
-const maxExpressions = 1024
+var expressions = memo.New[string, *regexp.Regexp](1024)
 
-// expressions caches compiled expressions by their text. It is emptied when it is full;
-// those in use soon come back.
-var expressions = struct {
-	sync.Mutex
-	of map[string]*regexp.Regexp
-}{of: map[string]*regexp.Regexp{}}
-
-func wholeValue(expr string) *regexp.Regexp {
-	expressions.Lock()
-	defer expressions.Unlock()
-	re := expressions.of[expr]
-	if re == nil {
-		re = regexp.MustCompile(`\A(?:` + expr + `)\z`) // schema has checked it
-		if len(expressions.of) >= maxExpressions {
-			clear(expressions.of)
-		}
-		expressions.of[expr] = re
-	}
-	return re
-}
+// wholeValue is an expression that schema has checked, for whole values.
+func wholeValue(expr string) *regexp.Regexp { return regexp.MustCompile(`\A(?:` + expr + `)\z`) }
 
 // String describes the test in words.
 func (t *HeaderTest) String() string {

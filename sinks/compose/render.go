@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -70,11 +73,10 @@ func (s *Sink) Render(ir *policies.IR, n *policies.Node) (string, error) {
 		return "", err
 	}
 	// Each service is valid by itself, but they may refer to each other.
-	_, err = s.wholes.get(strings.Join(all, "\n"), func() (struct{}, error) {
+	if err := s.wholes.Get(strings.Join(all, "\n"), func(string) error {
 		_, err := load(types.ConfigFile{Content: text}, true)
-		return struct{}{}, err
-	})
-	if err != nil {
+		return err
+	}); err != nil {
 		origin := n.Origin
 		if len(n.Services) > 0 {
 			origin = n.Services[0].Origin
@@ -100,7 +102,16 @@ func proxyOf(n *policies.Node, bootstrap string, mounts []string) types.ServiceC
 
 // service is a version of a service as a compose service.
 func (s *Sink) service(svc *requests.Service, v *requests.ServiceVersion) (types.ServiceConfig, error) {
-	return s.services.get(keyOf(svc, v), func() (types.ServiceConfig, error) { return serviceOf(svc, v) })
+	c := s.services.Get(keyOf(svc, v), func(string) compiled {
+		c, err := serviceOf(svc, v)
+		return compiled{c, err}
+	})
+	return c.ServiceConfig, c.err
+}
+
+type compiled struct {
+	types.ServiceConfig
+	err error
 }
 
 // keyOf is equal for versions that are equal as compose services.
@@ -242,3 +253,52 @@ func escape(n *yaml.Node) {
 		escape(c)
 	}
 }
+
+// healthCheck is the service's own check, run inside the container on this node; nil
+// where the service has none, or its port is not known. It needs curl, wget or nc in
+// the image. A version whose image has none of them brings a healthcheck of its own.
+func healthCheck(n *policies.Node, svc *requests.Service, v *requests.ServiceVersion) *types.HealthCheckConfig {
+	h := svc.Health
+	if h == nil || h.ICMP {
+		return nil
+	}
+	port := h.TCP
+	if h.HTTP.Path != "" {
+		port = h.HTTP.Port
+	}
+	for _, e := range v.Endpoints {
+		if port == 0 && v.Etcd == "" && e.Address == n.Address {
+			port = e.Port
+		}
+	}
+	if port == 0 {
+		return nil
+	}
+	seconds := max(1, int(h.Timeout/time.Second))
+	command := fmt.Sprintf("nc -z -w %d %s %d", seconds, n.Address, port)
+	if ownPort := h.HTTP.Port == 0; h.HTTP.Path != "" && !(ownPort && (svc.Protocol == "http2" || svc.Protocol == "grpc")) { // HTTP/2, which wget does not speak
+		url := quote("http://" + net.JoinHostPort(n.Address.String(), strconv.Itoa(int(port))) + h.HTTP.Path)
+		command = fmt.Sprintf("if command -v curl >/dev/null; then curl -fsS -m %d -o /dev/null %s; else wget -q -T %d -O /dev/null %s; fi",
+			seconds, url, seconds, url)
+	}
+	check := &types.HealthCheckConfig{Test: types.HealthCheckTest{"CMD-SHELL", command}}
+	if h.Interval > 0 {
+		check.Interval = duration(h.Interval)
+	}
+	if h.Timeout > 0 {
+		check.Timeout = duration(h.Timeout)
+	}
+	if h.Fall > 0 {
+		retries := uint64(h.Fall)
+		check.Retries = &retries
+	}
+	return check
+}
+
+func duration(d time.Duration) *types.Duration {
+	t := types.Duration(d)
+	return &t
+}
+
+// quote makes one word of a text for a shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

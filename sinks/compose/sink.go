@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/compose-spec/compose-go/v2/types"
-
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/memo"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
@@ -18,6 +17,9 @@ const Target = "compose"
 
 // kindFile is the kind of a node's file; the resource's name is the node's.
 const kindFile = "File"
+
+// maxMemo bounds how many results of compose-go are remembered.
+const maxMemo = 4096
 
 // Config is what a Sink works with.
 type Config struct {
@@ -32,8 +34,8 @@ type Sink struct {
 	folder Folder
 
 	// compose-go takes milliseconds, and many nodes run the same.
-	services memo[types.ServiceConfig] // by keyOf
-	wholes   memo[struct{}]            // what runs together, as one file
+	services *memo.Memo[string, compiled] // by keyOf
+	wholes   *memo.Memo[string, error]    // what runs together, as one file
 }
 
 // New returns a sink, and makes its folder if there is none.
@@ -43,7 +45,10 @@ func New(cfg Config) (*Sink, error) {
 			return nil, fmt.Errorf("cannot make the folder for compose files: %w", err)
 		}
 	}
-	return &Sink{cfg: cfg, folder: Folder{Dir: cfg.Dir, Suffix: ComposeSuffix}}, nil
+	return &Sink{
+		cfg: cfg, folder: Folder{Dir: cfg.Dir, Suffix: ComposeSuffix},
+		services: memo.New[string, compiled](maxMemo), wholes: memo.New[string, error](maxMemo),
+	}, nil
 }
 
 // Lower implements reconciler.Sink. A Service has no resource, but all its versions

@@ -128,7 +128,7 @@ func TestTLS(t *testing.T) {
 		"plaintext":           {nil, "ended"},
 		"another authority":   {&policies.TLS{CA: "theirs.pem", Cert: "client.pem", Key: "client.key"}, "unknown authority"},
 		"a server's as ours":  {&policies.TLS{CA: "ca.pem", Cert: "server.pem", Key: "server.key"}, "ended"},
-		"key of another":      {&policies.TLS{CA: "ca.pem", Cert: "client.pem", Key: "server.key"}, "belong together"},
+		"key of another":      {&policies.TLS{CA: "ca.pem", Cert: "client.pem", Key: "server.key"}, "are not a certificate and its key"},
 		"a key as authority":  {&policies.TLS{CA: "client.key"}, "no certificate"},
 		"no such file":        {&policies.TLS{CA: "nothing.pem"}, "nothing.pem cannot be read"},
 		"no such key":         {&policies.TLS{CA: "ca.pem", Cert: "client.pem", Key: "nothing.key"}, "nothing.key cannot be read"},

@@ -18,13 +18,13 @@ type Baseline map[string]map[netip.Addr]float64
 // that could not be made: if the verdict is Unknown, take it again.
 func (r *Result) Baseline() Baseline {
 	b := Baseline{}
-	for _, c := range r.Checks {
+	for _, c := range r.Tests {
 		if c.broken {
 			continue
 		}
 		for _, a := range c.Answers {
 			if a.Loss > 0 {
-				b.set(c.Check, a.Address, a.Loss)
+				b.set(c.Test, a.Address, a.Loss)
 			}
 		}
 	}

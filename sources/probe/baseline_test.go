@@ -94,25 +94,25 @@ func TestFreshFirst(t *testing.T) {
 			t.Fatalf("target %d is %+v", i, target)
 		}
 	}
-	if l := s.lines(); len(l) != 1 || !strings.HasPrefix(l[0], "500 moved addresses were not probed") {
+	if l := s.lines(); len(l) != 1 || !strings.HasPrefix(l[0], "500 moved addresses were not tested") {
 		t.Errorf("%q", l)
 	}
 }
 
 func TestLines(t *testing.T) {
 	a := netip.MustParseAddr("10.0.0.5")
-	r := &Result{Verdict: Failed, Checks: []CheckResult{
-		{Check: "tcp 22", Verdict: Passed, Addresses: 2, Sent: 2, Received: 2, Latency: Latency{Avg: Duration(time.Millisecond), Max: Duration(2 * time.Millisecond)}},
-		{Check: "ping overlay 203.0.113.10", Verdict: Failed, Addresses: 9, Failed: 3, Dead: 1, Skipped: 2, Sent: 27, Received: 18},
-		{Check: "exec vpc", Verdict: Failed, Failed: 1, Sent: 1, Output: "one\nthe VPC is \"broken\"\n", Answers: []Answer{{Sent: 1, Loss: 100, Failed: true, Error: "exit status 3"}}},
-		{Check: "http http://x/", Verdict: Unknown, Reason: "no such host"},
+	r := &Result{Verdict: Failed, Tests: []TestResult{
+		{Test: "tcp 22", Verdict: Passed, Addresses: 2, Sent: 2, Received: 2, Latency: Latency{Avg: Duration(time.Millisecond), Max: Duration(2 * time.Millisecond)}},
+		{Test: "ping overlay 203.0.113.10", Verdict: Failed, Addresses: 9, Failed: 3, Dead: 1, Skipped: 2, Sent: 27, Received: 18},
+		{Test: "exec vpc", Verdict: Failed, Failed: 1, Sent: 1, Output: "one\nthe VPC is \"broken\"\n", Answers: []Answer{{Sent: 1, Loss: 100, Failed: true, Error: "exit status 3"}}},
+		{Test: "http http://x/", Verdict: Unknown, Reason: "no such host"},
 	}}
 	for i := range 9 {
-		r.Checks[1].Answers = append(r.Checks[1].Answers, Answer{VM: fmt.Sprintf("web-%d", i), Address: a, Moved: i == 4, Sent: 3, Received: 3})
+		r.Tests[1].Answers = append(r.Tests[1].Answers, Answer{VM: fmt.Sprintf("web-%d", i), Address: a, Moved: i == 4, Sent: 3, Received: 3})
 		a = a.Next()
 	}
 	for i, received := range map[int]int{2: 0, 4: 1, 6: 2} {
-		k := &r.Checks[1].Answers[i]
+		k := &r.Tests[1].Answers[i]
 		k.Received, k.Failed, k.Loss, k.Late = received, true, 100*float64(3-received)/3, received/2
 	}
 	got := strings.Join(r.Lines(2), "\n")
@@ -126,7 +126,7 @@ tcp 22: passed; 2 of 2 answered, avg 1ms, max 2ms`
 	if got != want {
 		t.Errorf("it says\n%s\nwant\n%s", got, want)
 	}
-	if r.Checks[1].Answers[0].VM != "web-0" {
+	if r.Tests[1].Answers[0].VM != "web-0" {
 		t.Error("the result was changed")
 	}
 	if l := (&Result{Verdict: Unknown, Reason: "there is no check"}).Lines(2); !slices.Equal(l, []string{"there is no check"}) {

@@ -3,7 +3,6 @@ package probe
 import (
 	"bufio"
 	"fmt"
-	"github.com/gray-release/gray/tools/testnet"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gray-release/gray/tools/testnet"
 )
 
 // TestMain makes the test binary a peer of its own, so that a benchmark measures
@@ -71,13 +72,13 @@ func BenchmarkOverlayPing(b *testing.B) {
 	for _, rate := range []int{DefaultRate, 100_000} {
 		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) {
 			r := request(MaxTargets)
-			r.Checks[0].Timeout = time.Second
+			r.Tests[0].Timeout = time.Second
 			p := New(Options{Rate: rate})
 			before, began := processor(), time.Now()
 			lost := 0
 			for b.Loop() {
 				res := p.Probe(b.Context(), r)
-				lost += res.Checks[0].Sent - res.Checks[0].Received
+				lost += res.Tests[0].Sent - res.Tests[0].Received
 				if res.Verdict == Unknown {
 					b.Logf("%s", res.Reason)
 				}

@@ -94,7 +94,7 @@ func TestChecksOf(t *testing.T) {
 	}
 	vips := []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("203.0.113.11")}
 	var names []string
-	for _, c := range ChecksOf(v, vips...) {
+	for _, c := range TestsOf(v, vips...) {
 		names = append(names, fmt.Sprintf("%s, %s", c.Name(), c.Timeout))
 	}
 	want := []string{
@@ -105,10 +105,10 @@ func TestChecksOf(t *testing.T) {
 		t.Errorf("%q", names)
 	}
 	v = &schema.Verify{Ping: &schema.PingProbe{Count: 2, Source: "host", Timeout: schema.Duration(time.Minute)}}
-	if c := ChecksOf(v, vips...); len(c) != 1 || c[0].Name() != "ping host" || c[0].Timeout != time.Minute {
+	if c := TestsOf(v, vips...); len(c) != 1 || c[0].Name() != "ping host" || c[0].Timeout != time.Minute {
 		t.Errorf("%+v", c)
 	}
-	if c := ChecksOf(nil); c != nil {
+	if c := TestsOf(nil); c != nil {
 		t.Errorf("%+v", c)
 	}
 }

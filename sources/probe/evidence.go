@@ -13,9 +13,9 @@ const shownAnswers = 20
 // those with the highest loss. LeftOut says how many more there are.
 func (r *Result) Evidence(limit int) *Result {
 	out := *r
-	out.Checks = slices.Clone(r.Checks)
-	for i := range out.Checks {
-		c := &out.Checks[i]
+	out.Tests = slices.Clone(r.Tests)
+	for i := range out.Tests {
+		c := &out.Tests[i]
 		c.Answers = slices.Clone(c.Answers)
 		slices.SortStableFunc(c.Answers, compareAnswers)
 		if len(c.Answers) > limit {
@@ -33,19 +33,19 @@ func (r *Result) Evidence(limit int) *Result {
 //	ping overlay 203.0.113.10: failed, 1 of 9 addresses is worse than before; 24 of 27 answered, avg 1.2ms, max 3ms
 func (r *Result) Lines(limit int) []string {
 	out := []string{}
-	checks := slices.Clone(r.Evidence(limit).Checks)
-	slices.SortStableFunc(checks, func(a, b CheckResult) int { return truth(a.Verdict == Passed) - truth(b.Verdict == Passed) })
+	checks := slices.Clone(r.Evidence(limit).Tests)
+	slices.SortStableFunc(checks, func(a, b TestResult) int { return truth(a.Verdict == Passed) - truth(b.Verdict == Passed) })
 	for _, c := range checks {
 		shown := 0
 		for i := range c.Answers {
 			if a := &c.Answers[i]; a.Failed {
-				out = append(out, c.Check+": "+a.line(c.Output))
+				out = append(out, c.Test+": "+a.line(c.Output))
 				shown++
 			}
 		}
-		out = append(out, c.Check+": "+c.summary(shown))
+		out = append(out, c.Test+": "+c.summary(shown))
 	}
-	if len(r.Checks) == 0 && r.Reason != "" {
+	if len(r.Tests) == 0 && r.Reason != "" {
 		out = append(out, r.Reason)
 	}
 	return out
@@ -71,7 +71,7 @@ func (a *Answer) line(output string) string {
 }
 
 // summary is the result of a test as a whole.
-func (c *CheckResult) summary(shown int) string {
+func (c *TestResult) summary(shown int) string {
 	var b strings.Builder
 	b.WriteString(string(c.Verdict))
 	switch {

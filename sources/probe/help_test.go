@@ -141,7 +141,7 @@ func monitor(address string) *schema.Monitor {
 func request(n int) Request {
 	return Request{
 		Policy: "gw-v2", Network: "vpc-1001", VNI: 1001, Monitor: monitor("10.0.255.254"), Targets: targets(n, "10.0.0.1"),
-		Checks: []Check{{Kind: PingOverlay, Count: 3, Timeout: patience, VIP: testVIP}},
+		Tests: []Test{{Kind: PingOverlay, Count: 3, Timeout: patience, VIP: testVIP}},
 	}
 }
 

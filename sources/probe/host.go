@@ -17,7 +17,7 @@ import (
 const maxBody = 64 << 10
 
 // connect opens a TCP connection.
-func (p *Prober) connect(ctx context.Context, c Check, a *Answer) {
+func (p *Prober) connect(ctx context.Context, c Test, a *Answer) {
 	a.Sent = 1
 	began := time.Now()
 	conn, err := (&net.Dialer{Timeout: c.Timeout}).DialContext(ctx, "tcp", netip.AddrPortFrom(a.Address, c.Port).String())
@@ -32,7 +32,7 @@ func (p *Prober) connect(ctx context.Context, c Check, a *Answer) {
 
 // get requests a URL. It checks the address after it has resolved the name, follows no
 // redirects and uses no proxy.
-func (p *Prober) get(ctx context.Context, c Check, allow Allow, a *Answer) {
+func (p *Prober) get(ctx context.Context, c Test, allow Allow, a *Answer) {
 	a.Sent = 1
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()

@@ -29,9 +29,9 @@ func TestTCP(t *testing.T) {
 	}
 	defer l.Close()
 	at := netip.MustParseAddrPort(l.Addr().String())
-	r := Request{Targets: loopback("127.0.0.1", "127.0.0.2"), Checks: []Check{{Kind: TCP, Port: at.Port(), Timeout: patience}}, Retries: 2}
+	r := Request{Targets: loopback("127.0.0.1", "127.0.0.2"), Tests: []Test{{Kind: TCP, Port: at.Port(), Timeout: patience}}, Retries: 2}
 	res := quick(Options{}).Probe(t.Context(), r)
-	a := res.Checks[0].Answers
+	a := res.Tests[0].Answers
 	if res.Verdict != Failed || a[0].Received != 1 || a[0].Attempts != 1 || a[0].Latency.Min <= 0 || a[1].Attempts != 3 {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, a)
 	}
@@ -39,7 +39,7 @@ func TestTCP(t *testing.T) {
 		t.Errorf("the reason is %q, want %q", res.Reason, want)
 	}
 	r.Baseline = res.Baseline()
-	if res := quick(Options{}).Probe(t.Context(), r); res.Verdict != Passed || res.Checks[0].Dead != 1 {
+	if res := quick(Options{}).Probe(t.Context(), r); res.Verdict != Passed || res.Tests[0].Dead != 1 {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 }
@@ -53,9 +53,9 @@ func TestHostPing(t *testing.T) {
 	for i := range 100 {
 		all = append(all, fmt.Sprintf("127.0.1.%d", i+1))
 	}
-	r := Request{Targets: loopback(append(all, "::1")...), Checks: []Check{{Kind: PingHost, Count: 3, Timeout: patience}}}
+	r := Request{Targets: loopback(append(all, "::1")...), Tests: []Test{{Kind: PingHost, Count: 3, Timeout: patience}}}
 	res := quick(Options{}).Probe(t.Context(), r)
-	if c := res.Checks[0]; res.Verdict != Passed || c.Sent != 303 || c.Received != 303 || c.Latency.Min <= 0 || c.Latency.Max < c.Latency.Avg {
+	if c := res.Tests[0]; res.Verdict != Passed || c.Sent != 303 || c.Received != 303 || c.Latency.Min <= 0 || c.Latency.Max < c.Latency.Avg {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, c)
 	}
 }
@@ -107,7 +107,7 @@ func TestHTTP(t *testing.T) {
 			if c.allow != "" {
 				o.Allow = []netip.Prefix{netip.MustParsePrefix(c.allow)}
 			}
-			r := Request{Named: c.named, Checks: []Check{{Kind: HTTP, URL: c.url, Expect: c.expect, Timeout: c.timeout}}}
+			r := Request{Named: c.named, Tests: []Test{{Kind: HTTP, URL: c.url, Expect: c.expect, Timeout: c.timeout}}}
 			res := quick(o).Probe(t.Context(), r)
 			if res.Verdict != c.verdict || !strings.Contains(res.Reason, c.reason) {
 				t.Errorf("%s: %s", res.Verdict, res.Reason)
@@ -140,22 +140,22 @@ func TestAllow(t *testing.T) {
 // TestStopsAtFailure makes no check after one that failed, as what moved is to go
 // back at once; a survey makes them all.
 func TestStopsAtFailure(t *testing.T) {
-	closed := Check{Kind: TCP, Port: 1, Timeout: patience}
+	closed := Test{Kind: TCP, Port: 1, Timeout: patience}
 	other := closed
 	other.Port = 2
-	r := Request{Targets: loopback("127.0.0.1"), Checks: []Check{closed, other}}
-	if res := quick(Options{}).Probe(t.Context(), r); len(res.Checks) != 1 || res.Verdict != Failed {
-		t.Errorf("%d checks were made", len(res.Checks))
+	r := Request{Targets: loopback("127.0.0.1"), Tests: []Test{closed, other}}
+	if res := quick(Options{}).Probe(t.Context(), r); len(res.Tests) != 1 || res.Verdict != Failed {
+		t.Errorf("%d checks were made", len(res.Tests))
 	}
 	r.Survey = true
 	res := quick(Options{}).Probe(t.Context(), r)
-	if len(res.Checks) != 2 || len(res.Baseline()) != 2 {
-		t.Errorf("%d checks were made, the baseline is %v", len(res.Checks), res.Baseline())
+	if len(res.Tests) != 2 || len(res.Baseline()) != 2 {
+		t.Errorf("%d checks were made, the baseline is %v", len(res.Tests), res.Baseline())
 	}
 }
 
 func TestName(t *testing.T) {
-	c := Check{Kind: HTTP, URL: "http://me:secret@vpc-api.internal/healthz"}
+	c := Test{Kind: HTTP, URL: "http://me:secret@vpc-api.internal/healthz"}
 	if n := c.Name(); strings.Contains(n, "secret") {
 		t.Errorf("the name is %q", n)
 	}

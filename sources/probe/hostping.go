@@ -16,7 +16,7 @@ import (
 // Libraries open a raw socket for each address, which loses replies: the kernel walks
 // the list of such sockets for every ICMP packet, and misses some while others open or
 // close.
-func (p *Prober) pingHost(ctx context.Context, c Check, todo []*Answer) error {
+func (p *Prober) pingHost(ctx context.Context, c Test, todo []*Answer) error {
 	for _, v4 := range []bool{true, false} {
 		of := slices.DeleteFunc(slices.Clone(todo), func(a *Answer) bool { return a.Address.Is4() != v4 })
 		if len(of) == 0 {

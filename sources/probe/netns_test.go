@@ -85,9 +85,9 @@ func unprivilegedInside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := Request{Targets: loopback("127.0.0.1", "127.0.0.2", "192.0.2.1", "::1"), Checks: []Check{{Kind: PingHost, Count: 3, Timeout: patience}}}
+	r := Request{Targets: loopback("127.0.0.1", "127.0.0.2", "192.0.2.1", "::1"), Tests: []Test{{Kind: PingHost, Count: 3, Timeout: patience}}}
 	res := quick(Options{}).Probe(t.Context(), r)
-	if c := res.Checks[0]; res.Verdict != verdict || res.Reason != reason || verdict == Passed && c.Received != 12 {
+	if c := res.Tests[0]; res.Verdict != verdict || res.Reason != reason || verdict == Passed && c.Received != 12 {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, c)
 	}
 }
@@ -95,10 +95,10 @@ func unprivilegedInside(t *testing.T) {
 func hostPingInside(t *testing.T) {
 	r := Request{
 		Targets: loopback("192.0.2.1", "192.0.2.7", "198.51.100.1"), Retries: 1,
-		Checks: []Check{{Kind: PingHost, Count: 3, Timeout: 200 * time.Millisecond}},
+		Tests: []Test{{Kind: PingHost, Count: 3, Timeout: 200 * time.Millisecond}},
 	}
 	res := quick(Options{}).Probe(t.Context(), r)
-	a := res.Checks[0].Answers
+	a := res.Tests[0].Answers
 	if res.Verdict != Failed || a[0].Received != 3 || a[1].Received != 0 || a[1].Loss != 100 || a[1].Attempts != 2 ||
 		res.Reason != "ping host: 192.0.2.7 (vm-1), a peer, answered 0 of 3; and 1 more addresses failed" {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, a)
@@ -113,12 +113,12 @@ func ipv6VTEPInside(t *testing.T) {
 	newPeer(t, vip, echoes)
 	r := request(10)
 	r.Monitor.VTEP = schema.Addr{Addr: netip.MustParseAddr("2001:db8::1")}
-	r.Checks[0].VIP = vip
-	if res := quick(Options{}).Probe(t.Context(), r); res.Verdict != Passed || res.Checks[0].Received != 30 {
+	r.Tests[0].VIP = vip
+	if res := quick(Options{}).Probe(t.Context(), r); res.Verdict != Passed || res.Tests[0].Received != 30 {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 	// Without a route nothing is found out, and nobody is blamed.
-	r.Checks[0].VIP = netip.MustParseAddr("2001:db8:1::1")
+	r.Tests[0].VIP = netip.MustParseAddr("2001:db8:1::1")
 	if res := quick(Options{}).Probe(t.Context(), r); res.Verdict != Unknown || !strings.Contains(res.Reason, "cannot send to the VIP 2001:db8:1::1 from 2001:db8::1: network is unreachable") {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}

@@ -42,9 +42,9 @@ type packetConn interface {
 
 // overlay returns the socket at the VTEP of a request's monitor, and a function that
 // sends through a VIP.
-func (p *Prober) overlay(r Request, c Check) (*socket, func(*echo) error, error) {
+func (p *Prober) overlay(r Request, c Test) (*socket, func(*echo) error, error) {
 	if r.Monitor == nil {
-		return nil, nil, fmt.Errorf("Network %s has no monitor to ping from; add one, or ping from the host", r.Network)
+		return nil, nil, fmt.Errorf("the Network %s has no monitor to ping from; add one, or ping from the host", r.Network)
 	}
 	vtep := r.Monitor.VTEP.Addr
 	if vtep.Is4() != c.VIP.Is4() {
@@ -179,7 +179,7 @@ func (r *run) less() {
 
 // echo pings the answers' addresses from a socket. An error means that the daemon's
 // host failed.
-func (p *Prober) echo(ctx context.Context, s *socket, c Check, vni schema.VNI, monitor netip.Addr, todo []*Answer, transmit func(*echo) error) error {
+func (p *Prober) echo(ctx context.Context, s *socket, c Test, vni schema.VNI, monitor netip.Addr, todo []*Answer, transmit func(*echo) error) error {
 	var nonce [8]byte
 	_, _ = rand.Read(nonce[:]) // never fails
 	id := binary.BigEndian.Uint64(nonce[:])

@@ -32,7 +32,7 @@ func TestOverlayPing(t *testing.T) {
 			if res.Verdict != Passed {
 				t.Fatalf("%s: %s", res.Verdict, res.Reason)
 			}
-			out := res.Checks[0]
+			out := res.Tests[0]
 			if out.Sent != 300 || out.Received != 300 || out.Addresses != 100 || out.Failed+out.Dead+out.Skipped != 0 {
 				t.Errorf("%+v", out)
 			}
@@ -143,16 +143,16 @@ func TestOverlayTrouble(t *testing.T) {
 				}
 			})
 			r := request(5)
-			r.Checks[0].Count, r.Checks[0].MaxLoss, r.Checks[0].Timeout, r.Checks[0].VIP = 4, c.maxLoss, short, vip
+			r.Tests[0].Count, r.Tests[0].MaxLoss, r.Tests[0].Timeout, r.Tests[0].VIP = 4, c.maxLoss, short, vip
 			res := prober.Probe(t.Context(), r)
 			if res.Verdict != c.verdict || !strings.Contains(res.Reason, c.reason) {
 				t.Errorf("%s: %s", res.Verdict, res.Reason)
 			}
 			c.want.VM, c.want.Address, c.want.Moved, c.want.Sent, c.want.Attempts = "vm-0", sick, true, 4, 1
-			if d := cmp.Diff(c.want, res.Checks[0].Answers[0], cmpopts.IgnoreFields(Answer{}, "Latency"), cmpopts.IgnoreUnexported(Answer{}), addrs); d != "" {
+			if d := cmp.Diff(c.want, res.Tests[0].Answers[0], cmpopts.IgnoreFields(Answer{}, "Latency"), cmpopts.IgnoreUnexported(Answer{}), addrs); d != "" {
 				t.Error(d)
 			}
-			for _, a := range res.Checks[0].Answers[1:] {
+			for _, a := range res.Tests[0].Answers[1:] {
 				if a.Received != 4 || a.Failed {
 					t.Errorf("a healthy VM: %+v", a)
 				}
@@ -175,10 +175,10 @@ func TestLateIsLost(t *testing.T) {
 		echoes(p, q)
 	})
 	r := request(1)
-	r.Checks[0].Count, r.Checks[0].Timeout = 2, 300*time.Millisecond
+	r.Tests[0].Count, r.Tests[0].Timeout = 2, 300*time.Millisecond
 	res := New(Options{Interval: 500 * time.Millisecond}).Probe(t.Context(), r)
 	late.Wait()
-	if a := res.Checks[0].Answers[0]; a.Late != 1 || a.Received != 1 || a.Loss != 50 || res.Verdict != Failed || !strings.Contains(res.Reason, "1 too late") {
+	if a := res.Tests[0].Answers[0]; a.Late != 1 || a.Received != 1 || a.Loss != 50 || res.Verdict != Failed || !strings.Contains(res.Reason, "1 too late") {
 		t.Errorf("%s %s: %+v", res.Verdict, res.Reason, a)
 	}
 }
@@ -210,9 +210,9 @@ func TestRetries(t *testing.T) {
 		}
 	})
 	r := request(3)
-	r.Retries, r.Checks[0].Timeout = 5, 200*time.Millisecond
+	r.Retries, r.Tests[0].Timeout = 5, 200*time.Millisecond
 	res := quick(Options{}).Probe(t.Context(), r)
-	a := res.Checks[0].Answers
+	a := res.Tests[0].Answers
 	if res.Verdict != Passed || a[0].Attempts != 3 || a[0].Received != 3 || a[1].Attempts != 1 {
 		t.Errorf("%s: %s: %+v", res.Verdict, res.Reason, a)
 	}
@@ -231,7 +231,7 @@ func TestBaseline(t *testing.T) {
 	})
 	p := quick(Options{})
 	r := request(4)
-	r.Survey, r.Checks[0].Timeout = true, 300*time.Millisecond
+	r.Survey, r.Tests[0].Timeout = true, 300*time.Millisecond
 	before := p.Probe(t.Context(), r)
 	if before.Verdict != Failed {
 		t.Errorf("without a baseline: %s", before.Verdict)
@@ -249,12 +249,12 @@ func TestBaseline(t *testing.T) {
 		t.Errorf("the baseline is %s", b)
 	}
 	res := p.Probe(t.Context(), r)
-	if c := res.Checks[0]; res.Verdict != Passed || c.Dead != 1 || c.Answers[1].Before != 100 || c.Answers[1].Loss != 100 {
+	if c := res.Tests[0]; res.Verdict != Passed || c.Dead != 1 || c.Answers[1].Before != 100 || c.Answers[1].Loss != 100 {
 		t.Errorf("%s: %s %+v", res.Verdict, res.Reason, c)
 	}
 	gone.Store(true)
 	res = p.Probe(t.Context(), r)
-	if c := res.Checks[0]; res.Verdict != Failed || c.Failed != 1 || !strings.Contains(res.Reason, "10.0.0.4 (vm-3), a peer, answered 0 of 3") {
+	if c := res.Tests[0]; res.Verdict != Failed || c.Failed != 1 || !strings.Contains(res.Reason, "10.0.0.4 (vm-3), a peer, answered 0 of 3") {
 		t.Errorf("%s: %s %+v", res.Verdict, res.Reason, c)
 	}
 	// One who was ill and is dead now is worse.
@@ -269,9 +269,9 @@ func TestNothingAlive(t *testing.T) {
 	newPeer(t, testVIP, func(*peer, packet) {})
 	p := quick(Options{})
 	r := request(3)
-	r.Checks[0].Timeout = 50 * time.Millisecond
+	r.Tests[0].Timeout = 50 * time.Millisecond
 	r.Baseline = p.Probe(t.Context(), r).Baseline()
-	if res := p.Probe(t.Context(), r); res.Verdict != Unknown || !res.Checks[0].Blind || res.Checks[0].Dead != 3 {
+	if res := p.Probe(t.Context(), r); res.Verdict != Unknown || !res.Tests[0].Blind || res.Tests[0].Dead != 3 {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 }
@@ -288,7 +288,7 @@ func TestOneSocket(t *testing.T) {
 	for vni := range schema.VNI(20) {
 		all.Go(func() {
 			r := request(20)
-			r.VNI, r.Checks[0].Timeout = vni, time.Second
+			r.VNI, r.Tests[0].Timeout = vni, time.Second
 			want := Passed
 			if vni == 7 {
 				want = Failed
@@ -317,20 +317,20 @@ func TestUnknown(t *testing.T) {
 		r    Request
 		want string
 	}{
-		{"no check", nil, Options{}, other(func(r *Request) { r.Checks = nil }), "there is no check"},
-		{"no monitor", nil, Options{}, other(func(r *Request) { r.Monitor = nil }), "network vpc-1001 has no monitor"},
+		{"no test", nil, Options{}, other(func(r *Request) { r.Tests = nil }), "there is no test"},
+		{"no monitor", nil, Options{}, other(func(r *Request) { r.Monitor = nil }), "has no monitor to ping from"},
 		{"no target", nil, Options{}, other(func(r *Request) { r.Targets = nil }), "there is no address to probe"},
-		{"other family", nil, Options{}, other(func(r *Request) { r.Monitor, r.Targets[0].Moved = monitor("fd00::1"), false }), "2 have another IP version than the monitor"},
+		{"other family", nil, Options{}, other(func(r *Request) { r.Monitor, r.Targets[0].Moved = monitor("fd00::1"), false }), "2 of another IP version than the monitor"},
 		{"only peers", nil, Options{}, other(func(r *Request) { r.Targets[0].Address = netip.MustParseAddr("fd00::1") }), "none of the 1 moved addresses has the IP version of the monitor's address 10.0.255.254"},
-		{"VIP of another family", nil, Options{}, other(func(r *Request) { r.Checks[0].VIP = netip.IPv6LinkLocalAllNodes() }), "of another IP version"},
-		{"too many", nil, Options{}, request(MaxTargets + 1), "10001 addresses are more than"},
-		{"no time limit", nil, Options{}, other(func(r *Request) { r.Checks[0].Timeout = 0 }), "no time limit"},
-		{"no kind", nil, Options{}, other(func(r *Request) { r.Checks[0].Kind = "fax" }), `"fax" is no kind`},
+		{"VIP of another family", nil, Options{}, other(func(r *Request) { r.Tests[0].VIP = netip.IPv6LinkLocalAllNodes() }), "of another IP version"},
+		{"too many", nil, Options{}, request(MaxTargets + 1), "there are 10001 addresses; a probe tests at most 10000"},
+		{"no time limit", nil, Options{}, other(func(r *Request) { r.Tests[0].Timeout = 0 }), "no time limit"},
+		{"no kind", nil, Options{}, other(func(r *Request) { r.Tests[0].Kind = "fax" }), `"fax" is not a kind of test`},
 		{"VTEP is elsewhere", nil, Options{}, other(func(r *Request) { r.Monitor.VTEP.Addr = netip.MustParseAddr("192.0.2.77") }), "it must be an address of the daemon's host"},
 		{"VTEP is taken", nil, Options{}, other(func(r *Request) { r.Monitor.VTEP.Addr = testVIP }), "cannot receive VXLAN at the monitor's VTEP 127.91.0.2: address already in use"},
 		{"cancelled", ended, Options{}, request(2), "a newer commit came"},
 		{"hangs", nil, Options{Limit: 50 * time.Millisecond}, request(2), "took longer than 50ms"},
-		{"too slow", nil, Options{Limit: time.Second, Rate: 1}, request(200), "longer than"},
+		{"too slow", nil, Options{Limit: time.Second, Rate: 1}, request(200), "the probe would take too long"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.ctx == nil {
@@ -341,7 +341,7 @@ func TestUnknown(t *testing.T) {
 			if res.Verdict != Unknown || !strings.Contains(res.Reason, c.want) {
 				t.Errorf("%s: %s", res.Verdict, res.Reason)
 			}
-			for _, out := range res.Checks {
+			for _, out := range res.Tests {
 				if out.Failed > 0 || len(res.Baseline()) > 0 {
 					t.Errorf("%+v", out)
 				}

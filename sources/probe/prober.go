@@ -73,7 +73,7 @@ type attempt func(ctx context.Context, todo []*Answer) error
 // the probe is a survey. It returns within Options.Limit, and soon after ctx ends; what
 // it has not found out by then is Unknown.
 func (p *Prober) Probe(ctx context.Context, r Request) *Result {
-	res := &Result{Verdict: Passed, Started: time.Now(), Checks: []CheckResult{}}
+	res := &Result{Verdict: Passed, Started: time.Now(), Tests: []TestResult{}}
 	defer func() { res.Took = Duration(time.Since(res.Started)) }()
 	if err := r.validate(); err != nil {
 		res.Verdict, res.Reason = Unknown, err.Error()
@@ -81,11 +81,11 @@ func (p *Prober) Probe(ctx context.Context, r Request) *Result {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.opt.Limit, fmt.Errorf("the probe took longer than %s", p.opt.Limit))
 	defer cancel()
-	for _, c := range r.Checks {
+	for _, c := range r.Tests {
 		out := p.check(ctx, r, c)
-		res.Checks = append(res.Checks, out)
+		res.Tests = append(res.Tests, out)
 		if out.Verdict == Failed && res.Verdict != Failed || out.Verdict == Unknown && res.Verdict == Passed {
-			res.Verdict, res.Reason = out.Verdict, out.Check+": "+out.Reason
+			res.Verdict, res.Reason = out.Verdict, out.Test+": "+out.Reason
 		}
 		if res.Verdict == Failed && !r.Survey {
 			break
@@ -95,8 +95,8 @@ func (p *Prober) Probe(ctx context.Context, r Request) *Result {
 }
 
 // check makes one test with its retries.
-func (p *Prober) check(ctx context.Context, r Request, c Check) CheckResult {
-	out := CheckResult{Check: c.Name(), Answers: []Answer{}}
+func (p *Prober) check(ctx context.Context, r Request, c Test) TestResult {
+	out := TestResult{Test: c.Name(), Answers: []Answer{}}
 	try, done, err := p.prepare(r, c, &out)
 	if err == nil {
 		defer done()
@@ -107,7 +107,7 @@ func (p *Prober) check(ctx context.Context, r Request, c Check) CheckResult {
 }
 
 // prepare adds an answer for each address to test, and returns how to test them.
-func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, done func(), err error) {
+func (p *Prober) prepare(r Request, c Test, out *TestResult) (try attempt, done func(), err error) {
 	done = func() {}
 	switch c.Kind {
 	case PingOverlay:
@@ -136,7 +136,7 @@ func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, don
 		return nil, nil, fmt.Errorf("%q is not a kind of test", c.Kind)
 	}
 	if c.Kind == HTTP || c.Kind == Exec {
-		out.Answers = append(out.Answers, Answer{Before: r.Baseline[out.Check][netip.Addr{}]})
+		out.Answers = append(out.Answers, Answer{Before: r.Baseline[out.Test][netip.Addr{}]})
 		return try, done, nil
 	}
 	skipped, probed := 0, 0 // moved addresses
@@ -151,7 +151,7 @@ func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, don
 		if t.Moved {
 			probed++
 		}
-		out.Answers = append(out.Answers, Answer{VM: t.VM, Address: t.Address, Moved: t.Moved, mac: t.MAC, Before: r.Baseline[out.Check][t.Address]})
+		out.Answers = append(out.Answers, Answer{VM: t.VM, Address: t.Address, Moved: t.Moved, mac: t.MAC, Before: r.Baseline[out.Test][t.Address]})
 	}
 	out.Addresses = len(out.Answers)
 	if skipped > 0 && probed == 0 {
@@ -163,7 +163,7 @@ func (p *Prober) prepare(r Request, c Check, out *CheckResult) (try attempt, don
 }
 
 // attempts tests all answers, and retries those that failed.
-func (p *Prober) attempts(ctx context.Context, r Request, c Check, out *CheckResult, try attempt) error {
+func (p *Prober) attempts(ctx context.Context, r Request, c Test, out *TestResult, try attempt) error {
 	todo := make([]*Answer, len(out.Answers))
 	for i := range out.Answers {
 		todo[i] = &out.Answers[i]
@@ -195,7 +195,7 @@ func (p *Prober) attempts(ctx context.Context, r Request, c Check, out *CheckRes
 }
 
 // judge compares the loss of an answer with the baseline.
-func judge(c Check, a *Answer) {
+func judge(c Test, a *Answer) {
 	if a.Loss = 100; a.Sent > 0 {
 		a.Loss = 100 * float64(a.Sent-a.Received) / float64(a.Sent)
 	}
@@ -203,7 +203,7 @@ func judge(c Check, a *Answer) {
 }
 
 // conclude counts the answers and sets the verdict. If err is not nil, it is Unknown.
-func conclude(out *CheckResult, err error) {
+func conclude(out *TestResult, err error) {
 	alive := false
 	var first *Answer
 	for i := range out.Answers {
@@ -234,7 +234,7 @@ func conclude(out *CheckResult, err error) {
 	case len(out.Answers) == 0:
 		out.Verdict, out.Reason, out.Blind = Unknown, "there is no address to probe", true
 		if out.Skipped > 0 {
-			out.Reason = fmt.Sprintf("there is no address to probe: %d have another IP version than the monitor, or are its own", out.Skipped)
+			out.Reason = fmt.Sprintf("there is no address to probe: %d of another IP version than the monitor, or its own", out.Skipped)
 		}
 	case out.Failed > 0:
 		out.Verdict, out.Reason = Failed, blame(first, out.Failed)

@@ -92,7 +92,7 @@ func lines(targets []Target) string {
 
 // run runs a program without a shell; exit status 0 passes. An error means that the
 // daemon's host failed.
-func (p *Prober) run(ctx context.Context, program string, r Request, c Check, a *Answer, out *CheckResult) error {
+func (p *Prober) run(ctx context.Context, program string, r Request, c Test, a *Answer, out *TestResult) error {
 	select {
 	case p.programs <- struct{}{}:
 		defer func() { <-p.programs }()

@@ -29,7 +29,7 @@ func execute(t *testing.T, dir string, timeout time.Duration, command ...string)
 	t.Helper()
 	r := Request{
 		Policy: "gw-v2", Network: "vpc-1001", VNI: 1001, Commit: "main@sha1:abc", Batch: "2 of 4", Targets: targets(2, "10.0.0.1"),
-		Checks: []Check{{Kind: Exec, Command: command, Timeout: timeout}},
+		Tests: []Test{{Kind: Exec, Command: command, Timeout: timeout}},
 	}
 	return quick(Options{ExecDir: dir}).Probe(t.Context(), r)
 }
@@ -43,7 +43,7 @@ func TestExec(t *testing.T) {
 		"loud":  "head -c 10000000 /dev/zero | tr '\\0' x; printf '\\033[2J\\377end'\n",
 		"deaf":  "exec 0<&-\nexit 0\n",
 	})
-	if res := execute(t, dir, patience, "fine"); res.Verdict != Passed || res.Checks[0].Latency.Min <= 0 {
+	if res := execute(t, dir, patience, "fine"); res.Verdict != Passed || res.Tests[0].Latency.Min <= 0 {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
 	if res := execute(t, dir, patience, filepath.Join(dir, "fine")); res.Verdict != Passed {
@@ -52,11 +52,11 @@ func TestExec(t *testing.T) {
 	if res := execute(t, dir, patience, "deaf"); res.Verdict != Passed {
 		t.Errorf("%s: %s", res.Verdict, res.Reason)
 	}
-	if res := execute(t, dir, patience, "wrong"); res.Verdict != Failed || res.Reason != "exec wrong: answered 0 of 1: exit status 3" || res.Checks[0].Output != "the VPC is broken\n" {
-		t.Errorf("%s: %s: %q", res.Verdict, res.Reason, res.Checks[0].Output)
+	if res := execute(t, dir, patience, "wrong"); res.Verdict != Failed || res.Reason != "exec wrong: answered 0 of 1: exit status 3" || res.Tests[0].Output != "the VPC is broken\n" {
+		t.Errorf("%s: %s: %q", res.Verdict, res.Reason, res.Tests[0].Output)
 	}
 	res := execute(t, dir, patience, "loud")
-	if out := res.Checks[0].Output; len(out) > maxOutput+3 || !strings.HasPrefix(out, "...xxx") || !strings.HasSuffix(out, "xxx[2Jend") {
+	if out := res.Tests[0].Output; len(out) > maxOutput+3 || !strings.HasPrefix(out, "...xxx") || !strings.HasSuffix(out, "xxx[2Jend") {
 		t.Errorf("%d bytes are kept, the end is %q", len(out), out[max(0, len(out)-20):])
 	}
 	// The environment is clean, arguments are passed as they are, and no shell reads them.
@@ -66,7 +66,7 @@ func TestExec(t *testing.T) {
 	}, "\n")
 	res = execute(t, dir, patience, "tell", "$(id)", "a b")
 	var got []string
-	for line := range strings.Lines(res.Checks[0].Output) {
+	for line := range strings.Lines(res.Tests[0].Output) {
 		if !strings.HasPrefix(line, "PWD=") && !strings.HasPrefix(line, "SHLVL=") && !strings.HasPrefix(line, "_=") && !strings.HasPrefix(line, "OLDPWD=") { // of sh itself
 			got = append(got, line)
 		}
@@ -186,17 +186,17 @@ func TestExecEscape(t *testing.T) {
 
 // TestEvidence is bounded, holds what failed first, and survives JSON.
 func TestEvidence(t *testing.T) {
-	r := &Result{Verdict: Failed, Checks: []CheckResult{{Check: "tcp 22"}}}
+	r := &Result{Verdict: Failed, Tests: []TestResult{{Test: "tcp 22"}}}
 	for i, v := range targets(1000, "10.0.0.1") {
 		a := Answer{VM: v.VM, Address: v.Address, Sent: 1, Received: 1}
 		if i%100 == 50 {
 			a.Received, a.Loss, a.Failed = 0, 100, i > 500
 		}
-		r.Checks[0].Answers = append(r.Checks[0].Answers, a)
+		r.Tests[0].Answers = append(r.Tests[0].Answers, a)
 	}
 	e := r.Evidence(8)
-	c := e.Checks[0]
-	if len(c.Answers) != 8 || c.LeftOut != 992 || len(r.Checks[0].Answers) != 1000 || r.Checks[0].Answers[0].VM != "vm-0" {
+	c := e.Tests[0]
+	if len(c.Answers) != 8 || c.LeftOut != 992 || len(r.Tests[0].Answers) != 1000 || r.Tests[0].Answers[0].VM != "vm-0" {
 		t.Errorf("%d answers, %d left out", len(c.Answers), c.LeftOut)
 	}
 	for i, a := range c.Answers {
@@ -213,7 +213,7 @@ func TestEvidence(t *testing.T) {
 	if err := json.Unmarshal(b, &back); err != nil || !strings.Contains(string(b), `"max":"1.5ms"`) {
 		t.Errorf("%v: %s", err, b)
 	}
-	if a := back.Checks[0].Answers[0]; a.Address != c.Answers[0].Address || a.Latency.Max != c.Answers[0].Latency.Max {
+	if a := back.Tests[0].Answers[0]; a.Address != c.Answers[0].Address || a.Latency.Max != c.Answers[0].Latency.Max {
 		t.Errorf("%+v came back", a)
 	}
 }

@@ -37,8 +37,8 @@ const (
 	Exec        Kind = "exec"         // one program of --exec-dir
 )
 
-// Check is one test of a probe. Which fields count depends on its kind.
-type Check struct {
+// Test is one test of a probe. Which fields count depends on its kind.
+type Test struct {
 	Kind    Kind
 	Count   int            // pings: echo requests per address
 	Timeout time.Duration  // of one attempt; a later echo reply counts as lost
@@ -51,7 +51,7 @@ type Check struct {
 }
 
 // Name describes the test on one line; baselines refer to tests by it.
-func (c Check) Name() string {
+func (c Test) Name() string {
 	switch c.Kind {
 	case PingOverlay:
 		return fmt.Sprintf("%s %s", c.Kind, c.VIP)
@@ -67,15 +67,15 @@ func (c Check) Name() string {
 	return string(c.Kind)
 }
 
-// ChecksOf makes the tests of a policy's verify: an overlay ping through each of the
+// TestsOf makes the tests of a policy's verify: an overlay ping through each of the
 // VIPs, then the others. Missing time limits get their defaults.
-func ChecksOf(v *schema.Verify, vips ...netip.Addr) []Check {
+func TestsOf(v *schema.Verify, vips ...netip.Addr) []Test {
 	if v == nil {
 		return nil
 	}
-	var checks []Check
+	var checks []Test
 	if p := v.Ping; p != nil {
-		c := Check{Kind: PingHost, Count: p.Count, Timeout: cmp.Or(time.Duration(p.Timeout), DefaultPingTimeout), MaxLoss: p.MaxLoss}
+		c := Test{Kind: PingHost, Count: p.Count, Timeout: cmp.Or(time.Duration(p.Timeout), DefaultPingTimeout), MaxLoss: p.MaxLoss}
 		if p.Source == "host" {
 			checks = append(checks, c)
 		} else {
@@ -86,13 +86,13 @@ func ChecksOf(v *schema.Verify, vips ...netip.Addr) []Check {
 		}
 	}
 	if t := v.TCP; t != nil {
-		checks = append(checks, Check{Kind: TCP, Port: uint16(t.Port), Timeout: cmp.Or(time.Duration(t.Timeout), DefaultTCPTimeout)})
+		checks = append(checks, Test{Kind: TCP, Port: uint16(t.Port), Timeout: cmp.Or(time.Duration(t.Timeout), DefaultTCPTimeout)})
 	}
 	if h := v.HTTP; h != nil {
-		checks = append(checks, Check{Kind: HTTP, URL: h.URL, Expect: h.Expect, Timeout: DefaultHTTPTimeout})
+		checks = append(checks, Test{Kind: HTTP, URL: h.URL, Expect: h.Expect, Timeout: DefaultHTTPTimeout})
 	}
 	if e := v.Exec; e != nil {
-		checks = append(checks, Check{Kind: Exec, Command: e.Command, Timeout: cmp.Or(time.Duration(e.Timeout), DefaultExecTimeout)})
+		checks = append(checks, Test{Kind: Exec, Command: e.Command, Timeout: cmp.Or(time.Duration(e.Timeout), DefaultExecTimeout)})
 	}
 	return checks
 }
@@ -116,7 +116,7 @@ type Request struct {
 	Monitor  *schema.Monitor // of the Network; overlay pings come from it
 	Targets  []Target        // at most MaxTargets
 	Named    []netip.Addr    // additional addresses in documents, for http
-	Checks   []Check         // see ChecksOf
+	Tests    []Test          // see TestsOf
 	Retries  int             // how often to retry what failed
 	Survey   bool            // take a baseline: make every test, even after one failed
 	Baseline Baseline        // the loss before the release, which it is not blamed for
@@ -125,12 +125,12 @@ type Request struct {
 // validate returns why the probe cannot be run, or nil.
 func (r Request) validate() error {
 	switch {
-	case len(r.Checks) == 0:
+	case len(r.Tests) == 0:
 		return fmt.Errorf("there is no test; give rollout.verify a ping, tcp, http or exec")
 	case len(r.Targets) > MaxTargets:
 		return fmt.Errorf("there are %d addresses; a probe tests at most %d", len(r.Targets), MaxTargets)
 	}
-	for _, c := range r.Checks {
+	for _, c := range r.Tests {
 		if c.Timeout <= 0 {
 			return fmt.Errorf("%s has no time limit", c.Name())
 		}

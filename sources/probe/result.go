@@ -107,9 +107,9 @@ func (a *Answer) who() string {
 	return fmt.Sprintf("%s%s, %s, ", a.Address, name, kind)
 }
 
-// CheckResult is the result of one test.
-type CheckResult struct {
-	Check     string   `json:"check"` // its name
+// TestResult is the result of one test.
+type TestResult struct {
+	Test      string   `json:"check"` // its name
 	Verdict   Verdict  `json:"verdict"`
 	Reason    string   `json:"reason,omitempty"` // why it did not pass, on one line
 	Blind     bool     `json:"blind,omitempty"`  // it is Unknown because nothing answers, and nothing did before
@@ -128,9 +128,9 @@ type CheckResult struct {
 
 // Result is the result of a probe.
 type Result struct {
-	Verdict Verdict       `json:"verdict"`
-	Reason  string        `json:"reason,omitempty"` // why it did not pass, on one line
-	Started time.Time     `json:"started"`
-	Took    Duration      `json:"took"`
-	Checks  []CheckResult `json:"checks"`
+	Verdict Verdict      `json:"verdict"`
+	Reason  string       `json:"reason,omitempty"` // why it did not pass, on one line
+	Started time.Time    `json:"started"`
+	Took    Duration     `json:"took"`
+	Tests   []TestResult `json:"checks"`
 }

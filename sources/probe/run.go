@@ -61,9 +61,9 @@ func (p *Prober) tend(ctx context.Context, b *board.Probes, j *board.Job, log *s
 // test runs the probe of a Job. The error says on one line why there is no verdict.
 func (p *Prober) test(ctx context.Context, j *board.Job) (v rollout.Verdict, res *Result, err error) {
 	r, s, err := requestOf(j)
-	if err == nil && len(r.Checks) == 0 {
+	if err == nil && len(r.Tests) == 0 {
 		line := fmt.Sprintf("Network %s has no routes, so there is nothing to test", j.Network)
-		return rollout.Verdict{Passed: true, Evidence: []string{line}}, &Result{Verdict: Passed, Reason: line, Started: time.Now(), Checks: []CheckResult{}}, nil
+		return rollout.Verdict{Passed: true, Evidence: []string{line}}, &Result{Verdict: Passed, Reason: line, Started: time.Now(), Tests: []TestResult{}}, nil
 	}
 	if err == nil {
 		res = p.Probe(ctx, r)
@@ -127,7 +127,7 @@ func requestOf(j *board.Job) (Request, selection, error) {
 		verify = &schema.Verify{HTTP: verify.HTTP, Exec: verify.Exec}
 	}
 	vips, err := reachable(j.Spec.VIPs, verify, net.Monitor)
-	r.Checks = ChecksOf(verify, vips...)
+	r.Tests = TestsOf(verify, vips...)
 	return r, s, err
 }
 
@@ -172,12 +172,12 @@ func untested(j *board.Job, res *Result) error {
 	if res.Verdict != Unknown && !j.Baseline {
 		return nil
 	}
-	var blind *CheckResult
-	for i := range res.Checks {
-		switch c := &res.Checks[i]; {
+	var blind *TestResult
+	for i := range res.Tests {
+		switch c := &res.Tests[i]; {
 		case c.Verdict != Unknown:
 		case !c.Blind:
-			return fmt.Errorf("%s: %s", c.Check, c.Reason)
+			return fmt.Errorf("%s: %s", c.Test, c.Reason)
 		case blind == nil:
 			blind = c
 		}
@@ -188,9 +188,9 @@ func untested(j *board.Job, res *Result) error {
 	case blind == nil:
 		return nil
 	case blind.Addresses == 0 && blind.Skipped == 0:
-		return fmt.Errorf("%s: there is nothing to test, because its route table has no route to a single address; add one, or exclude the Network from the rollout", blind.Check)
+		return fmt.Errorf("%s: there is nothing to test, because its route table has no route to a single address; add one, or exclude the Network from the rollout", blind.Test)
 	case blind.Addresses == 0:
-		return fmt.Errorf("%s: %s; repair its monitor, or exclude the Network from the rollout", blind.Check, blind.Reason)
+		return fmt.Errorf("%s: %s; repair its monitor, or exclude the Network from the rollout", blind.Test, blind.Reason)
 	}
-	return fmt.Errorf("%s: none of %d addresses answers, and none did before the rollout, so this tests nothing; repair its monitor, or exclude the Network from the rollout", blind.Check, blind.Addresses)
+	return fmt.Errorf("%s: none of %d addresses answers, and none did before the rollout, so this tests nothing; repair its monitor, or exclude the Network from the rollout", blind.Test, blind.Addresses)
 }

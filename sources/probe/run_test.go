@@ -223,7 +223,7 @@ func TestRunPasses(t *testing.T) {
 		t.Errorf("%q does not say %q", e.Message, want)
 	}
 	passed := c.event("BatchPassed").Result.(*Result)
-	if k := passed.Checks[0]; passed.Verdict != Passed || k.Addresses != 5 || k.Dead != 1 || k.Answers[0].Address != dead || k.Answers[0].Before != 100 {
+	if k := passed.Tests[0]; passed.Verdict != Passed || k.Addresses != 5 || k.Dead != 1 || k.Answers[0].Address != dead || k.Answers[0].Before != 100 {
 		t.Errorf("%+v", passed)
 	}
 	// The baseline and both batches asked each of the five three times.
@@ -263,7 +263,7 @@ func TestRunFails(t *testing.T) {
 	if !strings.Contains(e.Message, want) || e.Batch != 1 || e.Batches != 2 || e.Revision != "main@sha1:abc" {
 		t.Errorf("%+v", e)
 	}
-	if r := e.Result.(*Result); r.Verdict != Failed || r.Checks[0].Answers[0].VM != "vm-0" || r.Checks[0].Answers[0].Loss != 100 {
+	if r := e.Result.(*Result); r.Verdict != Failed || r.Tests[0].Answers[0].VM != "vm-0" || r.Tests[0].Answers[0].Loss != 100 {
 		t.Errorf("%+v", r)
 	}
 	if c.event("VerificationRetried").Result == nil {
@@ -302,7 +302,7 @@ func TestRunCannot(t *testing.T) {
 		{"VTEP elsewhere", shard{vms: 3, vtep: "192.0.2.77", verify: overlayPing}, "ping overlay 203.0.113.10: cannot receive VXLAN at the monitor's VTEP 192.0.2.77: cannot assign requested address; it must be an address of the daemon's host"},
 		{"no VIP", shard{vms: 3, vtep: "2001:db8::5", verify: overlayPing}, "no VIP of the policy's Gateways has the IP version of its monitor's VTEP 2001:db8::5; give the monitor another VTEP"},
 		{"ranges", shard{vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: 10.1.0.0/24, mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "ping overlay 203.0.113.10: there is nothing to test, because its route table has no route to a single address; add one, or exclude the Network"},
-		{"other family", shard{vips: ", \"2001:db8:f::1\"", vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: \"fd00::1/128\", mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "1 have another IP version than the monitor, or are its own; repair its monitor, or exclude the Network"},
+		{"other family", shard{vips: ", \"2001:db8:f::1\"", vtep: here, verify: overlayPing, routes: "  - {vm: r, prefix: \"fd00::1/128\", mac: \"02:aa:00:00:00:99\", vtep: 192.0.2.1}\n"}, "1 of another IP version than the monitor, or its own; repair its monitor, or exclude the Network"},
 		{"no program", shard{vms: 3, vtep: here, verify: overlayPing + ", exec: {command: [vpc]}"}, "exec vpc: the daemon runs programs only with --exec-dir"},
 		{"URL", shard{vms: 3, vtep: here, verify: "http: {url: \"http://127.0.0.9/\"}"}, "http http://127.0.0.9/: 127.0.0.9 is neither an address in a document nor in a --probe-allow network"},
 	} {
@@ -412,8 +412,8 @@ func TestRequestOf(t *testing.T) {
 	if len(r.Targets) != 7 || len(moved) != 3 || !moved[vms[2]] || r.Retries != 0 || r.Survey || r.Batch != "1 of 2" || r.Commit != "main@sha1:abc" || sel.Ranges != 0 {
 		t.Errorf("the batch asks %+v", r)
 	}
-	if len(r.Checks) != 2 || r.Checks[0].VIP != shardVIP || r.Checks[1].Port != 22 || len(r.Baseline) != 1 || r.Baseline["tcp 22"][vms[0]] != 100 {
-		t.Errorf("the checks are %+v, the baseline %v", r.Checks, r.Baseline)
+	if len(r.Tests) != 2 || r.Tests[0].VIP != shardVIP || r.Tests[1].Port != 22 || len(r.Baseline) != 1 || r.Baseline["tcp 22"][vms[0]] != 100 {
+		t.Errorf("the checks are %+v, the baseline %v", r.Tests, r.Baseline)
 	}
 	if fmt.Sprint(r.Named) != "[203.0.113.10 192.0.2.1 192.0.2.2]" {
 		t.Errorf("named are %v", r.Named)

@@ -303,10 +303,10 @@ func TestFollowWithoutEtcd(t *testing.T) {
 			f.logs("what was read last stays")
 			wait(t, one.lost, "ends")
 			late := follow(t, 50*time.Millisecond, server.URL)
-			late.logs("cannot be followed")
+			late.logs("cannot read the leader's records")
 			late.quiet("without etcd")
 			back()
-			f.logs("is read again")
+			f.logs("can be read again")
 			f.quiet("with etcd back")
 			if name == "wiped" {
 				late.next(map[string]string{}) // it never knew of anything

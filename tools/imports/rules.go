@@ -23,7 +23,8 @@ const (
 var inner = map[string][]string{
 	"policies":          {"policies/packets", "policies/requests", "policies/rollout"},
 	"policies/packets":  nil,
-	"policies/requests": {"policies/packets"},
+	"policies/memo":     nil,
+	"policies/requests": {"policies/memo", "policies/packets"},
 	"policies/rollout":  nil,
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/cilium/cilium/pkg/maglev"
 	"github.com/cilium/hive/cell"
 
-	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/packets"
 )
 
 // sizes are gray's number of buckets and the nearest prime, which Cilium wants.
@@ -26,12 +26,12 @@ const servers = 32
 
 // gray returns a function that fills gray's table once.
 func gray(buckets int) func() []uint16 {
-	h := policies.Hash{Algorithm: "maglev", Buckets: buckets}
-	backends := make([]policies.Backend, servers)
+	h := packets.Hash{Algorithm: "maglev", Buckets: buckets}
+	backends := make([]packets.Backend, servers)
 	for i := range backends {
-		backends[i] = policies.Backend{Name: fmt.Sprintf("gw%d", i+1), Weight: 1}
+		backends[i] = packets.Backend{Name: fmt.Sprintf("gw%d", i+1), Weight: 1}
 	}
-	slices.SortFunc(backends, func(a, b policies.Backend) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(backends, func(a, b packets.Backend) int { return strings.Compare(a.Name, b.Name) })
 	return func() []uint16 {
 		table, _ := h.Fill(backends)
 		return table

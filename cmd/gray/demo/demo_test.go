@@ -77,10 +77,10 @@ func pingAll(t *testing.T, r *rolloutDemo, v *shardVPC) (moved, lost int) {
 	res := prober.Probe(t.Context(), probe.Request{
 		Network: v.name, VNI: *n.VNI, Monitor: n.Monitor, Survey: true,
 		Targets: targets,
-		Checks:  []probe.Check{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: r.lab.vip}},
+		Tests:   []probe.Test{{Kind: probe.PingOverlay, Count: 3, Timeout: time.Second, VIP: r.lab.vip}},
 	})
-	lost = res.Checks[0].Failed
-	if out := res.Checks[0]; out.Addresses != 20 || out.Received != 3*(20-lost) {
+	lost = res.Tests[0].Failed
+	if out := res.Tests[0]; out.Addresses != 20 || out.Received != 3*(20-lost) {
 		t.Errorf("%s: %s: %+v", v.name, res.Reason, out)
 	}
 	for i, vm := range r.lab.look(v) {

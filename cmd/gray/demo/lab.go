@@ -40,7 +40,7 @@ func (l *Lab) ChoosePorts(names ...string) error {
 		if err != nil {
 			return err
 		}
-		defer free.Close() // after the last one, so that each has another port
+		defer func() { _ = free.Close() }() // after the last one, so that each has another port
 		l.Ports[n] = free.Addr().(*net.TCPAddr).Port
 	}
 	return nil

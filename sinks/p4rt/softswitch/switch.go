@@ -1,3 +1,14 @@
+// Package softswitch is `gray switch`, the software gateway: a strict P4Runtime server
+// and a packet path in Go that runs the gray pipeline. Laptops and tests use it in place
+// of a Tofino, and sinks/p4rt programs it like any other switch.
+//
+// The server refuses what the P4Runtime specification refuses, with the code that the
+// specification names. It also refuses byte strings that are not in their shortest form,
+// which would read back in another form than they were written. So a client that works
+// here works elsewhere. A Personality makes it differ as other servers do. It has the
+// tables of any P4Info, with exact, ternary and range fields, but forwards packets only
+// with the gray pipeline. Default actions are constant. Constant entries are not in a
+// P4Info and cannot be read. All state is in memory: a restarted switch is empty.
 package softswitch
 
 import (
@@ -138,4 +149,52 @@ func (s *Switch) Capabilities(_ context.Context, req *p4v1.CapabilitiesRequest) 
 		}
 	}
 	return &p4v1.CapabilitiesResponse{P4RuntimeApiVersion: "1.5.0"}, nil
+}
+
+// dropReason is why a packet was dropped.
+type dropReason int
+
+const (
+	dropTruncated dropReason = iota
+	dropMalformed
+	dropNoPipeline
+	dropNoVIP
+	dropNoProfile
+	dropNoPool
+	dropNoBucket
+	dropNoBackend
+	dropNoPort
+	dropNotSent
+	dropReasons
+)
+
+var dropNames = [dropReasons]string{
+	"truncated", "malformed", "no pipeline", "no VIP", "no hash profile", "no pool", "no bucket", "no backend", "no port", "not sent",
+}
+
+type stats struct {
+	forwarded atomic.Uint64
+	writes    atomic.Uint64
+	dropped   [dropReasons]atomic.Uint64
+}
+
+func (s *stats) drop(r dropReason) { s.dropped[r].Add(1) }
+
+// Stats is what a switch has counted since it was made.
+type Stats struct {
+	Forwarded uint64            // packets sent on
+	Dropped   map[string]uint64 // packets dropped, by reason
+	Writes    uint64            // updates of the tables that succeeded
+	Pushes    uint64            // pipelines that were committed
+}
+
+// Stats returns the counts.
+func (s *Switch) Stats() Stats {
+	st := Stats{Forwarded: s.stats.forwarded.Load(), Writes: s.stats.writes.Load(), Pushes: s.pushes.Load(), Dropped: map[string]uint64{}}
+	for r := range dropReasons {
+		if n := s.stats.dropped[r].Load(); n > 0 {
+			st.Dropped[dropNames[r]] = n
+		}
+	}
+	return st
 }

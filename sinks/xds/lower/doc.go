@@ -4,13 +4,13 @@
 //
 // In the order in which a resource passes:
 //
-//	lower.go        a unit of the IR to resources: kinds, keys, names, ranks, references
+//	lower.go        a unit of the IR to resources: kinds, keys, names, ranks, references,
+//	                and their stored form
 //	cluster.go      the bodies: a version of a service,
 //	endpoints.go    its endpoints,
 //	virtualhost.go  a service with its hosts and its default version,
 //	rule.go         a rule for all requests of a service, and the rules of one account,
 //	listener.go     the listener of a node
-//	codec.go        a resource to its stored form, and back
 //	route.go        rules to routes, for Envoys and for gRPC's own client
 //	message.go      the parts that messages share
 //

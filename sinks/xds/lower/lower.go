@@ -1,13 +1,16 @@
 package lower
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"unique"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gray-release/gray/policies"
+	"github.com/gray-release/gray/policies/memo"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/schema"
@@ -97,11 +100,11 @@ func refsOf(name string, body reconciler.Body) []reconciler.Key {
 
 // sharedRefs has the references to versions by "service/version". The accounts of a
 // version share them: they would be half of an account's memory.
-var sharedRefs = memo[string, []reconciler.Key]{most: 16384}
+var sharedRefs = memo.New[string, []reconciler.Key](16384)
 
 // versionRefs is what a rule of a service refers to.
 func versionRefs(service, version string) []reconciler.Key {
-	return sharedRefs.get(service+"/"+version, func(name string) []reconciler.Key {
+	return sharedRefs.Get(service+"/"+version, func(name string) []reconciler.Key {
 		service, _, _ := strings.Cut(name, "/")
 		return []reconciler.Key{Key(KindCluster, name), Key(KindEndpoints, name), Key(KindVirtualHost, service)}
 	})
@@ -153,4 +156,61 @@ func CheckLabel(s string) error {
 		return fmt.Errorf("%q is not a name; want lower-case letters, digits, dots and dashes", s)
 	}
 	return CheckName(s)
+}
+
+// record is a resource in its stored form. Rank and references follow from the
+// key and the body.
+type record struct {
+	Body   json.RawMessage `json:"body"`
+	Origin schema.Position `json:"origin"`
+}
+
+// Encode makes the stored form of a resource, without its key.
+func Encode(r *reconciler.Resource) ([]byte, error) {
+	body, err := json.Marshal(r.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be encoded: %w", r.Key, err)
+	}
+	return json.Marshal(record{body, r.Origin})
+}
+
+// Decode reads what Encode wrote.
+func Decode(k reconciler.Key, b []byte) (*reconciler.Resource, error) {
+	body := newBody(k)
+	if body == nil {
+		return nil, fmt.Errorf("%s is not a resource of target %s", k, Target)
+	}
+	var rec record
+	err := json.Unmarshal(b, &rec)
+	if err == nil {
+		err = json.Unmarshal(rec.Body, body)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be decoded: %w", k, err)
+	}
+	rec.Origin.Path = unique.Make(rec.Origin.Path).Value()
+	return resource(k.Kind, k.Name, body, rec.Origin), nil
+}
+
+// newBody is an empty body for a key, nil where the key is not of this target.
+func newBody(k reconciler.Key) reconciler.Body {
+	if k.Target != Target {
+		return nil
+	}
+	halves := strings.Contains(k.Name, "/")
+	switch {
+	case k.Kind == KindCluster && halves:
+		return new(Cluster)
+	case k.Kind == KindEndpoints && halves:
+		return new(Endpoints)
+	case k.Kind == KindVirtualHost:
+		return new(VirtualHost)
+	case k.Kind == KindRule && halves:
+		return new(Rule)
+	case k.Kind == KindAccount && halves:
+		return &Account{name: k.Name}
+	case k.Kind == KindListener:
+		return new(Listener)
+	}
+	return nil
 }

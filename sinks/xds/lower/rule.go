@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unique"
 
+	"github.com/gray-release/gray/policies/memo"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
 )
@@ -75,7 +76,7 @@ type rules struct {
 
 func newAccount(name string, own []requests.Rule, instead []string) *Account {
 	if len(own) == 1 && own[0].Whole() && len(instead) == 0 {
-		return &Account{name, simples.get(simple{own[0].Priority, own[0].Version}, simple.decision)}
+		return &Account{name, simples.Get(simple{own[0].Priority, own[0].Version}, simple.decision)}
 	}
 	d := rules{Instead: instead}
 	for i := range own {
@@ -99,8 +100,8 @@ func (s simple) decision() Decision {
 }
 
 var (
-	simples   = memo[simple, Decision]{most: 1024}
-	decisions = memo[Decision, *rules]{most: 1024} // accounts in a row mostly have equal decisions
+	simples   = memo.New[simple, Decision](1024)
+	decisions = memo.New[Decision, *rules](1024) // accounts in a row mostly have equal decisions
 )
 
 func (d rules) decision() Decision {
@@ -112,7 +113,7 @@ func (d rules) decision() Decision {
 }
 
 func (d Decision) read() *rules {
-	return decisions.get(d, func(d Decision) *rules {
+	return decisions.Get(d, func(d Decision) *rules {
 		r := new(rules)
 		if err := json.Unmarshal([]byte(d.text.Value()), r); err != nil {
 			panic("xds: " + err.Error()) // UnmarshalJSON has checked it
