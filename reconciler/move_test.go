@@ -104,6 +104,8 @@ func (s boxes) Apply(ctx context.Context, self *Resource, changes []Change) erro
 		case target:
 			return at
 		case "mem/s":
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			return *s.now
 		}
 		return name
