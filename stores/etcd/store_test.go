@@ -360,7 +360,14 @@ func TestStoreFencesAnOldLeader(t *testing.T) {
 	}
 	two.end <- errors.New("restarted")
 	wait(t, two.lost, "ends")
-	if _, err := two.leads().Store(); err == nil || !strings.Contains(err.Error(), `has layout "99", this gray reads "1"`) {
+	var next *etcd.Lead // either of them: the first stood for election again
+	select {
+	case next = <-one.led:
+	case next = <-two.led:
+	case <-time.After(patience):
+		t.Fatal("nobody leads")
+	}
+	if _, err := next.Store(); err == nil || !strings.Contains(err.Error(), `has layout "99", this gray reads "1"`) {
 		t.Errorf("another layout gives %v", err)
 	}
 }
