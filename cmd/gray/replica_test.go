@@ -288,6 +288,7 @@ func (p *pair) policy(name string) {
 
 // TestReplicas takes two daemons through what befalls them, under load.
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, testEnvoy(t))
 	p.live()
 	p.serves(p.second)

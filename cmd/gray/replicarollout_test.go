@@ -27,6 +27,7 @@ import (
 // frozen in the middle of a batch. What has moved stays so at the Envoys of both, also
 // where one starts anew, and where etcd goes.
 func TestRolloutOverReplicas(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, testEnvoy(t))
 	p.live()
 	p.serves(p.second)
