@@ -33,7 +33,7 @@ func TestAnotherPipelineIsLoadedBeforeAllElse(t *testing.T) {
 func TestNothingIsAppliedBeforeItsNumbersAreOnDisk(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		kept := newKeeper()
-		g := start(t, newWorld(t), func(c *Config) { c.Store = &Store{kept} })
+		g := start(t, newWorld(t), func(c *Config) { c.Store = kept.store() })
 		g.commit("1", switchDoc("s", 1))
 		g.do(func() { kept.err = errors.New("the disk is full") })
 		g.commit("2", switchDoc("s", 1), gatewayDoc("gw", "203.0.113.10", "s", 2))
@@ -54,7 +54,7 @@ func TestNothingIsAppliedBeforeItsNumbersAreOnDisk(t *testing.T) {
 func TestACommitWithoutNewNumbersWritesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		kept := newKeeper()
-		g := start(t, newWorld(t), func(c *Config) { c.Store = &Store{kept} })
+		g := start(t, newWorld(t), func(c *Config) { c.Store = kept.store() })
 		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
 		g.commit("1", docs...)
 		g.do(func() { kept.err = errors.New("the disk is full") })

@@ -57,9 +57,9 @@ func found(ports ...uint16) board.Found {
 
 func newBoard(t testing.TB, store *Store) *board.Discovery {
 	t.Helper()
-	var records board.Records
+	var records *board.Records
 	if store != nil {
-		records = store
+		records = &store.Records
 	}
 	d, err := board.NewDiscovery(records)
 	if err != nil {

@@ -120,7 +120,7 @@ func TestFollowerKnowsSuspended(t *testing.T) {
 		}
 		leader.commit("c1", docs(matching(false, 1))...)
 		leader.commit("c2", docs(matching(true, 2))...)
-		records, _, err := (&Store{store}).rollouts()
+		records, _, err := store.store().rollouts()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -95,7 +95,7 @@ func rolloutDoc(version, rollout string) string {
 // verified has a batch tested, by whoever takes the jobs of the test.
 const verified = "verify: {exec: {command: [check]}}"
 
-// keeper is a Backend in memory that fails, or ends the process, when it is told to.
+// keeper holds records in memory. It fails, or ends the process, when it is told to.
 type keeper struct {
 	mu      sync.Mutex
 	records map[string]map[string][]byte
@@ -107,7 +107,10 @@ type keeper struct {
 
 func newKeeper() *keeper { return &keeper{records: map[string]map[string][]byte{}} }
 
-func (k *keeper) Close() error { return nil }
+// store is a Store of the records.
+func (k *keeper) store() *Store {
+	return &Store{Records: board.Records{Load: k.Load, Write: k.Write}, Close: func() error { return nil }}
+}
 
 func (k *keeper) Load(bucket string, f func(string, []byte) error) error {
 	k.mu.Lock()
@@ -185,7 +188,7 @@ func startRoll(t testing.TB, w *world, store *keeper, change ...func(*Config)) *
 	g.say = func(*board.Job) (rollout.Verdict, bool) { return rollout.Verdict{Passed: true}, true }
 	base := func(c *Config) {
 		c.Sinks, c.Always = movers(w), nil
-		c.Store, c.Probes = &Store{store}, g.probes
+		c.Store, c.Probes = store.store(), g.probes
 		c.Events = func(e Event) {
 			g.mu.Lock()
 			defer g.mu.Unlock()

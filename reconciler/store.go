@@ -16,18 +16,9 @@ import (
 
 // Store is what has to outlive the daemon: the numbers of policies.IDs, how to
 // reach the switches, what the Envoys were last given.
-type Store struct{ Backend }
-
-// Backend is where the records of a Store lie.
-type Backend interface {
-	// Load calls f for every record of a bucket, sorted by key. The value is only
-	// valid during the call.
-	Load(bucket string, f func(key string, value []byte) error) error
-	// Write puts and removes records of a bucket, all of them or none; a key in both
-	// is put. What it wrote is safe when it returns nil. A key is not empty.
-	Write(bucket string, put map[string][]byte, remove []string) error
-	// Close lets go of the records.
-	Close() error
+type Store struct {
+	board.Records
+	Close func() error // lets go of the records
 }
 
 // Buckets of a Store.

@@ -15,7 +15,7 @@ import (
 )
 
 // newStore returns a store in memory.
-func newStore() *Store { return &Store{newKeeper()} }
+func newStore() *Store { return newKeeper().store() }
 
 // TestEpochsGrow holds that a process has a higher epoch than the one before it,
 // whatever the clock says.
@@ -23,7 +23,7 @@ func TestEpochsGrow(t *testing.T) {
 	kept := newKeeper()
 	now, last := time.Unix(1_800_000_000, 0), uint64(0)
 	for _, now := range []time.Time{now, now, now.Add(-time.Hour), now.Add(time.Minute)} {
-		s := &Store{kept}
+		s := kept.store()
 		epoch, err := s.NextEpoch(now, 0)
 		if err != nil || epoch <= last || epoch < uint64(now.Unix()) {
 			t.Errorf("at %s the epoch is %d after %d (%v)", now, epoch, last, err)
@@ -65,7 +65,7 @@ func TestNumbersAreStoredEachByItself(t *testing.T) {
 			return all
 		}
 		kept.records[bucketIDs] = map[string][]byte{"table": []byte(`[{"Switch":"s","Space":1,"Key":"gw","ID":200},{"Switch":"s","Space":1,"Key":"old","ID":7}]`)}
-		g := start(t, newWorld(t), func(c *Config) { c.Store, c.MaxDelete = &Store{kept}, 100 })
+		g := start(t, newWorld(t), func(c *Config) { c.Store, c.MaxDelete = kept.store(), 100 })
 		g.commit("1", switchDoc("s", 1), gatewayDoc("gw", "203.0.113.10", "s", 2))
 		first := numbers()
 		if _, stale := first["s/1/7"]; stale || first["table"] != "" || first["s/1/200"] != `{"Switch":"s","Space":1,"Key":"gw","ID":200}` {

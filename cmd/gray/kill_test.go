@@ -36,15 +36,15 @@ func killAtWrite() {
 	daemon.OpenStore = func(state string) (*reconciler.Store, error) {
 		s, err := bolt.Open(state)
 		if err == nil {
-			k.Backend, s.Backend = s.Backend, &k
+			k.under, s.Write = s.Write, k.write
 		}
 		return s, err
 	}
 }
 
-// killer is a Backend that ends the process.
+// killer is a Write that ends the process.
 type killer struct {
-	reconciler.Backend
+	under func(bucket string, put map[string][]byte, remove []string) error
 	at   int
 	when string
 
@@ -52,7 +52,7 @@ type killer struct {
 	writes int
 }
 
-func (k *killer) Write(bucket string, put map[string][]byte, remove []string) error {
+func (k *killer) write(bucket string, put map[string][]byte, remove []string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.writes++
@@ -63,7 +63,7 @@ func (k *killer) Write(bucket string, put map[string][]byte, remove []string) er
 		}
 	}
 	die("before")
-	err := k.Backend.Write(bucket, put, remove)
+	err := k.under(bucket, put, remove)
 	die("after")
 	return err
 }

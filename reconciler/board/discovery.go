@@ -17,7 +17,7 @@ const bucketEtcd = "etcd"
 // Neither waits for the other. What was found stays while etcd is away, also over a
 // restart, and until no document names the target any more.
 type Discovery struct {
-	store Records
+	store *Records
 
 	*Board[Wanted]
 	number int
@@ -27,10 +27,14 @@ type Discovery struct {
 	looked map[string]bool    // targets that this process has heard of, good or bad
 }
 
-// Records is where a Discovery keeps what was found, as reconciler.Backend does.
-type Records interface {
-	Load(bucket string, f func(key string, value []byte) error) error
-	Write(bucket string, put map[string][]byte, remove []string) error
+// Records are where what has to outlive the process is kept, in buckets.
+type Records struct {
+	// Load calls f for every record of a bucket, sorted by key. The value is only
+	// valid during the call.
+	Load func(bucket string, f func(key string, value []byte) error) error
+	// Write puts and removes records of a bucket, all of them or none; a key in both
+	// is put. What it wrote is safe when it returns nil. A key is not empty.
+	Write func(bucket string, put map[string][]byte, remove []string) error
 }
 
 // Found is what is registered under a target.
@@ -50,7 +54,7 @@ type Trouble struct {
 
 // NewDiscovery returns a board with what the store holds; a nil store holds
 // nothing, and keeps nothing.
-func NewDiscovery(store Records) (*Discovery, error) {
+func NewDiscovery(store *Records) (*Discovery, error) {
 	d := &Discovery{
 		Board: newBoard[Wanted](), store: store, found: map[string]Found{}, wrong: map[string]Trouble{}, looked: map[string]bool{},
 	}

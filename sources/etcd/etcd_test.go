@@ -39,9 +39,9 @@ type finder struct {
 
 func newBoard(t *testing.T, store *reconciler.Store, targets ...string) *board.Discovery {
 	t.Helper()
-	var records board.Records
+	var records *board.Records
 	if store != nil {
-		records = store
+		records = &store.Records
 	}
 	board, err := board.NewDiscovery(records)
 	if err != nil {

@@ -14,12 +14,13 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // layout is the version of the file's layout. A file with another one is refused.
 const layout = "1"
 
-// file is a reconciler.Backend.
+// file holds the records.
 type file struct{ db *bbolt.DB }
 
 // Open opens the store for a --state of the form "file:/path", and creates the file and
@@ -43,7 +44,7 @@ func Open(state string) (*reconciler.Store, error) {
 	if err := s.checkVersion(); err != nil {
 		return nil, errors.Join(fmt.Errorf("--state %s: %w", state, err), db.Close())
 	}
-	return &reconciler.Store{Backend: s}, nil
+	return &reconciler.Store{Records: board.Records{Load: s.load, Write: s.write}, Close: db.Close}, nil
 }
 
 func (s *file) checkVersion() error {
@@ -63,11 +64,8 @@ func (s *file) checkVersion() error {
 	})
 }
 
-// Close implements reconciler.Backend.
-func (s *file) Close() error { return s.db.Close() }
-
-// Load implements reconciler.Backend.
-func (s *file) Load(bucket string, f func(key string, value []byte) error) error {
+// load is the Load of board.Records.
+func (s *file) load(bucket string, f func(key string, value []byte) error) error {
 	return s.db.View(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(bucket))
 		if b == nil {
@@ -77,8 +75,8 @@ func (s *file) Load(bucket string, f func(key string, value []byte) error) error
 	})
 }
 
-// Write implements reconciler.Backend.
-func (s *file) Write(bucket string, put map[string][]byte, remove []string) error {
+// write is the Write of board.Records.
+func (s *file) write(bucket string, put map[string][]byte, remove []string) error {
 	return s.db.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte(bucket))
 		if err != nil {

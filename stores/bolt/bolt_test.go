@@ -88,8 +88,15 @@ func TestStoreSaysWhyItCannotBeOpened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.Backend.(*file).db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("99")) })
-	if err := errors.Join(err, s.Close()); err != nil {
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(strings.TrimPrefix(future, "file:"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("99")) })
+	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ state, want string }{

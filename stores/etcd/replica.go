@@ -17,6 +17,7 @@ import (
 
 	"github.com/gray-release/gray/etcdclient"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 )
 
 // ReplicaConfig names a replica and the etcd that the replicas share.
@@ -276,7 +277,7 @@ func (l *Lead) Store() (*reconciler.Store, error) {
 	if err := s.settle(l.ctx); err != nil {
 		return nil, err
 	}
-	return &reconciler.Store{Backend: s}, nil
+	return &reconciler.Store{Records: board.Records{Load: s.Load, Write: s.Write}, Close: func() error { return nil }}, nil
 }
 
 // fence is a condition that is true in etcd as long as this is the leader.

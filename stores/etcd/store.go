@@ -47,7 +47,7 @@ const removed = "removed"
 // ErrNotLeader is the error of a write by a replica that does not lead.
 var ErrNotLeader = errors.New("this replica is not the leader and must not write; the leader goes on")
 
-// store is a reconciler.Backend for the replica that leads.
+// store holds the records for the replica that leads.
 type store struct {
 	reader
 	lead *Lead
@@ -57,9 +57,6 @@ type store struct {
 	seq    uint64 // the committed number
 }
 
-// Close implements reconciler.Backend. The records stay.
-func (s *store) Close() error { return nil }
-
 // base is the prefix of all pieces of a record.
 func (s *store) base(bucket, key string) string {
 	return s.at("data", url.PathEscape(bucket), url.PathEscape(key)) + "/"
@@ -67,7 +64,7 @@ func (s *store) base(bucket, key string) string {
 
 func number(n uint64) string { return fmt.Sprintf("%016x", n) }
 
-// Load implements reconciler.Backend. It reads the bucket at one revision.
+// Load is the Load of board.Records. It reads the bucket at one revision.
 func (s *store) Load(bucket string, f func(key string, value []byte) error) error {
 	ctx := s.lead.ctx
 	last, err := s.committed(ctx)
@@ -86,7 +83,7 @@ func (s *store) Load(bucket string, f func(key string, value []byte) error) erro
 	return nil
 }
 
-// Write implements reconciler.Backend. It fails with ErrNotLeader if another replica
+// Write is the Write of board.Records. It fails with ErrNotLeader if another replica
 // leads, even if this one does not know that yet. After an error of etcd the whole Write
 // may still have been made.
 func (s *store) Write(bucket string, put map[string][]byte, remove []string) error {

@@ -1,5 +1,7 @@
 // Command house checks sizes that golangci-lint does not check: how many files a folder
-// has, and how many fields a struct has. It ignores tests, and prints all findings.
+// has, how many fields a struct, how many interfaces a package exports and how many
+// methods they have, how many parameters an exported constructor. It ignores tests, and
+// prints all findings.
 package main
 
 import (
@@ -19,6 +21,10 @@ import (
 const (
 	mostFiles  = 20 // .go files of a folder
 	mostFields = 15 // of a struct; an embedded one counts as one
+
+	mostInterfaces = 3 // that a package exports
+	mostMethods    = 3 // of one
+	mostParameters = 4 // of an exported function New...
 )
 
 func main() {
@@ -30,7 +36,7 @@ func main() {
 
 func run(root string) error {
 	var wrong []error
-	files := map[string]int{}
+	files, interfaces := map[string]int{}, map[string]int{}
 	err := fs.WalkDir(os.DirFS(root), ".", func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -41,39 +47,66 @@ func run(root string) error {
 			return nil
 		}
 		files[path.Dir(p)]++
-		large, err := structs(root, p)
-		wrong = append(wrong, large...)
+		found, err := check(root, p)
+		wrong = append(wrong, found.wrong...)
+		interfaces[path.Dir(p)] += found.interfaces
 		return err
 	})
 	for _, folder := range slices.Sorted(maps.Keys(files)) {
 		if n := files[folder]; n > mostFiles {
 			wrong = append(wrong, fmt.Errorf("%s: %d .go files without tests, more than %d; split the package", folder, n, mostFiles))
 		}
+		if n := interfaces[folder]; n > mostInterfaces {
+			wrong = append(wrong, fmt.Errorf("%s: exports %d interfaces, more than %d; take functions or structs", folder, n, mostInterfaces))
+		}
 	}
 	return errors.Join(append(wrong, err)...)
 }
 
-// structs finds the structs of a file that have too many fields.
-func structs(root, file string) ([]error, error) {
+// findings are what is wrong in a file, and how many interfaces it exports.
+type findings struct {
+	wrong      []error
+	interfaces int
+}
+
+// check looks at the declarations of a file.
+func check(root, file string) (found findings, err error) {
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, path.Join(root, file), nil, parser.SkipObjectResolution)
 	if err != nil {
-		return nil, err
+		return found, err
 	}
-	var wrong []error
+	wrong := func(n ast.Node, format string, args ...any) {
+		at := fmt.Sprintf("%s:%d: ", file, fset.Position(n.Pos()).Line)
+		found.wrong = append(found.wrong, fmt.Errorf(at+format, args...))
+	}
 	ast.Inspect(f, func(n ast.Node) bool {
-		s, ok := n.(*ast.StructType)
-		if !ok {
-			return true
-		}
-		fields := 0
-		for _, field := range s.Fields.List {
-			fields += max(1, len(field.Names))
-		}
-		if fields > mostFields {
-			wrong = append(wrong, fmt.Errorf("%s:%d: a struct of %d fields, more than %d; group those that belong together", file, fset.Position(s.Pos()).Line, fields, mostFields))
+		switch n := n.(type) {
+		case *ast.StructType:
+			if fields := count(n.Fields); fields > mostFields {
+				wrong(n, "a struct of %d fields, more than %d; group those that belong together", fields, mostFields)
+			}
+		case *ast.TypeSpec:
+			if i, ok := n.Type.(*ast.InterfaceType); ok && n.Name.IsExported() {
+				found.interfaces++
+				if methods := count(i.Methods); methods > mostMethods {
+					wrong(n, "an interface of %d methods, more than %d; split it", methods, mostMethods)
+				}
+			}
+		case *ast.FuncDecl:
+			if parameters := count(n.Type.Params); n.Recv == nil && strings.HasPrefix(n.Name.Name, "New") && parameters > mostParameters {
+				wrong(n, "a constructor of %d parameters, more than %d; take a struct", parameters, mostParameters)
+			}
 		}
 		return true
 	})
-	return wrong, nil
+	return found, nil
+}
+
+// count is how many names a list declares; what is embedded counts as one.
+func count(list *ast.FieldList) (n int) {
+	for _, field := range list.List {
+		n += max(1, len(field.Names))
+	}
+	return n
 }

@@ -38,9 +38,9 @@ func (c *Config) lookUp(store *reconciler.Store) (*board.Discovery, func(context
 		return nil, nil, err
 	}
 	cfg.Log = c.Log
-	var records board.Records // nil for a replica: each looks up endpoints itself
+	var records *board.Records // nil for a replica: each looks up endpoints itself
 	if store != nil {
-		records = store
+		records = &store.Records
 	}
 	board, err := board.NewDiscovery(records)
 	return board, func(ctx context.Context) { etcd.Run(ctx, board, cfg) }, err
