@@ -45,8 +45,8 @@ func killAtWrite() {
 // killer is a Write that ends the process.
 type killer struct {
 	under func(bucket string, put map[string][]byte, remove []string) error
-	at   int
-	when string
+	at    int
+	when  string
 
 	mu     sync.Mutex
 	writes int
