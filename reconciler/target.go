@@ -107,7 +107,7 @@ func newTarget(name string, sink Sink) *target {
 	return &target{
 		identity: identity{name: name, sink: sink}, desired: State{}, pending: map[schema.Name]*pending{}, work: work{poked: true},
 		keys: keys{
-			dirty: map[Key]bool{}, troubles: map[Key]*trouble{}, unproved: map[Key]bool{}, charged: map[Key]charge{}, later: map[Key]bool{},
+			dirty: map[Key]bool{}, troubles: map[Key]*trouble{}, unproved: map[Key]bool{}, charged: map[Key]charge{}, later: map[Key]bool{}, waiting: map[Key]Key{},
 		},
 	}
 }
@@ -163,7 +163,7 @@ func takesAll(c Change) bool {
 
 // waits notes which changes wait for other keys.
 func (t *target) waits(waiting []Wait) {
-	t.waiting = map[Key]Key{}
+	clear(t.waiting)
 	for _, p := range t.pending {
 		p.waiting = 0
 	}
