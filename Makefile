@@ -57,7 +57,7 @@ test: tools
 	$(GO) test -p 3 -parallel 4 -timeout 25m ./...
 
 # The same tests under the race detector, which takes four times the processor time. -short
-# leaves out rounds of tests in which nothing runs at the same time as anything else.
+# leaves out long tests in which one goroutine does all.
 race: tools
 	set -e; for m in $(filter-out .,$(TESTED)); do $(GO) test -C $$m -race -timeout 25m ./...; done
 	$(GO) test -race -short -p 2 -parallel 4 -timeout 25m ./...

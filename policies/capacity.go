@@ -66,8 +66,7 @@ func (c *Compiler) overflows() schema.Errors {
 	}
 	var errs schema.Errors
 	for sw, gateways := range bySwitch {
-		sizes := c.sizesOf(sw)
-		for _, table := range slices.Sorted(maps.Keys(sizes)) {
+		for table, size := range c.sizesOf(sw) {
 			sum, most := 0, gateways[0]
 			for _, g := range gateways {
 				n := c.demand(g, table)
@@ -76,8 +75,8 @@ func (c *Compiler) overflows() schema.Errors {
 					most = g
 				}
 			}
-			if sum > sizes[table] {
-				errs = append(errs, c.overflow(sw, table, sum, sizes[table], most))
+			if sum > size {
+				errs = append(errs, c.overflow(sw, table, sum, size, most))
 			}
 		}
 	}

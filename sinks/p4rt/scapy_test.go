@@ -205,7 +205,11 @@ func programmed(t *testing.T, documents string) (*softswitch.Switch, *policies.I
 // TestCraftedPackets sends packets that scapy made through switches, and compares their
 // port and content with the flow model.
 func TestCraftedPackets(t *testing.T) {
-	const rounds, each = 10, 1000
+	const each = 1000
+	rounds := 10
+	if testing.Short() {
+		rounds = 1
+	}
 	all := craft(t, 1, rounds*each)
 	for round := range rounds {
 		documents := craftedDocuments(rand.New(rand.NewPCG(1, uint64(round))))
