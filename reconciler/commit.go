@@ -91,6 +91,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 	news := r.revision != d.snapshot.Revision
 	r.revision, r.live = d.snapshot.Revision, r.liveWith(d)
 	r.index(d.docs, now)
+	r.serve(d)
 	r.notice(d, now)
 	r.lookUp(d, now)
 	r.retire(d)

@@ -1,3 +1,10 @@
+// Package reconciler keeps the live state at what the last good commit means.
+//
+// It stands between the IR of package policies and the sinks: sinks lower the
+// IR to Resources (the desired State), Observe tells what is live, Diff and
+// Plan say what differs, Apply does it. The planner is pure; all I/O is in
+// sources and sinks; one loop owns all state. What a Plan prints is the value
+// that is applied.
 package reconciler
 
 import (
@@ -54,6 +61,7 @@ type Reconciler struct {
 	links
 	standing
 	ledger
+	serving
 	engine
 	intake
 	lookups []policies.Lookup // of the commit in force
@@ -127,6 +135,7 @@ func New(cfg Config) (*Reconciler, error) {
 		cfg: cfg, targets: map[string]*target{}, links: links{map[Key][]Key{}, map[Key]map[Key]bool{}, map[Key]string{}},
 		standing: standing{warned: map[string]bool{}, live: map[string]int{}, stored: stored{switches: map[string][]byte{}, held: map[string]bool{}}},
 		ledger:   ledger{btree.NewG(32, document.before), map[string][]placed{}, map[schema.Name]int{}},
+		serving:  serving{serves: map[schema.Name]any{}, dead: map[schema.Name]map[string]string{}},
 		engine:   engine{rollouts: map[string]*tracked{}},
 		intake:   intake{fetched: make(chan fetched)}, finished: make(chan result), do: make(chan func()),
 	}

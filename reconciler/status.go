@@ -72,6 +72,7 @@ type view struct {
 	ready, reconciling, stalled flag
 	docs                        *btree.BTreeG[document]
 	undone                      map[schema.Name]int
+	lacks                       map[schema.Name]lack // nobody changes it
 	targets                     []targetView
 	rollouts                    []rolloutView
 }
@@ -125,7 +126,8 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 // recordState records the conditions, so that transitions have their time.
 func (r *Reconciler) recordState(now time.Time) {
 	good := r.fetchErr == nil && r.badErr == nil
-	ready, todo := good && r.revision != "", false
+	r.findLacks(now)
+	ready, todo := good && r.revision != "" && len(r.missing) == 0, false
 	for _, t := range r.targets {
 		t.recordState(now)
 		ready, todo, good = ready && t.programmed.on, todo || t.reconciling.on, good && !t.stalled.on
@@ -141,7 +143,7 @@ func (r *Reconciler) view() view {
 	r.recordState(time.Now())
 	v := view{
 		revision: r.revision, seen: r.seen, fetchErr: r.fetchErr, badErr: r.badErr,
-		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone),
+		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone), lacks: r.missing,
 	}
 	if !r.admitted && r.revision != "" {
 		v.revision, v.held = r.last.Revision, r.badErr
@@ -198,6 +200,8 @@ func (v *view) conditions() []Condition {
 		reason = "NothingFetched"
 	case len(failed) > 0:
 		reason, message = "TargetFailed", strings.Join(failed, ", ")+" failed, see targets"
+	case len(v.lacks) > 0:
+		reason, message = firstLack(v.lacks)
 	case !v.ready.on:
 		reason, message = "Progressing", fmt.Sprintf("%d changes are not live yet", pending)
 	}
@@ -279,6 +283,10 @@ func (v *view) documents() []DocumentStatus {
 			}
 			bad = flag{true, slices.MinFunc(t, func(a, b keyView) int { return a.since.Compare(b.since) }).since}
 			todo.on = len(t) < v.undone[d.name]
+		case v.lacks[d.name] != (lack{}):
+			reason, message = v.lacks[d.name].reason, v.lacks[d.name].message
+			todo.on = v.undone[d.name] > 0
+			bad = flag{true, d.ready.since}
 		case len(w) > 0:
 			first := slices.MinFunc(w, func(a, b keyView) int { return a.key.Compare(b.key) })
 			reason, message = "Waiting", fmt.Sprintf("%s waits for %s", first.key, first.why)

@@ -374,6 +374,7 @@ func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
 		r.trouble(t, "in trouble", partial.Keys, now)
 	}
 	if t.reason == "Unreachable" || len(t.dirty) == 0 {
+		r.stirred = r.stirred || t.err != nil
 		t.err, t.retry = nil, backoff{}
 	}
 }
@@ -410,6 +411,7 @@ func (r *Reconciler) finishApply(t *target, res result, now time.Time) {
 		r.fail(t, "ApplyFailed", res.err, now)
 		return
 	}
+	r.stirred = r.stirred || t.err != nil
 	t.err, t.retry = nil, backoff{}
 }
 
@@ -457,5 +459,6 @@ func (r *Reconciler) fail(t *target, reason string, err error, now time.Time) {
 		r.cfg.Log.Error("target failed, will try again", "target", t.name, "reason", reason, "error", err)
 	}
 	t.err, t.reason, t.stale = err, reason, true
+	r.stirred = true
 	t.retry.failed(now)
 }

@@ -1,0 +1,122 @@
+package reconciler
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/gray-release/gray/reconciler/board"
+)
+
+const checkedService = apiVersion + `kind: Service
+metadata: {name: api}
+spec:
+  hosts: [api.internal]
+  default: v1
+  healthCheck: {tcp: {}}
+  versions:
+  - {name: v1, endpoints: [{address: 192.0.2.1, port: 80}, {address: 192.0.2.2, port: 80}]}
+  - {name: v2, endpoints: [{address: 192.0.2.3, port: 80}]}
+  - {name: v3}
+`
+
+func servicePolicy(name, version, account string) string {
+	return apiVersion + "kind: GrayPolicy\nmetadata: {name: " + name + "}\nspec:\n  version: " + version + "\n  targets: [{kind: Service, name: api}]\n  match: [{accounts: [\"" + account + "\"]}]\n"
+}
+
+// stands is a document's Ready condition without its times.
+func (g *rig) stands(name string) string {
+	s := g.status()
+	d := s.document(name)
+	if len(d.Conditions) == 0 {
+		g.t.Fatalf("there is no document %s: %v", name, s.Errors)
+	}
+	return d.Conditions[0].String()
+}
+
+// wants checks the Ready conditions of documents, and of everything by the name "".
+func (g *rig) wants(want map[string]string) {
+	g.t.Helper()
+	for name, want := range want {
+		got := g.status().Conditions[0].String()
+		if name != "" {
+			got = g.stands(name)
+		}
+		if got != want {
+			g.t.Errorf("%q stands as\n  %s\nwant\n  %s", name, got, want)
+		}
+	}
+}
+
+// TestDeadSwitchMakesItsDocumentsNotReady has a switch go away after everything was
+// live: all that is on it is not Ready, with the reason, and what is not on it is.
+func TestDeadSwitchMakesItsDocumentsNotReady(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t), func(c *Config) { c.Drift = 30 * time.Second })
+		g.commit("1", switchDoc("s", 1), switchDoc("r", 2), gatewayDoc("gw", aVIP, "s, r", 2), gatewayDoc("other", "203.0.113.99", "r", 2), policyDoc("p", "gw", 7), policyDoc("q", "other", 8))
+		good := "True Applied"
+		g.wants(map[string]string{"": good, "gw": good, "p": good, "s": good})
+		g.w.at("mem/s", func(p *place) { p.down = errors.New("connection refused\nand more") })
+		begin := time.Now()
+		g.after(31 * time.Second)
+		why := "Switch s: mem/s: connection refused (and more)"
+		g.wants(map[string]string{
+			"": "False TargetFailed mem/s failed, see targets", "s": "False Unreachable mem/s: connection refused (and more)",
+			"gw": "False Unreachable " + why, "p": "False Unreachable Gateway gw: " + why, "other": good, "q": good, "r": good,
+		})
+		if c := g.status().document("p").Conditions[0]; c.LastTransitionTime.Sub(begin) != 30*time.Second {
+			t.Errorf("it is not Ready since %s", c.LastTransitionTime.Sub(begin))
+		}
+		g.commit("2", switchDoc("s", 1), switchDoc("r", 2), gatewayDoc("gw", aVIP, "s, r", 2), gatewayDoc("other", "203.0.113.99", "r", 2), policyDoc("late", "gw", 7))
+		if got := g.stands("late"); got != "False Unreachable Gateway gw: "+why {
+			t.Errorf("a policy that came while the switch was away stands as %s", got)
+		}
+		g.w.at("mem/s", func(p *place) { p.down = nil })
+		g.after(2 * time.Minute)
+		g.wants(map[string]string{"": good, "gw": good, "late": good, "s": good})
+	})
+}
+
+// TestNoServerMakesDocumentsNotReady has the servers of Gateways and Services fail
+// their checks, or be none: whatever goes to such a version is not Ready.
+func TestNoServerMakesDocumentsNotReady(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := board.NewHealth()
+		g := start(t, newWorld(t), func(c *Config) { c.Health = h })
+		g.commit("1", switchDoc("s", 1), checked(2), policyDoc("p", "gw", 7), checkedService, servicePolicy("two", "v2", "1"), servicePolicy("three", "v3", "2"))
+		good := "True Applied"
+		var servers []string
+		for _, c := range h.Wanted() {
+			servers = append(servers, c.Of+" "+c.Server)
+		}
+		if !slices.Contains(servers, "Service/api v1/192.0.2.1:80") {
+			t.Errorf("checked are %q", servers)
+		}
+		three := "version v3 of Service api has no endpoint"
+		g.wants(map[string]string{"gw": good, "p": good, "api": good, "two": good, "three": "False NoEndpoints " + three, "": "False NoEndpoints GrayPolicy/three: " + three})
+		refused := errors.New("refused")
+		h.Report("Service/api", "v1/192.0.2.1:80", refused)
+		g.quiet()
+		g.wants(map[string]string{"api": good})
+		h.Report("Service/api", "v1/192.0.2.2:80", refused)
+		h.Report("Service/api", "v2/192.0.2.3:80", refused)
+		h.Report("gw", "v1/a", refused)
+		g.quiet()
+		one := "version v1 of Service api: all 2 endpoints fail their checks (192.0.2.1:80: refused, 192.0.2.2:80: refused)"
+		g.wants(map[string]string{
+			"api": "False NoEndpoints " + one, "two": "False NoEndpoints version v2 of Service api: all 1 endpoints fail their checks (192.0.2.3:80: refused)",
+			"gw": "False NoServers version v1 of Gateway gw: all 1 servers fail their checks (a: refused)",
+			"p":  "False NoServers Gateway gw: version v1 of Gateway gw: all 1 servers fail their checks (a: refused)",
+		})
+		for _, s := range []string{"v1/192.0.2.1:80", "v2/192.0.2.3:80"} {
+			h.Report("Service/api", s, nil)
+		}
+		h.Report("gw", "v1/a", nil)
+		h.Report("gw", "v2/b2", refused)
+		g.quiet()
+		g.wants(map[string]string{"api": good, "two": good, "gw": good, "p": "False NoServers version v2 of Gateway gw: all 1 servers fail their checks (b2: refused)"})
+		g.commit("2", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), policyDoc("p", "gw", 7))
+		g.wants(map[string]string{"": good, "gw": good, "p": good})
+	})
+}
