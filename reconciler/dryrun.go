@@ -80,6 +80,7 @@ type live struct {
 	former   State // what the commit in force asks for; nil: none is
 	had      map[string]int
 	down     map[string]error // targets that cannot be worked on
+	unknown  []Unknown        // those of them that cannot be read
 	failing  map[Key]failing
 	unread   error // why nothing can be said
 }
@@ -113,6 +114,9 @@ func (r *Reconciler) lookAt() *live {
 		t := r.targets[name]
 		if t.err != nil {
 			l.down[name] = t.err
+			if t.reason == "Unreachable" {
+				l.unknown = append(l.unknown, Unknown{name, firstLine(t.err), t.readAt})
+			}
 		}
 		for k, tr := range t.troubles {
 			l.failing[k] = failing{t.desired[k], tr.err}
@@ -183,6 +187,7 @@ func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, err
 		p.Refused = refuseFirst(c.Desired, l.observed, l.had, r.cfg.MaxDelete)
 	}
 	p.Rollouts = append(compareRollouts(l.ongoing.specs, c.Rollouts), lines...)
+	p.Unknown = l.unknown
 	return p, nil
 }
 

@@ -144,6 +144,7 @@ func (r *Reconciler) findLacks(now time.Time) {
 			lacks[n] = lack{reasonDead(n), why}
 		}
 	}
+	r.missEnvoys(lacks)
 	if len(lacks)+len(r.dead) > 0 {
 		r.docs.Ascend(func(d document) bool { // Gateways come before the policies that go to them
 			if d.name.Kind != schema.KindGateway && d.name.Kind != schema.KindPolicy {
@@ -162,6 +163,43 @@ func (r *Reconciler) findLacks(now time.Time) {
 			if last[n] != lacks[n] {
 				r.reckon(n, now)
 			}
+		}
+	}
+}
+
+// countAbsent counts the keys of a target that nobody has connected to take.
+func (r *Reconciler) countAbsent(t *target) {
+	n := 0
+	for _, tr := range t.troubles {
+		if reasonOf(tr.err) == ReasonNotConnected {
+			n++
+		}
+	}
+	r.stirred = r.stirred || n != t.absent
+	t.absent = n
+}
+
+// missEnvoys adds all Services where no Node is connected: nobody routes to them.
+func (r *Reconciler) missEnvoys(lacks map[schema.Name]lack) {
+	absent, nodes := 0, 0
+	for _, t := range r.targets {
+		absent += t.absent
+	}
+	if absent == 0 {
+		return
+	}
+	r.docs.AscendGreaterOrEqual(document{name: schema.Name{Kind: schema.KindNode}}, func(d document) bool {
+		if d.name.Kind == schema.KindNode {
+			nodes++
+		}
+		return d.name.Kind == schema.KindNode
+	})
+	if absent < nodes {
+		return
+	}
+	for n := range r.serves {
+		if n.Kind == schema.KindService && lacks[n] == (lack{}) {
+			lacks[n] = lack{ReasonNotConnected, "no Envoy is connected, so nobody routes its requests"}
 		}
 	}
 }

@@ -239,7 +239,7 @@ func (t *targetView) status(revision string, held error) TargetStatus {
 		for _, k := range t.troubled {
 			errs = errs.Add(k.key, k.err)
 		}
-		reason, message = "Refused", firstLine(errs)
+		reason, message = reasonOf(slices.MinFunc(t.troubled, byKey).err), firstLine(errs)
 	case !t.read:
 		reason = "NotObserved"
 	case len(t.waiting) > 0 && len(t.waiting) == t.pending:
@@ -277,7 +277,7 @@ func (v *view) documents() []DocumentStatus {
 		switch t, w := troubled[d.name], waiting[d.name]; {
 		case len(t) > 0:
 			first := slices.MinFunc(t, func(a, b keyView) int { return cmp.Or(a.at.Compare(b.at), a.key.Compare(b.key)) })
-			reason, message = "Refused", fmt.Sprintf("%s: %s: %s", first.at, first.key, firstLine(first.err))
+			reason, message = reasonOf(first.err), fmt.Sprintf("%s: %s: %s", first.at, first.key, firstLine(first.err))
 			if len(t) > 1 {
 				message += fmt.Sprintf("; and %d more", len(t)-1)
 			}

@@ -57,6 +57,9 @@ func (f *diffFlags) run(cmd *cobra.Command, path string) error {
 	if f.exitCode && len(d.Changes)+len(d.Rollouts) > 0 {
 		return errNo
 	}
+	if len(d.Unknown) > 0 {
+		return fmt.Errorf("nothing changes of what is known, and %d targets are away; try again when gray status has them back", len(d.Unknown))
+	}
 	return nil
 }
 
@@ -144,7 +147,7 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 		_, err := io.WriteString(w, markdown(d))
 		return err
 	}
-	if len(d.Changes)+len(d.Rollouts) == 0 {
+	if len(d.Changes)+len(d.Rollouts) == 0 && len(d.Unknown) == 0 {
 		_, err := fmt.Fprintf(w, "nothing changes: %s and %s mean the same\n", d.Base, d.Head)
 		return err
 	}
@@ -159,6 +162,9 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 // outcome lists the changes that wait and why the plan is refused, one per line.
 func outcome(d *admin.Diff) string {
 	var b strings.Builder
+	for _, u := range d.Unknown {
+		fmt.Fprintf(&b, "unknown: %s\n", u.Message)
+	}
 	for i, w := range d.Waiting {
 		if i == mostWaiting {
 			fmt.Fprintf(&b, "waits: and %d more\n", len(d.Waiting)-i)
@@ -203,10 +209,13 @@ func rolloutChanges(d *admin.Diff) int {
 // markdown renders a comment for a pull request: the totals, then a table of changes.
 func markdown(d *admin.Diff) string {
 	var b strings.Builder
-	if len(d.Changes)+len(d.Rollouts) == 0 {
+	if len(d.Changes)+len(d.Rollouts) == 0 && len(d.Unknown) == 0 {
 		return fmt.Sprintf("### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
 	}
 	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes)+rolloutChanges(d), summary(d))
+	for _, u := range d.Unknown {
+		fmt.Fprintf(&b, "\n> **Unknown** %s\n", cell(u.Message))
+	}
 	for _, r := range d.Refused {
 		fmt.Fprintf(&b, "\n> **Refused, on all targets** %s\n", cell(r.Message))
 	}

@@ -99,7 +99,7 @@ func (c *Config) Run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, store.Close()) }()
 	}
-	if d.envoys, err = xds.New(xds.Config{Store: store, Hints: d.hints, Log: c.Log}); err != nil {
+	if d.envoys, err = xds.New(xds.Config{Store: store, Hints: d.hints, Log: c.Log, Alone: d.replica == nil && !c.Once}); err != nil {
 		return err
 	}
 	source, closeSource, err := c.open()
