@@ -64,8 +64,9 @@ type claimed struct {
 
 // networks is an index of Networks and their VMs.
 type networks struct {
-	nets map[string]map[schema.Name]bool // by account
-	vms  map[uint32][]netip.Addr         // of the route tables, by VNI, sorted
+	nets  map[string]map[schema.Name]bool // by account
+	vms   map[uint32][]netip.Addr         // of the route tables, by VNI, sorted
+	named int                             // Networks with an account
 }
 
 // problems is the errors and warnings, by where they were found.

@@ -130,8 +130,7 @@ func (c *Compiler) selected(s *docState, r *schema.Rollout) []string {
 			}
 		}
 		if len(names) == 0 {
-			w := s.doc.Errorf("spec.rollout.networkSelector", "selects no Network, so nothing moves")
-			c.warns[s.doc.Name] = append(c.warns[s.doc.Name], w)
+			c.warnf(s, "spec.rollout.networkSelector", "selects no Network, so nothing moves")
 		}
 	}
 	slices.Sort(names)

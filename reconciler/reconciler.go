@@ -88,14 +88,14 @@ type links struct {
 
 // standing is the state of commits in the loop.
 type standing struct {
-	revision string // in force: desired at every target
-	seen     string // the last fetched one
-	settled  bool   // whether seen needs no second look: it is in force, or refused for good
-	admitted bool   // revision passed the guard, so that targets may be changed
-	fetchErr error  // of the last Fetch
-	badErr   error  // why seen is not in force
-	warned   map[string]bool
-	live     map[string]int // how many resources the commit in force asks for, by target
+	revision string          // in force: desired at every target
+	seen     string          // the last fetched one
+	settled  bool            // whether seen needs no second look: it is in force, or refused for good
+	admitted bool            // revision passed the guard, so that targets may be changed
+	fetchErr error           // of the last Fetch
+	badErr   error           // why seen is not in force
+	warned   map[string]bool // the warnings of the commit in force; replaced, never changed
+	live     map[string]int  // how many resources the commit in force asks for, by target
 	stored
 
 	ready, reconciling, stalled flag

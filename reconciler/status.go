@@ -39,6 +39,7 @@ type Status struct {
 	Revision   string           `json:"revision"`   // the last good commit, which is desired
 	Fetched    string           `json:"fetched"`    // the last commit that was seen
 	Errors     []string         `json:"errors"`     // what is wrong with it, or with fetching
+	Warnings   []string         `json:"warnings"`   // what is odd in the last good commit, sorted
 	Conditions []Condition      `json:"conditions"` // Ready first; Reconciling and Stalled where they are True
 	Documents  []DocumentStatus `json:"documents"`  // of the last good commit, sorted
 	Targets    []TargetStatus   `json:"targets"`    // sorted
@@ -67,6 +68,7 @@ type TargetStatus struct {
 // and nobody changes it.
 type view struct {
 	revision, seen              string
+	warned                      map[string]bool
 	held                        error // why revision is not admitted
 	fetchErr, badErr            error
 	ready, reconciling, stalled flag
@@ -106,7 +108,7 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{
-		APIVersion: StatusVersion, Revision: v.revision, Fetched: v.seen, Errors: []string{},
+		APIVersion: StatusVersion, Revision: v.revision, Fetched: v.seen, Errors: []string{}, Warnings: append([]string{}, slices.Sorted(maps.Keys(v.warned))...),
 		Conditions: v.conditions(), Documents: v.documents(), Targets: []TargetStatus{}, Rollouts: []RolloutStatus{},
 	}
 	for _, err := range []error{v.fetchErr, v.badErr} {
@@ -142,7 +144,7 @@ func (r *Reconciler) recordState(now time.Time) {
 func (r *Reconciler) view() view {
 	r.recordState(time.Now())
 	v := view{
-		revision: r.revision, seen: r.seen, fetchErr: r.fetchErr, badErr: r.badErr,
+		revision: r.revision, seen: r.seen, warned: r.warned, fetchErr: r.fetchErr, badErr: r.badErr,
 		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone), lacks: r.missing,
 	}
 	if !r.admitted && r.revision != "" {

@@ -19,7 +19,7 @@ import (
 // diffFlags are the flags of gray diff.
 type diffFlags struct {
 	base, head, output, admin string
-	live, exitCode            bool
+	live, exitCode, strict    bool
 }
 
 func diffCommand() *cobra.Command {
@@ -34,6 +34,7 @@ func diffCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.live, "live", false, "have the daemon read every target again first")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or markdown")
 	cmd.Flags().BoolVar(&f.exitCode, "exit-code", true, "exit with 1 if there is a difference")
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "warnings are errors: exit with 1")
 	cmd.Flags().StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "the daemon's admin API, host:port")
 	return cmd
 }
@@ -52,6 +53,9 @@ func (f *diffFlags) run(cmd *cobra.Command, path string) error {
 		return err
 	}
 	if err := printDiff(cmd.OutOrStdout(), d, f.output); err != nil {
+		return err
+	}
+	if err := tooOdd(cmd, f.strict, len(d.Warnings)); err != nil {
 		return err
 	}
 	if f.exitCode && len(d.Changes)+len(d.Rollouts) > 0 {
@@ -148,7 +152,7 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 		return err
 	}
 	if len(d.Changes)+len(d.Rollouts) == 0 && len(d.Unknown) == 0 {
-		_, err := fmt.Fprintf(w, "nothing changes: %s and %s mean the same\n", d.Base, d.Head)
+		_, err := fmt.Fprintf(w, "%snothing changes: %s and %s mean the same\n", outcome(d), d.Base, d.Head)
 		return err
 	}
 	rollouts := ""
@@ -162,6 +166,9 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 // outcome lists the changes that wait and why the plan is refused, one per line.
 func outcome(d *admin.Diff) string {
 	var b strings.Builder
+	for _, w := range d.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", w)
+	}
 	for _, u := range d.Unknown {
 		fmt.Fprintf(&b, "unknown: %s\n", u.Message)
 	}
@@ -210,9 +217,10 @@ func rolloutChanges(d *admin.Diff) int {
 func markdown(d *admin.Diff) string {
 	var b strings.Builder
 	if len(d.Changes)+len(d.Rollouts) == 0 && len(d.Unknown) == 0 {
-		return fmt.Sprintf("### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
+		fmt.Fprintf(&b, "### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
+	} else {
+		fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes)+rolloutChanges(d), summary(d))
 	}
-	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes)+rolloutChanges(d), summary(d))
 	for _, u := range d.Unknown {
 		fmt.Fprintf(&b, "\n> **Unknown** %s\n", cell(u.Message))
 	}

@@ -180,6 +180,13 @@ func printStatus(w io.Writer, s *admin.Status, name string, now time.Time) error
 	for _, e := range s.Errors {
 		fmt.Fprintf(out, "error\t%s\n", e)
 	}
+	for i, text := range s.Warnings {
+		if i == mostWaiting {
+			fmt.Fprintf(out, "warning\tand %d more\n", len(s.Warnings)-i)
+			break
+		}
+		fmt.Fprintf(out, "warning\t%s\n", text)
+	}
 	if err := out.Flush(); err != nil {
 		return err
 	}
