@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +42,25 @@ func TestRolloutRuns(t *testing.T) {
 		if _, now := g.w.calls("mem/sw"); now != applied {
 			t.Errorf("%d Applies after the end", now-applied)
 		}
+	})
+}
+
+// TestRolloutWithoutDeadlineStalls has the switch go away under a rollout that names no
+// deadline: it is Stalled all the same, and goes on when the switch is back.
+func TestRolloutWithoutDeadlineStalls(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		g := startRoll(t, w, newKeeper())
+		docs := shard("batches: [1, 100%], bake: 10s")
+		g.commit("c1", docs...)
+		w.at("mem/sw", func(p *place) { p.down = errors.New("away") })
+		g.after(29 * time.Minute)
+		g.stands(rollout.PhaseProgressing, "BatchApplying", 4, 0)
+		g.after(2 * time.Minute)
+		g.stands(rollout.PhaseProgressing, "DeadlineExceeded", 4, 0)
+		w.at("mem/sw", func(p *place) { p.down = nil })
+		g.after(2 * time.Minute)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
 	})
 }
 

@@ -342,6 +342,10 @@ func newWatcher(cmd *cobra.Command, all bool) *watcher {
 // goes away after it has answered once.
 func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 	ctx, w := cmd.Context(), newWatcher(cmd, f.all)
+	var late <-chan time.Time
+	if f.timeout > 0 {
+		late = time.After(f.timeout)
+	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for seen := false; ; {
@@ -371,6 +375,9 @@ func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+		case <-late:
+			fmt.Fprintf(w.errs, "gray: not completed within %s; the rollout continues\n", f.timeout)
+			return errNo
 		}
 	}
 }
