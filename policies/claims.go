@@ -89,6 +89,7 @@ func (c *Compiler) claim(e entryOf, unit Name, box packets.Match) {
 		}
 		c.general[unit.Name][unit] = true
 	}
+	c.retake(unit, e.s.doc)
 	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, match: e.m, line: e.m.Line, box: box, percent: e.percent()})
 	c.touch(unit)
 }

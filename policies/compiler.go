@@ -122,7 +122,7 @@ func NewCompiler(ids *IDs, sizes ReadTableSizes) *Compiler {
 			general: map[string]map[Name]bool{}, cells: map[string]map[Name]bool{},
 		},
 		networks: networks{nets: map[string]map[schema.Name]bool{}, vms: map[uint32][]netip.Addr{}},
-		rollouts: rollouts{rolls: map[string]*declaredRollout{}, scopes: map[string]map[string]bool{}},
+		rollouts: rollouts{rolls: map[string]*declaredRollout{}, scopes: map[string]map[string]bool{}, plans: map[Name]map[string]bool{}},
 		blends: blends{
 			uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{},
 			byGateway: map[string]map[Name]bool{}, blendIDs: map[Name][]idKey{},

@@ -140,6 +140,7 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 		delete(c.vms, s.vni)
 	}
 	for _, u := range s.units {
+		c.retake(u, s.doc)
 		left := slices.DeleteFunc(c.claims[u], func(cl claim) bool { return cl.doc == s.doc })
 		c.claims[u] = left
 		if len(left) == 0 {

@@ -230,6 +230,7 @@ type RolloutStatus struct {
 	Gates      []rollout.Gate   `json:"gates,omitempty"`     // that wait for a person
 	Overrides  []string         `json:"overrides,omitempty"` // what people said that Git does not say yet
 	Split      []string         `json:"split,omitempty"`     // accounts that are gray on one plane and not, or not yet wholly, on the other
+	Others     []string         `json:"others,omitempty"`    // what other policies move of what it names, which it neither counts nor tests
 	Failure    *rollout.Failure `json:"failure,omitempty"`
 	Conditions []Condition      `json:"conditions"` // Ready first; Reconciling and Stalled where they are True
 }
@@ -298,6 +299,9 @@ func (v *rolloutView) status(revision string) RolloutStatus {
 		}
 		out.networks(s, spec)
 		out.Split = split(out.Networks, spec)
+		if others := spec.Others(); others != "" {
+			out.Others = strings.Split(others, "; ")
+		}
 	}
 	out.Conditions = v.conditions(revision)
 	return out
@@ -357,7 +361,7 @@ func (v *rolloutView) conditions(revision string) []Condition {
 	message := strings.Join(slices.DeleteFunc([]string{s.Message, v.waits}, func(w string) bool { return w == "" }), "; ")
 	reason := cmp.Or(s.Reason, "Pending")
 	since := cmp.Or(v.ready.since, s.Since)
-	stuck := s.Stalled || s.Phase == rollout.PhaseRolledBack || s.Failure != nil && s.Phase == rollout.PhasePaused
+	stuck := s.Stalled || s.Reason == rollout.ReasonNothing || s.Phase == rollout.PhaseRolledBack || s.Failure != nil && s.Phase == rollout.PhasePaused
 	if s.Stalled {
 		reason = "DeadlineExceeded"
 	}

@@ -3,9 +3,11 @@ package reconciler
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler/board"
 )
 
@@ -118,5 +120,52 @@ func TestNoServerMakesDocumentsNotReady(t *testing.T) {
 		g.wants(map[string]string{"api": good, "two": good, "gw": good, "p": "False NoServers version v2 of Gateway gw: all 1 servers fail their checks (b2: refused)"})
 		g.commit("2", switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2), policyDoc("p", "gw", 7))
 		g.wants(map[string]string{"": good, "gw": good, "p": good})
+	})
+}
+
+// TestRolloutBesideOthers has another policy with half of the shard on the new version:
+// the rollout neither counts nor tests it, and an abort says that it stays. With nothing
+// left to move the rollout is not completed.
+func TestRolloutBesideOthers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		other := func(networks string) string {
+			return apiVersion + "kind: GrayPolicy\nmetadata: {name: q}\nspec:\n  targets: [{kind: Gateway, name: gw}]\n  version: v2\n  priority: 200\n  match: [{networks: [" + networks + "]}]\n"
+		}
+		shard := func(rollout, others string) []string {
+			only := strings.Replace(rolloutDoc("v2", rollout), ", {kind: Service, name: api}", "", 1)
+			return []string{switchDoc("sw", 1), gatewayDoc("gw", "203.0.113.1", "sw", 2), networkDoc(1, 4), networkDoc(2, 4), only, other(others)}
+		}
+		g := startRoll(t, newWorld(t), newKeeper())
+		g.commit("c1", shard("batches: [1, 100%], bake: 10s, "+verified, "n1")...)
+		g.stands(rollout.PhaseProgressing, "Baking", 1)
+		g.after(time.Minute)
+		g.stands(rollout.PhaseCompleted, "Completed", 4)
+		s := g.rollout()
+		if s.Total != 4 || !slices.Equal(s.Others, []string{"4 VMs of Network n1 are moved by GrayPolicy q"}) {
+			t.Errorf("it counts %d VMs, others have %q", s.Total, s.Others)
+		}
+		for _, j := range g.tested() {
+			if j.Network == "n1" {
+				t.Errorf("what another policy moved is tested: %+v", j.Probe)
+			}
+		}
+		g.commit("c2", shard("batches: [1, 100%], "+verified, "n1, n2")...)
+		g.after(time.Minute)
+		s = g.rollout()
+		if c := of(s.Conditions, "Stalled"); s.Phase == rollout.PhaseCompleted || c.Reason != rollout.ReasonNothing || s.Conditions[0].Status != "False" {
+			t.Errorf("with nothing to move it stands as %+v", s)
+		}
+		// What the other one leaves is moved.
+		g.commit("c3", shard("batches: [1, 100%], "+verified, "n2")...)
+		g.after(time.Minute)
+		g.stands(rollout.PhaseCompleted, "Completed", 4)
+		if _, err := g.Do(t.Context(), "p", rollout.Verb{Verb: rollout.VerbAbort, Who: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		g.after(time.Minute)
+		g.rules("rule 2: -> v2")
+		if !strings.Contains(g.log.String(), "every unit is at the default again, but what others move is not: 4 VMs of Network n2 are moved by GrayPolicy q") {
+			t.Errorf("an abort does not say what stays:\n%s", g.log)
+		}
 	})
 }

@@ -96,6 +96,9 @@ func rolloutLines(r *reconciler.RolloutStatus, all bool) []string {
 	for _, s := range r.Split {
 		line("split", "%s", s)
 	}
+	for _, o := range r.Others {
+		line("others", "%s", o)
+	}
 	for _, g := range r.Gates {
 		line("gate", "%s; open it with: gray rollout promote %s --gate %s", gateText(g), r.Policy, g.ID)
 	}

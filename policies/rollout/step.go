@@ -196,7 +196,11 @@ func (s *stepper) forgetVMs() {
 func (s *stepper) confirm() {
 	if s.Back > 0 && s.obs.Confirmed >= s.Back {
 		s.Back, s.Progressed = 0, s.now
-		s.emit(true, "RolledBack", nil, "every unit is at the default again")
+		others := ""
+		if len(s.spec.Had) > 0 {
+			others = ", but what others move is not: " + s.spec.Others()
+		}
+		s.emit(true, "RolledBack", nil, "every unit is at the default again%s", others)
 	}
 	for i, m := range s.Moving {
 		live := s.obs.Confirmed >= m.Generation
