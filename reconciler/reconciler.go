@@ -44,7 +44,7 @@ type Config struct {
 	Discovery  *board.Discovery        // nil: nothing is looked up in etcd
 	Probes     *board.Probes           // nil: batches that are to be tested wait
 	Follow     *board.Follow           // another daemon moves the rollouts; nil: this one does
-	Events     func(Event)             // told of every transition of a rollout; it does not wait
+	Events     func(Event)             // told of transitions of rollouts, and of what is wrong or right again; it does not wait
 	Drift      time.Duration           // how often live state is read again; 0: never
 	MaxDelete  int                     // per cent of a target's live resources that one plan may delete
 	Confirm    string                  // the revision whose plans may delete more
@@ -88,14 +88,15 @@ type links struct {
 
 // standing is the state of commits in the loop.
 type standing struct {
-	revision string          // in force: desired at every target
-	seen     string          // the last fetched one
-	settled  bool            // whether seen needs no second look: it is in force, or refused for good
-	admitted bool            // revision passed the guard, so that targets may be changed
-	fetchErr error           // of the last Fetch
-	badErr   error           // why seen is not in force
-	warned   map[string]bool // the warnings of the commit in force; replaced, never changed
-	live     map[string]int  // how many resources the commit in force asks for, by target
+	revision string            // in force: desired at every target
+	seen     string            // the last fetched one
+	settled  bool              // whether seen needs no second look: it is in force, or refused for good
+	admitted bool              // revision passed the guard, so that targets may be changed
+	fetchErr error             // of the last Fetch
+	badErr   error             // why seen is not in force
+	warned   map[string]bool   // the warnings of the commit in force; replaced, never changed
+	live     map[string]int    // how many resources the commit in force asks for, by target
+	told     map[string]plight // what is wrong and was told of
 	stored
 
 	ready, reconciling, stalled flag
@@ -222,6 +223,7 @@ func (r *Reconciler) step(ctx context.Context) {
 	}
 	r.record()
 	r.recordState(now)
+	r.tellPlights(now)
 	r.answer()
 }
 

@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/gray-release/gray/policies"
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/requests"
+	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/schema"
 )
@@ -273,4 +275,60 @@ func firstLack(lacks map[schema.Name]lack) (reason, message string) {
 		message += fmt.Sprintf("; and %d more documents", len(lacks)-1)
 	}
 	return lacks[n].reason, message
+}
+
+// plight is one thing that is wrong, to be told of.
+type plight struct{ reason, message string }
+
+// plights is what is wrong now, by what it is about. It costs what is wrong.
+func (r *Reconciler) plights() map[string]plight {
+	all := map[string]plight{}
+	if r.fetchErr != nil {
+		all["the repository"] = plight{"FetchFailed", firstLine(r.fetchErr)}
+	}
+	if r.badErr != nil && !waits(r.badErr) {
+		p := plight{"CommitRefused", r.seen + ": " + firstLine(r.badErr)}
+		if _, deletes := errors.AsType[*RefusedError](r.badErr); deletes {
+			p.reason = "DeleteRefused"
+		}
+		all["the commit"] = p
+	}
+	for name, t := range r.targets {
+		switch {
+		case t.err != nil:
+			all[name] = plight{t.reason, firstLine(t.err)}
+		case t.absent > 0 && t.absent == len(t.troubles):
+			all[name] = plight{ReasonNotConnected, fmt.Sprintf("the Envoys of %d Nodes are not connected", t.absent)}
+		case len(t.troubles) > 0:
+			all[name] = plight{"Refused", fmt.Sprintf("%d of its resources are in trouble", len(t.troubles))}
+		}
+	}
+	for n := range r.dead {
+		if l := r.missing[n]; l.reason == reasonDead(n) {
+			all[n.String()] = plight(l)
+		}
+	}
+	return all
+}
+
+// tellPlights tells of what has become wrong, and of what is right again.
+func (r *Reconciler) tellPlights(now time.Time) {
+	if r.cfg.Events == nil || r.cfg.Follow != nil {
+		return
+	}
+	all := r.plights()
+	tell := func(about string, warning bool, reason, message string) {
+		r.cfg.Events(Event{Time: now, Revision: r.revision, Event: rollout.Event{Warning: warning, Reason: reason, Message: about + ": " + message}})
+	}
+	for _, about := range slices.Sorted(maps.Keys(all)) {
+		if p := all[about]; r.told[about].reason != p.reason {
+			tell(about, true, p.reason, p.message)
+		}
+	}
+	for _, about := range slices.Sorted(maps.Keys(r.told)) {
+		if _, still := all[about]; !still {
+			tell(about, false, "Recovered", "no longer "+r.told[about].reason)
+		}
+	}
+	r.told = all
 }

@@ -169,3 +169,40 @@ func TestRolloutBesideOthers(t *testing.T) {
 		}
 	})
 }
+
+// TestPlightsAreTold has everything go wrong that is no rollout's, and right again: each
+// is told once, and once when it is over.
+func TestPlightsAreTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var told []string
+		h := board.NewHealth()
+		g := start(t, newWorld(t), func(c *Config) {
+			c.Health, c.Drift = h, 30*time.Second
+			c.Events = func(e Event) { told = append(told, e.Reason+" "+e.Message) }
+		})
+		g.after(5 * time.Second) // nothing was committed
+		docs := []string{switchDoc("s", 1), checked(2)}
+		steps := []struct {
+			do   func()
+			want []string
+		}{
+			{func() {}, []string{"FetchFailed the repository: nothing was committed yet"}},
+			{func() { g.commit("1", docs...) }, []string{"Recovered the repository: no longer FetchFailed"}},
+			{func() { g.commit("2", docs[0], "kind: nonsense\n") }, []string{"CommitRefused the commit: 2: b.yaml:1: kind: "}},
+			{func() { g.commit("3", docs[0]) }, []string{"DeleteRefused the commit: 3: "}},
+			{func() { g.commit("4", docs...) }, []string{"Recovered the commit: no longer DeleteRefused"}},
+			{func() { g.w.at("mem/s", func(p *place) { p.down = errors.New("away") }); g.after(time.Minute) }, []string{"Unreachable mem/s: away"}},
+			{func() { g.w.at("mem/s", func(p *place) { p.down = nil }); g.after(2 * time.Minute) }, []string{"Recovered mem/s: no longer Unreachable"}},
+			{func() { h.Report("gw", "v1/a", errors.New("refused")); g.quiet() }, []string{"NoServers Gateway/gw: version v1 of Gateway gw: all 1 servers fail"}},
+			{func() { h.Report("gw", "v1/a", nil); g.quiet() }, []string{"Recovered Gateway/gw: no longer NoServers"}},
+		}
+		for i, s := range steps {
+			s.do()
+			var now []string
+			g.do(func() { now, told = told, nil })
+			if !slices.EqualFunc(now, s.want, strings.HasPrefix) {
+				t.Errorf("step %d tells %q, want %q", i, now, s.want)
+			}
+		}
+	})
+}
