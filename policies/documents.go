@@ -122,6 +122,7 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 	if name.Kind == schema.KindPolicy {
 		c.endRollout(name.Name)
 	}
+	delete(c.switches, name)
 	for _, d := range s.deps {
 		delete(c.deps[d], name)
 		if len(c.deps[d]) == 0 {

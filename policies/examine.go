@@ -21,6 +21,7 @@ func (c *Compiler) examine(s *docState) {
 	unit := Name{Kind: s.doc.Kind, Name: s.doc.Name.Name}
 	switch spec := s.doc.Spec.(type) {
 	case *schema.SwitchSpec:
+		c.switches[s.doc.Name] = true
 		c.ir.Put(unit, c.swtch(s, spec))
 	case *schema.NetworkSpec:
 		c.ir.Put(unit, c.network(s, spec))

@@ -153,3 +153,50 @@ func TestAllErrorsInOneRun(t *testing.T) {
 	r.put("b.yaml", grayPolicy("q", "v1", toGateway, "  match: [{percent: 100}]\n"))
 	check("a.yaml:7: spec.match[0].wms: unknown field; did you mean vms?")
 }
+
+// TestWhatDoesNothingIsWarnedOf has policies whose all is matched by another one with a
+// higher priority, on both planes, and a Switch without a Gateway.
+func TestWhatDoesNothingIsWarnedOf(t *testing.T) {
+	low := func(target, match string) string {
+		return grayPolicy("low", "v1", target, "  priority: 5\n  match: ["+match+"]\n")
+	}
+	high := func(target, match string) string {
+		return grayPolicy("high", "v3", target, "  priority: 50\n  match: ["+match+"]\n")
+	}
+	world := strings.NewReplacer("  - {name: v2, backends:", "  - {name: v3, backends: [{name: c, address: 192.0.2.9, mac: \"02:00:00:00:00:09\", port: 9}]}\n  - {name: v2, backends:").Replace(warnedWorld)
+	const nothing = "spec.priority: does nothing: GrayPolicy high (pb.yaml:1) has a higher priority and matches all that it matches; remove it, or give it a higher one"
+	for _, c := range []struct {
+		low, high string
+		idle      bool
+	}{
+		{low(toGateway, "{networks: [n1]}"), high(toGateway, "{percent: 100}"), true},
+		{low(toGateway, "{flow: {vni: 1, dstPort: 80}}, {vms: [{network: n1, addresses: [10.0.0.1]}]}"), high(toGateway, "{networks: [n1]}"), true},
+		{low(toGateway, "{flow: {vni: 1}}, {flow: {vni: 2}}"), high(toGateway, "{networks: [n1]}"), false},
+		{low(toGateway, "{networks: [n1]}"), high(toGateway, "{networks: [n1], percent: 50}"), false},
+		{low(toGateway, "{networks: [n1]}"), high(toGateway, "{networks: [n1]}]\n  exclude: [{vms: [{network: n1, addresses: [10.0.0.1]}]}"), false},
+		{low(toService, "{accounts: [x]}"), high(toService, "{accounts: [x]}"), true},
+		{low(toService, "{accounts: [x]}"), high(toService, "{percent: 100}"), true},
+		{low(toService, "{accounts: [x], headers: [{name: a, exact: b}]}"), high(toService, "{accounts: [x]}"), true},
+		{low(toService, "{accounts: [x]}"), high(toService, "{accounts: [x], headers: [{name: a, exact: b}]}"), false},
+		{low(toService+", "+toGateway, "{accounts: [x]}"), high(toService, "{accounts: [x]}"), false},
+	} {
+		var want []string
+		if c.idle {
+			want = []string{nothing}
+		}
+		r := newRepo(t, world, warnedNetworks)
+		if got := r.warned(c.low); len(got) != 0 {
+			t.Errorf("%s\nalone is warned of as %q", c.low, got)
+		}
+		if got := r.warned(c.low, c.high); !slices.Equal(got, want) {
+			t.Errorf("%s\nunder\n%s\nis warned of as %q, want %q", c.low, c.high, got, want)
+		}
+		if got := r.warned(c.low, strings.Replace(c.high, "priority: 50", "priority: 2", 1)); slices.Contains(got, nothing) {
+			t.Errorf("of two the other is warned of: %q", got)
+		}
+	}
+	r := newRepo(t, warnedWorld, strings.Replace(switchDoc, "name: sw", "name: lone", 1))
+	if got := r.warned(); !slices.Equal(got, []string{"metadata.name: no Gateway is on Switch lone, so nothing but its pipeline is put there"}) {
+		t.Errorf("a Switch alone is warned of as %q", got)
+	}
+}
