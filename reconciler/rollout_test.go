@@ -94,6 +94,12 @@ func TestRolloutGoesBack(t *testing.T) {
 		if len(g.tested()) != jobs {
 			t.Error("what failed was tried again")
 		}
+		want := []rollout.Reached{{Network: "n1", Batch: 3, VMs: 4}, {Network: "n2", Batch: 2, VMs: 2}}
+		for i, n := range g.rollout().Networks {
+			if n.Reached == nil || *n.Reached != want[i] {
+				t.Errorf("%s had come to %+v, want %+v", n.Name, n.Reached, want[i])
+			}
+		}
 		g.stands(rollout.PhaseRolledBack, "VerificationFailed", 0, 0)
 	})
 }

@@ -245,14 +245,15 @@ type RolloutProgress struct {
 
 // NetworkProgress is the progress of one Network.
 type NetworkProgress struct {
-	Name    string        `json:"name"`
-	VNI     uint32        `json:"vni"`
-	Account string        `json:"account,omitempty"`
-	Stage   rollout.Stage `json:"stage,omitempty"` // of one that is moving; Done of one that has moved
-	Batch   int           `json:"batch,omitempty"` // that is live or on its way, from 1
-	Moved   int           `json:"moved"`           // VMs
-	Total   int           `json:"total"`
-	Dead    int           `json:"dead,omitempty"` // checks that failed before anything moved
+	Name    string           `json:"name"`
+	VNI     uint32           `json:"vni"`
+	Account string           `json:"account,omitempty"`
+	Stage   rollout.Stage    `json:"stage,omitempty"` // of one that is moving; Done of one that has moved
+	Batch   int              `json:"batch,omitempty"` // that is live or on its way, from 1
+	Moved   int              `json:"moved"`           // VMs
+	Total   int              `json:"total"`
+	Dead    int              `json:"dead,omitempty"`    // checks that failed before anything moved
+	Reached *rollout.Reached `json:"reached,omitempty"` // how far it had come before everything went back
 }
 
 // Rollouts returns the status of the rollouts, sorted, or with a name that of one policy;
@@ -313,9 +314,15 @@ func (out *RolloutStatus) networks(s *rollout.State, spec *rollout.Spec) {
 	for _, m := range s.Moving {
 		moving[m.Network] = m
 	}
+	reached := map[string]*rollout.Reached{}
+	if f := s.Failure; f != nil && (s.Phase == rollout.PhaseRolledBack || s.Phase == rollout.PhaseRollingBack) {
+		for i := range f.Reached {
+			reached[f.Reached[i].Network] = &f.Reached[i]
+		}
+	}
 	for i := range spec.Networks {
 		n := &spec.Networks[i]
-		p := NetworkProgress{Name: n.Name, VNI: n.VNI, Account: n.Account, Total: len(n.VMs)}
+		p := NetworkProgress{Name: n.Name, VNI: n.VNI, Account: n.Account, Total: len(n.VMs), Reached: reached[n.Name]}
 		if m := moving[n.Name]; m != nil {
 			p.Stage, p.Batch, p.Moved, p.Dead = m.Stage, m.Batch, len(m.VMs), len(m.Dead)
 		} else if _, done := slices.BinarySearch(s.Done, n.Name); done {

@@ -164,6 +164,9 @@ func TestRolloutBesideOthers(t *testing.T) {
 		}
 		g.after(time.Minute)
 		g.rules("rule 2: -> v2")
+		if n := g.rollout().Networks[0]; n.Reached == nil || n.Reached.VMs != 4 {
+			t.Errorf("after an abort nobody knows how far it had come: %+v", n)
+		}
 		if !strings.Contains(g.log.String(), "every unit is at the default again, but what others move is not: 4 VMs of Network n2 are moved by GrayPolicy q") {
 			t.Errorf("an abort does not say what stays:\n%s", g.log)
 		}
