@@ -56,7 +56,7 @@ type Diff struct {
 	Rollouts   []string          `json:"rollouts"` // changes of rollouts, a line each
 	Warnings   []string          `json:"warnings"`
 	Unknown    []Unknown         `json:"unknown,omitempty"` // targets that are away
-	Text       string            `json:"text"` // the plan as text, as the daemon logs it
+	Text       string            `json:"text"`              // the plan as text, as the daemon logs it
 }
 
 // Change is one change of a plan.

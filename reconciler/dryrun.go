@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -206,6 +207,33 @@ func (r *Reconciler) Meaning(ctx context.Context) (ir *policies.IR, revision str
 	set := schema.NewSet()
 	ir, _, err = policies.NewCompiler(ids, r.cfg.TableSizes).Compile(set, set.Update(good), facts)
 	return ir, good.Revision, err
+}
+
+// NotLive says why a target may do otherwise about a Gateway or Service than the commit in
+// force means; "" if all of it is live there.
+func (r *Reconciler) NotLive(ctx context.Context, target string, doc schema.Name) (why string, err error) {
+	err = r.inLoop(ctx, func() {
+		t := r.targets[target]
+		switch {
+		case !r.admitted:
+			why = fmt.Sprintf("the commit is not in force, and %s does what it did under %s", target, cmp.Or(r.last.Revision, "an earlier daemon"))
+			if r.badErr != nil {
+				why += ": " + firstLine(r.badErr)
+			}
+		case t == nil:
+		case t.err != nil:
+			why = fmt.Sprintf("%s is away, and does what it was given last: %s", target, firstLine(t.err))
+		case t.observed == nil:
+			why = target + " was not read yet"
+		default:
+			for _, n := range []schema.Name{doc, {}} {
+				if p := t.pending[n]; p != nil && why == "" {
+					why = fmt.Sprintf("%d changes are not live yet at %s, of which %d fail and %d wait", p.open, target, p.failing, p.waiting)
+				}
+			}
+		}
+	})
+	return why, err
 }
 
 // inLoop runs f in the loop's goroutine and waits for it.

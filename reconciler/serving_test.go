@@ -9,6 +9,7 @@ import (
 
 	"github.com/gray-release/gray/policies/rollout"
 	"github.com/gray-release/gray/reconciler/board"
+	"github.com/gray-release/gray/schema"
 )
 
 const checkedService = apiVersion + `kind: Service
@@ -207,5 +208,30 @@ func TestPlightsAreTold(t *testing.T) {
 				t.Errorf("step %d tells %q, want %q", i, now, s.want)
 			}
 		}
+	})
+}
+
+// TestNotLive asks of targets that do otherwise than is meant: away, behind, refused.
+func TestNotLive(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := start(t, newWorld(t), func(c *Config) { c.Drift = 30 * time.Second })
+		says := func(want string) {
+			t.Helper()
+			why, err := g.NotLive(t.Context(), "mem/s", schema.Name{Kind: schema.KindGateway, Name: "gw"})
+			if err != nil || !strings.HasPrefix(why, want) || want == "" && why != "" {
+				t.Errorf("it says %q, %v; want %q", why, err, want)
+			}
+		}
+		docs := []string{switchDoc("s", 1), gatewayDoc("gw", aVIP, "s", 2)}
+		g.commit("1", docs...)
+		says("")
+		g.w.at("mem/s", func(p *place) { p.refuse[Key{"mem/s", "rule", "gw/7"}] = errors.New("no") })
+		g.commit("2", append(docs, policyDoc("p", "gw", 7))...)
+		says("1 changes are not live yet at mem/s, of which 1 fail and 0 wait")
+		g.commit("3", docs...)
+		says("")
+		g.w.at("mem/s", func(p *place) { p.down = errors.New("gone") })
+		g.after(31 * time.Second)
+		says("mem/s is away, and does what it was given last: gone")
 	})
 }
