@@ -55,7 +55,8 @@ type Diff struct {
 	Refused    []Refused         `json:"refused"`  // why the daemon refuses the commit, for all targets
 	Rollouts   []string          `json:"rollouts"` // changes of rollouts, a line each
 	Warnings   []string          `json:"warnings"`
-	Text       string            `json:"text"` // the plan as text, as the daemon logs it
+	Unknown    []Unknown         `json:"unknown,omitempty"` // targets that are away
+	Text       string            `json:"text"`              // the plan as text, as the daemon logs it
 }
 
 // Change is one change of a plan.
@@ -87,6 +88,13 @@ type Refused struct {
 	Message string `json:"message"`
 }
 
+// Unknown is a target that is away, so that nobody knows what is there.
+type Unknown struct {
+	Target  string    `json:"target"`
+	Read    time.Time `json:"read"` // when it was read last, which is compared
+	Message string    `json:"message"`
+}
+
 // DiffVersion is the apiVersion of a Diff.
 const DiffVersion = "gray.dev/plan/v1"
 
@@ -102,6 +110,9 @@ func NewDiff(base string, p *reconciler.Plan) *Diff {
 			out.For = w.For.String()
 		}
 		d.Waiting = append(d.Waiting, out)
+	}
+	for _, u := range p.Unknown {
+		d.Unknown = append(d.Unknown, Unknown{u.Target, u.Read, u.String()})
 	}
 	for _, r := range p.Refused {
 		d.Refused = append(d.Refused, Refused{r.Target, r.Deletes, r.Live, r.Limit, r.String()})

@@ -12,6 +12,9 @@ import (
 	"github.com/gray-release/gray/policies/packets"
 	"github.com/gray-release/gray/policies/requests"
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/schema"
+	"github.com/gray-release/gray/sinks/p4rt"
+	"github.com/gray-release/gray/sinks/xds"
 )
 
 // TraceQuery asks where a packet or a request goes.
@@ -24,6 +27,7 @@ type TraceQuery struct {
 // Traced says where a packet or a request goes.
 type Traced struct {
 	Revision string
+	NotLive  string          `json:",omitempty"` // why what is live may be otherwise
 	Packet   *packets.Trace  `json:",omitempty"`
 	Request  *requests.Trace `json:",omitempty"`
 }
@@ -67,7 +71,14 @@ func handleTrace(r *reconciler.Reconciler) http.HandlerFunc {
 			return
 		}
 		t.Revision = revision
-		reply(w, t, nil)
+		target, doc := xds.Target, schema.Name{Kind: schema.KindService}
+		if p := t.Packet; p != nil {
+			target, doc = p4rt.TargetOf(p.Switch), schema.Name{Kind: schema.KindGateway, Name: p.Gateway}
+		} else {
+			doc.Name = t.Request.Service
+		}
+		t.NotLive, err = r.NotLive(req.Context(), target, doc)
+		reply(w, t, err)
 	}
 }
 

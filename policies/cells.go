@@ -107,8 +107,12 @@ func (c *Compiler) conflict(n Name, a, b side, what string) {
 	if b.doc.Compare(a.doc) < 0 {
 		a, b = b, a
 	}
-	err := b.doc.Errorf("spec.priority", "%d is also the priority of GrayPolicy %s (%s), and both match %s of %s %s with different versions, %s there and %s here; give one a higher priority",
-		b.spec.Priority, a.doc.Name.Name, schema.Position{Path: a.doc.Path, Line: a.line}, what, n.Kind, n.Name, a.spec.Version, b.spec.Version)
+	how := fmt.Sprintf("with different versions, %s there and %s here; give one a higher priority", a.spec.Version, b.spec.Version)
+	if a.spec.Version == b.spec.Version {
+		how = "with a rollout, so that nobody could tell which of them moves it; exclude it from one, or give one a higher priority"
+	}
+	err := b.doc.Errorf("spec.priority", "%d is also the priority of GrayPolicy %s (%s), and both match %s of %s %s %s",
+		b.spec.Priority, a.doc.Name.Name, schema.Position{Path: a.doc.Path, Line: a.line}, what, n.Kind, n.Name, how)
 	pair := a.doc.Name.Name + " " + b.doc.Name.Name + " " + n.Kind + " " + n.Name
 	c.errs[n] = append(c.errs[n], unitError{pair, err})
 }

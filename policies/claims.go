@@ -28,6 +28,9 @@ func (c *Compiler) policy(s *docState, spec *schema.PolicySpec) {
 			continue
 		}
 		targets = append(targets, schema.Name(t))
+		if svc, is := target.Spec.(*schema.ServiceSpec); is && isEmpty(svc, spec.Version) {
+			c.warnf(s, "spec.version", "version %s of Service %s has no endpoint, so what goes there gets no answer", spec.Version, t.Name)
+		}
 		for _, exclude := range []bool{false, true} {
 			entries, at := spec.Match, "spec.match"
 			if exclude {
@@ -86,6 +89,7 @@ func (c *Compiler) claim(e entryOf, unit Name, box packets.Match) {
 		}
 		c.general[unit.Name][unit] = true
 	}
+	c.retake(unit, e.s.doc)
 	c.claims[unit] = append(c.claims[unit], claim{doc: e.s.doc, spec: e.spec, exclude: e.exclude, match: e.m, line: e.m.Line, box: box, percent: e.percent()})
 	c.touch(unit)
 }
@@ -132,9 +136,28 @@ func (c *Compiler) claimRequests(e entryOf, service string) {
 	if m.Accounts == nil {
 		c.claim(e, Name{schema.KindService, service, policyPart + e.s.doc.Name.Name}, packets.Match{})
 	}
-	for _, a := range m.Accounts {
+	for i, a := range m.Accounts {
+		c.knowAccount(e, i, a)
 		c.claim(e, Name{schema.KindService, service, accountPart + a}, packets.Match{})
 	}
+}
+
+// knowAccount warns of an account that no Network has, where Networks have accounts.
+func (c *Compiler) knowAccount(e entryOf, i int, account string) {
+	c.dependOn(e.s, depNamed, "")
+	c.dependOn(e.s, depAccount, account)
+	onGateway := slices.ContainsFunc(e.spec.Targets, func(t schema.TargetRef) bool { return t.Kind == schema.KindGateway })
+	if c.named > 0 && len(c.nets[account]) == 0 && !onGateway { // there it is warned of already
+		c.warnf(e.s, fmt.Sprintf("%s.accounts[%d]", e.field, i), "no Network has the account %q; is it written rightly?", account)
+	}
+}
+
+// nothing says what becomes of an entry that nothing matches.
+func (e entryOf) nothing() string {
+	if e.exclude {
+		return "nothing is excluded by it"
+	}
+	return "nothing matches it"
 }
 
 func intersectAll(a, b []packets.Match) []packets.Match {
@@ -160,8 +183,12 @@ func (c *Compiler) accountBoxes(e entryOf) []packets.Match {
 			found = true
 		}
 		if !found {
-			at := e.s.doc.Errorf(fmt.Sprintf("%s.accounts[%d]", e.field, i), "no Network has the account %q, so no Gateway moves any of its traffic", a)
-			c.warns[e.s.doc.Name] = append(c.warns[e.s.doc.Name], at)
+			at := fmt.Sprintf("%s.accounts[%d]", e.field, i)
+			if e.exclude {
+				c.warnf(e.s, at, "no Network has the account %q, so nothing is excluded by it on a Gateway", a)
+			} else {
+				c.warnf(e.s, at, "no Network has the account %q, so no Gateway moves any of its traffic", a)
+			}
 		}
 	}
 	slices.SortFunc(boxes, func(a, b packets.Match) int { return int(a.VNI) - int(b.VNI) })
@@ -184,6 +211,9 @@ func (c *Compiler) networkBoxes(e entryOf) []packets.Match {
 					boxes = append(boxes, packets.VNIMatch(uint32(*doc.Spec.(*schema.NetworkSpec).VNI)))
 				}
 			}
+		}
+		if len(boxes) == 0 {
+			c.warnf(e.s, e.field+".networkSelector", "selects no Network, so %s", e.nothing())
 		}
 	}
 	slices.SortFunc(boxes, func(a, b packets.Match) int { return int(a.VNI) - int(b.VNI) })
@@ -221,6 +251,7 @@ func (c *Compiler) vmBoxes(e entryOf, gw *packets.Gateway) []packets.Match {
 			if a.Is6() {
 				c.needIPv6(e.s, gw, fmt.Sprintf("%s.addresses[%d]", field, j), a.String())
 			}
+			c.knowVM(e, vm.Network, a.Addr, fmt.Sprintf("%s.addresses[%d]", field, j))
 			src, dst := packets.VNIMatch(uint32(*n.VNI)), packets.VNIMatch(uint32(*n.VNI))
 			src.Src = netip.PrefixFrom(a.Addr, a.BitLen())
 			dst.Dst = src.Src
@@ -228,6 +259,21 @@ func (c *Compiler) vmBoxes(e entryOf, gw *packets.Gateway) []packets.Match {
 		}
 	}
 	return boxes
+}
+
+// knowVM warns of an address that is not in a Network's route table, if it has one.
+func (c *Compiler) knowVM(e entryOf, network string, a netip.Addr, field string) {
+	c.dependOn(e.s, depRoutes, network)
+	n := c.docs[schema.Name{Kind: schema.KindNetwork, Name: network}]
+	if n == nil || len(n.vms)+len(n.nets) == 0 {
+		return
+	}
+	if _, known := slices.BinarySearchFunc(n.vms, a, netip.Addr.Compare); known {
+		return
+	}
+	if !slices.ContainsFunc(n.nets, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		c.warnf(e.s, field, "%s is not in the route table of Network %s, so %s", a, network, e.nothing())
+	}
 }
 
 // flowBox is the packets of the flow of an entry.

@@ -48,10 +48,11 @@ type ReadTableSizes func(p4info []byte) (map[string]int, error)
 
 // documents is what each document contributed, and which others depend on it.
 type documents struct {
-	docs    map[schema.Name]*docState
-	deps    map[dep]map[schema.Name]bool
-	owners  map[uniqueKey][]schema.Name // the documents that have a key
-	clashes map[uniqueKey]bool          // keys that several documents have
+	docs     map[schema.Name]*docState
+	deps     map[dep]map[schema.Name]bool
+	owners   map[uniqueKey][]schema.Name // the documents that have a key
+	clashes  map[uniqueKey]bool          // keys that several documents have
+	switches map[schema.Name]bool        // all Switches
 }
 
 // claimed is the claims of policies on units.
@@ -64,8 +65,9 @@ type claimed struct {
 
 // networks is an index of Networks and their VMs.
 type networks struct {
-	nets map[string]map[schema.Name]bool // by account
-	vms  map[uint32][]netip.Addr         // of the route tables, by VNI, sorted
+	nets  map[string]map[schema.Name]bool // by account
+	vms   map[uint32][]netip.Addr         // of the route tables, by VNI, sorted
+	named int                             // Networks with an account
 }
 
 // problems is the errors and warnings, by where they were found.
@@ -73,6 +75,7 @@ type problems struct {
 	docErrs map[schema.Name]schema.Errors
 	warns   map[schema.Name]schema.Errors
 	errs    map[Name][]unitError
+	shadows map[Name]map[*schema.Document]*schema.Document // by unit: the policies that others leave nothing to
 }
 
 // todo is what the next call has to compile, and what changed since the last one.
@@ -114,19 +117,19 @@ func NewCompiler(ids *IDs, sizes ReadTableSizes) *Compiler {
 		ir: NewIR(ids), ids: newIDAssignment(ids), sizes: sizes, usage: map[string]*usage{},
 		documents: documents{
 			docs: map[schema.Name]*docState{}, deps: map[dep]map[schema.Name]bool{},
-			owners: map[uniqueKey][]schema.Name{}, clashes: map[uniqueKey]bool{},
+			owners: map[uniqueKey][]schema.Name{}, clashes: map[uniqueKey]bool{}, switches: map[schema.Name]bool{},
 		},
 		claimed: claimed{
 			claims: map[Name][]claim{}, parts: map[schema.Name]map[Name]bool{},
 			general: map[string]map[Name]bool{}, cells: map[string]map[Name]bool{},
 		},
 		networks: networks{nets: map[string]map[schema.Name]bool{}, vms: map[uint32][]netip.Addr{}},
-		rollouts: rollouts{rolls: map[string]*declaredRollout{}, scopes: map[string]map[string]bool{}},
+		rollouts: rollouts{rolls: map[string]*declaredRollout{}, scopes: map[string]map[string]bool{}, plans: map[Name]map[string]bool{}},
 		blends: blends{
 			uses: map[Name]map[string]schema.Position{}, users: map[Name]map[Name]schema.Position{},
 			byGateway: map[string]map[Name]bool{}, blendIDs: map[Name][]idKey{},
 		},
-		problems: problems{docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}},
+		problems: problems{docErrs: map[schema.Name]schema.Errors{}, warns: map[schema.Name]schema.Errors{}, errs: map[Name][]unitError{}, shadows: map[Name]map[*schema.Document]*schema.Document{}},
 		todo: todo{
 			again: map[schema.Name]bool{}, dirty: map[Name]bool{}, dirtyMoves: map[networkMove]bool{}, dirtyBlends: map[Name]bool{},
 			defaults: map[string]bool{}, pending: map[Name]bool{}, generalCache: map[string][]*requestPolicy{},
@@ -210,6 +213,8 @@ func (c *Compiler) Warnings() schema.Errors {
 	for _, w := range c.warns {
 		all = append(all, w...)
 	}
+	all = append(all, c.shadowed()...)
+	all = append(all, c.unused()...)
 	return all.Sort()
 }
 
@@ -269,6 +274,7 @@ func (c *Compiler) compilePart(n Name) {
 	delete(c.errs, n)
 	whole := schema.Name{Kind: n.Kind, Name: n.Name}
 	claims := c.claims[n]
+	c.shadow(n, claims)
 	var unit any
 	switch {
 	case n.Kind == schema.KindService && c.ir.Service(n.Name) != nil:

@@ -12,12 +12,14 @@ import (
 type docState struct {
 	doc    *schema.Document
 	facade string // what other documents see of it; if it changes, they are read again
+	empty  string // of a Service: the versions that nothing can serve
 	runs   string // of a Service: what the nodes that run it see beside that
 	deps   []dep
 	unique []uniqueKey
 	units  []Name // units that it claims
 	vni    uint32 // of a Network
 	vms    []netip.Addr
+	nets   []netip.Prefix // of a Network: the routes that are no VMs
 	ids    []idKey
 }
 
@@ -29,6 +31,8 @@ const (
 	depAccount = "account" // the networks of an account
 	depLabels  = "labels"  // the labels of all networks
 	depRuns    = "runs"    // what nodes run of a Service
+	depRoutes  = "routes"  // the route table of a Network
+	depNamed   = "named"   // whether any Network has an account
 )
 
 // uniqueKey is something that only one document may have.
@@ -40,6 +44,7 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 	if old == nil {
 		old = &docState{}
 	}
+	named := c.named
 	c.takeBack(name, old)
 	delete(c.docErrs, name)
 	delete(c.warns, name)
@@ -61,10 +66,17 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 			c.dirtyBlends[blend] = true
 		}
 	}
+	if (named == 0) != (c.named == 0) {
+		c.readAgain(again, dep{depNamed, ""})
+	}
+	if !slices.Equal(old.vms, now.vms) || !slices.Equal(old.nets, now.nets) {
+		c.readAgain(again, dep{depRoutes, name.Name})
+	}
+	if old.empty != now.empty {
+		c.readAgain(again, dep{name.Kind, name.Name})
+	}
 	if old.runs != now.runs {
-		for user := range c.deps[dep{depRuns, name.Name}] {
-			again[user] = true
-		}
+		c.readAgain(again, dep{depRuns, name.Name})
 	}
 	if old.vni != now.vni || !slices.Equal(old.vms, now.vms) {
 		c.touchVNI(old.vni)
@@ -82,9 +94,14 @@ func (c *Compiler) document(name schema.Name, again map[schema.Name]bool) {
 		c.pending[part] = true // sinks lower it with its document
 	}
 	for _, d := range append(depsOn(old), depsOn(now)...) {
-		for user := range c.deps[d] {
-			again[user] = true
-		}
+		c.readAgain(again, d)
+	}
+}
+
+// readAgain has the documents that depend on something be read again.
+func (c *Compiler) readAgain(again map[schema.Name]bool, d dep) {
+	for user := range c.deps[d] {
+		again[user] = true
 	}
 }
 
@@ -105,6 +122,7 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 	if name.Kind == schema.KindPolicy {
 		c.endRollout(name.Name)
 	}
+	delete(c.switches, name)
 	for _, d := range s.deps {
 		delete(c.deps[d], name)
 		if len(c.deps[d]) == 0 {
@@ -115,10 +133,15 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 		c.disown(k, name)
 	}
 	if s.doc != nil && name.Kind == schema.KindNetwork {
-		delete(c.nets[s.doc.Spec.(*schema.NetworkSpec).Account], name)
+		account := s.doc.Spec.(*schema.NetworkSpec).Account
+		delete(c.nets[account], name)
+		if account != "" {
+			c.named--
+		}
 		delete(c.vms, s.vni)
 	}
 	for _, u := range s.units {
+		c.retake(u, s.doc)
 		left := slices.DeleteFunc(c.claims[u], func(cl claim) bool { return cl.doc == s.doc })
 		c.claims[u] = left
 		if len(left) == 0 {
@@ -132,7 +155,7 @@ func (c *Compiler) takeBack(name schema.Name, s *docState) {
 // dependOn records that a document depends on something.
 func (c *Compiler) dependOn(s *docState, kind, name string) {
 	d := dep{kind, name}
-	if slices.Contains(s.deps, d) {
+	if c.deps[d][s.doc.Name] {
 		return
 	}
 	s.deps = append(s.deps, d)
@@ -196,6 +219,15 @@ func uniqueField(d *schema.Document, k uniqueKey) string {
 		return fmt.Sprintf("spec.bgp.neighbors[%d].address", i)
 	}
 	return "spec"
+}
+
+// warnf records a warning of a document, once.
+func (c *Compiler) warnf(s *docState, field, format string, args ...any) {
+	w := s.doc.Errorf(field, format, args...)
+	all := c.warns[s.doc.Name]
+	if !slices.ContainsFunc(all, func(o *schema.Error) bool { return o.Error() == w.Error() }) {
+		c.warns[s.doc.Name] = append(all, w)
+	}
 }
 
 // errorf records an error of a document.

@@ -21,6 +21,7 @@ func (c *Compiler) examine(s *docState) {
 	unit := Name{Kind: s.doc.Kind, Name: s.doc.Name.Name}
 	switch spec := s.doc.Spec.(type) {
 	case *schema.SwitchSpec:
+		c.switches[s.doc.Name] = true
 		c.ir.Put(unit, c.swtch(s, spec))
 	case *schema.NetworkSpec:
 		c.ir.Put(unit, c.network(s, spec))
@@ -98,11 +99,16 @@ func (c *Compiler) network(s *docState, spec *schema.NetworkSpec) *Network {
 		c.nets[spec.Account] = map[schema.Name]bool{}
 	}
 	c.nets[spec.Account][s.doc.Name] = true
+	if spec.Account != "" {
+		c.named++
+	}
 	s.vni = uint32(*spec.VNI)
 	routes := c.set.Routes(s.doc.Name.Name)
 	for _, r := range routes {
 		if r.Prefix.IsSingleIP() {
 			s.vms = append(s.vms, r.Prefix.Addr())
+		} else {
+			s.nets = append(s.nets, r.Prefix.Prefix)
 		}
 	}
 	slices.SortFunc(s.vms, netip.Addr.Compare)
@@ -142,6 +148,9 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Serv
 		svc.Timeout = time.Duration(*spec.Timeout)
 	}
 	var names, runs []string
+	if isEmpty(spec, spec.Default) {
+		c.warnf(s, "spec.default", "version %s has no endpoint, so what goes there gets no answer", spec.Default)
+	}
 	for _, v := range spec.Versions {
 		version := requests.ServiceVersion{
 			Name: v.Name, Origin: schema.Position{Path: s.doc.Path, Line: v.Line}, Image: v.Image, Compose: v.Compose,
@@ -160,6 +169,9 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Serv
 		}
 		svc.Versions = append(svc.Versions, version)
 		names = append(names, v.Name)
+		if isEmpty(spec, v.Name) {
+			s.empty += " " + v.Name
+		}
 	}
 	slices.SortFunc(svc.Versions, func(a, b requests.ServiceVersion) int { return strings.Compare(a.Name, b.Name) })
 	for _, h := range svc.Hosts {
@@ -170,6 +182,13 @@ func (c *Compiler) service(s *docState, spec *schema.ServiceSpec) *requests.Serv
 	s.facade = fmt.Sprint(svc.Default, names)
 	s.runs = fmt.Sprint(svc.Health, svc.Protocol, runs)
 	return svc
+}
+
+// isEmpty tells whether nothing can serve a version of a Service.
+func isEmpty(spec *schema.ServiceSpec, version string) bool {
+	return slices.ContainsFunc(spec.Versions, func(v schema.ServiceVersion) bool {
+		return v.Name == version && len(v.Endpoints) == 0 && v.Etcd == nil
+	})
 }
 
 func (c *Compiler) gateway(s *docState, spec *schema.GatewaySpec) *packets.Gateway {

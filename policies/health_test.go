@@ -150,7 +150,7 @@ func TestChecksListWhatIsToBeChecked(t *testing.T) {
 	ir, _ := r.must()
 	var got []string
 	for _, c := range ir.Checks() {
-		got = append(got, fmt.Sprintln(c.Gateway, c.Server, c.Address, c.How.HTTP, c.How.Interval, c.How.Timeout, c.How.Rise, c.How.Fall))
+		got = append(got, fmt.Sprintln(c.Of, c.Server, c.Address, c.How.HTTP, c.How.Interval, c.How.Timeout, c.How.Rise, c.How.Fall))
 	}
 	want := []string{
 		"gw v1/gw1 192.0.2.1 {8080 /healthz} 5s 1s 1 4\n", "gw v1/gw2 192.0.2.2 {8080 /healthz} 5s 1s 1 4\n",

@@ -49,12 +49,13 @@ type IR struct {
 	units    map[Name]any
 	gateways map[string]*packets.Gateway
 	lookups  map[string]*requests.Service // services with endpoints from etcd
+	checked  map[string]*requests.Service // services with a health check
 	ids      *IDs
 }
 
 // NewIR returns an empty IR over a table of IDs; Put fills it.
 func NewIR(ids *IDs) *IR {
-	return &IR{units: map[Name]any{}, gateways: map[string]*packets.Gateway{}, lookups: map[string]*requests.Service{}, ids: ids}
+	return &IR{units: map[Name]any{}, gateways: map[string]*packets.Gateway{}, lookups: map[string]*requests.Service{}, checked: map[string]*requests.Service{}, ids: ids}
 }
 
 // Put sets the unit of a name (see Name for its type); a nil unit removes it.
@@ -67,6 +68,10 @@ func (ir *IR) Put(n Name, unit any) {
 	}
 	if n.Kind == schema.KindService && n.Part == "" {
 		delete(ir.lookups, n.Name)
+		delete(ir.checked, n.Name)
+		if s, ok := unit.(*requests.Service); ok && s.Health != nil {
+			ir.checked[n.Name] = s
+		}
 		if s, ok := unit.(*requests.Service); ok && slices.ContainsFunc(s.Versions, func(v requests.ServiceVersion) bool { return v.Etcd != "" }) {
 			ir.lookups[n.Name] = s
 		}
@@ -191,13 +196,16 @@ type TLS struct{ CA, Cert, Key string }
 
 // Check is the health check of one server.
 type Check struct {
-	Gateway string
-	Server  string // "version/backend", as in Facts.Down
+	Of      string // the Gateway's name, or OfService
+	Server  string // "version/backend", as in Facts.Down; "version/address:port" of a Service
 	Address netip.Addr
 	How     packets.HealthCheck
 }
 
-// Checks lists the health checks of all gateways, sorted by gateway and server.
+// OfService is the Check.Of of a Service.
+func OfService(name string) string { return schema.KindService + "/" + name }
+
+// Checks lists the health checks of all gateways and services, sorted by owner and server.
 func (ir *IR) Checks() []Check {
 	var all []Check
 	for _, g := range ir.Gateways() {
@@ -210,7 +218,27 @@ func (ir *IR) Checks() []Check {
 			}
 		}
 	}
+	for _, s := range ir.checked {
+		for _, v := range s.Versions {
+			for _, e := range v.Endpoints {
+				all = append(all, Check{OfService(s.Name), v.Name + "/" + e.HostPort(), e.Address, checkOf(s, e)})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Check) int { return cmp.Or(strings.Compare(a.Of, b.Of), strings.Compare(a.Server, b.Server)) })
 	return all
+}
+
+// checkOf is how the daemon checks an endpoint of a service. It routes nothing by it: it
+// is for status. What Envoys ask in HTTP/2 is a connection here.
+func checkOf(s *requests.Service, e requests.Endpoint) packets.HealthCheck {
+	how := *s.Health
+	port := cmp.Or(how.HTTP.Port, how.TCP, e.Port)
+	how.TCP, how.HTTP.Port, how.GRPC = port, 0, false
+	if how.HTTP.Path != "" && s.Protocol == "http" {
+		how.TCP, how.HTTP.Port = 0, port
+	}
+	return how
 }
 
 // Cell returns the rules of a part of a gateway, or nil.

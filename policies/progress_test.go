@@ -246,7 +246,7 @@ func TestRolloutConflictsShowEarly(t *testing.T) {
 		{other(service, "{accounts: [a2]}"), "both match account a2 of Service api"},
 		{other(service, "{headers: [{name: x, exact: y}], accounts: [a2]}"), `both match x exact "y" of account a2 of Service api`},
 		{other(service, "{accounts: [a3]}"), ""},
-		{strings.Replace(other(service, "{accounts: [a2]}"), "version: v1", "version: v2", 1), ""},
+		{strings.Replace(other(service, "{accounts: [a2]}"), "version: v1", "version: v2", 1), "both match account a2 of Service api with a rollout, so that nobody could tell"},
 		{strings.Replace(other(gateway, "{networks: [n2]}"), "  match", "  priority: 7\n  match", 1), ""},
 	} {
 		s := newShard(t, 2, 2, 2)

@@ -227,11 +227,12 @@ func ownRules(own []*requestPolicy) []requests.Rule {
 }
 
 // requestConflict reports that two policies of one priority match the same requests,
-// of one account or of all, with different versions. Requests that match both only
+// of one account or of all, with different versions, or one of them by its rollout: nobody
+// could tell then which of them has moved what. Requests that match both only
 // because they have a header twice are not reported; they get the version that
 // sorts first.
 func (c *Compiler) requestConflict(n Name, a, b *requestPolicy, account string) {
-	if a.doc == b.doc || a.spec.Priority != b.spec.Priority || a.spec.Version == b.spec.Version {
+	if a.doc == b.doc || a.spec.Priority != b.spec.Priority || a.spec.Version == b.spec.Version && !a.planned && !b.planned {
 		return
 	}
 	for _, m := range a.final {

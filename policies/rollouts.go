@@ -18,6 +18,7 @@ import (
 type rollouts struct {
 	rolls  map[string]*declaredRollout // by policy
 	scopes map[string]map[string]bool  // by Network: the policies whose rollouts move it
+	plans  map[Name]map[string]bool    // by unit that a move claims: these policies
 }
 
 // declaredRollout is the rollout of one policy as the documents declare it.
@@ -32,6 +33,7 @@ type declaredRollout struct {
 
 	made  *rollout.Spec                    // as Rollout returned it last; nil: never
 	stale map[string]bool                  // Networks whose routes changed since
+	anew  bool                             // other policies took or left some of what it moves
 	of    map[schema.Name]*schema.Document // the targets that it was made from
 }
 
@@ -85,6 +87,10 @@ func (c *Compiler) plan(e entryOf, u Name, box packets.Match) {
 	c.claim(e, u, box)
 	list := c.claims[u]
 	list[len(list)-1].planned = true
+	if c.plans[u] == nil {
+		c.plans[u] = map[string]bool{}
+	}
+	c.plans[u][e.s.doc.Name.Name] = true
 }
 
 // endRollout undoes what a policy's rollout contributed, except its claims, which are
@@ -97,6 +103,11 @@ func (c *Compiler) endRollout(policy string) {
 	for _, n := range r.names {
 		if delete(c.scopes[n], policy); len(c.scopes[n]) == 0 {
 			delete(c.scopes, n)
+		}
+		for _, u := range r.units[n] {
+			if delete(c.plans[u], policy); len(c.plans[u]) == 0 {
+				delete(c.plans, u)
+			}
 		}
 	}
 	delete(c.rolls, policy)
@@ -130,8 +141,7 @@ func (c *Compiler) selected(s *docState, r *schema.Rollout) []string {
 			}
 		}
 		if len(names) == 0 {
-			w := s.doc.Errorf("spec.rollout.networkSelector", "selects no Network, so nothing moves")
-			c.warns[s.doc.Name] = append(c.warns[s.doc.Name], w)
+			c.warnf(s, "spec.rollout.networkSelector", "selects no Network, so nothing moves")
 		}
 	}
 	slices.Sort(names)
@@ -194,6 +204,9 @@ func (c *Compiler) Rollout(policy string) *rollout.Spec {
 	if r == nil {
 		return nil
 	}
+	if r.anew {
+		r.made, r.anew = nil, false
+	}
 	same := r.made != nil && len(r.stale) == 0
 	for _, t := range r.targets {
 		same = same && r.of[t] == c.docs[t].doc
@@ -206,15 +219,24 @@ func (c *Compiler) Rollout(policy string) *rollout.Spec {
 	}
 	if r.made == nil {
 		for _, n := range r.names {
-			if net := c.rolloutNetwork(r, n); net != nil {
+			net, had := c.rolloutNetwork(r, n)
+			if net != nil {
 				spec.Networks = append(spec.Networks, *net)
+			}
+			if had.VMs > 0 || had.Whole {
+				spec.Had = append(spec.Had, had)
 			}
 		}
 	} else {
-		spec.Networks = slices.Clone(r.made.Networks)
+		spec.Networks, spec.Had = slices.Clone(r.made.Networks), r.made.Had
 		for n := range r.stale {
 			if _, i := r.made.Network(n); i >= 0 {
-				spec.Networks[i] = *c.rolloutNetwork(r, n)
+				net, had := c.rolloutNetwork(r, n)
+				if net == nil || had.VMs > 0 || len(spec.Had) > 0 { // whose it is may have changed too
+					r.anew = true
+					return c.Rollout(policy)
+				}
+				spec.Networks[i] = *net
 			}
 		}
 	}
@@ -226,8 +248,8 @@ func (c *Compiler) Rollout(policy string) *rollout.Spec {
 }
 
 // rolloutNetwork is a Network for the state machine, or nil if the policy excludes all
-// of it.
-func (c *Compiler) rolloutNetwork(r *declaredRollout, name string) *rollout.Network {
+// of it or other policies move all of it, and what of it these move.
+func (c *Compiler) rolloutNetwork(r *declaredRollout, name string) (*rollout.Network, rollout.Had) {
 	doc := c.docs[schema.Name{Kind: schema.KindNetwork, Name: name}]
 	net := doc.doc.Spec.(*schema.NetworkSpec)
 	n := &rollout.Network{Name: name, Account: net.Account, VNI: doc.vni, VMs: doc.vms, Routes: c.set.Routes(name), Monitor: net.Monitor}
@@ -236,15 +258,19 @@ func (c *Compiler) rolloutNetwork(r *declaredRollout, name string) *rollout.Netw
 	for _, cl := range c.excludes(r, name) {
 		switch {
 		case cl.box.Covers(packets.VNIMatch(n.VNI)):
-			return nil
+			return nil, rollout.Had{}
 		case cl.box.Table() == packets.TableVMSrc || cl.box.Table() == packets.TableVMDst:
 			single[cl.box] = true
 		default:
 			wide = append(wide, cl.box)
 		}
 	}
+	had := c.had(r, name, n)
+	if had.Whole {
+		return nil, had
+	}
 	if len(single)+len(wide) == 0 {
-		return n
+		return n, had
 	}
 	stays := func(m packets.Match) bool {
 		return single[m] || slices.ContainsFunc(wide, func(w packets.Match) bool { return w.Covers(m) })
@@ -253,7 +279,7 @@ func (c *Compiler) rolloutNetwork(r *declaredRollout, name string) *rollout.Netw
 		pair := vmPair(n.VNI, a)
 		return stays(pair[0]) && stays(pair[1])
 	})
-	return n
+	return n, had
 }
 
 // excludes is the policy's excludes of 100 percent for a Network that its rollout

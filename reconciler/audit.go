@@ -29,7 +29,8 @@ const (
 	maxEvidence  = 500    // bytes of a line
 )
 
-// Event is a transition of a rollout, to be told.
+// Event is a transition of a rollout, or without a policy something that is wrong or
+// right again, to be told.
 type Event struct {
 	Time   time.Time
 	Policy string

@@ -19,7 +19,7 @@ func (r *Reconciler) adopt(f fetched) {
 	news := f.err != nil && (r.fetchErr == nil || r.fetchErr.Error() != f.err.Error())
 	if r.fetchErr = f.err; f.err != nil {
 		if news {
-			r.cfg.Log.Error("fetch failed, the last good commit stays", "error", f.err, "revision", r.revision)
+			r.cfg.Log.Error("fetch failed, "+r.stays("the last good commit stays"), "error", f.err, "revision", r.revision)
 		}
 		r.refetch.failed(now)
 		return
@@ -41,11 +41,19 @@ func (r *Reconciler) adopt(f fetched) {
 		return
 	}
 	if r.badErr != nil {
-		r.cfg.Log.Error("commit refused, the last good one stays", "refused", r.seen, "revision", r.revision, "error", r.badErr)
+		r.cfg.Log.Error("commit refused, "+r.stays("the last good one stays"), "refused", r.seen, "revision", r.revision, "error", r.badErr)
 		return
 	}
 	r.warn()
 	r.cfg.Log.Info("commit adopted", "revision", r.revision, "documents", r.meaning.set.Len())
+}
+
+// stays says what is in force while something failed.
+func (r *Reconciler) stays(good string) string {
+	if r.revision == "" && r.last.Revision == "" {
+		return "no commit is in force yet"
+	}
+	return good
 }
 
 // waits tells whether a commit is neither in force nor refused.
@@ -91,6 +99,7 @@ func (r *Reconciler) enforce(d *delta, now time.Time) {
 	news := r.revision != d.snapshot.Revision
 	r.revision, r.live = d.snapshot.Revision, r.liveWith(d)
 	r.index(d.docs, now)
+	r.serve(d)
 	r.notice(d, now)
 	r.lookUp(d, now)
 	r.retire(d)

@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,6 +81,7 @@ type live struct {
 	former   State // what the commit in force asks for; nil: none is
 	had      map[string]int
 	down     map[string]error // targets that cannot be worked on
+	unknown  []Unknown        // those of them that cannot be read
 	failing  map[Key]failing
 	unread   error // why nothing can be said
 }
@@ -113,6 +115,9 @@ func (r *Reconciler) lookAt() *live {
 		t := r.targets[name]
 		if t.err != nil {
 			l.down[name] = t.err
+			if t.reason == "Unreachable" {
+				l.unknown = append(l.unknown, Unknown{name, firstLine(t.err), t.readAt})
+			}
 		}
 		for k, tr := range t.troubles {
 			l.failing[k] = failing{t.desired[k], tr.err}
@@ -183,6 +188,7 @@ func (r *Reconciler) DryRun(ctx context.Context, s *schema.Snapshot) (*Plan, err
 		p.Refused = refuseFirst(c.Desired, l.observed, l.had, r.cfg.MaxDelete)
 	}
 	p.Rollouts = append(compareRollouts(l.ongoing.specs, c.Rollouts), lines...)
+	p.Unknown = l.unknown
 	return p, nil
 }
 
@@ -201,6 +207,33 @@ func (r *Reconciler) Meaning(ctx context.Context) (ir *policies.IR, revision str
 	set := schema.NewSet()
 	ir, _, err = policies.NewCompiler(ids, r.cfg.TableSizes).Compile(set, set.Update(good), facts)
 	return ir, good.Revision, err
+}
+
+// NotLive says why a target may do otherwise about a Gateway or Service than the commit in
+// force means; "" if all of it is live there.
+func (r *Reconciler) NotLive(ctx context.Context, target string, doc schema.Name) (why string, err error) {
+	err = r.inLoop(ctx, func() {
+		t := r.targets[target]
+		switch {
+		case !r.admitted:
+			why = fmt.Sprintf("the commit is not in force, and %s does what it did under %s", target, cmp.Or(r.last.Revision, "an earlier daemon"))
+			if r.badErr != nil {
+				why += ": " + firstLine(r.badErr)
+			}
+		case t == nil:
+		case t.err != nil:
+			why = fmt.Sprintf("%s is away, and does what it was given last: %s", target, firstLine(t.err))
+		case t.observed == nil:
+			why = target + " was not read yet"
+		default:
+			for _, n := range []schema.Name{doc, {}} {
+				if p := t.pending[n]; p != nil && why == "" {
+					why = fmt.Sprintf("%d changes are not live yet at %s, of which %d fail and %d wait", p.open, target, p.failing, p.waiting)
+				}
+			}
+		}
+	})
+	return why, err
 }
 
 // inLoop runs f in the loop's goroutine and waits for it.

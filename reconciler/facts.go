@@ -23,26 +23,21 @@ func (r *Reconciler) takeHealth() {
 	if err := r.decide(r.meaning.good); err != nil {
 		r.cfg.Log.Error("cannot act on failing servers, will try again", "error", err)
 	}
+	r.takeDead()
 }
 
-// notice takes over what a delta says about servers: which are to be checked, and
-// how many of those in force fail.
+// notice takes over how many of a delta's servers fail.
 func (r *Reconciler) notice(d *delta, now time.Time) {
-	gateways := false
 	for _, n := range d.units {
 		if n.Kind != schema.KindGateway || n.Part != "" {
 			continue
 		}
-		gateways = true
 		doc, ok := r.docs.Get(document{name: schema.Name{Kind: n.Kind, Name: n.Name}})
 		if gw := d.ir.Gateway(n.Name); ok && gw != nil {
 			doc.ailing, doc.reason = ailing(gw, r.cfg.Health), "ServersDown"
 			doc.degraded.set(doc.ailing != "", now)
 			r.docs.ReplaceOrInsert(doc)
 		}
-	}
-	if gateways {
-		r.cfg.Health.Want(d.ir.Checks())
 	}
 }
 

@@ -30,7 +30,7 @@ func TestFailingServersLeaveThePools(t *testing.T) {
 		g.commit("1", switchDoc("s", 1), checked(2, 3, 4))
 		var servers []string
 		for _, c := range h.Wanted() {
-			servers = append(servers, c.Gateway+" "+c.Server+" "+c.Address.String())
+			servers = append(servers, c.Of+" "+c.Server+" "+c.Address.String())
 		}
 		if want := []string{"gw v1/a 192.0.2.1", "gw v2/b2 192.0.2.2", "gw v2/b3 192.0.2.3", "gw v2/b4 192.0.2.4"}; !slices.Equal(servers, want) {
 			t.Errorf("to be checked are %q, want %q", servers, want)

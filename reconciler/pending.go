@@ -17,10 +17,12 @@ type document struct {
 	name     schema.Name
 	at       schema.Position
 	ready    flag
-	degraded flag   // something is wrong with its servers or endpoints
-	reason   string // in CamelCase
-	ailing   string // which
-	held     bool   // it is suspended, and means what it meant before
+	degraded flag          // something is wrong with its servers or endpoints
+	reason   string        // in CamelCase
+	ailing   string        // which
+	held     bool          // it is suspended, and means what it meant before
+	needs    []schema.Name // what it goes to
+	version  string        // and in which version
 }
 
 func (d document) before(e document) bool { return d.name.Compare(e.name) < 0 }
@@ -48,9 +50,10 @@ func (r *Reconciler) index(changed []schema.Name, now time.Time) {
 		}
 		if !had {
 			was.name = n
-			was.ready.set(r.undone[n] == 0, now)
+			was.ready.set(r.undone[n] == 0 && r.missing[n] == (lack{}), now)
 		}
 		was.at, was.held = d.Position, policies.IsSuspended(d)
+		was.needs, was.version = needsOf(d)
 		r.docs.ReplaceOrInsert(was)
 		list := r.places[d.Path]
 		i, _ := slices.BinarySearchFunc(list, d.Line, func(p placed, line int) int { return cmp.Compare(p.line, line) })
@@ -146,10 +149,7 @@ func (r *Reconciler) count(n schema.Name, by int, now time.Time) {
 	if r.undone[n] = was + by; was+by == 0 {
 		delete(r.undone, n)
 	}
-	if d, ok := r.docs.Get(document{name: n}); ok && d.ready.on != (was+by == 0) {
-		d.ready.set(was+by == 0, now)
-		r.docs.ReplaceOrInsert(d)
-	}
+	r.reckon(n, now)
 }
 
 // confirmed is the generation of a rollout that is live at every sink and was read

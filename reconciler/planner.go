@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Plan is what has to change for a revision to be live, what of it has to wait, and
@@ -18,6 +19,19 @@ type Plan struct {
 	Waiting  []Wait    // those of the changes that cannot be made yet, in the same order
 	Refused  []Refusal // why the commit is refused for all targets; none: it is not
 	Rollouts []string  // of a dry run: what changes of the rollouts, a line each
+	Unknown  []Unknown // of a dry run: the targets that are away, sorted
+}
+
+// Unknown is a target that is away: what is compared is what it had when it was read last.
+type Unknown struct {
+	Target string
+	Why    string // one line
+	Read   time.Time
+}
+
+// String says it on one line.
+func (u Unknown) String() string {
+	return fmt.Sprintf("%s is away, and what is there is not known: %s; what %s has is as it was read last, at %s", u.Target, u.Why, u.Target, u.Read.UTC().Format(time.RFC3339))
 }
 
 // Wait is a change that cannot be made yet.

@@ -1,3 +1,10 @@
+// Package reconciler keeps the live state at what the last good commit means.
+//
+// It stands between the IR of package policies and the sinks: sinks lower the
+// IR to Resources (the desired State), Observe tells what is live, Diff and
+// Plan say what differs, Apply does it. The planner is pure; all I/O is in
+// sources and sinks; one loop owns all state. What a Plan prints is the value
+// that is applied.
 package reconciler
 
 import (
@@ -37,7 +44,7 @@ type Config struct {
 	Discovery  *board.Discovery        // nil: nothing is looked up in etcd
 	Probes     *board.Probes           // nil: batches that are to be tested wait
 	Follow     *board.Follow           // another daemon moves the rollouts; nil: this one does
-	Events     func(Event)             // told of every transition of a rollout; it does not wait
+	Events     func(Event)             // told of transitions of rollouts, and of what is wrong or right again; it does not wait
 	Drift      time.Duration           // how often live state is read again; 0: never
 	MaxDelete  int                     // per cent of a target's live resources that one plan may delete
 	Confirm    string                  // the revision whose plans may delete more
@@ -54,6 +61,7 @@ type Reconciler struct {
 	links
 	standing
 	ledger
+	serving
 	engine
 	intake
 	lookups []policies.Lookup // of the commit in force
@@ -80,14 +88,15 @@ type links struct {
 
 // standing is the state of commits in the loop.
 type standing struct {
-	revision string // in force: desired at every target
-	seen     string // the last fetched one
-	settled  bool   // whether seen needs no second look: it is in force, or refused for good
-	admitted bool   // revision passed the guard, so that targets may be changed
-	fetchErr error  // of the last Fetch
-	badErr   error  // why seen is not in force
-	warned   map[string]bool
-	live     map[string]int // how many resources the commit in force asks for, by target
+	revision string            // in force: desired at every target
+	seen     string            // the last fetched one
+	settled  bool              // whether seen needs no second look: it is in force, or refused for good
+	admitted bool              // revision passed the guard, so that targets may be changed
+	fetchErr error             // of the last Fetch
+	badErr   error             // why seen is not in force
+	warned   map[string]bool   // the warnings of the commit in force; replaced, never changed
+	live     map[string]int    // how many resources the commit in force asks for, by target
+	told     map[string]plight // what is wrong and was told of
 	stored
 
 	ready, reconciling, stalled flag
@@ -127,6 +136,7 @@ func New(cfg Config) (*Reconciler, error) {
 		cfg: cfg, targets: map[string]*target{}, links: links{map[Key][]Key{}, map[Key]map[Key]bool{}, map[Key]string{}},
 		standing: standing{warned: map[string]bool{}, live: map[string]int{}, stored: stored{switches: map[string][]byte{}, held: map[string]bool{}}},
 		ledger:   ledger{btree.NewG(32, document.before), map[string][]placed{}, map[schema.Name]int{}},
+		serving:  serving{serves: map[schema.Name]any{}, dead: map[schema.Name]map[string]string{}},
 		engine:   engine{rollouts: map[string]*tracked{}},
 		intake:   intake{fetched: make(chan fetched)}, finished: make(chan result), do: make(chan func()),
 	}
@@ -213,6 +223,7 @@ func (r *Reconciler) step(ctx context.Context) {
 	}
 	r.record()
 	r.recordState(now)
+	r.tellPlights(now)
 	r.answer()
 }
 

@@ -3,6 +3,7 @@ package reconciler
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -209,6 +210,29 @@ func (e *PartialError) Error() string {
 		lines = append(lines, fmt.Sprintf("and %d more", len(keys)-most))
 	}
 	return strings.Join(lines, "; ")
+}
+
+// ReasonError is an error of a key with the reason that status gives for it.
+type ReasonError struct {
+	Reason string // in CamelCase
+	Err    error
+}
+
+// ReasonNotConnected is the reason for what nobody has connected to take.
+const ReasonNotConnected = "NotConnected"
+
+// Error is the error without the reason.
+func (e *ReasonError) Error() string { return e.Err.Error() }
+
+// Unwrap is the error without the reason.
+func (e *ReasonError) Unwrap() error { return e.Err }
+
+// reasonOf is the reason for an error of a key.
+func reasonOf(err error) string {
+	if e, has := errors.AsType[*ReasonError](err); has {
+		return e.Reason
+	}
+	return "Refused"
 }
 
 // Add records an error for a key; a nil error is ignored. The receiver may be

@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -44,6 +45,25 @@ func TestRolloutRuns(t *testing.T) {
 	})
 }
 
+// TestRolloutWithoutDeadlineStalls has the switch go away under a rollout that names no
+// deadline: it is Stalled all the same, and goes on when the switch is back.
+func TestRolloutWithoutDeadlineStalls(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		g := startRoll(t, w, newKeeper())
+		docs := shard("batches: [1, 100%], bake: 10s")
+		g.commit("c1", docs...)
+		w.at("mem/sw", func(p *place) { p.down = errors.New("away") })
+		g.after(29 * time.Minute)
+		g.stands(rollout.PhaseProgressing, "BatchApplying", 4, 0)
+		g.after(2 * time.Minute)
+		g.stands(rollout.PhaseProgressing, "DeadlineExceeded", 4, 0)
+		w.at("mem/sw", func(p *place) { p.down = nil })
+		g.after(2 * time.Minute)
+		g.stands(rollout.PhaseCompleted, "Completed", 4, 4)
+	})
+}
+
 // TestRolloutGoesBack has the second batch fail: everything is at the default again,
 // the accounts last, and the same content is not tried again.
 func TestRolloutGoesBack(t *testing.T) {
@@ -73,6 +93,12 @@ func TestRolloutGoesBack(t *testing.T) {
 		g.after(time.Hour)
 		if len(g.tested()) != jobs {
 			t.Error("what failed was tried again")
+		}
+		want := []rollout.Reached{{Network: "n1", Batch: 3, VMs: 4}, {Network: "n2", Batch: 2, VMs: 2}}
+		for i, n := range g.rollout().Networks {
+			if n.Reached == nil || *n.Reached != want[i] {
+				t.Errorf("%s had come to %+v, want %+v", n.Name, n.Reached, want[i])
+			}
 		}
 		g.stands(rollout.PhaseRolledBack, "VerificationFailed", 0, 0)
 	})

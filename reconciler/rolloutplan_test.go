@@ -35,7 +35,7 @@ func TestDryRunOfRollouts(t *testing.T) {
 		first := shard("batches: [1, 50%, 100%], through: {network: n1, batch: 1}")
 		want(first, `+ mem/sw rule 1/10.0.1.1: -> v2  # f.yaml:7
 + web account 10: -> v2
-+ rollout p: to v2 of Gateway/gw, Service/api; moves 8 VMs of 2 Networks (n1, n2); batches 1, 50%, 100%; parallel 1; approval none; through batch 1 of n1; onFailure rollback
++ rollout p: to v2 of Gateway/gw, Service/api; moves 8 VMs of 2 Networks (n1, n2); batches 1, 50%, 100%; parallel 1; approval none; through batch 1 of n1; deadline 30m0s; onFailure rollback
 > rollout p: Network n1 is next, 4 VMs
 > rollout p: batch 1 of 3 of Network n1: 1 of 4 VMs
 `)
@@ -54,7 +54,7 @@ func TestDryRunOfRollouts(t *testing.T) {
 		want(none, `- mem/sw rule 1/10.0.1.1: -> v2  # f.yaml:7
 - mem/sw rule 1/10.0.1.2: -> v2  # f.yaml:7
 - web account 10: -> v2
-- rollout p: to v2 of Gateway/gw, Service/api; moves 8 VMs of 2 Networks (n1, n2); batches 1, 50%, 100%; parallel 1; approval none; through batch 2 of n1; onFailure rollback; all its units go to the default
+- rollout p: to v2 of Gateway/gw, Service/api; moves 8 VMs of 2 Networks (n1, n2); batches 1, 50%, 100%; parallel 1; approval none; through batch 2 of n1; deadline 30m0s; onFailure rollback; all its units go to the default
 `)
 		held := append([]string(nil), second...)
 		held[5] = strings.Replace(held[5], "version: v2", "suspend: true\n  version: v2", 1)

@@ -230,6 +230,7 @@ type RolloutStatus struct {
 	Gates      []rollout.Gate   `json:"gates,omitempty"`     // that wait for a person
 	Overrides  []string         `json:"overrides,omitempty"` // what people said that Git does not say yet
 	Split      []string         `json:"split,omitempty"`     // accounts that are gray on one plane and not, or not yet wholly, on the other
+	Others     []string         `json:"others,omitempty"`    // what other policies move of what it names, which it neither counts nor tests
 	Failure    *rollout.Failure `json:"failure,omitempty"`
 	Conditions []Condition      `json:"conditions"` // Ready first; Reconciling and Stalled where they are True
 }
@@ -244,14 +245,15 @@ type RolloutProgress struct {
 
 // NetworkProgress is the progress of one Network.
 type NetworkProgress struct {
-	Name    string        `json:"name"`
-	VNI     uint32        `json:"vni"`
-	Account string        `json:"account,omitempty"`
-	Stage   rollout.Stage `json:"stage,omitempty"` // of one that is moving; Done of one that has moved
-	Batch   int           `json:"batch,omitempty"` // that is live or on its way, from 1
-	Moved   int           `json:"moved"`           // VMs
-	Total   int           `json:"total"`
-	Dead    int           `json:"dead,omitempty"` // checks that failed before anything moved
+	Name    string           `json:"name"`
+	VNI     uint32           `json:"vni"`
+	Account string           `json:"account,omitempty"`
+	Stage   rollout.Stage    `json:"stage,omitempty"` // of one that is moving; Done of one that has moved
+	Batch   int              `json:"batch,omitempty"` // that is live or on its way, from 1
+	Moved   int              `json:"moved"`           // VMs
+	Total   int              `json:"total"`
+	Dead    int              `json:"dead,omitempty"`    // checks that failed before anything moved
+	Reached *rollout.Reached `json:"reached,omitempty"` // how far it had come before everything went back
 }
 
 // Rollouts returns the status of the rollouts, sorted, or with a name that of one policy;
@@ -298,6 +300,9 @@ func (v *rolloutView) status(revision string) RolloutStatus {
 		}
 		out.networks(s, spec)
 		out.Split = split(out.Networks, spec)
+		if others := spec.Others(); others != "" {
+			out.Others = strings.Split(others, "; ")
+		}
 	}
 	out.Conditions = v.conditions(revision)
 	return out
@@ -309,9 +314,15 @@ func (out *RolloutStatus) networks(s *rollout.State, spec *rollout.Spec) {
 	for _, m := range s.Moving {
 		moving[m.Network] = m
 	}
+	reached := map[string]*rollout.Reached{}
+	if f := s.Failure; f != nil && (s.Phase == rollout.PhaseRolledBack || s.Phase == rollout.PhaseRollingBack) {
+		for i := range f.Reached {
+			reached[f.Reached[i].Network] = &f.Reached[i]
+		}
+	}
 	for i := range spec.Networks {
 		n := &spec.Networks[i]
-		p := NetworkProgress{Name: n.Name, VNI: n.VNI, Account: n.Account, Total: len(n.VMs)}
+		p := NetworkProgress{Name: n.Name, VNI: n.VNI, Account: n.Account, Total: len(n.VMs), Reached: reached[n.Name]}
 		if m := moving[n.Name]; m != nil {
 			p.Stage, p.Batch, p.Moved, p.Dead = m.Stage, m.Batch, len(m.VMs), len(m.Dead)
 		} else if _, done := slices.BinarySearch(s.Done, n.Name); done {
@@ -357,7 +368,7 @@ func (v *rolloutView) conditions(revision string) []Condition {
 	message := strings.Join(slices.DeleteFunc([]string{s.Message, v.waits}, func(w string) bool { return w == "" }), "; ")
 	reason := cmp.Or(s.Reason, "Pending")
 	since := cmp.Or(v.ready.since, s.Since)
-	stuck := s.Stalled || s.Phase == rollout.PhaseRolledBack || s.Failure != nil && s.Phase == rollout.PhasePaused
+	stuck := s.Stalled || s.Reason == rollout.ReasonNothing || s.Phase == rollout.PhaseRolledBack || s.Failure != nil && s.Phase == rollout.PhasePaused
 	if s.Stalled {
 		reason = "DeadlineExceeded"
 	}

@@ -39,6 +39,7 @@ type Status struct {
 	Revision   string           `json:"revision"`   // the last good commit, which is desired
 	Fetched    string           `json:"fetched"`    // the last commit that was seen
 	Errors     []string         `json:"errors"`     // what is wrong with it, or with fetching
+	Warnings   []string         `json:"warnings"`   // what is odd in the last good commit, sorted
 	Conditions []Condition      `json:"conditions"` // Ready first; Reconciling and Stalled where they are True
 	Documents  []DocumentStatus `json:"documents"`  // of the last good commit, sorted
 	Targets    []TargetStatus   `json:"targets"`    // sorted
@@ -67,11 +68,13 @@ type TargetStatus struct {
 // and nobody changes it.
 type view struct {
 	revision, seen              string
+	warned                      map[string]bool
 	held                        error // why revision is not admitted
 	fetchErr, badErr            error
 	ready, reconciling, stalled flag
 	docs                        *btree.BTreeG[document]
 	undone                      map[schema.Name]int
+	lacks                       map[schema.Name]lack // nobody changes it
 	targets                     []targetView
 	rollouts                    []rolloutView
 }
@@ -105,7 +108,7 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{
-		APIVersion: StatusVersion, Revision: v.revision, Fetched: v.seen, Errors: []string{},
+		APIVersion: StatusVersion, Revision: v.revision, Fetched: v.seen, Errors: []string{}, Warnings: append([]string{}, slices.Sorted(maps.Keys(v.warned))...),
 		Conditions: v.conditions(), Documents: v.documents(), Targets: []TargetStatus{}, Rollouts: []RolloutStatus{},
 	}
 	for _, err := range []error{v.fetchErr, v.badErr} {
@@ -125,7 +128,8 @@ func (r *Reconciler) Status(ctx context.Context) (*Status, error) {
 // recordState records the conditions, so that transitions have their time.
 func (r *Reconciler) recordState(now time.Time) {
 	good := r.fetchErr == nil && r.badErr == nil
-	ready, todo := good && r.revision != "", false
+	r.findLacks(now)
+	ready, todo := good && r.revision != "" && len(r.missing) == 0, false
 	for _, t := range r.targets {
 		t.recordState(now)
 		ready, todo, good = ready && t.programmed.on, todo || t.reconciling.on, good && !t.stalled.on
@@ -140,8 +144,8 @@ func (r *Reconciler) recordState(now time.Time) {
 func (r *Reconciler) view() view {
 	r.recordState(time.Now())
 	v := view{
-		revision: r.revision, seen: r.seen, fetchErr: r.fetchErr, badErr: r.badErr,
-		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone),
+		revision: r.revision, seen: r.seen, warned: r.warned, fetchErr: r.fetchErr, badErr: r.badErr,
+		ready: r.ready, reconciling: r.reconciling, stalled: r.stalled, docs: r.docs.Clone(), undone: maps.Clone(r.undone), lacks: r.missing,
 	}
 	if !r.admitted && r.revision != "" {
 		v.revision, v.held = r.last.Revision, r.badErr
@@ -198,6 +202,8 @@ func (v *view) conditions() []Condition {
 		reason = "NothingFetched"
 	case len(failed) > 0:
 		reason, message = "TargetFailed", strings.Join(failed, ", ")+" failed, see targets"
+	case len(v.lacks) > 0:
+		reason, message = firstLack(v.lacks)
 	case !v.ready.on:
 		reason, message = "Progressing", fmt.Sprintf("%d changes are not live yet", pending)
 	}
@@ -235,7 +241,7 @@ func (t *targetView) status(revision string, held error) TargetStatus {
 		for _, k := range t.troubled {
 			errs = errs.Add(k.key, k.err)
 		}
-		reason, message = "Refused", firstLine(errs)
+		reason, message = reasonOf(slices.MinFunc(t.troubled, byKey).err), firstLine(errs)
 	case !t.read:
 		reason = "NotObserved"
 	case len(t.waiting) > 0 && len(t.waiting) == t.pending:
@@ -273,12 +279,16 @@ func (v *view) documents() []DocumentStatus {
 		switch t, w := troubled[d.name], waiting[d.name]; {
 		case len(t) > 0:
 			first := slices.MinFunc(t, func(a, b keyView) int { return cmp.Or(a.at.Compare(b.at), a.key.Compare(b.key)) })
-			reason, message = "Refused", fmt.Sprintf("%s: %s: %s", first.at, first.key, firstLine(first.err))
+			reason, message = reasonOf(first.err), fmt.Sprintf("%s: %s: %s", first.at, first.key, firstLine(first.err))
 			if len(t) > 1 {
 				message += fmt.Sprintf("; and %d more", len(t)-1)
 			}
 			bad = flag{true, slices.MinFunc(t, func(a, b keyView) int { return a.since.Compare(b.since) }).since}
 			todo.on = len(t) < v.undone[d.name]
+		case v.lacks[d.name] != (lack{}):
+			reason, message = v.lacks[d.name].reason, v.lacks[d.name].message
+			todo.on = v.undone[d.name] > 0
+			bad = flag{true, d.ready.since}
 		case len(w) > 0:
 			first := slices.MinFunc(w, func(a, b keyView) int { return a.key.Compare(b.key) })
 			reason, message = "Waiting", fmt.Sprintf("%s waits for %s", first.key, first.why)

@@ -80,6 +80,7 @@ type keys struct {
 	waiting  map[Key]Key       // changes that wait, and for which key
 	unproved map[Key]bool      // applied and not read back yet; the target itself, what others refer to, and what rollouts wait for
 	charged  map[Key]charge    // the keys that are open
+	absent   int               // of troubles: those of ReasonNotConnected
 	flying   map[Key]*Resource // what an Apply is making of keys, or may have made where it broke off; nil: deletes them
 	later    map[Key]bool      // keys to look at again when the job has ended
 }
@@ -373,7 +374,9 @@ func (r *Reconciler) finishRead(t *target, res result, now time.Time) {
 	if isPartial {
 		r.trouble(t, "in trouble", partial.Keys, now)
 	}
+	r.countAbsent(t)
 	if t.reason == "Unreachable" || len(t.dirty) == 0 {
+		r.stirred = r.stirred || t.err != nil
 		t.err, t.retry = nil, backoff{}
 	}
 }
@@ -410,6 +413,7 @@ func (r *Reconciler) finishApply(t *target, res result, now time.Time) {
 		r.fail(t, "ApplyFailed", res.err, now)
 		return
 	}
+	r.stirred = r.stirred || t.err != nil
 	t.err, t.retry = nil, backoff{}
 }
 
@@ -457,5 +461,6 @@ func (r *Reconciler) fail(t *target, reason string, err error, now time.Time) {
 		r.cfg.Log.Error("target failed, will try again", "target", t.name, "reason", reason, "error", err)
 	}
 	t.err, t.reason, t.stale = err, reason, true
+	r.stirred = true
 	t.retry.failed(now)
 }

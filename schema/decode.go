@@ -24,12 +24,13 @@ const maxDepth = 32
 // decoder decodes YAML nodes into typed values. It continues after an error, so that
 // one run reports all of them.
 type decoder struct {
-	path  string // of the file
-	line  int    // of the document's first line; node lines count from 1 within it
-	nodes int    // visited so far
-	depth int
-	list  *errorList // of the file
-	first int        // how many errors the file had before this document
+	path    string // of the file
+	line    int    // of the document's first line; node lines count from 1 within it
+	nodes   int    // visited so far
+	depth   int
+	list    *errorList // of the file
+	first   int        // how many errors the file had before this document
+	unknown []string   // the unknown fields of the document
 }
 
 func (d *decoder) errorf(node *yaml.Node, field, format string, args ...any) {
@@ -229,6 +230,7 @@ func (d *decoder) structure(node *yaml.Node, v reflect.Value, field string) {
 		name := fieldName(field, key.Value)
 		f, known := fields.byName[key.Value]
 		if !known {
+			d.unknown = append(d.unknown, name)
 			d.errorf(key, name, "unknown field%v", suggestion{fields, key.Value})
 			continue
 		}

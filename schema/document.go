@@ -30,11 +30,12 @@ type Document struct {
 	Metadata Metadata
 	// Spec is a *PolicySpec, *ServiceSpec, *GatewaySpec, *SwitchSpec,
 	// *NetworkSpec or *NodeSpec. It is read-only.
-	Spec  any
-	start int    // the line at which text begins
-	named int    // the line of metadata.name
-	text  []byte // its YAML, to look up the lines of fields for errors
-	root  weak.Pointer[yaml.Node]
+	Spec   any
+	start  int    // the line at which text begins
+	named  int    // the line of metadata.name
+	flawed bool   // it has unknown fields, which the set reports
+	text   []byte // its YAML, to look up the lines of fields for errors
+	root   weak.Pointer[yaml.Node]
 }
 
 // Excerpt is one document to be stored: its YAML and its place.

@@ -105,7 +105,7 @@ type Rollout struct {
 	Approval        string            `json:"approval" gray:"enum=none|batch|network" doc:"wait for gray rollout promote or for through"`
 	Through         *Through          `json:"through" doc:"go no further than this"`
 	Verify          *Verify           `json:"verify" doc:"the probe that runs as soon as a batch is live"`
-	Deadline        Duration          `json:"deadline" doc:"a rollout that makes no progress for so long is Stalled"`
+	Deadline        Duration          `json:"deadline" doc:"a rollout that makes no progress for so long is Stalled; absent: 30m"`
 	OnFailure       string            `json:"onFailure" gray:"enum=rollback|pause" doc:"what a failed batch does"`
 }
 

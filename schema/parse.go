@@ -22,7 +22,8 @@ const MaxYAML = 1 << 20
 const byteOrderMark = "\ufeff"
 
 // parsed is the content of one file. A document with errors is in broken if its name
-// could be read, so that references to it are not reported.
+// could be read, so that references to it are not reported. One with unknown fields only
+// is in docs all the same, so that one run reports what else is wrong with it.
 type parsed struct {
 	docs   []*Document // by line
 	broken []Name
@@ -38,7 +39,7 @@ func parseFile(f *File, old []*Document) parsed {
 	var p parsed
 	for _, c := range splitDocuments(f.Data) {
 		i := sort.Search(len(old), func(i int) bool { return old[i].start >= c.line })
-		if i < len(old) && old[i].start == c.line && bytes.Equal(old[i].text, c.text) {
+		if i < len(old) && old[i].start == c.line && !old[i].flawed && bytes.Equal(old[i].text, c.text) {
 			p.docs = append(p.docs, old[i])
 			continue
 		}
@@ -111,8 +112,29 @@ func (p *parsed) parseDocument(path string, c chunk) {
 	switch {
 	case p.errs.count() == d.first:
 		p.docs = append(p.docs, doc)
+	case len(d.unknown) == p.errs.count()-d.first && p.errs.more == 0:
+		doc.flawed = true
+		doc.withoutUnknown(d.unknown)
+		p.docs = append(p.docs, doc)
 	case isLabel(doc.Name.Name):
 		p.broken = append(p.broken, doc.Name)
+	}
+}
+
+// withoutUnknown has the entries of a policy match nothing that have unknown fields, as
+// nobody knows what was meant; all of them, if that is what is to be excluded.
+func (d *Document) withoutUnknown(fields []string) {
+	spec, is := d.Spec.(*PolicySpec)
+	if !is {
+		return
+	}
+	nothing := 0
+	for i := range spec.Match {
+		if slices.ContainsFunc(fields, func(f string) bool {
+			return strings.HasPrefix(f, "spec.exclude[") || strings.HasPrefix(f, fmt.Sprintf("spec.match[%d].", i))
+		}) {
+			spec.Match[i].Percent = &nothing
+		}
 	}
 }
 
@@ -208,6 +230,7 @@ func (d *decoder) envelope(root *yaml.Node, doc *Document) bool {
 	d.untagged(root, "")
 	for key := range d.pairs(root, "") {
 		if !slices.Contains([]string{"apiVersion", "kind", "metadata", "spec"}, key.Value) {
+			d.unknown = append(d.unknown, fieldName("", key.Value))
 			d.errorf(key, fieldName("", key.Value), "unknown field; a document has apiVersion, kind, metadata and spec")
 		}
 	}

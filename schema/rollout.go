@@ -14,6 +14,8 @@ const (
 	minTimeout  = Duration(10 * time.Millisecond) // of a probe
 	maxTimeout  = Duration(10 * time.Minute)
 	minDeadline = Duration(time.Second)
+
+	defaultDeadline = Duration(30 * time.Minute)
 )
 
 // The default timeouts of probes.
@@ -43,7 +45,10 @@ func (v *validator) rollout(r *Rollout) {
 	if r.Bake > maxBake {
 		v.errorf(at+".bake", "%s is out of range; want up to %s", r.Bake, maxBake)
 	}
-	if r.Deadline != 0 && r.Deadline < minDeadline {
+	if r.Deadline == 0 && !v.wrong(at+".deadline") {
+		r.Deadline = defaultDeadline
+	}
+	if r.Deadline < minDeadline {
 		v.errorf(at+".deadline", "%s is out of range; want %s or more", r.Deadline, minDeadline)
 	}
 	if r.Verify != nil {

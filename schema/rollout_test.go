@@ -39,7 +39,7 @@ func TestRolloutDefaults(t *testing.T) {
 	set := wantProblems(t, snapshot("p.yaml", rolloutHead+"{networks: [a], verify: {ping: {}, tcp: {port: 22}, exec: {command: [x]}}}\n"))
 	r := set.Get(Name{KindPolicy, "p"}).Spec.(*PolicySpec).Rollout
 	v := r.Verify
-	if len(r.Batches) != 1 || r.Batches[0] != (Batch{100, true}) || r.Parallel != 1 || r.Approval != "none" || r.OnFailure != "rollback" {
+	if len(r.Batches) != 1 || r.Batches[0] != (Batch{100, true}) || r.Parallel != 1 || r.Approval != "none" || r.OnFailure != "rollback" || r.Deadline != Duration(30*time.Minute) {
 		t.Errorf("%+v", r)
 	}
 	if v.Ping.Timeout != Duration(time.Second) || v.TCP.Timeout != Duration(time.Second) || v.Exec.Timeout != Duration(time.Minute) || v.Ping.Count != 3 {

@@ -20,6 +20,7 @@ func daemonCommand() *cobra.Command {
 			if format == "json" {
 				c.Log = slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
 			}
+			c.Version = version
 			return c.Run(cmd.Context())
 		},
 	}

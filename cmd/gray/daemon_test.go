@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/gray-release/gray/admin"
 	"github.com/gray-release/gray/cmd/gray/daemon"
 	"github.com/gray-release/gray/cmd/gray/demo"
+	"github.com/gray-release/gray/reconciler"
 	"github.com/gray-release/gray/sinks/p4rt/softswitch"
 	"github.com/gray-release/gray/tools/testnet"
 )
@@ -125,7 +127,16 @@ func (l *lab) live() {
 	l.t.Helper()
 	head := l.head()
 	l.until("the newest commit is live", func(s *admin.Status) bool {
-		return s.Revision == head && s.Conditions[0].Status == "True" && len(s.Targets) == 2 && s.Targets[0].Observed != nil
+		return s.Revision == head && settled(s) && len(s.Targets) == 2 && s.Targets[0].Observed != nil
+	})
+}
+
+// settled tells whether everything at the targets is as the commit in force says, except
+// that no Envoy has to be connected: most laboratories have none.
+func settled(s *admin.Status) bool {
+	return len(s.Errors) == 0 && len(s.Targets) > 0 && !slices.ContainsFunc(s.Targets, func(t reconciler.TargetStatus) bool {
+		c := t.Conditions[0]
+		return t.Pending > 0 || c.Status != "True" && c.Reason != reconciler.ReasonNotConnected
 	})
 }
 

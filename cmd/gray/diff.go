@@ -19,7 +19,7 @@ import (
 // diffFlags are the flags of gray diff.
 type diffFlags struct {
 	base, head, output, admin string
-	live, exitCode            bool
+	live, exitCode, strict    bool
 }
 
 func diffCommand() *cobra.Command {
@@ -34,6 +34,7 @@ func diffCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.live, "live", false, "have the daemon read every target again first")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or markdown")
 	cmd.Flags().BoolVar(&f.exitCode, "exit-code", true, "exit with 1 if there is a difference")
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "warnings are errors: exit with 1")
 	cmd.Flags().StringVar(&f.admin, "admin-listen", "127.0.0.1:18001", "the daemon's admin API, host:port")
 	return cmd
 }
@@ -54,8 +55,14 @@ func (f *diffFlags) run(cmd *cobra.Command, path string) error {
 	if err := printDiff(cmd.OutOrStdout(), d, f.output); err != nil {
 		return err
 	}
+	if err := tooOdd(cmd, f.strict, len(d.Warnings)); err != nil {
+		return err
+	}
 	if f.exitCode && len(d.Changes)+len(d.Rollouts) > 0 {
 		return errNo
+	}
+	if len(d.Unknown) > 0 {
+		return fmt.Errorf("nothing changes of what is known, and %d targets are away; try again when gray status has them back", len(d.Unknown))
 	}
 	return nil
 }
@@ -144,8 +151,8 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 		_, err := io.WriteString(w, markdown(d))
 		return err
 	}
-	if len(d.Changes)+len(d.Rollouts) == 0 {
-		_, err := fmt.Fprintf(w, "nothing changes: %s and %s mean the same\n", d.Base, d.Head)
+	if len(d.Changes)+len(d.Rollouts) == 0 && len(d.Unknown) == 0 {
+		_, err := fmt.Fprintf(w, "%snothing changes: %s and %s mean the same\n", outcome(d), d.Base, d.Head)
 		return err
 	}
 	rollouts := ""
@@ -159,6 +166,12 @@ func printDiff(w io.Writer, d *admin.Diff, output string) error {
 // outcome lists the changes that wait and why the plan is refused, one per line.
 func outcome(d *admin.Diff) string {
 	var b strings.Builder
+	for _, w := range d.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", w)
+	}
+	for _, u := range d.Unknown {
+		fmt.Fprintf(&b, "unknown: %s\n", u.Message)
+	}
 	for i, w := range d.Waiting {
 		if i == mostWaiting {
 			fmt.Fprintf(&b, "waits: and %d more\n", len(d.Waiting)-i)
@@ -203,10 +216,14 @@ func rolloutChanges(d *admin.Diff) int {
 // markdown renders a comment for a pull request: the totals, then a table of changes.
 func markdown(d *admin.Diff) string {
 	var b strings.Builder
-	if len(d.Changes)+len(d.Rollouts) == 0 {
-		return fmt.Sprintf("### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
+	if len(d.Changes)+len(d.Rollouts) == 0 && len(d.Unknown) == 0 {
+		fmt.Fprintf(&b, "### gray: nothing changes\n\n`%s` and `%s` mean the same.\n", d.Base, d.Head)
+	} else {
+		fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes)+rolloutChanges(d), summary(d))
 	}
-	fmt.Fprintf(&b, "### gray: %d changes\n\n%s.\n", len(d.Changes)+rolloutChanges(d), summary(d))
+	for _, u := range d.Unknown {
+		fmt.Fprintf(&b, "\n> **Unknown** %s\n", cell(u.Message))
+	}
 	for _, r := range d.Refused {
 		fmt.Fprintf(&b, "\n> **Refused, on all targets** %s\n", cell(r.Message))
 	}

@@ -163,7 +163,7 @@ func (k *killLab) life(kill string) (killed bool) {
 		case <-tick.C:
 		}
 		s, _, err := (admin.Client{Address: k.Address("18001")}).Status(k.t.Context())
-		if err != nil || s.Conditions[0].Status != "True" || len(s.Rollouts) != 1 {
+		if err != nil || !settled(s) || len(s.Rollouts) != 1 {
 			continue
 		}
 		if p := s.Rollouts[0].Phase; p == rollout.PhaseCompleted || p == rollout.PhaseRolledBack {

@@ -330,7 +330,7 @@ func TestDeadServerLeaves(t *testing.T) {
 		return l.until(func(s *admin.Status) bool {
 			for _, d := range s.Documents {
 				if d.Kind == "Gateway" {
-					return want == slices.ContainsFunc(d.Conditions, func(c reconciler.Condition) bool { return c.Type == "Degraded" }) && s.Conditions[0].Status == "True"
+					return want == slices.ContainsFunc(d.Conditions, func(c reconciler.Condition) bool { return c.Type == "Degraded" }) && settled(s)
 				}
 			}
 			return false

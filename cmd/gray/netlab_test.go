@@ -183,7 +183,7 @@ func (l *netlab) commit(files map[string]string) (live time.Time) {
 	l.t.Helper()
 	want := l.push(files)
 	return l.until(func(s *admin.Status) bool {
-		return s.Revision == want && s.Conditions[0].Status == "True" && len(s.Targets) > 0
+		return s.Revision == want && settled(s)
 	})
 }
 

@@ -96,7 +96,7 @@ func TestARemovedSwitchIsEmptied(t *testing.T) {
 	l.kill()
 	l.startDaemon("--confirm-delete", l.head())
 	l.until("the switch is forgotten", func(s *admin.Status) bool {
-		return s.Revision == l.head() && len(s.Targets) == 1 && s.Conditions[0].Status == "True"
+		return s.Revision == l.head() && len(s.Targets) == 1 && settled(s)
 	})
 	if n := l.entries(0); n != 0 {
 		t.Errorf("a switch that was cleaned has %d entries", n)

@@ -23,7 +23,8 @@ import (
 )
 
 func validateCommand() *cobra.Command {
-	return &cobra.Command{
+	strict := false
+	cmd := &cobra.Command{
 		Use: "validate [PATH]", Short: "Validate documents, and print each error with its file and line", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := compileFolder(cmd.Context(), argOr(args, "."))
@@ -33,10 +34,24 @@ func validateCommand() *cobra.Command {
 			for _, w := range c.Warnings {
 				fmt.Fprintln(os.Stderr, "warning:", w)
 			}
+			if err := tooOdd(cmd, strict, len(c.Warnings)); err != nil {
+				return err
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d documents are valid; they compile to %d resources\n", c.Objects, len(c.Desired))
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&strict, "strict", false, "warnings are errors")
+	return cmd
+}
+
+// tooOdd says that there are warnings where they are errors.
+func tooOdd(cmd *cobra.Command, strict bool, warnings int) error {
+	if !strict || warnings == 0 {
+		return nil
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "gray: %d warnings, which --strict makes errors\n", warnings)
+	return errNo
 }
 
 // newOffline makes a compiler whose sinks only lower.

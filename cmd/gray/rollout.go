@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,7 @@ type rolloutFlags struct {
 	who, why, gate  string
 	watch, all      bool
 	limit           int
+	timeout         time.Duration
 }
 
 func (f *rolloutFlags) client() admin.Client { return admin.Client{Address: f.address} }
@@ -66,6 +68,8 @@ func rolloutStatusCommand(f *rolloutFlags) *cobra.Command {
 		Long: "Show the state of all rollouts, or of the policy NAME's; the exit code is 1 if that one has failed. With --watch, follow it until it has completed or failed.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
+			case f.timeout != 0 && !f.watch:
+				return errors.New("--timeout limits --watch; give that too")
 			case f.watch && f.output == "json":
 				return errors.New("--watch prints text only; repeat the command with -o json instead")
 			case f.watch && len(args) == 0:
@@ -79,6 +83,7 @@ func rolloutStatusCommand(f *rolloutFlags) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "follow the rollout until it has completed or failed")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, "how long --watch follows it, and then exits with 1; default: until it has ended or is Stalled")
 	cmd.Flags().BoolVar(&f.all, "all", false, "show every Network, not only those that move now or next")
 	return cmd
 }

@@ -96,6 +96,9 @@ func rolloutLines(r *reconciler.RolloutStatus, all bool) []string {
 	for _, s := range r.Split {
 		line("split", "%s", s)
 	}
+	for _, o := range r.Others {
+		line("others", "%s", o)
+	}
 	for _, g := range r.Gates {
 		line("gate", "%s; open it with: gray rollout promote %s --gate %s", gateText(g), r.Policy, g.ID)
 	}
@@ -161,6 +164,12 @@ func writeNetworks(w io.Writer, r *reconciler.RolloutStatus, all bool) {
 	}
 	for _, n := range shown {
 		batch, stage := "-", cmp.Or(string(n.Stage), "to come")
+		if r.Phase == rollout.PhaseRolledBack || r.Phase == rollout.PhaseRollingBack {
+			stage = "not reached"
+		}
+		if b := n.Reached; b != nil {
+			stage = fmt.Sprintf("went back from batch %d of %d, %d VMs", b.Batch, len(r.Batches), b.VMs)
+		}
 		if n.Batch > 0 {
 			batch = fmt.Sprintf("%d of %d", n.Batch, len(r.Batches))
 		}
@@ -193,6 +202,8 @@ func pick(networks []reconciler.NetworkProgress, all bool) (shown []reconciler.N
 	next := 0
 	for _, n := range networks {
 		switch {
+		case n.Reached != nil && len(shown) < mostMoving:
+			shown = append(shown, n)
 		case n.Stage == stageDone:
 			done++
 		case n.Stage != "" && len(shown)-next < mostMoving, n.Stage == "" && next < nextNetworks:
@@ -342,6 +353,10 @@ func newWatcher(cmd *cobra.Command, all bool) *watcher {
 // goes away after it has answered once.
 func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 	ctx, w := cmd.Context(), newWatcher(cmd, f.all)
+	var late <-chan time.Time
+	if f.timeout > 0 {
+		late = time.After(f.timeout)
+	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for seen := false; ; {
@@ -371,6 +386,9 @@ func (f *rolloutFlags) follow(cmd *cobra.Command, name string) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+		case <-late:
+			fmt.Fprintf(w.errs, "gray: not completed within %s; the rollout continues\n", f.timeout)
+			return errNo
 		}
 	}
 }
@@ -410,12 +428,14 @@ func (w *watcher) show(r *reconciler.RolloutStatus, now time.Time) {
 // last line is left to the cursor.
 func (w *watcher) draw(r *reconciler.RolloutStatus) {
 	columns, rows := w.size()
-	lines := rolloutLines(r, w.all)
+	var lines []string
+	for _, l := range rolloutLines(r, w.all) {
+		lines = append(lines, fold(l, columns)...)
+	}
 	if most := rows - 1; len(lines) > most {
 		lines = append(lines[:most-1:most-1], fmt.Sprintf("and %d more lines", len(lines)-most+1))
 	}
 	for i, l := range lines {
-		lines[i] = cut(l, columns)
 		if w.color && strings.HasPrefix(l, "phase ") {
 			lines[i] = strings.Replace(lines[i], string(r.Phase), paint(r), 1)
 		}
@@ -444,6 +464,23 @@ func paint(r *reconciler.RolloutStatus) string {
 		color = 33 // yellow
 	}
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", color, r.Phase)
+}
+
+// fold breaks a line that is too wide, at spaces where there are some, so that nothing of
+// it is lost.
+func fold(line string, columns int) (lines []string) {
+	const indent = "    "
+	for {
+		part := cut(line, columns)
+		if part == line || part == "" || len(part) <= len(indent) {
+			return append(lines, part)
+		}
+		if at := strings.LastIndex(part, " "); at > len(indent) && strings.TrimSpace(part[:at]) != "" {
+			part = part[:at]
+		}
+		lines = append(lines, strings.TrimRight(part, " "))
+		line = indent + strings.TrimLeft(line[len(part):], " ")
+	}
 }
 
 // cut shortens a line to so many columns.

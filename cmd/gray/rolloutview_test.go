@@ -57,6 +57,7 @@ func failedAt() *reconciler.RolloutStatus {
 		Evidence: []string{"ping 10.0.0.5 web-1: 100% lost (3 of 3)", "exec \x1b[2J: exit code 1"},
 	}
 	r.Conditions[0].Message = r.Failure.String()
+	r.Networks[0].Reached = &rollout.Reached{Network: "vpc-1", Batch: 2, VMs: 5}
 	return r
 }
 
@@ -100,8 +101,8 @@ failure  VerificationFailed, batch 2 of Network vpc-1, at main@sha1:89ab, 2026-1
 next     a commit that changes what has failed, or: gray rollout retry s1
 
 NETWORK  VNI   MOVED                        BATCH  STAGE
-vpc-1    1000  [--------------------] 0/10  -      to come
-vpc-2    1001  [--------------------] 0/10  -      to come`},
+vpc-1    1000  [--------------------] 0/10  -      went back from batch 2 of 3, 5 VMs
+vpc-2    1001  [--------------------] 0/10  -      not reached`},
 		{gatedAt(), `
 rollout   s1, run 1: v2 of Gateway/gw, Service/api
 phase     Paused ApprovalRequired since 2026-11-25T07:00:00Z
@@ -220,11 +221,11 @@ func TestWatchOnATerminal(t *testing.T) {
 	var out, errs strings.Builder
 	w := &watcher{out: &out, errs: &errs, size: func() (int, int) { return 40, 6 }, color: true}
 	w.show(gatedAt(), seenAt)
-	want := "\r" + `rollout   s1, run 1: v2 of Gateway/gw, S
-phase     ` + "\x1b[33mPaused\x1b[0m" + ` ApprovalRequired since 
-message   batch 2 of Network vpc-1 waits
-moved     1 of 10 VMs, 0 of 1 Networks
-and 9 more lines
+	want := "\r" + `rollout   s1, run 1: v2 of Gateway/gw,
+    Service/api
+phase     ` + "\x1b[33mPaused\x1b[0m" + ` ApprovalRequired since
+    2026-11-25T07:00:00Z
+and 19 more lines
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("the first picture (-want +got):\n%s", diff)
@@ -238,6 +239,18 @@ and 9 more lines
 	w.show(gatedAt(), seenAt)
 	if got := out.String(); !strings.HasPrefix(got, "\x1b[5A\r\x1b[Jrollout   s1, run 1: v2 of Gateway/gw, Service/api\nphase     Paused ApprovalRequired") || strings.Count(got, "\x1b") != 2 {
 		t.Errorf("the next picture is %q", got)
+	}
+	// Nothing is lost on 80 columns, the command that it recommends least of all.
+	w.size, w.drawn = func() (int, int) { return 80, 100 }, 0
+	out.Reset()
+	w.show(gatedAt(), seenAt)
+	for _, l := range strings.Split(out.String(), "\n") {
+		if len(strings.TrimPrefix(l, "\r")) > 80 {
+			t.Errorf("%q is wider than 80 columns", l)
+		}
+	}
+	if all := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(all, "open it with: gray rollout promote s1 --gate 1/vpc-1/2") {
+		t.Errorf("the command is cut: %s", all)
 	}
 	if got := cut("网络 vpc", 6); got != "网络 v" {
 		t.Errorf("six columns have %q", got)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -46,6 +47,7 @@ func (f *traceFlags) register(cmd *cobra.Command) {
 type traced struct {
 	Revision string `json:"revision"`
 	Trace    any    `json:"trace"`
+	NotLive  string `json:"notLive,omitempty"` // why the live one may be otherwise
 
 	where   string // the switch of a packet
 	steps   []packets.Step
@@ -98,6 +100,9 @@ func (f *traceFlags) run(cmd *cobra.Command, path string, r traceReport, q admin
 	if err := r.print(cmd.OutOrStdout(), f.output); err != nil {
 		return err
 	}
+	if r.Head.NotLive != "" {
+		return errors.New("this is what is meant, and not known to be what is done")
+	}
 	if r.Differs || r.Base == nil && r.Head.failed {
 		return errNo
 	}
@@ -110,7 +115,11 @@ func traceLive(ctx context.Context, address string, q admin.TraceQuery) (*traced
 	if err != nil {
 		return nil, err
 	}
-	return newTraced("live at "+t.Revision, t), nil
+	shown := newTraced("live at "+t.Revision, t)
+	if shown.NotLive = plain(t.NotLive); t.NotLive != "" {
+		shown.Revision = "meant by " + t.Revision
+	}
+	return shown, nil
 }
 
 // newTraced prepares a trace for printing.
@@ -184,6 +193,9 @@ func printTrace(b *strings.Builder, t *traced) {
 		fmt.Fprintf(b, "%s %-15s %s\n", mark, s.Table, stepText(s))
 	}
 	fmt.Fprintln(b, t.outcome)
+	if t.NotLive != "" {
+		fmt.Fprintln(b, "not live: "+t.NotLive)
+	}
 }
 
 // stepText is an entry, what it does, and its origin.
@@ -228,6 +240,9 @@ func printSideBySide(b *strings.Builder, base, head *traced) {
 		row(table, cellOf(base, table), cellOf(head, table))
 	}
 	row("", base.outcome, head.outcome)
+	if head.NotLive != "" {
+		fmt.Fprintln(b, "not live: "+head.NotLive)
+	}
 }
 
 // cellOf is what a commit says about one table.

@@ -179,7 +179,7 @@ func (x *expansion) add(box Match, above []layer, own layer, band *Policy) {
 }
 
 // Conflict is two policies of one priority that match the same packets with different
-// versions. A and B are indices into the policies.
+// versions, or of which one does so by a rollout. A and B are indices into the policies.
 type Conflict struct {
 	A, B int
 	Both Match // some packets that both match
@@ -190,7 +190,7 @@ func (x *expansion) conflicts(wild bool) (all []Conflict) {
 	for i := range x.groups {
 		for j := i + 1; j < len(x.groups) && x.groups[j].Priority == x.groups[i].Priority; j++ {
 			a, b := &x.groups[i], &x.groups[j]
-			if a.Version == b.Version {
+			if a.Version == b.Version && len(a.Planned)+len(b.Planned) == 0 {
 				continue
 			}
 			if both, some := x.meet(a, b); some && (wild || !both.AnyVNI) {

@@ -69,6 +69,9 @@ type Endpoint struct {
 	Weight  uint32 // at least 1
 }
 
+// HostPort is ADDRESS:PORT.
+func (e Endpoint) HostPort() string { return netip.AddrPortFrom(e.Address, e.Port).String() }
+
 // AccountRoute is the rules for one account of a service, beside the rules for all
 // requests; see OrderRules.
 type AccountRoute struct {

@@ -1,8 +1,10 @@
 package rollout
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gray-release/gray/schema"
 )
@@ -16,7 +18,8 @@ type Spec struct {
 	Servers  []netip.Addr  // of these Gateways and Services, sorted, without endpoints from etcd
 	Suspend  bool
 	Rollout  *schema.Rollout
-	Networks []Network // in the order in which they move, without those that the policy excludes
+	Networks []Network // in the order in which they move, without those that the policy excludes or others move
+	Had      []Had     // what other policies move of what it names
 
 	index map[string]int // of Networks, by name
 }
@@ -26,6 +29,32 @@ type Digests struct {
 	Identity    string `json:"identity"`    // version and targets; when it changes, the rollout starts again
 	Content     string `json:"content"`     // of the identity, that version's spec and the Networks to move; failed content is not tried again
 	Fingerprint string `json:"fingerprint"` // of everything a verdict depends on; verdicts for another one do not count
+}
+
+// Had is what other policies move of a Network that a rollout names: it is not counted,
+// not tested, and does not go back with the rollout.
+type Had struct {
+	Network  string
+	Policies []string // sorted
+	VMs      int
+	Whole    bool // nothing of the Network is left to the rollout
+}
+
+// ReasonNothing is the reason of a rollout that has nothing to move.
+const ReasonNothing = "NothingToMove"
+
+// Others says what other policies move of what the rollout names, "" if nothing.
+func (s *Spec) Others() string {
+	const some = 5
+	var words []string
+	for i, h := range s.Had {
+		if i == some {
+			words = append(words, fmt.Sprintf("and of %d more Networks", len(s.Had)-i))
+			break
+		}
+		words = append(words, fmt.Sprintf("%d VMs of Network %s are moved by GrayPolicy %s", h.VMs, h.Network, strings.Join(h.Policies, ", ")))
+	}
+	return strings.Join(words, "; ")
 }
 
 // Network is a Network document that a rollout moves.

@@ -109,6 +109,14 @@ type Failure struct {
 	Who        string    `json:"who,omitempty"`
 	Why        string    `json:"why,omitempty"`
 	At         time.Time `json:"at"`
+	Reached    []Reached `json:"reached,omitempty"` // of a rollback: how far each Network had come, in order
+}
+
+// Reached is how far a Network had come before everything went back.
+type Reached struct {
+	Network string `json:"network"`
+	Batch   int    `json:"batch"`
+	VMs     int    `json:"vms"` // that had moved
 }
 
 // Override is a person's value of suspend. It wins over Git until Git says the same.

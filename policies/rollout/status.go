@@ -81,6 +81,11 @@ func (s *stepper) status() (phase Phase, reason, message string) {
 		}
 	case s.blocked() && s.Failure != nil:
 		phase, reason, message = PhaseRolledBack, s.Failure.Reason, s.Failure.String()
+	case len(s.spec.Networks) == 0:
+		phase, reason, message = PhasePending, ReasonNothing, "it selects no Network, or excludes all, so nothing moves"
+		if len(s.spec.Had) > 0 {
+			message = "nothing is left to move: " + s.spec.Others()
+		}
 	case len(s.Done) == len(s.spec.Networks):
 		phase, reason = PhaseCompleted, "Completed"
 	case s.paused() && s.Override != nil:

@@ -196,7 +196,11 @@ func (s *stepper) forgetVMs() {
 func (s *stepper) confirm() {
 	if s.Back > 0 && s.obs.Confirmed >= s.Back {
 		s.Back, s.Progressed = 0, s.now
-		s.emit(true, "RolledBack", nil, "every unit is at the default again")
+		others := ""
+		if len(s.spec.Had) > 0 {
+			others = ", but what others move is not: " + s.spec.Others()
+		}
+		s.emit(true, "RolledBack", nil, "every unit is at the default again%s", others)
 	}
 	for i, m := range s.Moving {
 		live := s.obs.Confirmed >= m.Generation
@@ -315,9 +319,11 @@ func summary(words []string) string {
 // rollBack moves every unit back to the default and marks the content as failed.
 func (s *stepper) rollBack(f Failure) {
 	f.Generation, f.At = s.Generation, s.now
-	if s.Failure == nil {
-		s.Failure = &f
+	if s.Failure != nil { // the first one counts
+		f = *s.Failure
 	}
+	f.Reached = s.reached()
+	s.Failure = &f
 	s.Aborted = s.spec.Content
 	s.Generation++
 	if !s.Empty() {
@@ -326,6 +332,19 @@ func (s *stepper) rollBack(f Failure) {
 	s.Moving, s.Done, s.Approved, s.order = nil, nil, nil, nil
 	s.Progressed = s.now
 	s.emit(true, "RollingBack", nil, "every unit goes back to the default; this content is not tried again until it changes or is retried")
+}
+
+// reached is how far the Networks have come, in order.
+func (s *stepper) reached() (all []Reached) {
+	for i := range s.spec.Networks {
+		n := &s.spec.Networks[i]
+		if j := s.indexOf(n.Name); j >= 0 && s.Moving[j].Batch > 0 {
+			all = append(all, Reached{n.Name, s.Moving[j].Batch, len(s.Moving[j].VMs)})
+		} else if s.isDone(n.Name) {
+			all = append(all, Reached{n.Name, len(s.spec.Rollout.Batches), len(n.VMs)})
+		}
+	}
+	return all
 }
 
 // paused tells whether the rollout is suspended, by Git or by a person.

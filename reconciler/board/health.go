@@ -62,10 +62,10 @@ func (h *Health) Want(checks []policies.Check) {
 	h.want(checks)
 	h.known = map[string]map[string]bool{}
 	for _, c := range checks {
-		if h.known[c.Gateway] == nil {
-			h.known[c.Gateway] = map[string]bool{}
+		if h.known[c.Of] == nil {
+			h.known[c.Of] = map[string]bool{}
 		}
-		h.known[c.Gateway][c.Server] = true
+		h.known[c.Of][c.Server] = true
 	}
 	for gateway, servers := range h.down {
 		before := len(servers)

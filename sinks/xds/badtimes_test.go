@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gray-release/gray/reconciler"
+	"github.com/gray-release/gray/reconciler/board"
 	"github.com/gray-release/gray/sinks/xds/lower"
 	"github.com/gray-release/gray/tools/testnet"
 )
@@ -232,4 +233,41 @@ func TestTwoStreamsOfANode(t *testing.T) {
 	h.account("api", "1", "v2")
 	h.mustApply()
 	old.converges(h.sink)
+}
+
+// TestNodeWithoutEnvoy has a Node of which no Envoy is connected, one comes and goes: it
+// shows at the Node's key, and nowhere where other daemons may serve it.
+func TestNodeWithoutEnvoy(t *testing.T) {
+	for _, alone := range []bool{true, false} {
+		hints := board.NewHints()
+		h := one(t, Config{Hints: hints, Alone: alone})
+		h.mustApply()
+		absent := func(want bool) {
+			t.Helper()
+			said := error(nil)
+			say := func() string { return fmt.Sprint(alone, want, said) }
+			testnet.Eventually(t, say, func() bool {
+				_, err := h.sink.Observe(t.Context(), Target, nil)
+				said = err
+				partial, is := errors.AsType[*reconciler.PartialError](err)
+				if is != (want && alone) {
+					return false
+				}
+				e, reasoned := (*reconciler.ReasonError)(nil), false
+				if is {
+					e, reasoned = errors.AsType[*reconciler.ReasonError](partial.Keys[lower.Key(lower.KindListener, "host-1")])
+				}
+				return !is || reasoned && e.Reason == reconciler.ReasonNotConnected && len(partial.Keys) == 1
+			})
+			testnet.Eventually(t, say, func() bool { return len(hints.Take()) > 0 || !alone })
+		}
+		absent(true)
+		c := newClient(h, "host-1")
+		c.subscribe(typeCluster)
+		absent(false)
+		if err := c.stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		absent(true)
+	}
 }

@@ -162,6 +162,25 @@ func (s *Sink) refused() *reconciler.PartialError {
 	return failed
 }
 
+// absent adds the Nodes of which no Envoy is connected.
+func (s *Sink) absent(state reconciler.State, failed *reconciler.PartialError) *reconciler.PartialError {
+	if !s.cfg.Alone {
+		return failed
+	}
+	here := map[string]bool{}
+	for _, st := range s.admission.all() {
+		st.mu.Lock()
+		here[st.node] = here[st.node] || !st.sotw // Envoys speak delta only
+		st.mu.Unlock()
+	}
+	for k := range state {
+		if k.Kind == lower.KindListener && !here[k.Name] {
+			failed = failed.Add(k, &reconciler.ReasonError{Reason: reconciler.ReasonNotConnected, Err: fmt.Errorf("no Envoy of Node %s is connected; see its log, and start it with what gray render bootstrap %s says", k.Name, k.Name)})
+		}
+	}
+	return failed
+}
+
 func (st *stream) who() string {
 	if st.sotw {
 		return "the client of " + st.node

@@ -84,7 +84,7 @@ func (s *Sink) run(st *stream, server deltaStream) error {
 // close forgets a stream, and with it what its Envoy has refused.
 func (s *Sink) close(st *stream) {
 	s.admission.close(st)
-	if st.end() {
+	if st.end() || s.cfg.Alone && !st.sotw {
 		s.cfg.Hints.Add(Target)
 	}
 }

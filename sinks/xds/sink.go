@@ -36,6 +36,9 @@ type Config struct {
 	Hints *board.Hints      // is told of NACKs, and of ACKs of what was refused before
 	Log   *slog.Logger      // of clients that are turned away; nil: none
 
+	// Alone says that no other daemon serves the Envoys, so that a Node without a stream
+	// here is not connected anywhere. Observe reports it then.
+	Alone bool
 	// AckWait is how long an Apply waits for ACKs at the most; 0: 3 s. An Envoy that
 	// takes longer is not waited for again until it has caught up.
 	AckWait time.Duration
@@ -141,7 +144,7 @@ func (s *Sink) Observe(context.Context, string, *reconciler.Resource) (reconcile
 	s.mu.RLock()
 	state := maps.Clone(s.state)
 	s.mu.RUnlock()
-	return state, s.refused().Or()
+	return state, s.absent(state, s.refused()).Or()
 }
 
 // Apply implements reconciler.Sink: it serves the changes and waits, for a while,
@@ -193,6 +196,9 @@ func (s *Sink) serve(changes []reconciler.Change) (failed *reconciler.PartialErr
 	}
 	if s.partial {
 		s.restartGrace()
+	}
+	if s.cfg.Alone && slices.ContainsFunc(own, func(c reconciler.Change) bool { return c.Key().Kind == lower.KindListener }) {
+		s.cfg.Hints.Add(Target) // nobody may be there for it
 	}
 	s.wakeAll()
 	if unknown != nil {

@@ -173,6 +173,9 @@ func (st *stream) identify(n *corev3.Node) error {
 		})
 		return err
 	}
+	if st.sink.cfg.Alone && !st.sotw {
+		st.sink.cfg.Hints.Add(Target)
+	}
 	st.clientInfo = clientInfo{id, short(n.GetUserAgentName()), short(n.GetUserAgentVersion())}
 	if v := n.GetUserAgentBuildVersion().GetVersion(); v != nil {
 		st.version = fmt.Sprintf("%d.%d.%d", v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())

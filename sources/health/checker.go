@@ -47,14 +47,14 @@ func watch(ctx context.Context, b *board.Health, c policies.Check) {
 		if (err == nil) == up {
 			row = 0
 			if !up {
-				b.Report(c.Gateway, c.Server, err) // the newest reason
+				b.Report(c.Of, c.Server, err) // the newest reason
 			}
 			continue
 		}
 		row++
 		if up && row >= c.How.Fall || !up && row >= c.How.Rise {
 			up, row = !up, 0
-			b.Report(c.Gateway, c.Server, err)
+			b.Report(c.Of, c.Server, err)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestHTTP(t *testing.T) {
 	how := how
 	how.HTTP, how.Timeout = packets.HTTPCheck{Port: at.Port(), Path: "/healthz"}, time.Second
 	board := run(t)
-	board.Want([]policies.Check{{Gateway: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
+	board.Want([]policies.Check{{Of: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
 	status.Store(http.StatusServiceUnavailable)
 	until(t, board, "v1/a")
 	if why := board.Why("gw", "v1/a"); why == nil || why.Error() != "answered with status 503" {
@@ -92,8 +92,8 @@ func TestTCP(t *testing.T) {
 	how.TCP, how.Timeout = at.Port(), time.Second
 	board := run(t)
 	board.Want([]policies.Check{
-		{Gateway: "gw", Server: "v1/a", Address: at.Addr(), How: how},
-		{Gateway: "gw", Server: "v1/b", Address: netip.MustParseAddr("127.0.0.2"), How: how},
+		{Of: "gw", Server: "v1/a", Address: at.Addr(), How: how},
+		{Of: "gw", Server: "v1/b", Address: netip.MustParseAddr("127.0.0.2"), How: how},
 	})
 	until(t, board, "v1/b")
 	if err := l.Close(); err != nil {
@@ -106,7 +106,7 @@ func TestTCP(t *testing.T) {
 	defer l.Close()
 	until(t, board, "v1/b")
 	// Who is no longer checked is not down, and nobody says so later.
-	board.Want([]policies.Check{{Gateway: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
+	board.Want([]policies.Check{{Of: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
 	if down := board.Down()["gw"]; len(down) != 0 {
 		t.Errorf("%v are down, and none of them is checked", down)
 	}
@@ -123,7 +123,7 @@ func TestTimeout(t *testing.T) {
 	how := how
 	how.HTTP = packets.HTTPCheck{Port: at.Port(), Path: "/"}
 	board := run(t)
-	board.Want([]policies.Check{{Gateway: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
+	board.Want([]policies.Check{{Of: "gw", Server: "v1/a", Address: at.Addr(), How: how}})
 	until(t, board, "v1/a")
 	if why := board.Why("gw", "v1/a"); why == nil || !strings.Contains(why.Error(), "no answer within 10ms") {
 		t.Errorf("the reason is %v", why)
@@ -149,8 +149,8 @@ func TestICMP(t *testing.T) {
 	http.ICMP, http.HTTP = false, packets.HTTPCheck{Port: at.Port(), Path: "/"}
 	board := run(t)
 	board.Want([]policies.Check{
-		{Gateway: "gw", Server: "v1/a", Address: netip.MustParseAddr("127.0.0.1"), How: how},
-		{Gateway: "gw", Server: "v1/b", Address: at.Addr(), How: http},
+		{Of: "gw", Server: "v1/a", Address: netip.MustParseAddr("127.0.0.1"), How: how},
+		{Of: "gw", Server: "v1/b", Address: at.Addr(), How: http},
 	})
 	for range 20 { // by then a failing ping would have been reported
 		<-asked

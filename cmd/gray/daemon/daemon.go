@@ -37,6 +37,7 @@ type Config struct {
 	Insecure bool          // allow plaintext beyond loopback
 	Log      *slog.Logger
 	Ready    func() // called once the servers listen; may be nil
+	Version  string // of gray, for the log
 }
 
 // Source is where documents come from.
@@ -99,7 +100,7 @@ func (c *Config) Run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, store.Close()) }()
 	}
-	if d.envoys, err = xds.New(xds.Config{Store: store, Hints: d.hints, Log: c.Log}); err != nil {
+	if d.envoys, err = xds.New(xds.Config{Store: store, Hints: d.hints, Log: c.Log, Alone: d.replica == nil && !c.Once}); err != nil {
 		return err
 	}
 	source, closeSource, err := c.open()
@@ -148,6 +149,8 @@ func (c *Config) Run(ctx context.Context) (err error) {
 
 // wait reports that the daemon is ready, and waits for its end.
 func (c *Config) wait(ctx context.Context, alone *loop, errs <-chan error) error {
+	c.Log.Info("gray daemon started", "version", c.Version, "repo", git.Redact(c.Source.Git.URL), "branch", c.Source.Git.Branch, "path", c.Source.Git.Path,
+		"state", c.State.At, "xds", c.XDS.Listen, "admin", c.Admin)
 	if c.Ready != nil {
 		c.Ready()
 	}
@@ -185,11 +188,27 @@ func (c *Config) open() (reconciler.Source, func() error, error) {
 		}
 		c.Source.Git.Hints, stopWatch = w.Changed(), w.Close
 	}
+	if err := c.checkRepo(); err != nil {
+		return nil, nil, errors.Join(err, stopWatch())
+	}
 	s, err := git.New(c.Source.Git)
 	if err != nil {
 		return nil, nil, errors.Join(err, stopWatch())
 	}
 	return s, func() error { return errors.Join(s.Close(), stopWatch()) }, nil
+}
+
+// checkRepo refuses a path at which there is nothing. What is wrong with a repository
+// otherwise may change, and is tried again.
+func (c *Config) checkRepo() error {
+	path := strings.TrimPrefix(c.Source.Git.URL, "file://")
+	if strings.Contains(path, ":") { // a URL, or host:path
+		return nil
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("--repo %s: there is nothing at that path; give that of a Git repository", path)
+	}
+	return nil
 }
 
 // reportOnce waits until everything is done or the limit is over, and prints what is

@@ -27,7 +27,7 @@ func (c *Config) secured() bool { return c.XDS.TLS.Cert+c.XDS.TLS.Key+c.XDS.TLS.
 func (c *Config) listenXDS() (net.Listener, []grpc.ServerOption, error) {
 	if !c.secured() {
 		l, err := Listen(c.XDS.Listen, c.Insecure)
-		if err != nil {
+		if errors.Is(err, errPlaintext) {
 			err = fmt.Errorf("%w, or --xds-cert, --xds-key and --xds-ca", err)
 		}
 		return l, xds.ServerOptions(), err
@@ -93,6 +93,9 @@ func (c *Config) serve(ctx context.Context, api http.Handler, envoys *xds.Sink, 
 	return func() { <-done; <-done }, nil
 }
 
+// errPlaintext is why a listener is not opened.
+var errPlaintext = errors.New("is plaintext beyond loopback")
+
 // Listen opens a plaintext listener; beyond loopback only if insecure is set.
 func Listen(address string, insecure bool) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(address)
@@ -100,7 +103,7 @@ func Listen(address string, insecure bool) (net.Listener, error) {
 		return nil, fmt.Errorf("%q is not host:port", address)
 	}
 	if !schema.IsLoopback(host) && !insecure {
-		return nil, fmt.Errorf("%s is plaintext beyond loopback; use 127.0.0.1, or --insecure", address)
+		return nil, fmt.Errorf("%s %w; use 127.0.0.1, or --insecure", address, errPlaintext)
 	}
 	return net.Listen("tcp", address)
 }

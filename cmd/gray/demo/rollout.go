@@ -96,6 +96,9 @@ func (r *rolloutDemo) start(ctx context.Context) error {
 // note records a transition. The rollout waits until it returns, so that it sees where
 // packets go at that moment.
 func (r *rolloutDemo) note(e reconciler.Event) {
+	if e.Policy == "" {
+		return
+	}
 	select {
 	case r.scenes <- scene{e, r.lab.lookAll()}:
 	default: // somebody is trying things out
