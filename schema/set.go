@@ -58,7 +58,7 @@ func (s *Set) Update(snap *Snapshot) []Name {
 	}
 	touched := map[Name]bool{}
 	for _, p := range paths {
-		if isDocuments(p) {
+		if isDocuments(p) || isFolder(p) {
 			s.updateFile(p, touched)
 		}
 	}
@@ -68,6 +68,9 @@ func (s *Set) Update(snap *Snapshot) []Name {
 	}
 	return slices.SortedFunc(maps.Keys(touched), Name.Compare)
 }
+
+// isFolder tells, by its path, whether a file stands for a folder that is not read.
+func isFolder(p string) bool { return strings.HasSuffix(p, "/") }
 
 // isDocuments tells, by its path, whether a file has documents: it ends in .yaml or
 // .yml, and neither it nor a folder around it starts with a dot.
@@ -84,7 +87,7 @@ func (s *Set) updateIgnored() []string {
 	s.setErrs(IgnoreFile, errs)
 	var paths []string
 	for f := range s.files.All() {
-		if isDocuments(f.Path) && old.match(f.Path) != list.match(f.Path) {
+		if (isDocuments(f.Path) || isFolder(f.Path)) && old.match(f.Path) != list.match(f.Path) {
 			paths = append(paths, f.Path)
 		}
 	}

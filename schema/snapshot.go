@@ -33,7 +33,7 @@ func (p Position) Compare(q Position) int {
 
 // File is one file of a snapshot. It is immutable once it is in one.
 type File struct {
-	Path string // slash-separated, relative to the root that gray reads
+	Path string // slash-separated, relative to the root that gray reads; with a slash at the end, a folder that has an Err
 	ID   string // identifies the content: files with equal IDs have equal Data and Err
 	Data []byte // the content; empty if Err is set
 	Err  error  // why the source refuses the file (too large, a link out of the repository), or nil

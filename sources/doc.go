@@ -5,6 +5,7 @@
 package sources
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path"
@@ -49,6 +50,20 @@ func Wanted(p string) bool {
 
 // MaxFile is the largest size that Refuse accepts for any file, in bytes.
 const MaxFile = max(schema.MaxYAML, schema.MaxCSV, schema.MaxP4Info, schema.MaxDeviceConfig)
+
+// ErrLFS is the error of a file whose content Git LFS keeps elsewhere.
+var ErrLFS = errors.New("is a Git LFS pointer, not the file itself; gray does not fetch from LFS, so put the file into Git (git lfs untrack)")
+
+// IsPointer tells whether the content of a file is a pointer of Git LFS, by the first
+// line that its specification asks for, or that of its predecessor.
+func IsPointer(data []byte) bool {
+	first, _, _ := bytes.Cut(data[:min(len(data), 1024)], []byte("\n"))
+	switch string(bytes.TrimRight(first, "\r")) {
+	case "version https://git-lfs.github.com/spec/v1", "version https://hawser.github.com/spec/v1":
+		return true
+	}
+	return false
+}
 
 // Refuse returns why a file is too large to be read, or nil.
 func Refuse(p string, size int64) error {

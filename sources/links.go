@@ -4,6 +4,8 @@ import (
 	"errors"
 	"path"
 	"strings"
+
+	"github.com/gray-release/gray/schema"
 )
 
 // maxLinks bounds how many symbolic links are followed for one file.
@@ -15,6 +17,37 @@ var (
 	ErrDangling = errors.New("is a symbolic link to nothing in the repository")
 	errTooMany  = errors.New("is a symbolic link that leads to too many others")
 )
+
+// What is wrong with a folder. Its documents would be gone without a word.
+var (
+	ErrSubmodule = errors.New("is a submodule or another Git repository, which gray does not read; put its files here, or list it in " + schema.IgnoreFile)
+	errFolder    = errors.New("is a symbolic link to a folder, which gray does not read; put its files here, or list it in " + schema.IgnoreFile)
+	errOutside   = errors.New("is a symbolic link that leaves the repository; put its files here, or list it in " + schema.IgnoreFile)
+)
+
+// LinkedFolder returns what is wrong with a symbolic link that has not the name of a
+// file that gray reads: whether it leads to a folder, or out of the repository with a
+// name like a folder's. isFolder tells what is at a path without links.
+func LinkedFolder(p string, readlink Readlink, isFolder func(string) (bool, error)) (wrong, err error) {
+	at, err := Resolve(p, readlink)
+	switch {
+	case errors.Is(err, ErrLeaves) && path.Ext(p) == "":
+		return errOutside, nil
+	case errors.Is(err, ErrLeaves), errors.Is(err, errTooMany):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	if is, err := isFolder(at); !is || err != nil {
+		return nil, err
+	}
+	return errFolder, nil
+}
+
+// Unread is what a snapshot has for a folder that is not read.
+func Unread(p string, why error) *schema.File {
+	return &schema.File{Path: p + "/", ID: "error:" + why.Error(), Err: why}
+}
 
 // Readlink returns the target of the symbolic link at a path, and false if there is no
 // link. Only the last part of the path may be a link.

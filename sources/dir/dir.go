@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,7 +10,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,7 +26,8 @@ const racy = 2 * time.Second
 
 // Source implements reconciler.Source for a folder.
 type Source struct {
-	root    string
+	root    string // the folder, or one around it that links may lead to
+	prefix  string // the folder in root, slash-separated; empty where it is root
 	watcher *Watcher
 	files   schema.Files
 	known   map[string]known
@@ -51,10 +55,36 @@ func (s *Source) Changed() <-chan struct{} { return s.watcher.Changed() }
 // Close stops watching.
 func (s *Source) Close() error { return s.watcher.Close() }
 
-// Read reads a folder once.
-func Read(ctx context.Context, root string) (*schema.Snapshot, error) {
-	return (&Source{root: root}).Fetch(ctx)
+// Read reads a folder once. In the work tree of a Git repository, links may lead to all
+// of the repository, as they may for a daemon that reads its commits.
+func Read(ctx context.Context, folder string) (*schema.Snapshot, error) {
+	s := &Source{root: folder}
+	if abs, err := filepath.Abs(folder); err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+		if info, serr := os.Stat(abs); err == nil && serr == nil && info.IsDir() {
+			s.root, s.prefix = workTree(abs)
+		}
+	}
+	return s.Fetch(ctx)
 }
+
+// workTree is the work tree around a folder, and the folder in it; the folder itself
+// where there is none.
+func workTree(folder string) (root, prefix string) {
+	for root = folder; ; root = filepath.Dir(root) {
+		if isRepository(os.Lstat(filepath.Join(root, ".git"))) {
+			if rel, err := filepath.Rel(root, folder); err == nil {
+				return root, strings.TrimPrefix(filepath.ToSlash(rel), ".")
+			}
+		}
+		if root == filepath.Dir(root) {
+			return folder, ""
+		}
+	}
+}
+
+// isRepository tells whether the .git of a folder was found.
+func isRepository(_ fs.FileInfo, err error) bool { return err == nil }
 
 // Fetch implements reconciler.Source. It reads only files whose metadata differs from
 // the last Fetch. A file that cannot be read has its own error; a folder that cannot be
@@ -67,7 +97,7 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	defer root.Close()
 	started := time.Now()
 	w := &walker{ctx: ctx, root: root, last: s, now: make(map[string]known, len(s.known))}
-	if err := fs.WalkDir(root.FS(), ".", w.visit); err != nil {
+	if err := fs.WalkDir(root.FS(), cmp.Or(s.prefix, "."), w.visit); err != nil {
 		return nil, fmt.Errorf("cannot read the folder %s: %w", s.root, err)
 	}
 	var gone []string
@@ -91,7 +121,11 @@ type walker struct {
 	bytes int64
 }
 
-func (w *walker) visit(p string, entry fs.DirEntry, err error) error {
+func (w *walker) visit(at string, entry fs.DirEntry, err error) error {
+	p := at
+	if w.last.prefix != "" {
+		p = cmp.Or(strings.TrimPrefix(strings.TrimPrefix(at, w.last.prefix), "/"), ".")
+	}
 	switch {
 	case w.ctx.Err() != nil:
 		return w.ctx.Err()
@@ -99,14 +133,17 @@ func (w *walker) visit(p string, entry fs.DirEntry, err error) error {
 		return nil // removed in the meantime
 	case err != nil:
 		return err
-	case entry.IsDir() && p != "." && entry.Name()[0] == '.':
-		return fs.SkipDir
-	case entry.IsDir() || !sources.Wanted(p):
+	case p != "." && entry.Name()[0] == '.' && !sources.Wanted(p):
+		if entry.IsDir() {
+			return fs.SkipDir
+		}
 		return nil
 	case len(w.now) >= sources.MaxFiles:
 		return sources.ErrTooMany
+	case !sources.Wanted(p) || entry.IsDir():
+		return w.folder(p, at, entry)
 	}
-	k, err := w.look(p, entry)
+	k, err := w.look(p, at, entry)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -116,26 +153,55 @@ func (w *walker) visit(p string, entry fs.DirEntry, err error) error {
 	if w.bytes += int64(len(k.file.Data)); w.bytes > sources.MaxBytes {
 		return sources.ErrTooLarge
 	}
+	w.note(k)
+	return nil
+}
+
+// note takes down a file, or what there is in place of a folder.
+func (w *walker) note(k known) {
+	p := k.file.Path
 	w.now[p] = k
 	if old := w.last.known[p].file; old == nil || old.ID != k.file.ID {
 		w.put = append(w.put, k.file)
+	}
+}
+
+// folder looks at a folder, or at what has not the name of a file that is read.
+func (w *walker) folder(p, at string, entry fs.DirEntry) error {
+	if entry.IsDir() {
+		if p != "." && isRepository(w.root.Lstat(filepath.FromSlash(path.Join(at, ".git")))) {
+			w.note(known{file: sources.Unread(p, sources.ErrSubmodule)})
+			return fs.SkipDir
+		}
+		return nil
+	}
+	if entry.Type()&fs.ModeSymlink == 0 {
+		return nil
+	}
+	wrong, err := sources.LinkedFolder(at, w.readlink, func(to string) (bool, error) {
+		info, err := w.root.Lstat(filepath.FromSlash(cmp.Or(to, ".")))
+		return err == nil && info.IsDir(), nil
+	})
+	if err == nil && wrong != nil {
+		w.note(known{file: sources.Unread(p, wrong)})
 	}
 	return nil
 }
 
 // look reads a file unless it is unchanged. The error is fs.ErrNotExist if the file was
 // removed in the meantime; any other error says why it is not read.
-func (w *walker) look(p string, entry fs.DirEntry) (known, error) {
-	at := p
+func (w *walker) look(p, at string, entry fs.DirEntry) (known, error) {
+	isLink := false
 	if entry.Type()&fs.ModeSymlink != 0 {
 		var err error
-		if at, err = sources.Resolve(p, w.readlink); err != nil {
+		if at, err = sources.Resolve(at, w.readlink); err != nil {
 			return known{}, err
 		}
+		isLink = true
 	}
 	info, err := w.root.Lstat(filepath.FromSlash(at))
 	switch {
-	case at != p && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)):
+	case isLink && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)):
 		return known{}, sources.ErrDangling
 	case err != nil:
 		return known{}, unreadable(err)
@@ -192,6 +258,9 @@ func (w *walker) read(p, at string) (known, error) {
 	}
 	if err := sources.Refuse(p, int64(len(data))); err != nil {
 		return known{}, err // it grew
+	}
+	if sources.IsPointer(data) {
+		return known{}, sources.ErrLFS
 	}
 	sum := sha256.Sum256(data)
 	return known{info: info, file: &schema.File{Path: p, ID: hex.EncodeToString(sum[:]), Data: data}}, nil

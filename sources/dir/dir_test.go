@@ -131,7 +131,9 @@ func TestRead(t *testing.T) {
 		"same.yaml", "a", "up.yaml", "h", "chain.yaml", "a", "by.yaml", "b",
 		"out.yaml", leaves, "absolute.yaml", leaves, "config.yaml", leaves, "sub/config.yaml", leaves, "null.yaml", leaves, "through.yaml", leaves,
 		"none.yaml", dangling, "none2.yaml", dangling, "loop.yaml", "error: is a symbolic link that leads to too many others", "dir.yaml", noFile,
-		"pipe/p4info.txtpb", "p", "pipe/device_config.json", "j", "pipe/device_config.bin", leaves)
+		"pipe/p4info.txtpb", "p", "pipe/device_config.json", "j", "pipe/device_config.bin", leaves,
+		"folder/", "error: is a symbolic link to a folder, which gray does not read; put its files here, or list it in .grayignore",
+		"outfolder/", "error: is a symbolic link that leaves the repository; put its files here, or list it in .grayignore")
 	if !strings.HasPrefix(snap.Revision, "dir@sha256:") || len(snap.Revision) != len("dir@sha256:")+40 {
 		t.Errorf("revision %s", snap.Revision)
 	}

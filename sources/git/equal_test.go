@@ -81,7 +81,24 @@ func checkCommit(t *testing.T, r *repo, count int, s *Source, commit string) {
 		t.Fatal(err)
 	}
 	snap := fetch(t, s)
-	if d := cmp.Diff(text(lies), text(snap)); d != "" {
+	got := text(snap)
+	for line := range strings.SplitSeq(r.git("ls-tree", "-r", commit), "\n") { // a checkout by git archive has empty folders for submodules
+		meta, p, _ := strings.Cut(line, "\t")
+		if !strings.HasPrefix(meta, "160000") || strings.Contains("/"+p, "/.") {
+			continue
+		}
+		if got[p+"/"] != module {
+			t.Fatalf("commit %s: %s/ is %q", commit, p, got[p+"/"])
+		}
+		delete(got, p+"/")
+		count--
+	}
+	for p := range got { // links to folders are in none of Git's lists
+		if strings.HasSuffix(p, "/") {
+			count--
+		}
+	}
+	if d := cmp.Diff(text(lies), got); d != "" {
 		t.Fatalf("commit %s: (-checkout +git)\n%s", commit, d)
 	}
 	listed := 0

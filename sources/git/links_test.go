@@ -9,6 +9,10 @@ const (
 	dangling = "error: is a symbolic link to nothing in the repository"
 	tooMany  = "error: is a symbolic link that leads to too many others"
 	noFile   = "error: is not a regular file"
+	linked   = "error: is a symbolic link to a folder, which gray does not read; put its files here, or list it in .grayignore"
+	outside  = "error: is a symbolic link that leaves the repository; put its files here, or list it in .grayignore"
+	module   = "error: is a submodule or another Git repository, which gray does not read; put its files here, or list it in .grayignore"
+	pointer  = "error: is a Git LFS pointer, not the file itself; gray does not fetch from LFS, so put the file into Git (git lfs untrack)"
 )
 
 func TestLinks(t *testing.T) {
@@ -48,6 +52,7 @@ func TestLinks(t *testing.T) {
 		"dir.yaml", noFile, "root.yaml", noFile,
 		"l1.yaml", tooMany, "l9.yaml", tooMany, "l.yaml", "f", // eight links, not nine
 		"pipe/p4info.txtpb", "p", "pipe/device_config.json", "d", "pipe/device_config.bin", leaves,
+		"folder/", linked, "chainout2/", outside,
 	)
 }
 

@@ -159,19 +159,19 @@ func TestKinds(t *testing.T) {
 	if changed := snap.Files.Changed(first.Files); len(changed) > 0 {
 		t.Errorf("changed %v", changed)
 	}
-	// A submodule is not read, whatever its name.
+	// A submodule is not read, whatever its name, and not passed over.
 	r.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", other.dir, "module")
 	r.git("rm", "--quiet", "b.yaml")
 	r.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", other.dir, "b.yaml")
 	r.commit()
-	wantFiles(t, fetch(t, s), "a.yaml", "a")
+	wantFiles(t, fetch(t, s), "module/", module, "b.yaml/", module, "a.yaml", "a")
 	// File to folder and back, in one commit each.
 	r.git("rm", "--quiet", "a.yaml")
 	r.commit("a.yaml/c.yaml", "c", "a.yaml.csv", "between the two in Git's order")
-	wantFiles(t, fetch(t, s), "a.yaml/c.yaml", "c", "a.yaml.csv", "between the two in Git's order")
+	wantFiles(t, fetch(t, s), "module/", module, "b.yaml/", module, "a.yaml/c.yaml", "c", "a.yaml.csv", "between the two in Git's order")
 	r.git("rm", "-r", "--quiet", "a.yaml")
 	r.commit("a.yaml", "again")
-	wantFiles(t, fetch(t, s), "a.yaml", "again", "a.yaml.csv", "between the two in Git's order")
+	wantFiles(t, fetch(t, s), "module/", module, "b.yaml/", module, "a.yaml", "again", "a.yaml.csv", "between the two in Git's order")
 }
 
 func TestBounds(t *testing.T) {

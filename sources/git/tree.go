@@ -245,6 +245,7 @@ func (w *walker) entry(p string, was, is object.TreeEntry) error {
 		if err := w.diff(p, old, now); err != nil {
 			return err
 		}
+		w.folder(p, was, is)
 	}
 	if !sources.Wanted(p) {
 		return nil
@@ -270,6 +271,23 @@ func (w *walker) entry(p string, was, is object.TreeEntry) error {
 	return nil
 }
 
+// folder collects the change of what may stand for a folder: a submodule, or a link that
+// has not the name of a file that is read.
+func (w *walker) folder(p string, was, is object.TreeEntry) {
+	isLink := is.Mode == filemode.Symlink && !sources.Wanted(p)
+	switch {
+	case is.Mode == filemode.Submodule:
+		w.put = append(w.put, sources.Unread(p, sources.ErrSubmodule))
+	case was.Mode == filemode.Submodule || was.Mode == filemode.Symlink:
+		w.remove = append(w.remove, p+"/")
+	}
+	if isLink {
+		w.links[p] = true
+	} else if was.Mode == filemode.Symlink {
+		delete(w.links, p)
+	}
+}
+
 // file makes a File from a blob, which it reads only if the blob is new and not too
 // large.
 func (w *walker) file(p string, hash plumbing.Hash) (*schema.File, error) {
@@ -289,6 +307,9 @@ func (w *walker) file(p string, hash plumbing.Hash) (*schema.File, error) {
 	data, err := readBlob(blob, hash)
 	if err != nil {
 		return nil, unreadable(p, hash, err)
+	}
+	if sources.IsPointer(data) {
+		return &schema.File{Path: p, ID: hash.String() + " pointer", Err: sources.ErrLFS}, nil
 	}
 	return &schema.File{Path: p, ID: hash.String(), Data: data}, nil
 }
@@ -340,6 +361,9 @@ func (w *walker) find(p string) (object.TreeEntry, error) {
 // link reads the target of a link. Links are resolved in the tree of the commit, so
 // that nothing outside it can be reached.
 func (w *walker) link(p string, old *schema.File) error {
+	if !sources.Wanted(p) {
+		return w.linkedFolder(p)
+	}
 	f, err := w.follow(p)
 	if err != nil {
 		if errors.As(err, &stale{}) || errors.Is(err, sources.ErrTooLarge) {
@@ -349,6 +373,24 @@ func (w *walker) link(p string, old *schema.File) error {
 	}
 	if old == nil || old.ID != f.ID {
 		w.put = append(w.put, f)
+	}
+	return nil
+}
+
+// linkedFolder looks at a link that has not the name of a file that is read. Its target
+// can become a folder without the link.
+func (w *walker) linkedFolder(p string) error {
+	wrong, err := sources.LinkedFolder(path.Join(w.prefix, p), w.readlink, func(at string) (bool, error) {
+		e, err := w.find(at)
+		return e.Mode == filemode.Dir || e.Mode == filemode.Submodule, err
+	})
+	switch {
+	case err != nil:
+		return err
+	case wrong != nil:
+		w.put = append(w.put, sources.Unread(p, wrong))
+	default:
+		w.remove = append(w.remove, p+"/")
 	}
 	return nil
 }
