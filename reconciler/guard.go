@@ -172,6 +172,9 @@ func refuseFirst(desired, observed State, had map[string]int, limit int) []Refus
 	return all
 }
 
+// Last is the commit that an earlier process on the same store had in force; empty: none.
+func (r *Reconciler) Last() string { return r.last.Revision }
+
 // record stores which commit is in force, while its changes are already under way:
 // what is not stored is no reason not to make them.
 func (r *Reconciler) record() {

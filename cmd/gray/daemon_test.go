@@ -242,6 +242,22 @@ func TestBadCommitsLeaveTheLastGoodOne(t *testing.T) {
 	}
 	l.ok(l.Git(t.Context(), "revert", "--no-edit", "HEAD", "HEAD~1"))
 	l.live()
+
+	// The branch is rewritten while no daemon runs.
+	l.kill()
+	l.ok(l.Git(t.Context(), "reset", "-q", "--hard", "HEAD~4"))
+	l.ok(l.CopyFile("policies/one-flow.yaml"))
+	l.ok(l.Commit(t.Context(), "rewritten"))
+	l.startDaemon()
+	l.until("the rewritten branch is refused", func(s *admin.Status) bool {
+		return strings.Contains(s.Conditions[0].Message, "branch main was rewritten")
+	})
+	if n := l.entries(0x02000009); n != 1 {
+		t.Errorf("after a rewrite beside a restart the switch has %d entries of VPCs, want 1", n)
+	}
+	l.kill()
+	l.startDaemon("--follow-rewrites")
+	l.live()
 }
 
 func TestDriftIsPutRight(t *testing.T) {

@@ -241,19 +241,19 @@ func TestNoGoroutineStays(t *testing.T) {
 	if err := rig.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if left := goroutines(); left != "" {
+	if left := goroutines("osrg/gobgp", "eapache/channels"); left != "" {
 		t.Errorf("after Close there are goroutines of GoBGP:\n%s", left)
 	}
 }
 
-// goroutines waits for those of GoBGP to end, and returns those that do not.
-func goroutines() string {
+// goroutines waits for those of some packages to end, and returns those that do not.
+func goroutines(of ...string) string {
 	var left []string
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
 		left = nil
 		buf := make([]byte, 4<<20)
 		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(g, "osrg/gobgp") || strings.Contains(g, "eapache/channels") {
+			if slices.ContainsFunc(of, func(pkg string) bool { return strings.Contains(g, pkg) }) {
 				left = append(left, g)
 			}
 		}

@@ -38,7 +38,9 @@ func TestMain(m *testing.M) {
 	}
 	testnet.Enter()
 	code := m.Run()
-	if left := goroutines(); left != "" {
+	// Where a session ends while messages are in its queue, GoBGP may leave the goroutine
+	// of the queue: it drains a queue that is still being filled only once.
+	if left := goroutines("osrg/gobgp"); left != "" {
 		fmt.Printf("after all tests there are goroutines of GoBGP:\n%s\n", left)
 		code = 1
 	}

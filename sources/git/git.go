@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -153,6 +154,18 @@ func (s *Source) Fetch(ctx context.Context) (*schema.Snapshot, error) {
 	return nil, s.explain(ctx, err)
 }
 
+// After has a source that has read nothing yet refuse a commit that is not a descendant of
+// the one that an earlier process had in force, main@sha1:<commit>. A revision of another
+// branch, or of no branch, says nothing about this one.
+func (s *Source) After(revision string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	branch, hash, _ := strings.Cut(revision, "@sha1:")
+	if branch == s.cfg.Branch && plumbing.IsHash(hash) && s.good.tip.IsZero() {
+		s.good = state{tip: plumbing.NewHash(hash)}
+	}
+}
+
 // release closes files but forgets nothing. A pack that Git removes must not stay on
 // disk because it is open here.
 func (s *Source) release() {
@@ -183,7 +196,7 @@ func (s *Source) next(ctx context.Context, from state, fresh bool) (state, error
 	if err != nil {
 		return state{}, err
 	}
-	if tip == s.good.tip {
+	if tip == s.good.tip && !s.good.tree.IsZero() {
 		return s.good, nil
 	}
 	return advance(ctx, store, s.cfg.Path, from, tip)

@@ -69,6 +69,41 @@ func TestRewrites(t *testing.T) {
 	}
 }
 
+// TestRewritesBesideARestart has the branch rewritten while no process looks: the next one
+// refuses that as the one before would have, unless it may follow rewrites.
+func TestRewritesBesideARestart(t *testing.T) {
+	for _, where := range []string{"local", "remote"} {
+		t.Run(where, func(t *testing.T) {
+			r := newRepo(t)
+			url := r.dir
+			if where == "remote" {
+				url = serveHTTP(t, r).URL
+			}
+			first := r.commit("a.yaml", "1")
+			old := r.commit("a.yaml", "2")
+			after := func(revision string, cfg Config) *Source {
+				s := follow(t, url, cfg)
+				s.After(revision)
+				return s
+			}
+			was := "main@sha1:" + old
+			wantFiles(t, fetch(t, after(was, Config{})), "a.yaml", "2")
+			r.commit("a.yaml", "3")
+			s := after(was, Config{})
+			wantFiles(t, fetch(t, s), "a.yaml", "3")
+			r.git("reset", "--quiet", "--hard", first)
+			rewritten := r.commit("b.yaml", "b")
+			wantError(t, after(was, Config{}), "branch main was rewritten: "+rewritten+" is not a descendant of "+old)
+			s.After("main@sha1:" + rewritten) // it knows better
+			wantError(t, s, "branch main was rewritten: "+rewritten)
+			wantFiles(t, fetch(t, after(was, Config{FollowRewrites: true})), "a.yaml", "1", "b.yaml", "b")
+			for _, none := range []string{"", "main", "dir@sha256:" + old, "other@sha1:" + old, "main@sha1:x"} {
+				wantFiles(t, fetch(t, after(none, Config{})), "a.yaml", "1", "b.yaml", "b")
+			}
+		})
+	}
+}
+
 // TestLongHistory has a history with more ways through it than can be gone, and
 // one that must be looked through once only.
 func TestLongHistory(t *testing.T) {

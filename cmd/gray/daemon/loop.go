@@ -16,6 +16,7 @@ import (
 	"github.com/gray-release/gray/sinks/p4rt"
 	"github.com/gray-release/gray/sinks/p4rt/pipeline"
 	"github.com/gray-release/gray/sinks/xds"
+	"github.com/gray-release/gray/sources/git"
 	"github.com/gray-release/gray/sources/health"
 	"github.com/gray-release/gray/sources/probe"
 	"github.com/gray-release/gray/stores/etcd"
@@ -96,6 +97,9 @@ func (d *daemon) leader(store *reconciler.Store, reelect func(uint64) (uint64, e
 	}
 	if l.Reconciler, err = reconciler.New(cfg); err != nil {
 		return nil, errors.Join(err, l.close())
+	}
+	if s, is := d.source.(*git.Source); is {
+		s.After(l.Last())
 	}
 	return l, nil
 }
