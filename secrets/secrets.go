@@ -3,6 +3,7 @@
 package secrets
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -13,6 +14,9 @@ import (
 
 // maxSecret bounds a file with keys or passwords, in bytes.
 const maxSecret = 1 << 20
+
+// byteOrderMark is what some editors write before a text; it is no part of a secret.
+const byteOrderMark = "\ufeff"
 
 // Read reads a file that a document or a flag names: a key, a certificate or a
 // password of at most 1 MiB. The file must be below the secrets folder after symbolic
@@ -28,11 +32,16 @@ func Read(dir, path string) ([]byte, error) {
 		full = filepath.Join(root, full)
 	}
 	resolved, err := filepath.EvalSymlinks(full)
+	deepest, missing := resolved, err
+	for at := full; missing != nil && at != filepath.Dir(at); { // whether a file outside exists is nobody's business
+		at = filepath.Dir(at)
+		deepest, missing = filepath.EvalSymlinks(at)
+	}
+	if rel, err := filepath.Rel(root, deepest); err != nil || !filepath.IsLocal(rel) {
+		return nil, fmt.Errorf("%s is not below --secrets-dir %s", path, dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
-	}
-	if rel, err := filepath.Rel(root, resolved); err != nil || !filepath.IsLocal(rel) {
-		return nil, fmt.Errorf("%s is not below --secrets-dir %s", path, dir)
 	}
 	f, err := os.Open(resolved)
 	if err != nil {
@@ -46,7 +55,7 @@ func Read(dir, path string) ([]byte, error) {
 	if len(b) > maxSecret {
 		return nil, fmt.Errorf("%s is larger than %d bytes; name the file of the secret alone", path, maxSecret)
 	}
-	return b, nil
+	return bytes.TrimPrefix(b, []byte(byteOrderMark)), nil
 }
 
 // ReadKeyPair reads a certificate and its key, as Read does.

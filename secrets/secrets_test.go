@@ -39,7 +39,8 @@ func TestReadSecret(t *testing.T) {
 		}
 		for bad, want := range map[string]string{
 			"outer": "is not below --secrets-dir", "folder/key": "is not below --secrets-dir", "../" + filepath.Base(outside) + "/key": "is not below",
-			filepath.Join(outside, "key"): "is not below --secrets-dir", "missing": "cannot be read", "sub": "cannot be read", "large": "is larger than",
+			filepath.Join(outside, "key"): "is not below --secrets-dir", filepath.Join(outside, "none"): "is not below --secrets-dir", "/none/at/all": "is not below --secrets-dir",
+			"folder/none": "is not below --secrets-dir", "../none/none": "is not below --secrets-dir", "sub/none": "cannot be read", "missing": "cannot be read", "sub": "cannot be read", "large": "is larger than",
 		} {
 			if _, err := Read(root, bad); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s below %s gives error %v, want %q", bad, root, err, want)
@@ -48,5 +49,16 @@ func TestReadSecret(t *testing.T) {
 	}
 	if _, err := Read(filepath.Join(dir, "none"), "key"); err == nil || !strings.Contains(err.Error(), "--secrets-dir") {
 		t.Errorf("a missing folder gives error %v", err)
+	}
+}
+
+// TestByteOrderMark holds that what an editor writes before a text is no part of a secret.
+func TestByteOrderMark(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("\ufeffs3cret\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := Read(dir, "token"); err != nil || string(b) != "s3cret\r\n" {
+		t.Errorf("got %q (%v)", b, err)
 	}
 }

@@ -151,7 +151,7 @@ func readSecret(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot read a secret: %w", err)
 	}
-	secret := strings.TrimSpace(string(b))
+	secret := strings.TrimSpace(strings.TrimPrefix(string(b), "\ufeff")) // some editors write a byte order mark
 	if secret == "" {
 		return "", fmt.Errorf("the secret %s is empty", path)
 	}

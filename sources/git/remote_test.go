@@ -122,7 +122,7 @@ func TestSecretFiles(t *testing.T) {
 	r := newRepo(t)
 	r.commit("a.yaml", "1")
 	g, ca := serveTLS(t, r, "git", password)
-	file := secret(t, password)
+	file := secret(t, "\ufeff"+password)
 	s := follow(t, g.URL, Config{Auth: Auth{PasswordFile: file, CAFile: ca}})
 	fetch(t, s)
 	if err := os.Remove(file); err != nil {
