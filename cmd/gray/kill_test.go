@@ -249,6 +249,9 @@ func TestRolloutKilled(t *testing.T) {
 	total, err := strconv.Atoi(os.Getenv("GRAY_KILLS"))
 	if err != nil {
 		total = 24
+		if testing.Short() {
+			total = 8
+		}
 	}
 	kills, runs := 0, 0
 	for ; kills < total; runs++ {

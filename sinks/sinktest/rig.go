@@ -76,11 +76,10 @@ var parts = []struct {
 	{"Stalled", testStalled},
 }
 
-// Run runs the suite, each part against a target of its own, parts beside each other.
+// Run runs the suite, each part against a target of its own.
 func Run(t *testing.T, cfg Config) {
 	for _, p := range parts {
 		t.Run(p.name, func(t *testing.T) {
-			t.Parallel() // most of it is waiting
 			if why := cfg.Skip[p.name]; why != "" {
 				t.Skip(why)
 			}
